@@ -1,0 +1,144 @@
+"""The contracts of the package: what a network, a method, a data source and a target source are.
+
+Everything above the ground floor speaks in these types, and nothing here knows about anything above it. All of them are
+`NamedTuple`s of pure functions, so a value can be built anywhere, passed through `jax.jit` boundaries as a static
+closure, and replaced piece by piece with `value._replace(...)`.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+
+Key = jax.Array  # new-style typed PRNG key, `jax.random.key(seed)`
+PyTree = Any
+Metrics = dict[str, jax.Array]  # flat, scalars only; names are "family/name"
+Sites = Mapping[str, Callable[[jax.Array], jax.Array]]
+
+
+class UserError(ValueError):
+  """A mistake the user can cure. The message is one line: the key, the value found, and what to do about it."""
+
+
+class Outputs(NamedTuple):
+  """What one forward pass of a network gives.
+
+  Attributes:
+    logits: `[batch, classes]`, unnormalised log-probabilities.
+    embedding: `[batch, features]`, exactly what enters the classification head.
+    taps: named intermediate maps (`"block0"`, `"block1"`, ...), after the activation and before pooling.
+    norm_inputs: per batch-norm layer the `(mean, biased variance)` over batch and space of what enters it, `[channels]`
+      each; empty for networks without batch norm.
+    stats: the running statistics after this call: new ones when `train=True`, the ones given otherwise; `{}` for
+      networks without batch norm.
+  """
+
+  logits: jax.Array
+  embedding: jax.Array
+  taps: Mapping[str, jax.Array] = {}
+  norm_inputs: Mapping[str, tuple[jax.Array, jax.Array]] = {}
+  stats: PyTree = {}
+
+
+class Apply(Protocol):
+  """A forward pass as a pure function of its parameters."""
+
+  def __call__(
+    self,
+    params: PyTree,
+    x: jax.Array,
+    *,
+    train: bool = False,
+    rngs: Mapping[str, Key] | None = None,
+    stats: PyTree | None = None,
+    sites: Sites | None = None,
+  ) -> Outputs:
+    """Runs the network.
+
+    Args:
+      params: the trainable parameters.
+      x: `[batch, height, width, channels]` in the network's input space.
+      train: batch norm uses the batch's own statistics and returns updated running ones; dropout is on.
+      rngs: keys by name (`"dropout"`), only needed by networks that draw random numbers.
+      stats: running statistics; `None` or `{}` for networks that have none.
+      sites: functions by tap name; each replaces the value at that place by its result (masks, prompts, probes).
+
+    Returns:
+      `Outputs`.
+    """
+    ...
+
+
+class Variables(NamedTuple):
+  """Parameters and running statistics of one network (or of many, stacked on a leading axis)."""
+
+  params: PyTree
+  stats: PyTree = {}
+
+
+class Network(NamedTuple):
+  """A network as two pure functions: `init(key) -> Variables` and an `Apply`."""
+
+  init: Callable[[Key], Variables]
+  apply: Apply
+
+
+class Method(NamedTuple):
+  """A distillation method as three pure functions.
+
+  Attributes:
+    init: `(key, example) -> State`. `example` is one batch of the stream that `step` consumes.
+    step: `(key, state, batch) -> (State, Metrics)`. Pure and jit-able; the state keeps its tree, shapes and dtypes.
+      The caller folds the step number into `key`, so a state never carries a key and a resumed run draws the same
+      numbers.
+    result: `(state) -> artefact`, what is exported and evaluated.
+  """
+
+  init: Callable[[Key, PyTree], PyTree]
+  step: Callable[[Key, PyTree, PyTree], tuple[PyTree, Metrics]]
+  result: Callable[[PyTree], PyTree]
+
+
+class Augmentation(NamedTuple):
+  """A random transformation split into what was drawn and what that does, so that a draw can be replayed.
+
+  Attributes:
+    sample: `(key, shape) -> record`. `shape` is `(batch, height, width, channels)`; the record is a pytree of arrays.
+    apply: `(record, x) -> x`, deterministic and differentiable in `x`.
+  """
+
+  sample: Callable[[Key, tuple[int, ...]], PyTree]
+  apply: Callable[[PyTree, jax.Array], jax.Array]
+
+
+class Examples(NamedTuple):
+  """A batch with the identity of its examples.
+
+  Attributes:
+    x: `[n, height, width, channels]`.
+    y: `[n]` integer labels, or `[n, classes]` label logits.
+    ids: `[n]` int32, stable names of the examples; targets are looked up by these, never by position.
+    weight: `[n]` or `None`; zero marks padding.
+  """
+
+  x: jax.Array
+  y: jax.Array
+  ids: jax.Array
+  weight: jax.Array | None = None
+
+
+DataSource = Callable[[Key, jax.Array], Examples]  # (key, epoch) -> the examples of that epoch
+
+
+class TargetSource(NamedTuple):
+  """Where a student's targets come from.
+
+  Attributes:
+    targets: `(key, x, examples) -> [n, classes]` class probabilities for the (augmented) pixels `x` of `examples`.
+    nbytes: what must be stored beside the images for these targets to exist; part of every result.
+    name: how reports call it (`"hard"`, `"label_logits"`, `"teacher"`).
+  """
+
+  targets: Callable[[Key, jax.Array, Examples], jax.Array]
+  nbytes: int
+  name: str

@@ -1,0 +1,230 @@
+"""The distilled set on disk: images, labels, learned rate, preprocessing, protocol and provenance in one directory."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jdistill.base import UserError
+from jdistill.export.card import KINDS, card
+from jdistill.files import (
+  CHECKSUMS,
+  read_npz,
+  sha256_arrays,
+  to_jsonable,
+  verify_checksums,
+  write_checksums,
+  write_npz,
+  write_text,
+)
+from jdistill.reporting.grids import image_grid, save_png
+
+ARRAYS, PICTURE, CARD = "distilled.npz", "images.png", "README.md"
+FORMAT_VERSION = 1
+_PREFIX = "preprocessing/"
+_REQUIRED = ("format_version", "images", "labels", "learned_lr", "class_names", "protocol", "provenance")
+_MOST_SHOWN = 1000  # images on the PNG; more make a file that no viewer likes
+
+
+class DistilledSet(NamedTuple):
+  """Everything that makes a distilled set usable; images alone are not.
+
+  Attributes:
+    images: `[m, height, width, channels]` float32, in the preprocessed space.
+    labels: `[m, classes]` float32 label logits, or `[m]` int32 classes.
+    learned_lr: the learning rate to train with, learned together with the images.
+    preprocessing: the arrays that map pixels to the space of the images and back: `kind` (a string), `mean`, `matrix`
+      and `inverse`.
+    class_names: in the order of the labels; may be empty.
+    protocol: JSON-able; how a network is trained on the set and scored.
+    provenance: JSON-able; method, config, data set and versions that made it.
+  """
+
+  images: np.ndarray
+  labels: np.ndarray
+  learned_lr: float
+  preprocessing: Mapping[str, np.ndarray]
+  class_names: tuple[str, ...]
+  protocol: Mapping[str, Any]
+  provenance: Mapping[str, Any]
+
+
+def save(directory: str | os.PathLike, distilled: DistilledSet, *, pixels: np.ndarray | None = None) -> str:
+  """Writes `distilled.npz`, `README.md`, `images.png` if pixels are given, and last `checksums.json`.
+
+  The same set gives the same bytes, so writing it twice is safe. An interrupted call leaves a directory that `load`
+  refuses.
+
+  Args:
+    directory: made if missing; files of an earlier set in it are replaced.
+    distilled: the set; tuples in `protocol` and `provenance` come back as lists.
+    pixels: `[m, height, width, channels]` in [0, 1], the images with the preprocessing undone.
+
+  Returns:
+    `artefact_sha256` of the set.
+
+  Raises:
+    UserError: the parts do not fit together, values are not finite, or the disk is full.
+  """
+  directory = Path(directory)
+  distilled = validate(distilled, "the distilled set")
+  if pixels is not None and np.shape(pixels) != distilled.images.shape:
+    raise UserError(f"pixels have shape {np.shape(pixels)} and images {distilled.images.shape}: give one per image")
+  digest = artefact_sha256(distilled.images, distilled.labels, distilled.learned_lr)
+  arrays = {
+    "format_version": np.int32(FORMAT_VERSION),
+    "images": distilled.images,
+    "labels": distilled.labels,
+    "learned_lr": np.float64(distilled.learned_lr),
+    "class_names": np.array(distilled.class_names, dtype=np.str_),
+    "protocol": _to_text(distilled.protocol),
+    "provenance": _to_text(distilled.provenance),
+    **{_PREFIX + name: array for name, array in distilled.preprocessing.items()},
+  }
+  picture = None if pixels is None else _picture(np.asarray(pixels), distilled)  # may refuse, so before any file
+  names = [ARRAYS, CARD]
+  write_npz(directory / ARRAYS, arrays)
+  if picture is None:
+    (directory / PICTURE).unlink(missing_ok=True)  # it would show an earlier set
+  else:
+    save_png(directory / PICTURE, picture)
+    names.append(PICTURE)
+  write_text(directory / CARD, card(distilled, digest, None if picture is None else PICTURE))
+  write_checksums(directory, names)
+  return digest
+
+
+def load(path: str | os.PathLike) -> DistilledSet:
+  """Reads a distilled set after checking its checksum.
+
+  Args:
+    path: the directory that `save` wrote, or its `distilled.npz`. A single `.npz` that was copied away from its
+      `checksums.json` is read too, protected by the CRCs it contains.
+
+  Raises:
+    UserError: the path is missing, the directory was not finished, or the file is damaged or not a distilled set.
+  """
+  path = Path(path)
+  if not path.exists():
+    raise UserError(f"{path} does not exist: give the directory of a distilled set, or its {ARRAYS}")
+  file = path / ARRAYS if path.is_dir() else path
+  if path.is_dir() and not file.exists():
+    raise UserError(f"{path} holds no {ARRAYS}: give the directory that the export wrote")
+  if path.is_dir() or (file.name == ARRAYS and file.with_name(CHECKSUMS).exists()):
+    verify_checksums(file.parent, [ARRAYS])
+  arrays = read_npz(file)
+  missing = [name for name in _REQUIRED if name not in arrays]
+  if missing:
+    raise UserError(f"{file} is not a distilled set: it has no {', '.join(missing)}; give a file that the export wrote")
+  version = arrays["format_version"]
+  if version.shape != () or version != FORMAT_VERSION:
+    raise UserError(f"{file} has format_version {version} and this jdistill reads {FORMAT_VERSION}: update jdistill")
+  if arrays["learned_lr"].shape != () or arrays["learned_lr"].dtype.kind != "f" or arrays["class_names"].ndim != 1:
+    raise UserError(f"{file} is not a distilled set: learned_lr or class_names have a wrong shape; export it again")
+  distilled = DistilledSet(
+    images=arrays["images"],
+    labels=arrays["labels"],
+    learned_lr=float(arrays["learned_lr"]),
+    preprocessing={name.removeprefix(_PREFIX): array for name, array in arrays.items() if name.startswith(_PREFIX)},
+    class_names=tuple(str(name) for name in arrays["class_names"]),
+    protocol=_from_text(file, arrays, "protocol"),
+    provenance=_from_text(file, arrays, "provenance"),
+  )
+  return validate(distilled, str(file))
+
+
+def validate(distilled: DistilledSet, source: str) -> DistilledSet:
+  """Checks shapes, dtypes and values against each other.
+
+  Args:
+    distilled: a set whose arrays may also be JAX arrays.
+    source: what messages call it.
+
+  Returns:
+    The same set with NumPy arrays and a Python learning rate.
+
+  Raises:
+    UserError: the first thing that does not fit.
+  """
+  images, labels = np.asarray(distilled.images), np.asarray(distilled.labels)
+  if images.ndim != 4 or images.dtype != np.float32 or images.size == 0:
+    raise UserError(f"{source}: images are {images.dtype} {images.shape}: they must be float32 [m, height, width, C]")
+  soft = labels.ndim == 2 and labels.dtype == np.float32
+  if not soft and not (labels.ndim == 1 and labels.dtype == np.int32):
+    raise UserError(
+      f"{source}: labels are {labels.dtype} {labels.shape}: they must be float32 [m, classes] or int32 [m]"
+    )
+  if len(labels) != len(images):
+    raise UserError(f"{source}: {len(images)} images have {len(labels)} labels: give one label per image")
+  learned_lr = float(distilled.learned_lr)
+  for name, array in (("images", images), ("labels", labels), ("learned_lr", np.asarray(learned_lr))):
+    broken = int(np.count_nonzero(~np.isfinite(array)))
+    if broken:
+      raise UserError(f"{source}: {name} holds {broken} values that are not finite: the run diverged, lower its rates")
+  names = tuple(str(name) for name in distilled.class_names)
+  if soft and names and labels.shape[1] != len(names):
+    raise UserError(f"{source}: labels have {labels.shape[1]} classes and class_names {len(names)}: give as many")
+  if not soft and (labels.min() < 0 or (names and labels.max() >= len(names))):
+    raise UserError(f"{source}: labels run from {labels.min()} to {labels.max()} for {len(names)} class_names")
+  _check_preprocessing(distilled.preprocessing, images.shape[1:], source)
+  return distilled._replace(
+    images=images,
+    labels=labels,
+    learned_lr=learned_lr,
+    preprocessing={name: np.asarray(array) for name, array in distilled.preprocessing.items()},
+    class_names=names,
+  )
+
+
+def _check_preprocessing(arrays: Mapping[str, np.ndarray], shape: tuple[int, ...], source: str) -> None:
+  missing = [name for name in ("kind", "mean", "matrix", "inverse") if name not in arrays]
+  if missing:
+    raise UserError(f"{source}: preprocessing has no {', '.join(missing)}: without it the images cannot be used")
+  kind = str(arrays["kind"])
+  if kind not in KINDS:
+    raise UserError(f"{source}: preprocessing kind {kind!r} is unknown: it must be one of {', '.join(KINDS)}")
+  size = {"none": 0, "standardize": 1, "channel": shape[-1], "zca": math.prod(shape)}[kind]
+  wanted = (size, size) if kind == "zca" else (size,)
+  for name, expected in (("mean", (size,)), ("matrix", wanted), ("inverse", wanted)):
+    if np.shape(arrays[name]) != expected:
+      raise UserError(f"{source}: preprocessing {kind!r} has {name} of shape {np.shape(arrays[name])}, not {expected}")
+
+
+def artefact_sha256(images: np.ndarray, labels: np.ndarray, learned_lr: float) -> str:
+  """Returns the SHA-256 that names a distilled set: dtype, shape and bytes of images, labels and the float32 rate."""
+  return sha256_arrays({"images": images, "labels": labels, "learned_lr": np.float32(learned_lr)})
+
+
+def hard_labels(labels: np.ndarray) -> np.ndarray:
+  """Returns the class of each image, `[m]`: the label itself, or the largest of its logits `[m, classes]`."""
+  labels = np.asarray(labels)
+  return labels.argmax(axis=1) if labels.ndim == 2 else labels
+
+
+def _picture(pixels: np.ndarray, distilled: DistilledSet) -> np.ndarray:
+  classes = hard_labels(distilled.labels)
+  count = distilled.labels.shape[1] if distilled.labels.ndim == 2 else len(np.unique(classes))
+  if len(pixels) > _MOST_SHOWN:  # the first of each class, in the order they have
+    most = max(1, _MOST_SHOWN // count)
+    kept = np.sort(np.concatenate([np.flatnonzero(classes == label)[:most] for label in np.unique(classes)]))
+    pixels = pixels[kept[:_MOST_SHOWN]]
+  ipc = math.ceil(len(pixels) / count)
+  return image_grid(pixels, ipc if 2 <= ipc <= 20 else 10 if ipc < 2 else 20)
+
+
+def _to_text(value: Mapping[str, Any]) -> np.ndarray:
+  return np.array(json.dumps(to_jsonable(value), sort_keys=True, ensure_ascii=False))
+
+
+def _from_text(file: Path, arrays: Mapping[str, np.ndarray], name: str) -> dict[str, Any]:
+  try:
+    value = json.loads(str(arrays[name]))
+  except ValueError as error:
+    raise UserError(f"{file} is not a distilled set: {name} is not JSON; export it again") from error
+  if not isinstance(value, dict):
+    raise UserError(f"{file} is not a distilled set: {name} is not a mapping; export it again")
+  return value

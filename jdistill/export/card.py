@@ -1,0 +1,115 @@
+"""The README that travels with a distilled set, so that nobody has to guess its space, labels or rate."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import jdistill
+from jdistill.files import to_jsonable
+from jdistill.reporting.table import format_table
+
+if TYPE_CHECKING:
+  from jdistill.export.artefact import DistilledSet
+
+_UNDO = {
+  "none": ("pixels = images",),
+  "standardize": ('pixels = images * data["preprocessing/inverse"] + data["preprocessing/mean"]',),
+  "zca": (
+    "flat = images.reshape(len(images), -1)  # height, width, channels",
+    'pixels = (flat @ data["preprocessing/inverse"] + data["preprocessing/mean"]).reshape(images.shape)',
+  ),
+}
+_UNDO["channel"] = _UNDO["standardize"]
+_DO = {
+  "standardize": "`(x - mean) * matrix`",
+  "channel": "`(x - mean) * matrix` per channel",
+  "zca": "`(x - mean) @ matrix` on images flattened in the order height, width, channels",
+}
+KINDS = tuple(_UNDO)
+
+
+def card(distilled: "DistilledSet", digest: str, picture: str | None) -> str:
+  """Writes the card of a checked distilled set.
+
+  Args:
+    distilled: the set.
+    digest: its `artefact_sha256`.
+    picture: file name of its PNG, if there is one.
+
+  Returns:
+    Markdown.
+  """
+  kind = str(distilled.preprocessing["kind"])
+  count, height, width, channels = distilled.images.shape
+  soft = distilled.labels.ndim == 2
+  title = str(distilled.provenance.get("dataset", "images"))
+  labels = "label logits, one row per image (softmax gives the target probabilities)" if soft else "integer classes"
+  use = "their label logits as soft targets" if soft else "their labels"
+  blocks = [
+    f"# Distilled set: {_one_line(title)}",
+    f"{count} synthetic images of {height} x {width} x {channels}, made to train a network from scratch in place of the"
+    " whole data set.",
+    *([f"![the images, preprocessing undone]({picture})"] if picture else []),
+    "## Before you use it",
+    "\n".join(
+      (
+        f"- {_space(kind)}",
+        f"- **Train with {use} and start from the learned rate** {distilled.learned_lr:.6g}: images, labels and rate"
+        " were learned together, and each is worth less alone.",
+        f"- `labels` are {labels}.",
+      )
+    ),
+    "## Load it",
+    "With jdistill:",
+    _code("import jdistill", "", 'distilled = jdistill.load(".")', "print(distilled.evaluate())"),
+    "With NumPy alone, preprocessing undone:",
+    _code(
+      "import numpy as np",
+      "",
+      'data = np.load("distilled.npz")',
+      'images, labels, rate = data["images"], data["labels"], float(data["learned_lr"])',
+      *_UNDO[kind],
+      "pixels = pixels.clip(0, 1)",
+    ),
+    "## Provenance",
+    _table({"sha256": digest, "card written by": f"jdistill {jdistill.__version__}", **distilled.provenance}),
+  ]
+  if distilled.protocol:
+    blocks += ["## Evaluation protocol", _table(distilled.protocol)]
+  if distilled.class_names:
+    names = ", ".join(f"{index} {_one_line(name)}" for index, name in enumerate(distilled.class_names))
+    blocks += ["## Classes", names]
+  return "\n\n".join(blocks) + "\n"
+
+
+def _space(kind: str) -> str:
+  if kind == "none":
+    return (
+      "**The images are plain pixels**, without preprocessing, though learned values may leave [0, 1]. Real images that"
+      " a network trained on them is to classify must be scaled to [0, 1]."
+    )
+  return (
+    f"**The images live in the preprocessed space** (`{kind}`), not in [0, 1]. Real images that a network trained on"
+    f" them is to classify need the same preprocessing first: {_DO[kind]}, for pixels `x` in [0, 1] and the arrays"
+    " `preprocessing/mean` and `preprocessing/matrix` of the archive."
+  )
+
+
+def _code(*lines: str) -> str:
+  return "\n".join(("```python", *lines, "```"))
+
+
+def _one_line(text: str) -> str:
+  return " ".join(text.split())
+
+
+def _table(mapping: Mapping[str, Any]) -> str:
+  return format_table(("what", "value"), list(_flatten(to_jsonable(mapping))), align="ll")
+
+
+def _flatten(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+  for name, value in mapping.items():
+    if isinstance(value, dict) and value:
+      yield from _flatten(value, f"{prefix}{name}.")
+    else:
+      yield prefix + name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,19 @@
+"""Networks as pure functions: a zoo by name, stacks of networks, flat parameters, and adapters for other libraries."""
+
+from jdistill.models.adapters import from_equinox, from_function, from_linen, from_nnx
+from jdistill.models.registry import build, describe, names, options
+from jdistill.models.stacked import FlatNetwork, flatten, stacked_init
+
+__all__ = [
+  "FlatNetwork",
+  "build",
+  "describe",
+  "flatten",
+  "from_equinox",
+  "from_function",
+  "from_linen",
+  "from_nnx",
+  "names",
+  "options",
+  "stacked_init",
+]

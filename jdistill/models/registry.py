@@ -1,0 +1,201 @@
+"""The zoo by name: `build("convnet", num_classes=10, image_shape=(32, 32, 3)) -> Network`."""
+
+import dataclasses
+import difflib
+import functools
+import numbers
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.errors import ScopeParamShapeError
+
+from jdistill.base import Key, Network, Outputs, PyTree, Sites, UserError, Variables
+from jdistill.models.alexnet import AlexNet
+from jdistill.models.convnet import ConvNet
+from jdistill.models.initialise import INITS, draw_params
+from jdistill.models.layers import ACTIVATIONS, NORMS, POOLINGS, Recorder
+from jdistill.models.lenet import LeNet
+from jdistill.models.mlp import MLP
+from jdistill.models.resnet import ResNet
+from jdistill.models.vgg import VGG11
+
+
+class _Entry(NamedTuple):
+  module: type[nn.Module]
+  preset: Mapping[str, Any] = {}
+
+
+_ZOO = {
+  "convnet": _Entry(ConvNet),
+  "convnet_bn": _Entry(ConvNet, {"norm": "batch"}),
+  "mlp": _Entry(MLP),
+  "lenet": _Entry(LeNet),
+  "alexnet": _Entry(AlexNet),
+  "vgg11": _Entry(VGG11),
+  "vgg11_bn": _Entry(VGG11, {"norm": "batch"}),
+  "resnet10": _Entry(ResNet, {"blocks": (1, 1, 1, 1)}),
+  "resnet10_bn": _Entry(ResNet, {"blocks": (1, 1, 1, 1), "norm": "batch"}),
+  "resnet18": _Entry(ResNet, {"blocks": (2, 2, 2, 2)}),
+  "resnet18_bn": _Entry(ResNet, {"blocks": (2, 2, 2, 2), "norm": "batch"}),
+}
+_CHOICES = {"norm": NORMS, "act": tuple(ACTIVATIONS), "pooling": tuple(POOLINGS), "init": INITS}
+
+
+def names() -> tuple[str, ...]:
+  """All names that `build` knows."""
+  return tuple(_ZOO)
+
+
+def options(name: str) -> dict[str, Any]:
+  """The options that `build(name, ...)` accepts, with their defaults.
+
+  Args:
+    name: one of `names()`.
+
+  Returns:
+    Default values by option name, such as `{"width": 128, "depth": 3, ..., "init": "torch"}`.
+
+  Raises:
+    UserError: the name is unknown.
+  """
+  entry = _entry(name)
+  hidden = {"parent", "name", "num_classes", *entry.preset}
+  fields = [field for field in dataclasses.fields(entry.module) if field.name not in hidden]
+  return {field.name: field.default for field in fields} | {"init": INITS[0]}
+
+
+def build(name: str, *, num_classes: int, image_shape: tuple[int, int, int], **choices: Any) -> Network:
+  """Builds a network of the zoo as two pure functions.
+
+  `init(key)` gives `Variables` of plain dicts, `{"conv0": {"kernel": ..., "bias": ...}, ..., "head": ...}`; for nets
+  with batch norm `stats` is `{"norm0": {"mean": ..., "var": ...}, ...}`, with the same names as `Outputs.norm_inputs`.
+  `apply` accepts every tap's name and `"embedding"` as sites. In train mode without `stats` batch norm still works but
+  keeps no running values.
+
+  Args:
+    name: one of `names()`; `*_bn` are the batch-norm variants.
+    num_classes: length of the logits.
+    image_shape: `(height, width, channels)` of the input space.
+    **choices: see `options(name)`; e.g. `width`, `depth`, `norm`, `act`, `pooling`, and `init`: `"torch"`
+      (uniform by fan-in, biases too) or `"flax"` (LeCun normal, zero biases).
+
+  Returns:
+    The `Network`; the same object for the same arguments, so that compiled functions are shared.
+
+  Raises:
+    UserError: an unknown name, an unknown option, or a value out of its range.
+  """
+  entry = _entry(name)
+  defaults = options(name)
+  for option, value in choices.items():
+    if option not in defaults:
+      raise UserError(
+        f"{option}: no option of model {name!r}{_near(option, defaults)}; accepted: {', '.join(defaults)}"
+      )
+    _check_value(option, value)
+  _check_positive("num_classes", num_classes)
+  if len(image_shape) != 3 or not all(isinstance(n, numbers.Integral) and n > 0 for n in image_shape):
+    raise UserError(f"image_shape: {image_shape} is not (height, width, channels) of positive whole numbers")
+  shape = tuple(int(n) for n in image_shape)
+  fields = {option: tuple(value) if isinstance(value, list) else value for option, value in choices.items()}
+  init = fields.pop("init", INITS[0])
+  return _network(entry.module(num_classes=int(num_classes), **entry.preset, **fields), name, shape, init)
+
+
+def describe(network: Network, image_shape: tuple[int, int, int]) -> list[tuple[str, tuple[int, ...], int]]:
+  """Lists the parameters of a network without computing anything.
+
+  Args:
+    network: any `Network`.
+    image_shape: `(height, width, channels)`; the forward pass is traced at this size, so a misfit shows here.
+
+  Returns:
+    `(path, shape, count)` per parameter array, such as `("conv0/kernel", (3, 3, 3, 128), 3456)`.
+
+  Raises:
+    UserError: the network does not take images of this shape.
+  """
+  variables = jax.eval_shape(network.init, jax.random.key(0))
+  x = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+  jax.eval_shape(lambda v, x: network.apply(v.params, x, stats=v.stats), variables, x)
+  leaves, _ = jax.tree.flatten_with_path(variables.params)
+  return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf.shape, leaf.size) for path, leaf in leaves]
+
+
+@functools.lru_cache(maxsize=256)
+def _network(module: nn.Module, name: str, image_shape: tuple[int, ...], init_name: str) -> Network:
+  @jax.jit
+  def init(key: Key) -> Variables:
+    shapes = jax.eval_shape(
+      lambda: module.init(jax.random.key(0), jnp.zeros((1, *image_shape), jnp.float32), train=False, record=Recorder())
+    )
+    stats = {layer: _fresh_moments(leaves) for layer, leaves in shapes.get("batch_stats", {}).items()}
+    return Variables(draw_params(key, shapes["params"], init_name), stats)
+
+  def apply(
+    params: PyTree,
+    x: jax.Array,
+    *,
+    train: bool = False,
+    rngs: Mapping[str, Key] | None = None,
+    stats: PyTree | None = None,
+    sites: Sites | None = None,
+  ) -> Outputs:
+    _check_images(x, name, image_shape)
+    record = Recorder(sites)
+    variables = {"params": params, "batch_stats": stats} if stats else {"params": params}
+    mutable = ["batch_stats"] if train and stats else []
+    try:
+      (logits, embedding), updated = module.apply(variables, x, train=train, record=record, rngs=rngs, mutable=mutable)
+    except ScopeParamShapeError as error:
+      raise UserError(
+        f"x: images {x.shape[1:]} do not fit the parameters of model {name!r}, built for {image_shape}; resize them"
+      ) from error
+    return record.outputs(logits, embedding, updated.get("batch_stats", stats or {}))
+
+  return Network(init, apply)
+
+
+def _fresh_moments(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+  return {"mean": jnp.zeros(shapes["mean"].shape, jnp.float32), "var": jnp.ones(shapes["var"].shape, jnp.float32)}
+
+
+def _check_images(x: jax.Array, name: str, image_shape: tuple[int, ...]) -> None:
+  if x.ndim != 4:
+    raise UserError(f"x: shape {x.shape} given to model {name!r}; it takes [batch, height, width, channels]")
+  if x.shape[-1] != image_shape[-1]:
+    raise UserError(f"x: {x.shape[-1]} channels given to model {name!r}, built for images {image_shape}")
+  if not jnp.issubdtype(x.dtype, jnp.floating):
+    raise UserError(f"x: {x.dtype} pixels given to model {name!r}; normalise them to floating point first")
+
+
+def _entry(name: str) -> _Entry:
+  if name not in _ZOO:
+    raise UserError(f"model: {name!r} is unknown{_near(name, _ZOO)}; known: {', '.join(_ZOO)}")
+  return _ZOO[name]
+
+
+def _near(word: str, known: Mapping[str, Any]) -> str:
+  matches = difflib.get_close_matches(str(word), list(known), n=3)
+  return f" (did you mean {' or '.join(matches)}?)" if matches else ""
+
+
+def _check_positive(option: str, value: Any) -> None:
+  if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
+    raise UserError(f"{option}: {value!r} is not a whole number of at least 1")
+
+
+def _check_value(option: str, value: Any) -> None:
+  if option in _CHOICES:
+    if value not in _CHOICES[option]:
+      raise UserError(f"{option}: {value!r} is unknown; choose one of {', '.join(_CHOICES[option])}")
+  elif option == "widths":
+    if not isinstance(value, tuple | list) or not value:
+      raise UserError(f"widths: {value!r} is not a tuple of layer sizes, such as (128, 128)")
+    for width in value:
+      _check_positive("widths", width)
+  else:
+    _check_positive(option, value)

@@ -1,0 +1,54 @@
+"""Residual networks of basic blocks for small images."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from jdistill.models.layers import Conv, Dense, Norm, Recorder
+
+
+class ResNet(nn.Module):
+  """A 3x3 stem, four stages of basic residual blocks with 1, 2, 4 and 8 times `width` filters, and a global mean.
+
+  Stages after the first halve the map in their first block. A shortcut that changes shape is a 1x1 convolution with a
+  norm. Convolutions have no bias unless `norm="none"`. Taps: `block0` is the stem, `block1` to `block4` are the stages,
+  each after its last ReLU. All layers lie side by side in the parameters: `stage1_block0_conv1`, ...
+
+  Attributes:
+    num_classes: length of the logits.
+    blocks: residual blocks per stage; (2, 2, 2, 2) is ResNet18, (1, 1, 1, 1) ResNet10.
+    width: filters of the stem, 64 in the paper.
+    norm: `"instance"`, `"batch"`, `"group"`, `"layer"` or `"none"`.
+    groups: channel groups of `norm="group"`.
+
+  References:
+    He et al., Deep Residual Learning for Image Recognition, CVPR 2016, arXiv:1512.03385; with the stem that small
+    images need.
+  """
+
+  num_classes: int
+  blocks: tuple[int, ...] = (2, 2, 2, 2)
+  width: int = 64
+  norm: str = "instance"
+  groups: int = 4
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool, record: Recorder) -> tuple[jax.Array, jax.Array]:
+    def conv_norm(x: jax.Array, prefix: str, index: str, filters: int, size: int = 3, stride: int = 1) -> jax.Array:
+      conv = Conv(filters, size, size // 2, stride, self.norm == "none", name=f"{prefix}conv{index}")
+      return Norm(self.norm, self.groups, name=f"{prefix}norm{index}")(conv(x), train=train, record=record)
+
+    x = record.tap("block0", jax.nn.relu(conv_norm(x, "stem_", "", self.width)))
+    for stage, count in enumerate(self.blocks):
+      filters = self.width * 2**stage
+      for block in range(count):
+        prefix = f"stage{stage}_block{block}_"
+        stride = 2 if stage > 0 and block == 0 else 1
+        y = jax.nn.relu(conv_norm(x, prefix, "0", filters, stride=stride))
+        y = conv_norm(y, prefix, "1", filters)
+        if x.shape != y.shape:
+          x = conv_norm(x, prefix, "_shortcut", filters, size=1, stride=stride)
+        x = jax.nn.relu(x + y)
+      x = record.tap(f"block{stage + 1}", x)
+    embedding = record.site("embedding", jnp.mean(x, (1, 2)))  # [n, 8 * width]
+    return Dense(self.num_classes, name="head")(embedding), embedding

@@ -1,0 +1,243 @@
+"""A convolution that is closed under differentiation, so that every derivative of a bilevel loop stays on fast kernels.
+
+A stride-1 convolution is bilinear, and its derivatives are two more bilinear maps. With `x [G,N,H,W,I]`, `k [G,h,w,I,O]`
+and `g [G,N,H',W',O]`, all three are contractions of one form `sum x[n,y+h,x+w,i] k[h,w,i,o] g[n,y,x,o]` with one factor
+left out:
+
+    forward        F(x, k) -> g
+    input gradient X(g, k) -> x      = F(g, k flipped in space, I and O exchanged)
+    kernel gradient K(x, g) -> k
+
+and each one's tangents and transposes are again F, X or K. Both are JAX primitives with exactly these rules, so forward
+mode, reverse mode and any mixture of them lower to the same two kernels. XLA:CPU needs this: it rewrites a convolution
+into the form its fast kernels take only in a program's entry computation, and a kernel gradient as `jax.grad` states
+it runs as a naive loop inside `lax.scan` (jax-ml/jax issue 12868). The leading axis `G` counts independent kernels:
+`jax.vmap` over stacked networks grows it instead of making grouped convolutions, which XLA:CPU runs slowly as well.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+Padding = tuple[tuple[int, int], tuple[int, int]]
+
+# Below this many input channels the kernel gradient's matmuls are too thin one by one; columns are joined first.
+_THIN_CHANNELS = 4
+
+
+def _lax_conv(x: jax.Array, k: jax.Array, padding: Padding) -> jax.Array:
+  return lax.conv_general_dilated(x, k, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _pad_space(x: jax.Array, padding: Padding) -> jax.Array:
+  (top, bottom), (left, right) = padding
+  config = [(0, 0, 0), (top, bottom, 0), (left, right, 0), (0, 0, 0)]  # lax.pad takes negative padding: it crops
+  return lax.pad(x, jnp.zeros((), x.dtype), config)
+
+
+def _kernel_gradient_matmul(x: jax.Array, g: jax.Array, padding: Padding) -> jax.Array:
+  """K(x, g) for one kernel as one matmul per kernel tap (or per kernel row for thin inputs)."""
+  x = _pad_space(x, padding)
+  _, height, width, channels_in = x.shape
+  _, out_height, out_width, channels_out = g.shape
+  kh, kw = height - out_height + 1, width - out_width + 1
+  g = g.reshape(-1, channels_out)
+  contract = (((0,), (0,)), ((), ()))
+  if channels_in <= _THIN_CHANNELS:
+    x = jnp.concatenate([x[:, :, j : j + out_width] for j in range(kw)], axis=-1)
+    taps = [x[:, i : i + out_height].reshape(-1, kw * channels_in) for i in range(kh)]
+  else:
+    taps = [
+      x[:, i : i + out_height, j : j + out_width].reshape(-1, channels_in) for i in range(kh) for j in range(kw)
+    ]
+  return jnp.stack([lax.dot_general(tap, g, contract) for tap in taps]).reshape(kh, kw, channels_in, channels_out)
+
+
+def _kernel_gradient_conv(x: jax.Array, g: jax.Array, padding: Padding) -> jax.Array:
+  """K(x, g) for one kernel as the convolution that exchanges batch and channels."""
+  return lax.conv_general_dilated(x, g, (1, 1), padding, dimension_numbers=("CHWN", "IHWO", "HWNC"))
+
+
+def _over_kernels(fn: Callable[..., jax.Array], a: jax.Array, b: jax.Array, loop: bool) -> jax.Array:
+  """Applies `fn` to each of the `G` independent pairs: in a loop, or as one batched operation."""
+  if a.shape[0] == 1:
+    return fn(a[0], b[0])[None]
+  if loop:
+    return lax.map(lambda pair: fn(*pair), (a, b))
+  return jax.vmap(fn)(a, b)
+
+
+def _forward(x: jax.Array, k: jax.Array, *, padding: Padding, loop: bool) -> jax.Array:
+  return _over_kernels(functools.partial(_lax_conv, padding=padding), x, k, loop)
+
+
+def _kernel(x: jax.Array, g: jax.Array, *, padding: Padding, loop: bool) -> jax.Array:
+  one = _kernel_gradient_matmul if loop else _kernel_gradient_conv
+  return _over_kernels(functools.partial(one, padding=padding), x, g, loop)
+
+
+def _primitive(name: str, fn: Callable[..., jax.Array]) -> Primitive:
+  """A primitive that lowers to `fn`: kernels one after another on CPU, batched on accelerators."""
+  primitive = Primitive(name)
+
+  def abstract(*operands, padding):
+    # `lax.map` and `vmap` give the same shapes; the batched form traces faster.
+    out = jax.eval_shape(functools.partial(fn, padding=padding, loop=False), *operands)
+    return jax.core.ShapedArray(out.shape, out.dtype)
+
+  @functools.lru_cache(maxsize=None)
+  def compiled(padding):
+    return jax.jit(functools.partial(primitive.bind, padding=padding))
+
+  primitive.def_abstract_eval(abstract)
+  primitive.def_impl(lambda *operands, padding: compiled(padding)(*operands))
+  for platform, loop in ((None, False), ("cpu", True)):
+    lowering = mlir.lower_fun(functools.partial(fn, loop=loop), multiple_results=False)
+    mlir.register_lowering(primitive, lowering, platform=platform)
+  return primitive
+
+
+forward_p = _primitive("jdistill_conv", _forward)
+kernel_p = _primitive("jdistill_conv_kernel", _kernel)
+
+
+def _transposed_padding(kernel_size: Sequence[int], padding: Padding) -> Padding:
+  return tuple((size - 1 - low, size - 1 - high) for size, (low, high) in zip(kernel_size, padding, strict=True))
+
+
+def _input_gradient(g: jax.Array, k: jax.Array, *, padding: Padding) -> jax.Array:
+  """X(g, k) for stacked operands: a forward convolution with the kernel turned round."""
+  turned = jnp.swapaxes(jnp.flip(k, (1, 2)), 3, 4)
+  return forward_p.bind(g, turned, padding=_transposed_padding(k.shape[1:3], padding))
+
+
+def _forward_transpose_x(ct, x, k, *, padding):
+  return _input_gradient(ct, k, padding=padding)
+
+
+def _forward_transpose_k(ct, x, k, *, padding):
+  return kernel_p.bind(x, ct, padding=padding)
+
+
+def _kernel_transpose_x(ct, x, g, *, padding):
+  return _input_gradient(g, ct, padding=padding)
+
+
+def _kernel_transpose_g(ct, x, g, *, padding):
+  return forward_p.bind(x, ct, padding=padding)
+
+
+ad.defbilinear(forward_p, _forward_transpose_x, _forward_transpose_k)
+ad.defbilinear(kernel_p, _kernel_transpose_x, _kernel_transpose_g)
+
+
+def _merge_leading(x: jax.Array, axis: int) -> jax.Array:
+  x = jnp.moveaxis(x, axis, 0)
+  return x.reshape(-1, *x.shape[2:])
+
+
+def _forward_batch(operands, axes, *, padding):
+  """`vmap`: into the images where only they are stacked, into the output channels where only kernels are."""
+  (x, k), (x_axis, k_axis) = operands, axes
+  size = x.shape[x_axis] if x_axis is not None else k.shape[k_axis]
+  if k_axis is None:
+    x = jnp.moveaxis(x, x_axis, 1)  # [G, B, N, H, W, I]
+    y = forward_p.bind(x.reshape(x.shape[0], -1, *x.shape[3:]), k, padding=padding)
+    return y.reshape(*x.shape[:3], *y.shape[2:]), 1
+  if x_axis is None:
+    k = jnp.moveaxis(k, k_axis, 4)  # [G, h, w, I, B, O]
+    y = forward_p.bind(x, k.reshape(*k.shape[:4], -1), padding=padding)
+    return y.reshape(*y.shape[:4], size, -1), 4
+  y = forward_p.bind(_merge_leading(x, x_axis), _merge_leading(k, k_axis), padding=padding)
+  return y.reshape(size, -1, *y.shape[1:]), 0
+
+
+def _kernel_batch(operands, axes, *, padding):
+  """`vmap`: into the channels of the operand that is stacked, into `G` where both are."""
+  (x, g), (x_axis, g_axis) = operands, axes
+  size = x.shape[x_axis] if x_axis is not None else g.shape[g_axis]
+  if g_axis is None:
+    x = jnp.moveaxis(x, x_axis, 4)  # [G, N, H, W, B, I]
+    y = kernel_p.bind(x.reshape(*x.shape[:4], -1), g, padding=padding)
+    return y.reshape(*y.shape[:3], size, -1, y.shape[-1]), 3
+  if x_axis is None:
+    g = jnp.moveaxis(g, g_axis, 4)  # [G, N, H', W', B, O]
+    y = kernel_p.bind(x, g.reshape(*g.shape[:4], -1), padding=padding)
+    return y.reshape(*y.shape[:4], size, -1), 4
+  y = kernel_p.bind(_merge_leading(x, x_axis), _merge_leading(g, g_axis), padding=padding)
+  return y.reshape(size, -1, *y.shape[1:]), 0
+
+
+batching.primitive_batchers[forward_p] = _forward_batch
+batching.primitive_batchers[kernel_p] = _kernel_batch
+
+
+def _explicit_padding(padding, size: Sequence[int], kernel: Sequence[int], strides: Sequence[int]) -> Padding:
+  if isinstance(padding, str):
+    return tuple(lax.padtype_to_pads(size, kernel, strides, padding))
+  return tuple((int(low), int(high)) for low, high in padding)
+
+
+def _strided_as_dense(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding):
+  """Rewrites a strided convolution as a stride-1 one over blocks of `stride x stride` pixels.
+
+  The kernel is zero-padded to a multiple of the stride; pixels of a block become channels. Exact, and unlike a strided
+  convolution its derivatives are ordinary ones.
+  """
+  kh, kw, channels_in, channels_out = kernel.shape
+  (top, bottom), (left, right) = padding
+  height, width = x.shape[1] + top + bottom, x.shape[2] + left + right
+  out_height, out_width = (height - kh) // stride + 1, (width - kw) // stride + 1
+  blocks_h, blocks_w = -(-kh // stride), -(-kw // stride)
+  need_h, need_w = (out_height + blocks_h - 1) * stride, (out_width + blocks_w - 1) * stride
+  x = _pad_space(x, ((top, need_h - height + bottom), (left, need_w - width + right)))
+  x = x.reshape(x.shape[0], need_h // stride, stride, need_w // stride, stride, channels_in)
+  x = x.transpose(0, 1, 3, 2, 4, 5).reshape(x.shape[0], need_h // stride, need_w // stride, -1)
+  kernel = jnp.pad(kernel, ((0, blocks_h * stride - kh), (0, blocks_w * stride - kw), (0, 0), (0, 0)))
+  kernel = kernel.reshape(blocks_h, stride, blocks_w, stride, channels_in, channels_out)
+  kernel = kernel.transpose(0, 2, 1, 3, 4, 5).reshape(blocks_h, blocks_w, -1, channels_out)
+  return x, kernel
+
+
+def conv2d(
+  x: jax.Array,
+  kernel: jax.Array,
+  *,
+  strides: int = 1,
+  padding: str | Sequence[tuple[int, int]] = "SAME",
+) -> jax.Array:
+  """Two-dimensional cross-correlation, fast in every derivative and under `vmap`, `scan` and `jit`.
+
+  `y[n,a,b,o] = sum_{h,w,i} x[n, a*strides + h - top, b*strides + w - left, i] * kernel[h,w,i,o]`, with zeros outside `x`.
+
+  Dilation and grouped kernels are not offered: use `jax.lax.conv_general_dilated`, whose kernel gradient runs as a
+  naive loop inside `lax.scan` on CPU.
+
+  Args:
+    x: `[batch, height, width, channels_in]`.
+    kernel: `[kernel_height, kernel_width, channels_in, channels_out]`, the dtype of `x`.
+    strides: one step for both directions. Values above 1 are computed as a stride-1 convolution over blocks of pixels.
+    padding: `"SAME"`, `"VALID"`, or `((top, bottom), (left, right))`.
+
+  Returns:
+    `[batch, out_height, out_width, channels_out]`.
+
+  Raises:
+    ValueError: for operands of other ranks, unequal channels, unequal dtypes, or an empty result.
+  """
+  if x.ndim != 4 or kernel.ndim != 4 or x.shape[-1] != kernel.shape[2]:
+    raise ValueError(f"conv2d: x {x.shape} must be [N,H,W,I] and kernel {kernel.shape} [h,w,I,O] with the same I")
+  if x.dtype != kernel.dtype:
+    raise ValueError(f"conv2d: x is {x.dtype} and kernel {kernel.dtype}; cast one of them")
+  pads = _explicit_padding(padding, x.shape[1:3], kernel.shape[:2], (strides, strides))
+  if any(size + sum(pad) < k for size, pad, k in zip(x.shape[1:3], pads, kernel.shape[:2], strict=True)):
+    raise ValueError(f"conv2d: kernel {kernel.shape} does not fit into x {x.shape} with padding {pads}")
+  if strides > 1:
+    x, kernel = _strided_as_dense(x, kernel, strides, pads)
+    pads = ((0, 0), (0, 0))
+  return forward_p.bind(x[None], kernel[None], padding=pads)[0]

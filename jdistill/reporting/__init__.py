@@ -1,0 +1,21 @@
+"""What a run tells its user: metrics, a progress line, images, plots, tables and the report."""
+
+from jdistill.reporting.environment import environment as environment
+from jdistill.reporting.environment import peak_memory_bytes as peak_memory_bytes
+from jdistill.reporting.grids import image_grid as image_grid
+from jdistill.reporting.grids import png_bytes as png_bytes
+from jdistill.reporting.grids import save_png as save_png
+from jdistill.reporting.grids import timeline as timeline
+from jdistill.reporting.plots import curves as curves
+from jdistill.reporting.plots import grouped_bars as grouped_bars
+from jdistill.reporting.progress import Progress as Progress
+from jdistill.reporting.progress import duration as duration
+from jdistill.reporting.report import Section as Section
+from jdistill.reporting.report import write_report as write_report
+from jdistill.reporting.table import format_table as format_table
+from jdistill.reporting.table import mean_std as mean_std
+from jdistill.reporting.writers import JsonlWriter as JsonlWriter
+from jdistill.reporting.writers import MetricWriter as MetricWriter
+from jdistill.reporting.writers import MultiWriter as MultiWriter
+from jdistill.reporting.writers import TensorBoardWriter as TensorBoardWriter
+from jdistill.reporting.writers import read_jsonl as read_jsonl

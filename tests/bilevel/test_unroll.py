@@ -1,0 +1,205 @@
+"""The gradient routes of `unroll` against each other, finite differences, and closed forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from jdistill.bilevel import unroll, unroll_trace
+from jdistill.losses import trajectory_matching
+
+EXACT = ("full", "remat", "mixed")
+STEPS, EXAMPLES, FEATURES, CLASSES = 5, 6, 3, 4
+
+
+def mlp(theta, x):
+  w, v = theta["w"], theta["v"]
+  return jnp.tanh(x @ w) @ v
+
+
+def loss(theta, shared, batch):
+  x = shared["x"][batch["indices"]]
+  target = jax.nn.softmax(shared["y"][batch["indices"]])
+  losses = -jnp.sum(target * jax.nn.log_softmax(mlp(theta, x)), -1)
+  return jnp.sum(losses * batch["mask"]) / jnp.sum(batch["mask"])
+
+
+def problem(dtype, steps=STEPS):
+  rng = np.random.default_rng(0)
+  make = lambda *shape: jnp.asarray(rng.normal(size=shape), dtype)  # noqa: E731
+  theta = {"w": make(FEATURES, 5), "v": make(5, CLASSES)}
+  target = jax.tree.map(lambda a: a + 0.1 * make(*a.shape), theta)
+  shared = {"x": make(EXAMPLES, FEATURES), "y": make(EXAMPLES, CLASSES)}
+  indices = jnp.asarray(rng.integers(0, EXAMPLES, (steps, 4)), jnp.int32)
+  batches = {"indices": indices, "mask": jnp.ones((steps, 4), dtype).at[-1, 2:].set(0)}
+  return theta, target, shared, batches, jnp.asarray(0.3, dtype)
+
+
+def outer(gradient, momentum=0.0, fn=loss):
+  def value(theta, shared, lr, target, batches):
+    end = unroll(fn, theta, shared, batches, lr, momentum=momentum, gradient=gradient)
+    return trajectory_matching(end, target, jax.tree.map(lambda a: a + 0.5, target))
+
+  return value
+
+
+def gradients(gradient, dtype, momentum=0.0, steps=STEPS, fn=loss):
+  theta, target, shared, batches, lr = problem(dtype, steps)
+  return jax.jit(jax.grad(outer(gradient, momentum, fn), argnums=(0, 1, 2)))(theta, shared, lr, target, batches)
+
+
+def relative_error(a, b):
+  a, b = (ravel_pytree(t)[0] for t in (a, b))
+  return float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b))
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("route", ["remat", "mixed"])
+def test_exact_routes_agree_in_float64(route, momentum, x64):
+  assert relative_error(gradients(route, np.float64, momentum), gradients("full", np.float64, momentum)) < 1e-12
+
+
+@pytest.mark.parametrize("route", ["remat", "mixed"])
+def test_exact_routes_agree_in_float32(route):
+  assert relative_error(gradients(route, np.float32), gradients("full", np.float32)) < 1e-5
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_mixed_equals_finite_differences(momentum, x64):
+  theta, target, shared, batches, lr = problem(np.float64)
+  value = outer("mixed", momentum)
+  grads = jax.grad(value, argnums=(0, 1, 2))(theta, shared, lr, target, batches)
+  rng, step = np.random.default_rng(1), 1e-5
+  for _ in range(3):
+    direction = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape)), (theta, shared, lr))
+    ahead, behind = (
+      value(*jax.tree.map(lambda a, d, s=s: a + s * d, (theta, shared, lr), direction), target, batches)
+      for s in (step, -step)
+    )
+    slope = sum(jax.tree.leaves(jax.tree.map(lambda g, d: jnp.sum(g * d), grads, direction)))
+    np.testing.assert_allclose(slope, (ahead - behind) / (2 * step), rtol=1e-6)
+
+
+def test_linear_regression_equals_its_closed_form(x64):
+  """For `|x theta - y|^2 / 2` the end point is a matrix power, whose gradient NumPy knows by finite differences."""
+  rng = np.random.default_rng(2)
+  x, y, theta = rng.normal(size=(6, 3)), rng.normal(size=6), rng.normal(size=3)
+  steps, lr = 4, 0.05
+
+  def quadratic(theta, shared, batch):
+    return 0.5 * jnp.sum((shared[0] @ theta - shared[1]) ** 2) + 0.0 * batch.astype(float)
+
+  def closed_form(x, y):
+    contraction = np.eye(3) - lr * x.T @ x
+    solution = np.linalg.solve(x.T @ x, x.T @ y)
+    return np.linalg.matrix_power(contraction, steps) @ (theta - solution) + solution
+
+  end = unroll(quadratic, jnp.asarray(theta), (jnp.asarray(x), jnp.asarray(y)), jnp.arange(steps), lr)
+  np.testing.assert_allclose(end, closed_form(x, y), rtol=1e-10)
+  got = jax.grad(lambda s: jnp.sum(unroll(quadratic, jnp.asarray(theta), s, jnp.arange(steps), lr)))((x, y))
+  h = 1e-6
+  for k in range(6):
+    bump = np.eye(6)[k] * h
+    want = (closed_form(x, y + bump).sum() - closed_form(x, y - bump).sum()) / (2 * h)
+    np.testing.assert_allclose(got[1][k], want, rtol=1e-6)
+    bump = np.zeros_like(x)
+    bump[k, 1] = h
+    want = (closed_form(x + bump, y).sum() - closed_form(x - bump, y).sum()) / (2 * h)
+    np.testing.assert_allclose(got[0][k, 1], want, rtol=1e-6)
+
+
+def test_tesla_is_exact_for_one_step_only(x64):
+  # of the shared values and the learning rate, which is what it is for; the start's own curvature is dropped always
+  one, exact = (gradients(route, np.float64, steps=1)[1:] for route in ("tesla", "full"))
+  assert relative_error(one, exact) < 1e-12
+  assert relative_error(gradients("tesla", np.float64)[1:], gradients("full", np.float64)[1:]) > 1e-3
+
+
+def test_tesla_is_the_unroll_with_every_point_held_constant(x64):
+  """Its own definition: every inner gradient is taken at a trajectory that does not depend on the shared values."""
+  theta, target, shared, batches, lr = problem(np.float64)
+  points = [theta]
+  rows = [jax.tree.map(lambda a, n=n: a[n], batches) for n in range(STEPS)]
+  for row in rows:
+    points.append(jax.tree.map(lambda p, g: p - lr * g, points[-1], jax.grad(loss)(points[-1], shared, row)))
+
+  def frozen(shared, lr):
+    end = theta
+    for point, row in zip(points, rows, strict=False):
+      end = jax.tree.map(lambda p, g: p - lr * g, end, jax.grad(loss)(point, shared, row))
+    return trajectory_matching(end, target, jax.tree.map(lambda a: a + 0.5, target))
+
+  want = jax.grad(frozen, argnums=(0, 1))(shared, lr)
+  assert relative_error(gradients("tesla", np.float64)[1:], want) < 1e-12
+
+
+def test_tesla_is_exact_for_a_loss_linear_in_the_parameters(x64):
+  def linear(theta, shared, batch):
+    return jnp.sum(theta["v"] * jnp.sum(jnp.tanh(shared["y"])) * jnp.sum(batch["mask"])) + jnp.sum(theta["w"])
+
+  assert relative_error(gradients("tesla", np.float64, fn=linear), gradients("full", np.float64, fn=linear)) < 1e-12
+
+
+@pytest.mark.parametrize("route", [*EXACT, "tesla"])
+def test_zero_learning_rate_leaves_the_start(route):
+  theta, target, shared, batches, _ = problem(np.float32)
+  end = unroll(loss, theta, shared, batches, 0.0, gradient=route)
+  jax.tree.map(np.testing.assert_array_equal, end, theta)
+  assert float(trajectory_matching(end, target, theta)) == 1.0
+
+
+def test_masked_rows_do_not_count():
+  theta, _, shared, batches, lr = problem(np.float32)
+  other = batches | {"indices": batches["indices"].at[-1, 2:].set(0)}
+  jax.tree.map(np.testing.assert_array_equal, *(unroll(loss, theta, shared, b, lr) for b in (batches, other)))
+
+
+def test_trace_agrees_and_its_losses_fall():
+  theta, _, shared, batches, lr = problem(np.float32)
+  same = jax.tree.map(lambda a: jnp.broadcast_to(a[:1], (20, *a.shape[1:])), batches)
+  end, losses = unroll_trace(loss, theta, shared, same, lr)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), end, unroll(loss, theta, shared, same, lr)
+  )
+  assert losses.shape == (20,) and losses[-1] < losses[0]
+
+
+def test_memory_of_mixed_and_remat_grows_by_parameters_only():
+  """Scratch memory per added step: about one parameter vector, where `full` adds a step's activations."""
+  size, batch = 64, 512
+
+  def wide(theta, shared, row):
+    h = shared
+    for _ in range(4):
+      h = jnp.tanh(h @ theta.reshape(size, size))
+    return jnp.mean(jnp.square(h)) + 0.0 * row
+
+  def scratch(route, steps):
+    value = jax.grad(lambda s: jnp.sum(unroll(wide, jnp.ones(size * size), s, jnp.zeros(steps), 0.1, gradient=route)))
+    return jax.jit(value).lower(jnp.ones((batch, size))).compile().memory_analysis().temp_size_in_bytes
+
+  growth = {route: (scratch(route, 24) - scratch(route, 8)) / 16 for route in EXACT}
+  parameters = 4 * size * size
+  assert growth["mixed"] <= 1.5 * parameters and growth["remat"] <= 1.5 * parameters, growth
+  assert growth["full"] > 10 * parameters, growth
+
+
+@pytest.mark.parametrize(
+  "options, steps, match",
+  [
+    ({"gradient": "fast"}, 2, "unknown gradient route 'fast'"),
+    ({"gradient": "tesla", "momentum": 0.9}, 2, "assumes plain SGD"),
+    ({}, 0, "no steps"),
+  ],
+)
+def test_bad_input(options, steps, match):
+  theta, _, shared, batches, lr = problem(np.float32)
+  with pytest.raises(ValueError, match=match):
+    unroll(loss, theta, shared, jax.tree.map(lambda a: a[:steps], batches), lr, **options)
+
+
+def test_batches_of_unequal_lengths():
+  theta, _, shared, batches, lr = problem(np.float32)
+  with pytest.raises(ValueError, match=r"lengths \[4, 5\]"):
+    unroll(loss, theta, shared, batches | {"mask": batches["mask"][:4]}, lr)

@@ -1,0 +1,160 @@
+"""The convolution against `lax.conv_general_dilated`: values and derivatives of every order and mode."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.test_util import check_grads
+
+from jdistill.ops import avg_pool2, conv2d, instance_norm, max_pool2
+
+CASES = [
+  # size, channels in/out, kernel, stride, padding
+  ((3, 6, 5), (2, 4), (3, 3), 1, "SAME"),
+  ((2, 6, 6), (5, 3), (3, 3), 1, "VALID"),
+  ((2, 4, 4), (1, 3), (3, 3), 1, ((3, 3), (3, 3))),  # more padding than the kernel covers: gradients crop
+  ((2, 7, 5), (6, 2), (5, 3), 1, ((2, 1), (0, 1))),
+  ((2, 7, 6), (3, 4), (3, 3), 2, ((1, 1), (1, 1))),
+  ((2, 5, 5), (3, 4), (1, 1), 2, "VALID"),
+  ((2, 8, 8), (2, 3), (5, 5), 3, "SAME"),
+]
+
+
+def lax_conv(x, kernel, *, strides=1, padding="SAME"):
+  return lax.conv_general_dilated(
+    x, kernel, (strides, strides), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"), precision="highest"
+  )
+
+
+def operands(case, dtype=np.float32, stack=()):
+  (n, h, w), (i, o), (kh, kw), strides, padding = case
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(*stack, n, h, w, i)).astype(dtype)
+  kernel = rng.normal(size=(*stack, kh, kw, i, o)).astype(dtype)
+  options = {"strides": strides, "padding": padding}
+  return jnp.asarray(x), jnp.asarray(kernel), options
+
+
+def second_order(conv):
+  """A scalar whose gradient contains the gradient of another scalar, as in a bilevel loop."""
+
+  def inner(x, k):
+    return jnp.sum(jnp.tanh(conv(x, k)))
+
+  def outer(x, k):
+    dx, dk = jax.grad(inner, argnums=(0, 1))(x, k)
+    return jnp.sum(jnp.sin(dx)) + jnp.sum(jnp.cos(dk))
+
+  return outer
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_values_and_derivatives_equal_lax(case, x64):
+  x, k, options = operands(case, np.float64)
+  ours, theirs = (functools.partial(f, **options) for f in (conv2d, lax_conv))
+  np.testing.assert_allclose(ours(x, k), theirs(x, k), rtol=1e-12, atol=1e-12)
+  for build in (lambda conv: lambda x, k: jnp.sum(jnp.tanh(conv(x, k))), second_order):
+    got = jax.jit(jax.grad(build(ours), argnums=(0, 1)))(x, k)
+    want = jax.jit(jax.grad(build(theirs), argnums=(0, 1)))(x, k)
+    for a, b in zip(got, want, strict=True):
+      np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_forward_over_reverse_equals_lax(x64):
+  x, k, options = operands(CASES[0], np.float64)
+
+  def hvp(conv):
+    grad = jax.grad(lambda x, k: jnp.sum(jnp.tanh(conv(x, k, **options)) ** 2), argnums=(0, 1))
+    return jax.jit(lambda x, k: jax.jvp(grad, (x, k), (x * 0.5, k * 2)))(x, k)
+
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10), hvp(conv2d), hvp(lax_conv))
+
+
+def test_check_grads(x64):
+  x, k, options = operands(CASES[3], np.float64)
+  check_grads(lambda x, k: jnp.tanh(conv2d(x, k, **options)), (x, k), order=2, modes=["fwd", "rev"])
+
+
+@pytest.mark.parametrize("axes", [(0, None), (None, 0), (0, 0), (1, 3)])
+def test_vmap_equals_a_loop(axes):
+  x, k, options = operands(CASES[0], stack=(3,))
+  value = functools.partial(conv2d, **options)
+  grads = jax.grad(lambda x, k: jnp.sum(jnp.tanh(value(x, k))), argnums=(0, 1))
+  stacked = [jnp.moveaxis(a, 0, axis) if axis is not None else a[0] for a, axis in zip((x, k), axes, strict=True)]
+  pick = [lambda j, a=a, axis=axis: a[j] if axis is not None else a[0] for a, axis in zip((x, k), axes, strict=True)]
+  for fn in (value, grads):
+    got = jax.vmap(fn, in_axes=axes)(*stacked)
+    want = jax.tree.map(lambda *rows: jnp.stack(rows), *[fn(pick[0](j), pick[1](j)) for j in range(3)])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), got, want)
+
+
+def test_vmap_of_vmap_and_of_a_gradient_with_one_side_stacked():
+  x, k, _ = operands(CASES[0], stack=(2, 3))
+  got = jax.vmap(jax.vmap(conv2d))(x, k)
+  want = jnp.stack([jnp.stack([conv2d(x[i, j], k[i, j]) for j in range(3)]) for i in range(2)])
+  np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
+  # the kernel gradient with stacked cotangents only, and with stacked inputs only
+  _, pull = jax.vjp(lambda k: conv2d(x[0, 0], k), k[0, 0])
+  cotangents = jnp.stack([conv2d(x[0, 0], k[0, j]) for j in range(3)])
+  np.testing.assert_allclose(
+    jax.vmap(pull)(cotangents)[0], jnp.stack([pull(c)[0] for c in cotangents]), rtol=1e-4, atol=1e-4
+  )
+  kernel_grad = jax.grad(lambda k, x: jnp.sum(conv2d(x, k) ** 2))
+  got = jax.vmap(kernel_grad, in_axes=(None, 0))(k[0, 0], x[0])
+  np.testing.assert_allclose(got, jnp.stack([kernel_grad(k[0, 0], xi) for xi in x[0]]), rtol=1e-4, atol=1e-3)
+
+
+def test_scan_and_checkpoint():
+  x, k, _ = operands(((2, 4, 4), (3, 3), (3, 3), 1, "SAME"))
+
+  def run(k, wrap):
+    step = wrap(lambda h, _: (jnp.tanh(conv2d(h, k)), None))
+    return jnp.sum(lax.scan(step, x, None, length=3)[0])
+
+  plain = jax.grad(run)(k, lambda f: f)
+  np.testing.assert_allclose(jax.grad(run)(k, jax.checkpoint), plain, rtol=1e-5, atol=1e-6)
+
+
+def test_no_naive_kernel_gradient_inside_scan_on_cpu():
+  """The kernel gradient of a loop body must be matmuls: a convolution there would run as a naive loop."""
+  x, k, _ = operands(((2, 8, 8), (8, 8), (3, 3), 1, "SAME"))
+
+  def step(k, _):
+    return k - 0.1 * jax.grad(lambda k: jnp.sum(jnp.tanh(conv2d(x, k))))(k), None
+
+  hlo = jax.jit(lambda k: lax.scan(step, k, None, length=3)[0]).lower(k).compile().as_text()
+  convolutions = [line for line in hlo.splitlines() if " convolution(" in line]
+  assert convolutions and all("dim_labels=b01f_01io->b01f" in line for line in convolutions), convolutions
+
+
+@pytest.mark.parametrize(
+  "x_shape, k_shape, dtype, match",
+  [
+    ((2, 4, 4, 3), (3, 3, 2, 4), np.float32, "same I"),
+    ((4, 4, 3), (3, 3, 3, 4), np.float32, "must be"),
+    ((2, 4, 4, 3), (3, 3, 3, 4), np.float16, "cast"),
+    ((2, 2, 2, 3), (5, 5, 3, 4), np.float32, "does not fit"),
+  ],
+)
+def test_bad_operands(x_shape, k_shape, dtype, match):
+  with pytest.raises(ValueError, match=match):
+    conv2d(jnp.zeros(x_shape), jnp.zeros(k_shape, dtype), padding="VALID")
+
+
+def test_pools_drop_odd_borders():
+  x = np.arange(2 * 5 * 4 * 3, dtype=np.float32).reshape(2, 5, 4, 3)
+  blocks = x[:, :4].reshape(2, 2, 2, 2, 2, 3)
+  np.testing.assert_allclose(avg_pool2(jnp.asarray(x)), blocks.mean((2, 4)))
+  np.testing.assert_allclose(max_pool2(jnp.asarray(x)), blocks.max((2, 4)))
+
+
+def test_instance_norm_equals_numpy():
+  rng = np.random.default_rng(1)
+  x = rng.normal(3.0, 2.0, size=(2, 4, 3, 5))
+  scale, bias = rng.normal(size=5), rng.normal(size=5)
+  want = (x - x.mean((1, 2), keepdims=True)) / np.sqrt(x.var((1, 2), keepdims=True) + 1e-5) * scale + bias
+  got = instance_norm(*(jnp.asarray(a, jnp.float32) for a in (x, scale, bias)))
+  np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5)
