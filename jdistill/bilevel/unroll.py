@@ -111,7 +111,9 @@ def _add(x: PyTree, y: PyTree) -> PyTree:
 
 
 def _dot(x: PyTree, y: PyTree) -> jax.Array:
-  return functools.reduce(jnp.add, [jnp.vdot(u, v) for u, v in zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True)])
+  return functools.reduce(
+    jnp.add, [jnp.vdot(u, v) for u, v in zip(jax.tree.leaves(x), jax.tree.leaves(y), strict=True)]
+  )
 
 
 def _zeros(tree: PyTree) -> PyTree:

@@ -11,7 +11,7 @@ def soft_cross_entropy(
   temperature: float = 1.0,
   axis: int = -1,
 ) -> jax.Array:
-  r"""Cross entropy against a distribution given by its own logits: `-sum_c softmax(label_logits)_c log_softmax(logits)_c`.
+  """Cross entropy against a distribution given by logits: `-sum_c softmax(label_logits)_c log_softmax(logits)_c`.
 
   Differentiable in both arguments: learned labels (DATM) receive a gradient, so the label side is *not* stopped. For a
   fixed teacher pass `jax.lax.stop_gradient(teacher_logits)`.

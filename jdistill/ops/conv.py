@@ -1,4 +1,4 @@
-"""A convolution that is closed under differentiation, so that every derivative of a bilevel loop stays on fast kernels.
+"""A convolution closed under differentiation, so that every derivative of a bilevel loop stays on fast kernels.
 
 A stride-1 convolution is bilinear, and its derivatives are two more bilinear maps. With `x [G,N,H,W,I]`, `k [G,h,w,I,O]`
 and `g [G,N,H',W',O]`, all three are contractions of one form `sum x[n,y+h,x+w,i] k[h,w,i,o] g[n,y,x,o]` with one factor
@@ -52,9 +52,7 @@ def _kernel_gradient_matmul(x: jax.Array, g: jax.Array, padding: Padding) -> jax
     x = jnp.concatenate([x[:, :, j : j + out_width] for j in range(kw)], axis=-1)
     taps = [x[:, i : i + out_height].reshape(-1, kw * channels_in) for i in range(kh)]
   else:
-    taps = [
-      x[:, i : i + out_height, j : j + out_width].reshape(-1, channels_in) for i in range(kh) for j in range(kw)
-    ]
+    taps = [x[:, i : i + out_height, j : j + out_width].reshape(-1, channels_in) for i in range(kh) for j in range(kw)]
   return jnp.stack([lax.dot_general(tap, g, contract) for tap in taps]).reshape(kh, kw, channels_in, channels_out)
 
 
@@ -90,7 +88,7 @@ def _primitive(name: str, fn: Callable[..., jax.Array]) -> Primitive:
     out = jax.eval_shape(functools.partial(fn, padding=padding, loop=False), *operands)
     return jax.core.ShapedArray(out.shape, out.dtype)
 
-  @functools.lru_cache(maxsize=None)
+  @functools.cache
   def compiled(padding):
     return jax.jit(functools.partial(primitive.bind, padding=padding))
 
@@ -213,7 +211,7 @@ def conv2d(
 ) -> jax.Array:
   """Two-dimensional cross-correlation, fast in every derivative and under `vmap`, `scan` and `jit`.
 
-  `y[n,a,b,o] = sum_{h,w,i} x[n, a*strides + h - top, b*strides + w - left, i] * kernel[h,w,i,o]`, with zeros outside `x`.
+  `y[n,a,b,o] = sum_{h,w,i} x[n, a*strides + h - top, b*strides + w - left, i] * kernel[h,w,i,o]`, zeros outside `x`.
 
   Dilation and grouped kernels are not offered: use `jax.lax.conv_general_dilated`, whose kernel gradient runs as a
   naive loop inside `lax.scan` on CPU.

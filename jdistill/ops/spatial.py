@@ -22,11 +22,9 @@ def avg_pool2(x: jax.Array) -> jax.Array:
 
 
 def max_pool2(x: jax.Array) -> jax.Array:
-  """Maximum over 2x2 windows with stride 2: `[N,H,W,C] -> [N, H//2, W//2, C]`; odd last rows and columns are dropped."""
+  """Maximum over 2x2 windows, stride 2: `[N,H,W,C] -> [N, H//2, W//2, C]`; odd last rows and columns are dropped."""
   x = _windows(x)
-  return jnp.maximum(
-    jnp.maximum(x[:, :, 0, :, 0], x[:, :, 0, :, 1]), jnp.maximum(x[:, :, 1, :, 0], x[:, :, 1, :, 1])
-  )
+  return jnp.maximum(jnp.maximum(x[:, :, 0, :, 0], x[:, :, 0, :, 1]), jnp.maximum(x[:, :, 1, :, 0], x[:, :, 1, :, 1]))
 
 
 def instance_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, *, eps: float = 1e-5) -> jax.Array:

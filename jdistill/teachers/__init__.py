@@ -1,0 +1,18 @@
+"""What real training left behind, as targets: expert trajectories and how to record, store and sample them."""
+
+from jdistill.teachers.buffer import ExpertBuffer
+from jdistill.teachers.experts import ExpertRecipe, expert_epoch, record_expert
+from jdistill.teachers.gsam import gsam_gradient
+from jdistill.teachers.segments import check_bounds, expert_order, segment_bounds, start_epoch
+
+__all__ = [
+  "ExpertBuffer",
+  "ExpertRecipe",
+  "check_bounds",
+  "expert_epoch",
+  "expert_order",
+  "gsam_gradient",
+  "record_expert",
+  "segment_bounds",
+  "start_epoch",
+]

@@ -159,9 +159,7 @@ def test_trace_agrees_and_its_losses_fall():
   theta, _, shared, batches, lr = problem(np.float32)
   same = jax.tree.map(lambda a: jnp.broadcast_to(a[:1], (20, *a.shape[1:])), batches)
   end, losses = unroll_trace(loss, theta, shared, same, lr)
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), end, unroll(loss, theta, shared, same, lr)
-  )
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), end, unroll(loss, theta, shared, same, lr))
   assert losses.shape == (20,) and losses[-1] < losses[0]
 
 

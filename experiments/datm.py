@@ -1,0 +1,171 @@
+"""DATM: Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory Matching (arXiv 2310.05773, ICLR 2024).
+
+  python -m jdistill.run --config=experiments/datm.py                      scikit-learn digits, minutes on a laptop
+  python -m jdistill.run --config=experiments/datm.py --config.ipc=10
+  python -m jdistill.run --config=experiments/datm.py:cifar10_small        CIFAR-10, 5,000 images, two cores
+  python -m jdistill.run --config=experiments/datm.py:cifar10_ipc10        a row of the paper's table, for accelerators
+
+Published test accuracies of the official settings (ConvNet, %, mean ± std; table 1 of the paper):
+
+  CIFAR-10       IPC 1 46.9±0.5   10 66.8±0.2   50 76.1±0.3   500 83.5±0.2   1000 85.5±0.4
+  CIFAR-100      IPC 1 27.9±0.2   10 47.2±0.4   50 55.0±0.2   100 57.5±0.2
+  Tiny-ImageNet  IPC 1 17.1±0.3   10 31.1±0.3   50 39.7±0.3
+
+Tiny-ImageNet is not in TFDS under that name: give the folder or `.npz` with `--config.dataset=...`; the settings are
+those of `tiny_imagenet_*` either way.
+"""
+
+import ml_collections
+
+from experiments import common
+
+# (inner steps, expert epochs, image lr, batch, min, current, max, schedule, lr of lr, label lr, threshold, initial)
+_OFFICIAL = {
+  "cifar10": {
+    1: (80, 2, 100, 10, 0, None, 4, 1, 1e-7, 5, 1.1, "correct"),
+    10: (80, 2, 100, 100, 0, 10, 20, 1000, 1e-5, 2, 1.0, "correct"),
+    50: (80, 2, 1000, 500, 0, 20, 40, 2000, 1e-5, 2, 1.0, "correct"),
+    500: (40, 2, 50, 1000, 40, None, 60, 1, 1e-5, 10, 1.0, "correct"),
+    1000: (100, 2, 50, 1000, 40, None, 60, 1, 1e-5, 10, 1.0, "correct"),
+  },
+  "cifar100": {
+    1: (40, 3, 1000, 1000, 0, 10, 20, 1000, 1e-5, 10, 1.0, "correct"),
+    10: (80, 2, 1000, 1000, 0, 30, 50, 2000, 1e-5, 10, 1.0, "correct"),
+    50: (80, 2, 1000, 1000, 20, None, 70, 1, 1e-5, 10, 1.0, "real"),
+    100: (80, 2, 50, 1000, 30, None, 70, 1, 1e-5, 10, 1.0, "correct"),
+  },
+  "tiny_imagenet": {
+    1: (40, 2, 10000, 1000, 0, 15, 20, 2000, 1e-4, 10, 1.0, "correct"),
+    10: (40, 2, 100, 500, 10, None, 50, 1, 1e-4, 10, 1.0, "correct"),
+    50: (20, 2, 100, 1000, 40, None, 70, 1, 1e-4, 10, 1.0, "correct"),
+  },
+}
+_COLUMNS = (
+  "inner_steps",
+  "expert_epochs",
+  "image_lr",
+  "batch_size",
+  "min_start_epoch",
+  "current_start_epoch",
+  "max_start_epoch",
+  "schedule_steps",
+  "lr_lr",
+  "label_lr",
+  "threshold",
+  "initial",
+)
+_DSA = "color_crop_cutout_flip_scale_rotate"
+
+# What all official settings share, and what an unknown data set starts from.
+_SHARED = {
+  "preprocessing": "zca",
+  "steps": 10000,
+  "snapshot_every": 1000,
+  "model/width": 128,
+  "model/depth": 3,
+  "model/norm": "instance",
+  "experts/count": 100,
+  "experts/epochs": 100,
+  "experts/batch_size": 256,
+  "experts/lr": 0.01,
+  "experts/rho": 0.01,
+  "experts/augment": _DSA,
+  "eval/epochs": 1000,
+  "eval/batch_size": 128,
+  "eval/augment": _DSA,
+  "eval/full_epochs": 100,
+  "eval/full_lr": 0.01,
+  "eval/full_batch_size": 128,
+  "method/lr_init": 0.01,
+  "method/augment": _DSA,
+}
+
+# scikit-learn digits, 8x8: plain SGD experts, no augmentation (a mirrored digit is another sign).
+_DIGITS = {
+  "preprocessing": "standardize",
+  "steps": 600,
+  "snapshot_every": 100,
+  "model/width": 32,
+  "model/depth": 2,
+  "model/norm": "instance",
+  "experts/count": 8,
+  "experts/epochs": 40,
+  "experts/batch_size": 64,
+  "experts/lr": 0.01,
+  "experts/rho": 0.0,
+  "experts/augment": "none",
+  "eval/epochs": 400,
+  "eval/batch_size": 128,
+  "eval/augment": "none",
+  "eval/full_epochs": 40,
+  "eval/full_lr": 0.01,
+  "eval/full_batch_size": 64,
+  "method/inner_steps": 20,
+  "method/expert_epochs": 2,
+  "method/image_lr": 5.0,
+  "method/label_lr": 2.0,
+  "method/lr_lr": 1e-4,
+  "method/lr_init": 0.05,
+  "method/initial": "correct",
+  "method/threshold": 1.0,
+  "method/augment": "none",
+}
+_DIGITS_RANGES = {
+  1: {"method/min_start_epoch": 0, "method/max_start_epoch": 3},
+  10: {"method/min_start_epoch": 5, "method/max_start_epoch": 15},
+}
+
+
+def settings() -> dict:
+  """The tables behind `config.auto`: data set -> ipc -> values of keys left open."""
+  auto = {"*": {"*": _SHARED | {"method/inner_steps": 40, "method/max_start_epoch": 20}}}
+  auto["digits"] = {"*": _DIGITS} | {str(ipc): values for ipc, values in _DIGITS_RANGES.items()}
+  for dataset, table in _OFFICIAL.items():
+    depth = 4 if dataset == "tiny_imagenet" else 3
+    auto[dataset] = {"*": {"model/depth": depth}}
+    for ipc, values in table.items():
+      named = dict(zip(_COLUMNS, values, strict=True))
+      auto[dataset][str(ipc)] = {f"method/{key}": value for key, value in named.items() if value is not None}
+  return auto
+
+
+def presets() -> list[str]:
+  """The names after the colon."""
+  official = [f"{dataset}_ipc{ipc}" for dataset, table in _OFFICIAL.items() for ipc in table]
+  return ["digits", "tiny", "cifar10_small", *official]
+
+
+def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
+  """The experiment; `preset` is `digits`, `tiny`, `cifar10_small` or a row of the paper's table such as
+  `cifar10_ipc10`."""
+  config = common.base("datm", common.trajectory("datm"))
+  config.auto = settings()
+  return apply_preset(config, preset)
+
+
+def apply_preset(config: ml_collections.ConfigDict, preset: str) -> ml_collections.ConfigDict:
+  """Sets what a preset's name stands for."""
+  if preset not in presets():
+    raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(presets())}")
+  if preset == "tiny":
+    return common.tiny(config)
+  if preset == "cifar10_small":
+    return _cifar10_small(config)
+  if preset != "digits":
+    config.dataset, _, ipc = preset.rpartition("_ipc")
+    config.ipc = int(ipc)
+  return config
+
+
+def _cifar10_small(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """CIFAR-10 for two cores: 5,000 training and 1,000 test images, width 32, few and short experts."""
+  config.dataset, config.ipc = "cifar10", 10
+  config.train_size, config.test_size = 5000, 1000
+  config.steps, config.snapshot_every = 300, 50
+  config.model.width = 32
+  config.experts.update({"count": 4, "epochs": 20, "lr": 0.03, "rho": 0.0})
+  config.eval.update({"epochs": 200, "full_epochs": 40, "full_lr": 0.03})
+  config.method.update(
+    {"inner_steps": 10, "min_start_epoch": 0, "current_start_epoch": 4, "max_start_epoch": 10, "schedule_steps": 150}
+  )
+  return config

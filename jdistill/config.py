@@ -1,0 +1,289 @@
+"""What a configuration may say: filling in defaults, and refusing everything that cannot work before work starts."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import ml_collections
+
+from jdistill import catalog, models
+from jdistill.base import UserError
+from jdistill.bilevel import ROUTES
+from jdistill.catalog import near_matches
+from jdistill.files import to_jsonable
+from jdistill.teachers import check_bounds
+
+STAGES = ("experts", "distill", "evaluate", "export", "report")
+
+
+class Field(NamedTuple):
+  """What one key may hold.
+
+  Attributes:
+    kind: the Python type; an int is welcome where a float is asked for.
+    low, high: inclusive bounds, or `None`.
+    above: exclusive lower bound, or `None`.
+    choices: the allowed values, or empty.
+    optional: whether `None` is a value of its own.
+  """
+
+  kind: type
+  low: float | None = None
+  high: float | None = None
+  above: float | None = None
+  choices: tuple = ()
+  optional: bool = False
+
+
+_TOP = {
+  "name": Field(str),
+  "seed": Field(int, low=0),
+  "dataset": Field(str),
+  "data_dir": Field(str, optional=True),
+  "train_size": Field(int, low=1, optional=True),
+  "test_size": Field(int, low=1, optional=True),
+  "preprocessing": Field(str, choices=("none", "standardize", "channel", "zca")),
+  "ipc": Field(int, low=1),
+  "steps": Field(int, low=1),
+  "log_every": Field(int, low=1),
+  "snapshot_every": Field(int, low=1, optional=True),
+  "checkpoint_seconds": Field(float, low=0),
+  "tensorboard": Field(bool),
+  "stages": Field(tuple),
+}
+_EXPERTS = {
+  "count": Field(int, low=1),
+  "epochs": Field(int, low=1),
+  "batch_size": Field(int, low=1),
+  "lr": Field(float, above=0),
+  "momentum": Field(float, low=0, high=0.999),
+  "weight_decay": Field(float, low=0),
+  "rho": Field(float, low=0),
+  "alpha": Field(float, low=0),
+  "adaptive": Field(bool),
+  "augment": Field(str),
+}
+_EVAL = {
+  "seeds": Field(int, low=1),
+  "epochs": Field(int, low=1),
+  "batch_size": Field(int, low=1),
+  "momentum": Field(float, low=0, high=0.999),
+  "weight_decay": Field(float, low=0),
+  "augment": Field(str),
+  "models": Field(tuple),
+  "control_lrs": Field(tuple),
+  "full_epochs": Field(int, low=1),
+  "full_lr": Field(float, above=0),
+  "full_batch_size": Field(int, low=1),
+}
+_METHOD = {
+  "inner_steps": Field(int, low=1),
+  "batch_size": Field(int, low=1, optional=True),
+  "learn_labels": Field(bool),
+  "threshold": Field(float, above=0, optional=True),
+  "image_lr": Field(float, low=0),
+  "image_momentum": Field(float, low=0, high=0.999),
+  "label_lr": Field(float, low=0),
+  "label_momentum": Field(float, low=0, high=0.999),
+  "lr_lr": Field(float, low=0),
+  "lr_momentum": Field(float, low=0, high=0.999),
+  "ema_decay": Field(float, low=0, high=1, optional=True),
+  "gradient": Field(str, choices=ROUTES),
+  "initial": Field(str, choices=("correct", "real")),
+  "labels": Field(str, choices=("soft", "hard")),
+  "lr_init": Field(float, above=0),
+  "expert_epochs": Field(int, low=1),
+  "min_start_epoch": Field(int, low=0),
+  "current_start_epoch": Field(int, low=0, optional=True),
+  "max_start_epoch": Field(int, low=1),
+  "schedule_steps": Field(int, low=1),
+  "augment": Field(str),
+}
+_SECTIONS = {"experts": _EXPERTS, "eval": _EVAL}
+
+
+def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
+  """Turns an experiment's configuration into plain values that are all set and all allowed.
+
+  Keys that are `None` are filled from `config.auto`, a table of published or tested settings: `auto[DATASET][IPC]`
+  with dotted keys, of the largest listed ipc that does not exceed the wanted one (else the smallest), on top of
+  `auto[DATASET]["*"]` on top of `auto["*"]["*"]`. What the user has set is never touched.
+
+  Args:
+    config: a `ConfigDict` or nested mapping.
+
+  Returns:
+    Nested plain dictionaries without `auto`.
+
+  Raises:
+    UserError: an unknown key, method, model, or stage; a wrong type or range; or values that contradict each other.
+  """
+  raw = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+  raw = json.loads(json.dumps(to_jsonable(raw)))
+  auto = raw.pop("auto", {}) or {}
+  _check_known("", raw, [*_TOP, "method", "model", *_SECTIONS])
+  for section in ("method", "model", *_SECTIONS):
+    if not isinstance(raw.get(section), dict):
+      raise UserError(f"{section}: missing; an experiment's configuration needs this section")
+  row = catalog.row(raw["method"].get("name"))
+  if not isinstance(raw.get("dataset"), str) or not raw["dataset"]:
+    raise UserError(f"dataset={raw.get('dataset')!r}: must be the name of a data set, an .npz file or a folder")
+  ipc = _checked("ipc", raw.get("ipc"), _TOP["ipc"])
+  name = raw["model"].get("name")
+  if name not in models.names():
+    raise UserError(f"model.name={name!r}: unknown{near_matches(name, models.names())}")
+  _fill(raw, auto, raw["dataset"], ipc)
+  _check_known("method", raw["method"], ["name", *row.options()])
+  for key, value in row.options().items():
+    if raw["method"].get(key) is None:
+      raw["method"][key] = value
+  _check_model(raw["model"])
+  for key, field in _TOP.items():
+    raw[key] = _checked(key, raw.get(key), field)
+  for section, fields in _SECTIONS.items():
+    _check_known(section, raw[section], fields)
+    for key, field in fields.items():
+      raw[section][key] = _checked(f"{section}.{key}", raw[section].get(key), field)
+  for key in row.options():
+    raw["method"][key] = _checked(f"method.{key}", raw["method"][key], _METHOD[key])
+  _check_together(raw)
+  return raw
+
+
+def _fill(raw: dict, auto: Mapping, dataset: str, ipc: int) -> None:
+  """Fills what is `None` from the tables, the most specific table first."""
+  own = auto.get(dataset, {})
+  listed = sorted(int(key) for key in own if key != "*")
+  fitting = [value for value in listed if value <= ipc] or listed[:1]
+  tables = [own[str(fitting[-1])]] if fitting else []
+  tables += [own.get("*", {}), auto.get("*", {}).get("*", {})]
+  for table in tables:
+    for dotted, value in table.items():
+      *path, last = dotted.split("/")
+      section = raw
+      for name in path:
+        section = section[name]
+      if path == ["model"] and last not in models.options(raw["model"]["name"]):
+        continue  # the table speaks of another network
+      if section.get(last) is None:
+        section[last] = value
+
+
+def _check_known(section: str, values: Mapping, known) -> None:
+  for key in values:
+    if key not in known:
+      dotted = f"{section}.{key}" if section else key
+      raise UserError(f"{dotted}={values[key]!r}: unknown key{near_matches(key, known)}")
+
+
+def _checked(key: str, value: Any, field: Field) -> Any:
+  if value is None:
+    if field.optional:
+      return None
+    raise UserError(f"{key}: not set, and there is no default for this data set; give --config.{key}=...")
+  if field.kind is tuple:
+    return [value] if isinstance(value, str | int | float) else list(value)
+  if field.kind is float and isinstance(value, int) and not isinstance(value, bool):
+    value = float(value)
+  if not isinstance(value, field.kind) or (isinstance(value, bool) and field.kind is not bool):
+    raise UserError(f"{key}={value!r}: must be of type {field.kind.__name__}")
+  if field.choices and value not in field.choices:
+    raise UserError(f"{key}={value!r}: unknown{near_matches(value, field.choices)}")
+  if field.low is not None and value < field.low:
+    raise UserError(f"{key}={value}: must be at least {field.low:g}")
+  if field.above is not None and value <= field.above:
+    raise UserError(f"{key}={value}: must be above {field.above:g}")
+  if field.high is not None and value > field.high:
+    raise UserError(f"{key}={value}: must be at most {field.high:g}")
+  return value
+
+
+def _check_model(model: dict) -> None:
+  name = model["name"]
+  known = models.options(name)
+  for key in list(model):
+    if key != "name" and key not in known:
+      if model[key] is None:  # an option of another network that nobody set
+        del model[key]
+      else:
+        raise UserError(f"model.{key}={model[key]!r}: {name} has no such option{near_matches(key, ['name', *known])}")
+  for key, value in known.items():
+    if model.get(key) is None:
+      model[key] = list(value) if isinstance(value, tuple) else value
+
+
+def _check_together(raw: dict) -> None:
+  method, experts, evaluation = raw["method"], raw["experts"], raw["eval"]
+  for stage in raw["stages"]:
+    if stage not in STAGES:
+      raise UserError(f"stages: unknown stage {stage!r}{near_matches(stage, STAGES)}")
+  if [s for s in STAGES if s in raw["stages"]] != raw["stages"]:
+    raise UserError(f"stages={raw['stages']}: must be in the order {', '.join(STAGES)}, each at most once")
+  for name in evaluation["models"]:
+    if name not in models.names():
+      raise UserError(f"eval.models: unknown network {name!r}{near_matches(name, models.names())}")
+  if not evaluation["models"]:
+    raise UserError("eval.models: empty; name at least one network, such as 'convnet'")
+  for value in evaluation["control_lrs"]:
+    if not isinstance(value, int | float) or value <= 0:
+      raise UserError(f"eval.control_lrs: {value!r} is not a learning rate; give numbers above 0")
+  if not evaluation["control_lrs"]:
+    raise UserError("eval.control_lrs: empty; give at least one learning rate")
+  if str(raw["model"].get("norm")) == "batch":
+    raise UserError(
+      "model.norm='batch': running statistics have no place in a matched trajectory; use 'instance' or 'group'"
+    )
+  if method["learn_labels"] and method["labels"] == "hard":
+    raise UserError("method.learn_labels=True: hard labels cannot be learned; set method.labels='soft'")
+  check_bounds(
+    epochs=experts["epochs"],
+    **{
+      key: method[key]
+      for key in ("min_start_epoch", "current_start_epoch", "max_start_epoch", "schedule_steps", "expert_epochs")
+    },
+  )
+
+
+def check_against_data(raw: Mapping[str, Any], dataset) -> None:
+  """Refuses what only the data can refute: too few images for `ipc`, batches larger than the set."""
+  counts = [int((dataset.train_y == label).sum()) for label in range(dataset.num_classes)]
+  if raw["ipc"] > min(counts):
+    label = counts.index(min(counts))
+    raise UserError(
+      f"ipc={raw['ipc']}: class {label} of {raw['dataset']} has only {counts[label]} training images; lower ipc to at "
+      f"most {counts[label]}"
+    )
+  total = len(dataset.train_y)
+  for key, value in (("experts.batch_size", raw["experts"]["batch_size"]),):
+    if value > total:
+      raise UserError(f"{key}={value}: larger than the {total} training images; lower it")
+
+
+def config_hash(raw: Mapping[str, Any]) -> str:
+  """A short name of a resolved configuration: the SHA-256 of its canonical JSON."""
+  return hashlib.sha256(json.dumps(to_jsonable(raw), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def difference(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[str]:
+  """The dotted keys in which two configurations differ, with both values."""
+  out = []
+  for key in sorted({*a, *b}):
+    left, right = a.get(key), b.get(key)
+    if isinstance(left, Mapping) and isinstance(right, Mapping):
+      out += difference(left, right, f"{prefix}{key}.")
+    elif left != right:
+      out.append(f"{prefix}{key}={left!r} (there) != {right!r} (now)")
+  return out
+
+
+def flat_keys(config: ml_collections.ConfigDict, prefix: str = "") -> list[str]:
+  """All dotted keys of a configuration, for messages about unknown ones."""
+  out = []
+  for key in config:
+    value = config.get_oneway_ref(key).get() if hasattr(config, "get_oneway_ref") else config[key]
+    if isinstance(value, Mapping | ml_collections.ConfigDict):
+      out += flat_keys(value, f"{prefix}{key}.") if key != "auto" else []
+    else:
+      out.append(prefix + key)
+  return out

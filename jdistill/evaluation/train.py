@@ -1,0 +1,174 @@
+"""The one trainer behind every evaluation: a fresh network, a data source, stored targets, a protocol."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jdistill.augment import identity
+from jdistill.base import Augmentation, Examples, Key, Network, Variables
+from jdistill.data.samplers import epoch_batches
+
+
+class Protocol(NamedTuple):
+  """How a network is trained on a (distilled) set: the field's evaluation after DC, MTT and DATM.
+
+  SGD on the mean cross entropy against class probabilities; the learning rate is divided by ten once, after epoch
+  `epochs // 2 + 1`, where the velocity starts again from zero, as the released code rebuilds its optimiser.
+
+  Attributes:
+    epochs: training runs over epochs `0..epochs` inclusive.
+    batch_size: images per step; at most the size of the set.
+    momentum: of SGD.
+    weight_decay: added to the gradient.
+    augment: drawn anew for every image of every step.
+  """
+
+  epochs: int = 1000
+  batch_size: int = 128
+  momentum: float = 0.9
+  weight_decay: float = 5e-4
+  augment: Augmentation = identity()
+
+
+@functools.lru_cache(maxsize=32)
+def trainer(network: Network, protocol: Protocol) -> Callable[[Key, Examples, jax.Array], Variables]:
+  """Builds the training of one fresh network as a jitted function; equal arguments share one program.
+
+  Args:
+    network: what is trained.
+    protocol: how.
+
+  Returns:
+    `(key, examples, lr) -> Variables` after the last step; `examples.y` are class probabilities `[n, classes]`.
+  """
+
+  def loss(params, stats, images, targets, weight):
+    out = network.apply(params, images, train=True, stats=stats)
+    losses = -jnp.sum(targets * jax.nn.log_softmax(out.logits), axis=-1)
+    return jnp.sum(weight * losses), out.stats
+
+  def epoch(lr, examples, carry, row):
+    index, key = row
+    key_order, key_augment = jax.random.split(key)
+    count = examples.x.shape[0]
+    indices, mask = epoch_batches(key_order, count, min(protocol.batch_size, count))
+    shape = (indices.shape[1], *examples.x.shape[1:])
+    drop = protocol.epochs // 2 + 1
+    rate = lr * jnp.where(index > drop, 0.1, 1.0).astype(lr.dtype)
+
+    def step(carry, row):
+      (params, stats), velocity = carry
+      picked, valid, key = row
+      images = protocol.augment.apply(protocol.augment.sample(key, shape), examples.x[picked])
+      weight = valid.astype(images.dtype) / jnp.sum(valid).astype(images.dtype)
+      grads, stats = jax.grad(loss, has_aux=True)(params, stats, images, examples.y[picked], weight)
+      velocity = jax.tree.map(
+        lambda v, g, p: protocol.momentum * v + g + protocol.weight_decay * p, velocity, grads, params
+      )
+      params = jax.tree.map(lambda p, v: p - rate * v, params, velocity)
+      return (Variables(params, stats), velocity), None
+
+    variables, velocity = carry
+    velocity = jax.tree.map(lambda v: jnp.where(index == drop + 1, jnp.zeros_like(v), v), velocity)
+    keys = jax.random.split(key_augment, indices.shape[0])
+    carry, _ = lax.scan(step, (variables, velocity), (indices, mask, keys))
+    return carry, None
+
+  @jax.jit
+  def train(key: Key, examples: Examples, lr: jax.Array) -> Variables:
+    key_init, key_epochs = jax.random.split(key)
+    variables = network.init(key_init)
+    velocity = jax.tree.map(jnp.zeros_like, variables.params)
+    epochs = jnp.arange(protocol.epochs + 1)
+    rows = (epochs, jax.random.split(key_epochs, protocol.epochs + 1))
+    (variables, _), _ = lax.scan(functools.partial(epoch, lr, examples), (variables, velocity), rows)
+    return variables
+
+  return train
+
+
+@functools.lru_cache(maxsize=32)
+def _logits(network: Network) -> Callable:
+  return jax.jit(lambda variables, x: network.apply(variables.params, x, stats=variables.stats).logits)
+
+
+def predict(network: Network, variables: Variables, x: np.ndarray, *, batch_size: int = 500) -> np.ndarray:
+  """Logits `[n, classes]` of a network in evaluation mode, batch by batch; the last batch is filled up."""
+  out = []
+  batch_size = min(batch_size, len(x))
+  for begin in range(0, len(x), batch_size):
+    rows = x[begin : begin + batch_size]
+    padded = np.concatenate([rows, np.zeros((batch_size - len(rows), *x.shape[1:]), x.dtype)])
+    out.append(np.asarray(_logits(network)(variables, padded))[: len(rows)])
+  return np.concatenate(out)
+
+
+def accuracy(network: Network, variables: Variables, x: np.ndarray, y: np.ndarray) -> float:
+  """Share of images whose largest logit is that of their label."""
+  return float(np.mean(predict(network, variables, x).argmax(-1) == y))
+
+
+def probabilities(labels: np.ndarray, num_classes: int) -> np.ndarray:
+  """Class probabilities `[n, classes]` of integer labels `[n]` (one-hot) or label logits `[n, classes]` (softmax)."""
+  labels = np.asarray(labels)
+  if labels.ndim == 1:
+    return np.eye(num_classes, dtype=np.float32)[labels]
+  shifted = np.exp(labels - labels.max(-1, keepdims=True))
+  return (shifted / shifted.sum(-1, keepdims=True)).astype(np.float32)
+
+
+def examples_of(images: np.ndarray, labels: np.ndarray, num_classes: int) -> Examples:
+  """A training set for `trainer`: images with integer labels or label logits."""
+  ids = jnp.arange(len(images), dtype=jnp.int32)
+  return Examples(jnp.asarray(images), jnp.asarray(probabilities(labels, num_classes)), ids)
+
+
+def evaluate_seeds(
+  network: Network,
+  protocol: Protocol,
+  examples: Examples,
+  lr: float,
+  test_x: np.ndarray,
+  test_y: np.ndarray,
+  *,
+  key: Key,
+  seeds: int,
+  on_seed: Callable[[int, float], None] | None = None,
+) -> list[float]:
+  """Trains `seeds` fresh networks on one set and tests each.
+
+  On accelerators the seeds train at once (`vmap`); on CPU one after another, where stacked convolutions would only
+  cost memory. Both give seed `i` the key `fold_in(key, i)`.
+
+  Args:
+    network: what is trained.
+    protocol: how.
+    examples: the set, from `examples_of`.
+    lr: learning rate.
+    test_x: `[n,H,W,C]` test images in network space.
+    test_y: `[n]` labels.
+    key: decides initialisations, orders and augmentations.
+    seeds: how many networks.
+    on_seed: called with `(index, accuracy)` as each is known.
+
+  Returns:
+    Test accuracies as fractions, one per seed.
+  """
+  train, rate = trainer(network, protocol), jnp.asarray(lr, jnp.float32)
+  keys = [jax.random.fold_in(key, index) for index in range(seeds)]
+  if jax.default_backend() == "cpu":
+    trained = (train(one, examples, rate) for one in keys)
+  else:
+    stacked = jax.vmap(train, in_axes=(0, None, None))(jnp.stack(keys), examples, rate)
+    trained = (jax.tree.map(lambda leaf, i=index: leaf[i], stacked) for index in range(seeds))
+  accuracies = []
+  for index, variables in enumerate(trained):
+    accuracies.append(accuracy(network, variables, test_x, test_y))
+    if on_seed is not None:
+      on_seed(index, accuracies[-1])
+  return accuracies

@@ -1,0 +1,32 @@
+"""The batches of an inner loop, drawn before the loop so that every step is pure and can be recomputed."""
+
+import jax
+import jax.numpy as jnp
+
+from jdistill.base import Key
+
+
+def inner_batches(key: Key, size: int, batch_size: int, steps: int) -> tuple[jax.Array, jax.Array]:
+  """Cuts random permutations of `0..size-1` into batches until `steps` of them are there.
+
+  Every image is used once before any is used again. Where `batch_size` does not divide `size`, the batch with the rest
+  comes *first* in each permutation (the released code takes batches from the end of its list) and is filled up and
+  masked.
+
+  Args:
+    key: decides the order.
+    size: number of synthetic images.
+    batch_size: images per step; clipped to `size`.
+    steps: number of inner steps.
+
+  Returns:
+    `(indices [steps, batch] int32, mask [steps, batch] bool)`.
+  """
+  batch_size = min(batch_size, size)
+  per_round = -(-size // batch_size)
+  padding = per_round * batch_size - size
+  rounds = -(-steps // per_round)
+  orders = jax.vmap(lambda k: jax.random.permutation(k, size))(jax.random.split(key, rounds)).astype(jnp.int32)
+  indices = jnp.pad(orders, ((0, 0), (padding, 0))).reshape(-1, batch_size)
+  mask = jnp.broadcast_to(jnp.arange(per_round * batch_size) >= padding, (rounds, per_round * batch_size))
+  return indices[:steps], mask.reshape(-1, batch_size)[:steps]

@@ -1,0 +1,173 @@
+"""Trajectory matching: synthetic sets on which a short training run ends where an expert's longer one did.
+
+DATM and MTT are one builder with other values: which start epochs come is the stream's business
+(`jdistill.teachers.segments`); whether labels are learned, the acceptance threshold, the unroll's gradient route and the
+averaging of images are arguments.
+
+Paper symbol -> name here: theta*_t -> `start`, theta*_{t+M} -> `target`, N -> `inner_steps`, alpha -> `lr`.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jdistill import bilevel
+from jdistill.augment import identity
+from jdistill.base import Apply, Augmentation, Key, Method, Metrics, PyTree
+from jdistill.losses import cross_entropy, soft_cross_entropy, trajectory_matching
+from jdistill.methods.dataset.batches import inner_batches
+from jdistill.methods.roles import Role, init_roles, update_roles
+from jdistill.synthetic import SyntheticSet
+
+
+class Segment(NamedTuple):
+  """A piece of an expert's training: flat parameters `[P]` at its two ends."""
+
+  start: jax.Array
+  target: jax.Array
+
+
+class TrajectoryState(NamedTuple):
+  """What a resume needs.
+
+  Attributes:
+    roles: `images`, `lr` and, where labels are learned, `labels`.
+    labels: the fixed labels where they are not learned, else `None`.
+    average: the running average of the images, or `None`.
+    accepted: how many steps were accepted so far.
+  """
+
+  roles: dict[str, Role]
+  labels: jax.Array | None
+  average: jax.Array | None
+  accepted: jax.Array
+
+
+def synthetic_loss(apply: Apply, augment: Augmentation) -> Callable[[jax.Array, PyTree, PyTree], jax.Array]:
+  """The inner loss of trajectory matching, in the form `jdistill.bilevel.unroll` wants.
+
+  Returns:
+    `(theta, shared, batch) -> scalar`: the mean cross entropy over the unmasked images of one batch, augmented by its
+    record. `shared` holds `"images"` and, where they are learned, `"labels"` (logits `[m, classes]`); `batch` holds
+    `"indices"`, `"mask"`, `"record"` and, where they are not learned, the `"labels"` of its rows (logits or integers).
+  """
+
+  def loss(theta: jax.Array, shared: PyTree, batch: PyTree) -> jax.Array:
+    indices = batch["indices"]
+    logits = apply(theta, augment.apply(batch["record"], shared["images"][indices]), train=True).logits
+    labels = shared["labels"][indices] if "labels" in shared else batch["labels"]
+    compare = soft_cross_entropy if labels.ndim == 2 else cross_entropy
+    weight = batch["mask"].astype(logits.dtype)
+    return jnp.sum(weight * compare(logits, labels)) / jnp.sum(weight)
+
+  return loss
+
+
+def trajectory_method(
+  apply: Apply,
+  initial: SyntheticSet,
+  *,
+  inner_steps: int = 80,
+  batch_size: int | None = None,
+  learn_labels: bool = True,
+  threshold: float | None = 1.0,
+  image_lr: float = 100.0,
+  image_momentum: float = 0.5,
+  label_lr: float = 5.0,
+  label_momentum: float = 0.9,
+  lr_lr: float = 1e-5,
+  lr_momentum: float = 0.5,
+  ema_decay: float | None = None,
+  augment: Augmentation | None = None,
+  unroll: Callable = bilevel.unroll,
+) -> Method:
+  """Builds trajectory matching (MTT) with DATM's additions as options.
+
+  One outer step, for a segment `(start, target)` of an expert: train `inner_steps` SGD steps from `start` on batches of
+  the synthetic set with the learned rate, compare the end point with `target` by
+  `jdistill.losses.trajectory_matching`, and step labels, images and learning rate along its gradient, but only if the
+  loss is at most `threshold`.
+
+  Args:
+    apply: a network over flat parameter vectors `[P]`, without running statistics.
+    initial: the starting set; label logits `[m, classes]` for soft labels, integers `[m]` for hard ones.
+    inner_steps: N.
+    batch_size: synthetic images per inner step; `None` or more than there are means all of them.
+    learn_labels: whether label logits are learned; needs soft labels.
+    threshold: steps with a larger loss are skipped, momenta untouched; `None` accepts all (MTT).
+    image_lr, image_momentum: SGD on images. The gradient per pixel is tiny, so rates of 100 to 10,000 are right.
+    label_lr, label_momentum: SGD on label logits.
+    lr_lr, lr_momentum: SGD on the inner learning rate.
+    ema_decay: keep an average of the images and give that as the result; `None` gives the last images. (DATM's
+      settings name a decay that its released code never uses.)
+    augment: drawn anew for every inner step; `None` for none.
+    unroll: `jdistill.bilevel.unroll`, with another gradient route bound to it where wanted.
+
+  Returns:
+    A `Method` whose stream is made of `Segment`s and whose result is a `SyntheticSet`.
+
+  Raises:
+    ValueError: `learn_labels` with integer labels.
+
+  References:
+    Cazenavette et al. (MTT, arXiv 2203.11932), alg. 1; Guo et al. (DATM, arXiv 2310.05773), alg. 1.
+  """
+  if learn_labels and initial.labels.ndim != 2:
+    raise ValueError(f"trajectory_method: learn_labels needs label logits [m, classes], got {initial.labels.shape}")
+  augment = augment or identity()
+  loss = synthetic_loss(apply, augment)
+  optimizers = {
+    "labels": optax.sgd(label_lr, label_momentum or None),
+    "images": optax.sgd(image_lr, image_momentum or None),
+    "lr": optax.sgd(lr_lr, lr_momentum or None),
+  }
+  size, shape = initial.images.shape[0], initial.images.shape[1:]
+
+  def init(key: Key, example: Segment) -> TrajectoryState:
+    del key, example
+    # copies: the loop donates its state, and the initial set must outlive it
+    images, labels, lr = (jnp.array(leaf, copy=True) for leaf in initial)
+    learned = {"images": images, "lr": lr} | ({"labels": labels} if learn_labels else {})
+    average = None if ema_decay is None else jnp.array(images, copy=True)
+    return TrajectoryState(
+      init_roles(optimizers, learned), None if learn_labels else labels, average, jnp.zeros((), jnp.int32)
+    )
+
+  def step(key: Key, state: TrajectoryState, segment: Segment) -> tuple[TrajectoryState, Metrics]:
+    key_order, key_augment = jax.random.split(key)
+    indices, mask = inner_batches(key_order, size, batch_size or size, inner_steps)
+    keys = jax.random.split(key_augment, inner_steps)
+    records = jax.vmap(lambda k: augment.sample(k, (indices.shape[1], *shape)))(keys)
+
+    batches = {"indices": indices, "mask": mask, "record": records}
+    if state.labels is not None:
+      batches["labels"] = state.labels[indices]
+
+    def outer(learned: dict[str, jax.Array]) -> jax.Array:
+      shared = {name: learned[name] for name in ("images", "labels") if name in learned}
+      end = unroll(loss, segment.start, shared, batches, learned["lr"])
+      return trajectory_matching(end, segment.target, segment.start)
+
+    value, grads = jax.value_and_grad(outer)({name: role.params for name, role in state.roles.items()})
+    accepted = jnp.isfinite(value) if threshold is None else value <= threshold
+    roles = update_roles(optimizers, state.roles, grads, accepted)
+    average = state.average
+    if ema_decay is not None:
+      average = jnp.where(accepted, ema_decay * average + (1 - ema_decay) * roles["images"].params, average)
+    metrics = {
+      "match/loss": value,
+      "match/accepted": accepted.astype(jnp.float32),
+      "synthetic/lr": roles["lr"].params,
+      "gradient/images": optax.global_norm(grads["images"]),
+    }
+    return TrajectoryState(roles, state.labels, average, state.accepted + accepted.astype(jnp.int32)), metrics
+
+  def result(state: TrajectoryState) -> SyntheticSet:
+    images = state.roles["images"].params if state.average is None else state.average
+    labels = state.roles["labels"].params if learn_labels else state.labels
+    return SyntheticSet(images, labels, state.roles["lr"].params)
+
+  return Method(init, step, result)

@@ -1,0 +1,50 @@
+"""Named roles: parts of a state that learn with optimisers of their own, each on its own clock."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jdistill.base import PyTree
+
+
+class Role(NamedTuple):
+  """One thing that learns: its parameters and its optimiser's state."""
+
+  params: PyTree
+  opt_state: PyTree
+
+
+def init_roles(optimizers: Mapping[str, optax.GradientTransformation], params: Mapping[str, PyTree]) -> dict[str, Role]:
+  """Starts every role of `params` with the optimiser of the same name."""
+  return {name: Role(value, optimizers[name].init(value)) for name, value in params.items()}
+
+
+def update_roles(
+  optimizers: Mapping[str, optax.GradientTransformation],
+  roles: Mapping[str, Role],
+  grads: Mapping[str, PyTree],
+  update: jax.Array | Mapping[str, jax.Array] = True,
+) -> dict[str, Role]:
+  """One optimiser step for the roles in `grads`; the others stay as they are.
+
+  Args:
+    optimizers: by role name.
+    roles: the current roles.
+    grads: gradients of the roles that may move.
+    update: scalar boolean, or one per role: where false, parameters *and* optimiser state stay untouched (a skipped
+      step leaves momentum as it was).
+
+  Returns:
+    All roles, same tree as `roles`.
+  """
+  new = dict(roles)
+  for name, grad in grads.items():
+    role = roles[name]
+    updates, opt_state = optimizers[name].update(grad, role.opt_state, role.params)
+    moved = Role(optax.apply_updates(role.params, updates), opt_state)
+    allowed = jnp.asarray(update[name] if isinstance(update, Mapping) else update)
+    new[name] = jax.tree.map(lambda a, b, ok=allowed: jnp.where(ok, a, b), moved, role)
+  return new

@@ -1,0 +1,137 @@
+"""Stage `distill`: builds the method of the configuration and runs it through the loop."""
+
+import functools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from jdistill import bilevel, catalog, models
+from jdistill.base import Method, PyTree
+from jdistill.data import preprocess
+from jdistill.files import read_npz, write_npz
+from jdistill.methods.dataset import Segment
+from jdistill.reporting import JsonlWriter, MultiWriter, Progress, TensorBoardWriter
+from jdistill.stages import experts
+from jdistill.stages.context import Context
+from jdistill.stages.initial import initial_set
+from jdistill.synthetic import SyntheticSet
+from jdistill.teachers import ExpertBuffer, expert_order, segment_bounds, start_epoch
+from jdistill.training import Checkpoints, Hooks, run_loop
+
+
+def build(ctx: Context, initial: SyntheticSet) -> Method:
+  """The method of the configuration: its catalog row's builder with this run's network and options."""
+  options = dict(ctx.config["method"])
+  row = catalog.row(options.pop("name"))
+  flat = models.flatten(ctx.network())
+  builder = row.build()
+  plain = {name: options[name] for name in catalog.builder_options(builder)}
+  return builder(
+    flat.apply,
+    initial,
+    augment=ctx.augmentation(options["augment"]),
+    unroll=functools.partial(bilevel.unroll, gradient=options["gradient"]),
+    **plain,
+  )
+
+
+def segments(ctx: Context, buffer: ExpertBuffer) -> Callable[[int], Segment]:
+  """The stream of expert segments: which expert and which start epoch is a function of seed and step."""
+  m, seed, count = ctx.config["method"], ctx.config["seed"], ctx.config["experts"]["count"]
+  bounds = functools.partial(
+    segment_bounds,
+    min_start_epoch=m["min_start_epoch"],
+    current_start_epoch=m["current_start_epoch"],
+    max_start_epoch=m["max_start_epoch"],
+    schedule_steps=m["schedule_steps"],
+  )
+
+  def stream(step: int) -> Segment:
+    epoch = start_epoch(seed, step, *bounds(step))
+    return Segment(*buffer.segment(expert_order(seed, step, count), epoch, m["expert_epochs"]))
+
+  return stream
+
+
+def pixels(ctx: Context, images: np.ndarray) -> np.ndarray:
+  """Images in network space back in [0, 1], clipped."""
+  return np.clip(np.asarray(preprocess.invert(ctx.preprocessing, np.asarray(images))), 0, 1)
+
+
+def run(ctx: Context) -> None:
+  """Distils, writes metrics and snapshots on the way, and leaves `stages/distilled.npz`."""
+  begin, c = time.monotonic(), ctx.config
+  buffer = experts.open_buffer(ctx)
+  for index in range(c["experts"]["count"]):
+    if index not in buffer:
+      experts.run(ctx)  # a run without the stage still needs them
+      break
+  initial = initial_set(ctx, buffer)
+  write_npz(ctx.workdir / "stages" / "initial.npz", initial._asdict())
+  method = build(ctx, initial)
+  checkpoints = Checkpoints(ctx.workdir / "checkpoints", {"config": ctx.hash})
+  progress = Progress("distill", c["steps"], stream=ctx.stream)
+  writers: list[Any] = []
+
+  def on_resume(step: int) -> None:
+    resume = step if step else -1
+    writers.append(JsonlWriter(ctx.workdir / "metrics.jsonl", "distill", resume_step=resume))
+    if c["tensorboard"]:
+      writers.append(TensorBoardWriter(ctx.workdir / "tensorboard", resume_step=step or None))
+    if step:
+      ctx.say(f"distill: going on after step {step} of {c['steps']}")
+
+  def on_metrics(step: int, metrics) -> None:
+    MultiWriter(*writers).write(step, metrics)
+    progress.update(step, {"loss": metrics["match/loss"], "accepted": metrics["match/accepted"]})
+
+  def on_snapshot(step: int, result: PyTree) -> None:
+    shown = first_images(ctx, jax.device_get(result.images))
+    write_npz(ctx.workdir / "snapshots" / f"{step:07d}.npz", {"pixels": shown})
+
+  try:
+    outcome = run_loop(
+      method,
+      segments(ctx, buffer),
+      key=ctx.key("distill"),
+      steps=c["steps"],
+      checkpoints=checkpoints,
+      checkpoint_seconds=c["checkpoint_seconds"],
+      log_every=c["log_every"],
+      snapshot_every=c["snapshot_every"],
+      hooks=Hooks(on_resume, on_metrics, on_snapshot, lambda: ctx.stop_requested),
+    )
+  finally:
+    progress.close()
+    MultiWriter(*writers).close()
+    checkpoints.close()
+  if outcome.stopped:
+    ctx.interrupt("distill", begin, f"step {outcome.steps} of {c['steps']} is saved")
+  result = jax.device_get(method.result(outcome.state))
+  write_npz(ctx.workdir / "stages" / "distilled.npz", result._asdict())
+  spent = time.monotonic() - begin + ctx.spent("distill")
+  accepted = int(outcome.state.accepted)
+  ctx.finish(
+    "distill",
+    begin,
+    accepted_share=accepted / c["steps"],
+    seconds_per_step=spent / c["steps"],
+    first_step_seconds=outcome.first_step_seconds,
+    learned_lr=float(result.lr),
+  )
+  ctx.say(
+    f"distill: {c['steps']} steps, {100 * accepted / c['steps']:.0f}% accepted, learned rate {float(result.lr):.4g}"
+  )
+
+
+def first_images(ctx: Context, images: np.ndarray, most: int = 10) -> np.ndarray:
+  """The pixels of the first image of each class, up to `most` classes: what the timeline shows."""
+  return pixels(ctx, images[:: ctx.config["ipc"]][:most])
+
+
+def load(ctx: Context, name: str) -> SyntheticSet:
+  """`"initial"` or `"distilled"`, as left by this stage."""
+  return SyntheticSet(**read_npz(ctx.workdir / "stages" / f"{name}.npz"))

@@ -1,0 +1,41 @@
+"""Stage `export`: the distilled set as a directory that needs nothing else, under `result/`."""
+
+import time
+
+from jdistill import __version__, catalog, export
+from jdistill.data import preprocess
+from jdistill.stages import distill
+from jdistill.stages.context import Context
+
+
+def run(ctx: Context) -> None:
+  """Writes `result/`; the same run always writes the same bytes, so nothing in it depends on time or place."""
+  begin, c = time.monotonic(), ctx.config
+  result = distill.load(ctx, "distilled")
+  row = catalog.row(c["method"]["name"])
+  protocol = {name: c["eval"][name] for name in ("epochs", "batch_size", "momentum", "weight_decay", "augment")}
+  distilled = export.DistilledSet(
+    images=result.images,
+    labels=result.labels,
+    learned_lr=float(result.lr),
+    preprocessing=preprocess.to_arrays(ctx.preprocessing),
+    class_names=ctx.dataset.class_names,
+    protocol=protocol | {"model": c["model"]},
+    provenance={
+      "method": row.name,
+      "paper": f"{row.title} (arXiv {row.arxiv})",
+      "dataset": {
+        "name": c["dataset"],
+        "fingerprint": ctx.dataset.fingerprint,
+        "train_size": c["train_size"],
+        "test_size": c["test_size"],
+        "seed": c["seed"],
+      },
+      "ipc": c["ipc"],
+      "config_hash": ctx.hash,
+      "config": c,
+      "jdistill": __version__,
+    },
+  )
+  digest = export.save(ctx.workdir / "result", distilled, pixels=distill.pixels(ctx, result.images))
+  ctx.finish("export", begin, artefact_sha256=digest)

@@ -1,0 +1,19 @@
+"""The synthetic set as a value."""
+
+from typing import NamedTuple
+
+import jax
+
+
+class SyntheticSet(NamedTuple):
+  """Synthetic images with what a student needs to learn from them.
+
+  Attributes:
+    images: `[m, height, width, channels]` in network space.
+    labels: `[m, classes]` label logits, or `[m]` integer labels.
+    lr: scalar learning rate for training on them.
+  """
+
+  images: jax.Array
+  labels: jax.Array
+  lr: jax.Array

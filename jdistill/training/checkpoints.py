@@ -1,0 +1,91 @@
+"""Checkpoints that are whole or absent, checked before they are used."""
+
+import contextlib
+import errno
+import logging
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jdistill.base import PyTree, UserError
+from jdistill.files import disk_errors, read_json, sha256_file, write_json
+
+
+class Checkpoints:
+  """The last few states of a stage under one directory.
+
+  Orbax writes a step into a temporary directory and renames it; after that a `STEP.json` with the identity of the run
+  and the checksum of every file is written beside it. A step without its JSON was interrupted and is ignored, so a kill
+  at any moment leaves the step before it.
+  """
+
+  def __init__(self, directory: Path, identity: Mapping[str, Any], *, keep: int = 2):
+    """Opens or prepares the directory; `identity` is what determined the run, and a state of another is refused."""
+    self._directory = Path(directory).absolute()  # orbax wants absolute paths
+    self._identity = dict(identity)
+    self._keep = keep
+    logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every save at warning level
+    self._handler = ocp.StandardCheckpointer()
+
+  def steps(self) -> list[int]:
+    """The finished steps, ascending."""
+    return sorted(int(path.stem) for path in self._directory.glob("*.json") if path.stem.isdigit())
+
+  def save(self, step: int, state: PyTree) -> None:
+    """Writes a state and forgets those beyond the last `keep`.
+
+    Raises:
+      UserError: the disk is full; earlier steps are untouched.
+    """
+    target = self._directory / str(step)
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    self._directory.mkdir(parents=True, exist_ok=True)
+    with disk_errors(target, needed):
+      if shutil.disk_usage(self._directory).free < 2 * needed:
+        # asked for beforehand, as the array store reports a full disk in words of its own
+        raise OSError(errno.ENOSPC, "no space left on device")
+      if target.exists():
+        shutil.rmtree(target)
+      self._handler.save(target, jax.tree.map(np.asarray, state))
+      self._handler.wait_until_finished()
+    files = {str(p.relative_to(target)): sha256_file(p) for p in sorted(target.rglob("*")) if p.is_file()}
+    write_json(target.with_suffix(".json"), {"identity": self._identity, "files": files})
+    for old in self.steps()[: -self._keep]:
+      (self._directory / f"{old}.json").unlink()  # first the claim, then what it claims
+      shutil.rmtree(self._directory / str(old), ignore_errors=True)
+
+  def restore(self, like: PyTree) -> tuple[int, PyTree] | None:
+    """The newest finished step and its state with the structure of `like`, or `None` if there is none.
+
+    Raises:
+      UserError: it belongs to another run, or a file of it is damaged or missing.
+    """
+    steps = self.steps()
+    if not steps:
+      return None
+    target = self._directory / str(steps[-1])
+    claim = read_json(target.with_suffix(".json"))
+    if not isinstance(claim, dict) or claim.get("identity") != self._identity:
+      raise UserError(
+        f"checkpoint {target} belongs to another configuration: choose another --workdir, or delete {self._directory}"
+      )
+    for name, digest in claim["files"].items():
+      if not (target / name).is_file() or sha256_file(target / name) != digest:
+        raise UserError(
+          f"checkpoint {target} is damaged ({name}): delete {target}.json and run again to go on from the step before"
+        )
+    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
+    try:
+      return steps[-1], self._handler.restore(target, abstract)
+    except (ValueError, KeyError, TypeError) as error:
+      raise UserError(f"checkpoint {target} does not fit this method's state: delete {self._directory}") from error
+
+  def close(self) -> None:
+    """Ends orbax's background threads."""
+    with contextlib.suppress(Exception):
+      self._handler.close()

@@ -1,0 +1,149 @@
+"""The one training loop: any `Method`, any stream, resumable at every step.
+
+Resume order: the newest finished checkpoint of this directory and configuration, else `method.init`. Step `n` always
+sees the same key and the stream's batch `n`, so an interrupted run and an uninterrupted one compute the
+same numbers.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jdistill.base import Key, Method, PyTree, UserError
+from jdistill.training.checkpoints import Checkpoints
+
+
+class Hooks(NamedTuple):
+  """What the loop tells the outside; all optional.
+
+  Attributes:
+    on_resume: `(step)` once, with the number of steps already done (0 for a new run), before the first one.
+    on_metrics: `(steps done, metrics as floats)` after every `log_every` steps and the last.
+    on_snapshot: `(steps done, result of the method)` every `snapshot_every` steps, at step 0 of a new run and the last.
+    stop: asked after every step; true saves and ends the loop.
+  """
+
+  on_resume: Callable[[int], None] = lambda step: None
+  on_metrics: Callable[[int, Mapping[str, float]], None] = lambda step, metrics: None
+  on_snapshot: Callable[[int, PyTree], None] = lambda step, result: None
+  stop: Callable[[], bool] = lambda: False
+
+
+class Outcome(NamedTuple):
+  """How a loop ended: the state, the steps done, whether it was stopped early, and seconds until the first step was."""
+
+  state: PyTree
+  steps: int
+  stopped: bool
+  first_step_seconds: float | None
+
+
+def guarded(method: Method) -> Callable:
+  """A step that keeps the old state from the first step on whose metrics are not all finite.
+
+  Returns:
+    `(key, state, batch, alive) -> (state, metrics, alive)`; once `alive` is false the state does not change any more,
+    so it is the last good one even when metrics are looked at only later.
+  """
+
+  def step(key: Key, state: PyTree, batch: PyTree, alive: jax.Array):
+    new, metrics = method.step(key, state, batch)
+    finite = jnp.stack([jnp.all(jnp.isfinite(value)) for value in metrics.values()])
+    alive = jnp.logical_and(alive, jnp.all(finite))
+    return jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, state), metrics, alive
+
+  return step
+
+
+def run_loop(
+  method: Method,
+  stream: Callable[[int], PyTree],
+  *,
+  key: Key,
+  steps: int,
+  checkpoints: Checkpoints | None = None,
+  checkpoint_seconds: float = 60.0,
+  log_every: int = 10,
+  snapshot_every: int | None = None,
+  hooks: Hooks = Hooks(),  # noqa: B008  (immutable)
+  clock: Callable[[], float] = time.monotonic,
+) -> Outcome:
+  """Runs a method for `steps` steps, or what is left of them.
+
+  Args:
+    method: what to run; its step is compiled once.
+    stream: `(step) -> batch`, host arrays of one shape; a function of the step alone.
+    key: the root key; every step folds its number into a part of it.
+    steps: how many steps the whole run has.
+    checkpoints: where states go; `None` keeps none.
+    checkpoint_seconds: least time between two saves; the last state is always saved.
+    log_every: metrics are fetched (and checked) this often.
+    snapshot_every: how often `on_snapshot` is called; `None` only at the ends.
+    hooks: what to tell the outside.
+    clock: monotonic seconds.
+
+  Returns:
+    `Outcome`.
+
+  Raises:
+    UserError: a metric became NaN or infinite. The last good state has been saved.
+  """
+  begin = clock()
+  key_init, key = jax.random.split(key)
+  state = jax.jit(method.init)(key_init, stream(0))
+  done = 0
+  if checkpoints is not None and (found := checkpoints.restore(state)) is not None:
+    done, state = found
+    state = jax.tree.map(jnp.asarray, state)
+  hooks.on_resume(done)
+  if done == 0:
+    hooks.on_snapshot(0, method.result(state))
+  step_fn = jax.jit(guarded(method), donate_argnums=(1,))
+  alive = jnp.ones((), bool)
+  saved_at, saved_step, first, pending, stopped = clock(), done, None, [], False
+
+  def save():
+    nonlocal saved_at, saved_step
+    if checkpoints is not None and saved_step != done:
+      checkpoints.save(done, state)
+      saved_at, saved_step = clock(), done
+
+  while done < steps and not stopped:
+    state, metrics, alive = step_fn(jax.random.fold_in(key, done), state, stream(done), alive)
+    pending.append((metrics, alive))
+    done += 1
+    if first is None:
+      jax.block_until_ready(state)
+      first = clock() - begin
+    stopped = hooks.stop()
+    if done % log_every == 0 or done == steps or stopped:
+      bad = _report(pending, done, hooks)
+      if bad is not None:
+        done = bad[0]
+        save()
+        where = "" if checkpoints is None else "; the last good state is saved"
+        raise UserError(
+          f"step {bad[0]}: {bad[1]} is not finite{where}; lower the learning rates of config.method or change the seed"
+        )
+    if stopped or (clock() - saved_at >= checkpoint_seconds and done % log_every == 0):
+      save()
+    if done == steps or (snapshot_every and done % snapshot_every == 0):
+      hooks.on_snapshot(done, method.result(state))
+  save()
+  return Outcome(state, done, stopped and done < steps, first)
+
+
+def _report(pending: list[tuple[Any, Any]], done: int, hooks: Hooks) -> tuple[int, str] | None:
+  """Fetches the metrics since the last report; the first step that was not finite and its metric, if any."""
+  rows = jax.device_get(pending)
+  pending.clear()
+  for offset, (metrics, alive) in enumerate(rows):
+    if not alive:
+      name = next(name for name, value in metrics.items() if not jnp.isfinite(value))
+      return done - len(rows) + offset, name
+  means = {name: sum(float(metrics[name]) for metrics, _ in rows) / len(rows) for name in rows[0][0]}
+  hooks.on_metrics(done, means)
+  return None
