@@ -54,6 +54,7 @@ def base(name: str, method: dict) -> ml_collections.ConfigDict:
     "weight_decay": 5e-4,
     "augment": text(),
     "models": ("convnet",),
+    "sets": ("distilled", "random_hard", "random_soft", "initial", "full_data"),
     "control_lrs": (0.003, 0.01, 0.03, 0.1),
     "full_epochs": integer(),
     "full_lr": number(),

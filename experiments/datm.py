@@ -91,7 +91,7 @@ _DIGITS = {
   "experts/count": 8,
   "experts/epochs": 40,
   "experts/batch_size": 64,
-  "experts/lr": 0.01,
+  "experts/lr": 0.05,
   "experts/rho": 0.0,
   "experts/augment": "none",
   "eval/epochs": 400,
@@ -166,6 +166,14 @@ def _cifar10_small(config: ml_collections.ConfigDict) -> ml_collections.ConfigDi
   config.experts.update({"count": 4, "epochs": 20, "lr": 0.03, "rho": 0.0})
   config.eval.update({"epochs": 200, "full_epochs": 40, "full_lr": 0.03})
   config.method.update(
-    {"inner_steps": 10, "min_start_epoch": 0, "current_start_epoch": 4, "max_start_epoch": 10, "schedule_steps": 150}
+    {
+      "inner_steps": 15,
+      "lr_init": 0.03,
+      "lr_lr": 1e-4,
+      "min_start_epoch": 0,
+      "current_start_epoch": 4,
+      "max_start_epoch": 10,
+      "schedule_steps": 150,
+    }
   )
   return config

@@ -1,9 +1,9 @@
 """Dataset Distillation by Matching Training Trajectories (arXiv 2203.11932, CVPR 2022).
 
   python -m jdistill.run --config=experiments/mtt.py                  scikit-learn digits
-  python -m jdistill.run --config=experiments/mtt.py:cifar10_ipc10    settings of the FTD paper's table for the same loop
+  python -m jdistill.run --config=experiments/mtt.py:cifar10_ipc10    a row of FTD's table for the same loop
 
-DATM's builder with hard labels, no acceptance threshold, a fixed range of start epochs from 0, and plain SGD experts.
+DATM's builder with hard labels, no acceptance threshold, a fixed range of start epochs from 0 and plain SGD experts.
 Published test accuracies (ConvNet, %): CIFAR-10 46.2/65.4/71.6 and CIFAR-100 24.3/39.7/47.7 at IPC 1/10/50,
 Tiny-ImageNet 8.8/23.2/28.0.
 """

@@ -15,6 +15,7 @@ from jdistill.files import to_jsonable
 from jdistill.teachers import check_bounds
 
 STAGES = ("experts", "distill", "evaluate", "export", "report")
+SETS = ("distilled", "random_hard", "random_soft", "initial", "full_data")
 
 
 class Field(NamedTuple):
@@ -72,6 +73,7 @@ _EVAL = {
   "weight_decay": Field(float, low=0),
   "augment": Field(str),
   "models": Field(tuple),
+  "sets": Field(tuple),
   "control_lrs": Field(tuple),
   "full_epochs": Field(int, low=1),
   "full_lr": Field(float, above=0),
@@ -225,6 +227,11 @@ def _check_together(raw: dict) -> None:
       raise UserError(f"eval.models: unknown network {name!r}{near_matches(name, models.names())}")
   if not evaluation["models"]:
     raise UserError("eval.models: empty; name at least one network, such as 'convnet'")
+  for name in evaluation["sets"]:
+    if name not in SETS:
+      raise UserError(f"eval.sets: unknown set {name!r}{near_matches(name, SETS)}")
+  if "distilled" not in evaluation["sets"]:
+    raise UserError(f"eval.sets={evaluation['sets']}: must contain 'distilled'")
   for value in evaluation["control_lrs"]:
     if not isinstance(value, int | float) or value <= 0:
       raise UserError(f"eval.control_lrs: {value!r} is not a learning rate; give numbers above 0")

@@ -73,10 +73,35 @@ def run_experiment(
   Raises:
     UserError: anything the user can cure, before work starts where possible.
   """
+  if experiment.get("sweep"):
+    return run_sweep(experiment, workdir, artefacts, stream, signals)
   context = make_context(experiment, workdir, artefacts, stream)
   if signals:
     context.catch_signals()
   return stages.run_stages(context)
+
+
+def run_sweep(experiment, workdir=None, artefacts=None, stream=None, signals=False) -> Mapping[str, Any]:
+  """Runs an experiment that is a grid of runs; see `jdistill.stages.sweep`."""
+  stream = stream if stream is not None else sys.stderr
+  grid = stages.sweep.cells(experiment)
+  resolved = [config.resolve(cell.config) for cell in grid]  # all of them before any work
+  workdir = Path(workdir).expanduser() if workdir else Path("runs") / resolved[0]["name"]
+  artefacts = Path(artefacts).expanduser() if artefacts else workdir.parent / "artefacts"
+  if not workdir.exists() or not any(workdir.iterdir()):
+    workdir.mkdir(parents=True, exist_ok=True)
+  elif not (workdir / "cells").is_dir():
+    raise UserError(f"--workdir={workdir} is not empty and not that of a sweep; choose another")
+
+  def run_cell(one, directory, log):
+    return run_experiment(one, directory, artefacts=artefacts, stream=log, signals=signals)
+
+  return stages.sweep.run(grid, workdir, run_cell, lambda line: print(line, file=stream, flush=True))
+
+
+def first_cell(experiment):
+  """The experiment itself, or the first run of a sweep."""
+  return stages.sweep.cells(experiment)[0].config if experiment.get("sweep") else experiment
 
 
 def make_context(experiment, workdir=None, artefacts=None, stream=None) -> stages.Context:
@@ -146,11 +171,12 @@ def main(argv: Sequence[str]) -> int:
       return 0
     if _CONFIG.value is None:
       raise UserError("--config: not given; try --config=experiments/datm.py, or --help")
-    context = make_context(_CONFIG.value, _WORKDIR.value, _ARTEFACTS.value)
+    if _CONFIG.value.get("sweep") and not _DRY_RUN.value:
+      run_sweep(_CONFIG.value, _WORKDIR.value, _ARTEFACTS.value, signals=True)
+      return 0
+    context = make_context(first_cell(_CONFIG.value), _WORKDIR.value, _ARTEFACTS.value)
     if _DRY_RUN.value:
-      from jdistill.stages import plan
-
-      plan.run(context)
+      stages.plan.run(context)
       return 0
     context.catch_signals()
     context.say(f"work directory: {context.workdir} (config {context.hash})")

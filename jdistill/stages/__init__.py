@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jdistill.files import read_json
-from jdistill.stages import distill, evaluate, experts, export, report
+from jdistill.stages import distill, evaluate, experts, export, plan, report, sweep
 from jdistill.stages.context import Context, Interrupted
 
 _RUN = {
@@ -15,7 +15,7 @@ _RUN = {
   "report": report.run,
 }
 
-__all__ = ["Context", "Interrupted", "run_stages"]
+__all__ = ["Context", "Interrupted", "plan", "run_stages", "sweep"]
 
 
 def run_stages(ctx: Context) -> Mapping[str, Any]:

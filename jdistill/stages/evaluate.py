@@ -16,7 +16,6 @@ from jdistill.stages.context import Context
 from jdistill.stages.initial import soft_labels
 from jdistill.synthetic import random_real
 
-CONTROLS = ("random_hard", "random_soft", "initial", "full_data")
 _VALIDATION = 1000  # real training images on which the controls' learning rates are chosen
 
 
@@ -47,13 +46,14 @@ def _jobs(ctx: Context) -> dict:
       labels = soft_labels(ctx, buffer, images, labels)
     return _Job(images, labels, None, protocol, picked)
 
-  return {
+  builders = {
     "distilled": lambda seed: _Job(distilled.images, distilled.labels, float(distilled.lr), protocol, nothing),
     "random_hard": lambda seed: random_control(seed, soft=False),
     "random_soft": lambda seed: random_control(seed, soft=True),
     "initial": lambda seed: _Job(initial.images, initial.labels, None, protocol, nothing),
     "full_data": lambda seed: _Job(ctx.train_x, dataset.train_y, e["full_lr"], full, nothing),
   }
+  return {name: builders[name] for name in e["sets"]}
 
 
 def _choose_lr(ctx: Context, network: Network, job: _Job) -> float:

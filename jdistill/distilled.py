@@ -1,0 +1,189 @@
+"""A distilled set opened for use: its images, labels and learned rate with everything that must be applied to them."""
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jdistill import data, export, models
+from jdistill.augment import dsa
+from jdistill.base import UserError
+from jdistill.data import preprocess
+from jdistill.evaluation import Protocol, evaluate_seeds, examples_of
+
+
+class Evaluation(NamedTuple):
+  """Test accuracies of fresh networks trained on a distilled set.
+
+  Attributes:
+    model: the network's name.
+    accuracies: one fraction per seed.
+  """
+
+  model: str
+  accuracies: tuple[float, ...]
+
+  @property
+  def mean(self) -> float:
+    """Mean accuracy."""
+    return float(np.mean(self.accuracies))
+
+  @property
+  def std(self) -> float:
+    """Sample standard deviation; 0 for one seed."""
+    return float(np.std(self.accuracies, ddof=1)) if len(self.accuracies) > 1 else 0.0
+
+  def __str__(self) -> str:
+    return f"{self.model}: {self.mean:.3f} ± {self.std:.3f} over {len(self.accuracies)} networks"
+
+
+class Distilled:
+  """A distilled set with its preprocessing, labels, learned rate and protocol; made by `jdistill.load`."""
+
+  def __init__(self, stored: export.DistilledSet):
+    self._stored = stored
+    self._preprocessing = preprocess.from_arrays(stored.preprocessing)
+
+  @property
+  def images(self) -> np.ndarray:
+    """`[m, height, width, channels]` float32 in network space: what to train on."""
+    return self._stored.images
+
+  @property
+  def labels(self) -> np.ndarray:
+    """`[m, classes]` float32 label logits (take their softmax), or `[m]` int32 classes."""
+    return self._stored.labels
+
+  @property
+  def learned_lr(self) -> float:
+    """The SGD learning rate that was learned with the set."""
+    return self._stored.learned_lr
+
+  @property
+  def class_names(self) -> tuple[str, ...]:
+    """Names of the classes, in the order of the labels."""
+    return self._stored.class_names
+
+  @property
+  def provenance(self) -> dict[str, Any]:
+    """Method, paper, data set, configuration and its hash."""
+    return self._stored.provenance
+
+  @property
+  def pixels(self) -> np.ndarray:
+    """The images to look at: preprocessing undone, clipped to [0, 1]."""
+    return np.clip(preprocess.invert(self._preprocessing, self._stored.images), 0.0, 1.0)
+
+  def preprocess(self, x: np.ndarray) -> np.ndarray:
+    """Takes real images `[n, height, width, channels]` in [0, 1] to the space of `images`: test images need it too."""
+    return np.asarray(preprocess.transform(self._preprocessing, np.asarray(x)), np.float32)
+
+  def test_set(self, data_dir: str | os.PathLike | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The test images of the data set it came from, in [0, 1], and their labels.
+
+    Args:
+      data_dir: where TFDS keeps its sets; `None` for its default.
+
+    Raises:
+      UserError: the data set is not there, or is not the one the set was distilled from.
+    """
+    known = self.provenance["dataset"]
+    source = data.load(
+      known["name"],
+      data_dir=data_dir,
+      train_size=known["train_size"],
+      test_size=known["test_size"],
+      seed=known["seed"],
+    )
+    if source.fingerprint != known["fingerprint"]:
+      raise UserError(
+        f"dataset {known['name']!r}: its content differs from the one this set was distilled from (fingerprint "
+        f"{source.fingerprint[:12]}, not {known['fingerprint'][:12]}); pass test=(images, labels) to use it anyway"
+      )
+    return source.test_x, source.test_y
+
+  def evaluate(
+    self,
+    model: str | None = None,
+    *,
+    seeds: int = 5,
+    test: tuple[np.ndarray, np.ndarray] | None = None,
+    data_dir: str | os.PathLike | None = None,
+    epochs: int | None = None,
+    lr: float | None = None,
+    seed: int = 0,
+    **options: Any,
+  ) -> Evaluation:
+    """Trains fresh networks on the set under its own protocol and tests them.
+
+    Soft labels, learned rate, preprocessing of the test images and augmentation are applied as they were meant.
+
+    Args:
+      model: a network of `jdistill.models.names()`; the one the set was distilled with if `None`.
+      seeds: how many networks.
+      test: test images in [0, 1] and integer labels; the data set's own test images if `None`.
+      data_dir: where TFDS keeps its sets; only used if `test` is `None`.
+      epochs: instead of the protocol's.
+      lr: instead of the learned rate.
+      seed: decides initialisations, orders and augmentations.
+      **options: options of the network, such as `width=64`.
+
+    Returns:
+      `Evaluation`; print it.
+
+    Raises:
+      UserError: an unknown network or option, or no test images.
+    """
+    protocol = self._stored.protocol
+    own = dict(protocol.get("model", {}))
+    name = own.pop("name", "convnet")
+    if model in (None, name):
+      options = {key: tuple(value) if isinstance(value, list) else value for key, value in own.items()} | options
+    network = models.build(
+      model or name, num_classes=len(self.class_names), image_shape=self.images.shape[1:], **options
+    )
+    if seeds < 1:
+      raise UserError(f"seeds={seeds}: must be at least 1")
+    test_x, test_y = test if test is not None else self.test_set(data_dir)
+    rules = Protocol(
+      epochs=protocol["epochs"] if epochs is None else epochs,
+      batch_size=protocol["batch_size"],
+      momentum=protocol["momentum"],
+      weight_decay=protocol["weight_decay"],
+      augment=dsa(protocol["augment"]),
+    )
+    accuracies = evaluate_seeds(
+      network,
+      rules,
+      examples_of(self.images, self.labels, len(self.class_names)),
+      self.learned_lr if lr is None else lr,
+      self.preprocess(test_x),
+      np.asarray(test_y),
+      key=jax.random.key(seed),
+      seeds=seeds,
+    )
+    return Evaluation(model or name, tuple(accuracies))
+
+  def __repr__(self) -> str:
+    labels = "soft labels" if self.labels.ndim == 2 else "hard labels"
+    return f"Distilled({self.images.shape[0]} images {self.images.shape[1:]}, {labels}, lr {self.learned_lr:.4g})"
+
+
+def load(path: str | os.PathLike) -> Distilled:
+  """Opens a distilled set: a run's `result` directory, or its `.npz` alone.
+
+  Args:
+    path: the directory or file.
+
+  Returns:
+    `Distilled`.
+
+  Raises:
+    UserError: it is missing, damaged (checksums), or not a distilled set.
+  """
+  path = Path(path)
+  if (path / "result").is_dir():  # the whole work directory was given
+    path = path / "result"
+  return Distilled(export.load(path))
