@@ -31,7 +31,11 @@ def base(name: str, method: dict) -> ml_collections.ConfigDict:
     "name": "convnet",
     "width": integer(),
     "depth": integer(),
+    "widths": config_dict.placeholder(tuple),
     "norm": text(),
+    "groups": integer(),
+    "act": text(),
+    "pooling": text(),
     "init": "torch",
   }
   config.experts = {
@@ -100,7 +104,7 @@ def tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   config.train_size, config.test_size = 200, 100
   config.preprocessing = "standardize"
   config.steps, config.log_every, config.snapshot_every = 2, 1, 1
-  config.model = {"name": "mlp", "widths": (16,), "init": "torch"}
+  config.model.update({"name": "mlp", "widths": (16,)})
   config.experts.update({"count": 2, "epochs": 4, "batch_size": 50, "lr": 0.05, "rho": 0.0, "augment": "none"})
   config.eval.update(
     {

@@ -154,6 +154,8 @@ def apply_preset(config: ml_collections.ConfigDict, preset: str) -> ml_collectio
   if preset != "digits":
     config.dataset, _, ipc = preset.rpartition("_ipc")
     config.ipc = int(ipc)
+    own = config.auto[config.dataset].to_dict()  # for `--config.dataset=FILE`, too: the preset says what is in it
+    config.auto["*"] = own | {"*": config.auto["*"]["*"].to_dict() | own["*"]}
   return config
 
 

@@ -39,7 +39,7 @@ class Field(NamedTuple):
 
 _TOP = {
   "name": Field(str),
-  "seed": Field(int, low=0),
+  "seed": Field(int, low=0, high=2**31 - 1),
   "dataset": Field(str),
   "data_dir": Field(str, optional=True),
   "train_size": Field(int, low=1, optional=True),
@@ -110,7 +110,8 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
 
   Keys that are `None` are filled from `config.auto`, a table of published or tested settings: `auto[DATASET][IPC]`
   with dotted keys, of the largest listed ipc that does not exceed the wanted one (else the smallest), on top of
-  `auto[DATASET]["*"]` on top of `auto["*"]["*"]`. What the user has set is never touched.
+  `auto[DATASET]["*"]` on top of `auto["*"]["*"]`. A data set that is not listed takes its rows from `auto["*"]`. What
+  the user has set is never touched.
 
   Args:
     config: a `ConfigDict` or nested mapping.
@@ -155,7 +156,7 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _fill(raw: dict, auto: Mapping, dataset: str, ipc: int) -> None:
   """Fills what is `None` from the tables, the most specific table first."""
-  own = auto.get(dataset, {})
+  own = auto.get(dataset) or {key: value for key, value in auto.get("*", {}).items() if key != "*"}
   listed = sorted(int(key) for key in own if key != "*")
   fitting = [value for value in listed if value <= ipc] or listed[:1]
   tables = [own[str(fitting[-1])]] if fitting else []
@@ -193,11 +194,11 @@ def _checked(key: str, value: Any, field: Field) -> Any:
   if field.choices and value not in field.choices:
     raise UserError(f"{key}={value!r}: unknown{near_matches(value, field.choices)}")
   if field.low is not None and value < field.low:
-    raise UserError(f"{key}={value}: must be at least {field.low:g}")
+    raise UserError(f"{key}={value}: must be at least {field.low:,}")
   if field.above is not None and value <= field.above:
-    raise UserError(f"{key}={value}: must be above {field.above:g}")
+    raise UserError(f"{key}={value}: must be above {field.above:,}")
   if field.high is not None and value > field.high:
-    raise UserError(f"{key}={value}: must be at most {field.high:g}")
+    raise UserError(f"{key}={value}: must be at most {field.high:,}")
   return value
 
 
@@ -237,9 +238,10 @@ def _check_together(raw: dict) -> None:
       raise UserError(f"eval.control_lrs: {value!r} is not a learning rate; give numbers above 0")
   if not evaluation["control_lrs"]:
     raise UserError("eval.control_lrs: empty; give at least one learning rate")
-  if str(raw["model"].get("norm")) == "batch":
+  if raw["model"].get("norm") == "batch" or raw["model"]["name"].endswith("_bn"):
+    key = "name" if raw["model"]["name"].endswith("_bn") else "norm"
     raise UserError(
-      "model.norm='batch': running statistics have no place in a matched trajectory; use 'instance' or 'group'"
+      f"model.{key}={raw['model'][key]!r}: running statistics have no place in a matched trajectory; use 'instance' or 'group'"
     )
   if method["learn_labels"] and method["labels"] == "hard":
     raise UserError("method.learn_labels=True: hard labels cannot be learned; set method.labels='soft'")

@@ -19,7 +19,9 @@ Every key of a configuration can be set with --config.KEY=VALUE. Keys that are N
 and the number of images per class; the values that a run really used are in config.json of its work directory.
 """
 
+import contextlib
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -32,22 +34,28 @@ from jdistill import catalog, config, stages
 from jdistill.base import UserError
 from jdistill.reporting import format_table
 
-_FLAGS = flags.FlagValues()
-_CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "Experiment: a Python file with get_config, optionally FILE:PRESET.", flag_values=_FLAGS
-)
-_WORKDIR = flags.DEFINE_string(
-  "workdir", None, "Where the run's files go; runs/NAME-HASH if not given.", flag_values=_FLAGS
-)
-_ARTEFACTS = flags.DEFINE_string(
-  "artefacts",
-  None,
-  "Where experts are kept and shared by runs; 'artefacts' beside the work directory if not given.",
-  flag_values=_FLAGS,
-)
-_LIST = flags.DEFINE_bool("list", False, "Print the catalog of methods and stop.", flag_values=_FLAGS)
-_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print what a run would need and stop.", flag_values=_FLAGS)
-_HELP = flags.DEFINE_bool("help", False, "Print this help and stop.", short_name="h", flag_values=_FLAGS)
+
+def define_flags(argv: Sequence[str]) -> flags.FlagValues:
+  """The command's flags; new ones for every call, so that no call leaves anything behind for the next."""
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "Experiment: a Python file with get_config, optionally FILE:PRESET.",
+    flag_values=values,
+    sys_argv=list(argv),
+  )
+  flags.DEFINE_string("workdir", None, "Where the run's files go; runs/NAME-HASH if not given.", flag_values=values)
+  flags.DEFINE_string(
+    "artefacts",
+    None,
+    "Where experts are kept and shared by runs; 'artefacts' beside the work directory if not given.",
+    flag_values=values,
+  )
+  flags.DEFINE_bool("list", False, "Print the catalog of methods and stop.", flag_values=values)
+  flags.DEFINE_bool("dry_run", False, "Print what a run would need and stop.", flag_values=values)
+  flags.DEFINE_bool("help", False, "Print this help and stop.", short_name="h", flag_values=values)
+  return values
 
 
 def run_experiment(
@@ -76,9 +84,8 @@ def run_experiment(
   if experiment.get("sweep"):
     return run_sweep(experiment, workdir, artefacts, stream, signals)
   context = make_context(experiment, workdir, artefacts, stream)
-  if signals:
-    context.catch_signals()
-  return stages.run_stages(context)
+  with context.catch_signals() if signals else contextlib.nullcontext():
+    return stages.run_stages(context)
 
 
 def run_sweep(experiment, workdir=None, artefacts=None, stream=None, signals=False) -> Mapping[str, Any]:
@@ -113,81 +120,126 @@ def make_context(experiment, workdir=None, artefacts=None, stream=None) -> stage
   return stages.Context(resolved, workdir, artefacts, stream)
 
 
-def _unknown_override(argv: Sequence[str], error: Exception) -> UserError:
-  """Says which --config.KEY a parsing error is about, with the near matches."""
-  text = str(error).strip("'\"").splitlines()[0] if str(error) else type(error).__name__
-  paths = [a.split("=", 1)[1] for a in argv if a.startswith("--config=")]
-  file = paths[-1].split(":")[0] if paths else None
-  if file is None:
-    return UserError(f"--config: not given, so {text}; name an experiment first, such as experiments/datm.py")
-  if not Path(file).is_file():
-    return UserError(f"--config={file}: no such file; experiments lie in experiments/, see --list")
-  probe = flags.FlagValues()
-  config_flags.DEFINE_config_file("config", None, "", flag_values=probe)
-  try:
-    probe(["run", f"--config={paths[-1]}"])
-  except Exception as inner:
-    return inner if isinstance(inner, UserError) else UserError(f"--config={paths[-1]}: cannot be loaded: {inner}")
-  known = config.flat_keys(probe["config"].value)
+def parse(argv: Sequence[str]) -> flags.FlagValues:
+  """Reads the command line.
+
+  Raises:
+    UserError: an unknown flag or key (with its near matches), a wrong type, or an experiment that cannot be loaded.
+  """
+  argv = _config_first(argv)
   for argument in argv:
-    if argument.startswith("--config."):
-      key, _, value = argument.removeprefix("--config.").partition("=")
-      if key not in known and not key.startswith("auto."):
-        return UserError(f"config.{key}={value}: unknown key{catalog.near_matches(key, known)}")
-      try:
-        probe = flags.FlagValues()
-        config_flags.DEFINE_config_file("config", None, "", flag_values=probe)
-        probe(["run", f"--config={paths[-1]}", argument])
-      except Exception as inner:
-        return UserError(f"config.{key}={value}: {str(inner).splitlines()[0]}")
-  return UserError(text)
-
-
-def _parse(argv: Sequence[str]) -> None:
+    if argument.startswith("--config=") and (root := str(Path(argument[9:]).resolve().parents[1])) not in sys.path:
+      sys.path.append(root)  # experiments import their neighbours as `experiments.common`, from wherever one calls
+  values = define_flags(argv)
   try:
-    rest = _FLAGS(list(argv))
-  except UserError:
-    raise
-  except flags.UnrecognizedFlagError as error:
-    if any(a.startswith("--config.") for a in argv):
-      raise _unknown_override(argv, error) from error
-    raise UserError(f"--{error.flagname}: unknown flag{catalog.near_matches(error.flagname, _FLAGS)}") from error
+    rest = values(argv)
+    if values["config"].value is not None:
+      values["config"].value.get("name")  # a file that could not be read shows only here
   except Exception as error:  # ml_collections raises many kinds, and all of them are the user's to mend
-    raise _unknown_override(argv, error) from error
+    raise _explain(argv, error) from error
   if len(rest) > 1:
     raise UserError(f"{rest[1]}: unexpected argument; flags look like --name=value, see --help")
+  return values
+
+
+def _config_first(argv: Sequence[str]) -> list[str]:
+  """Moves `--config=FILE` before its overrides, where it must be, and joins `--config FILE`."""
+  program, *rest = argv
+  first, others = [], []
+  while rest:
+    argument = rest.pop(0)
+    if argument in ("--config", "-config"):
+      if not rest or rest[0].startswith("-"):
+        raise UserError("--config: needs a value, such as --config=experiments/datm.py")
+      argument = f"--config={rest.pop(0)}"
+    (first if argument.startswith(("--config=", "-config=")) else others).append(argument)
+  return [program, *first[-1:], *others]
+
+
+def _explain(argv: Sequence[str], error: Exception) -> UserError:
+  """One line about a command line that cannot be read: which argument, and the near matches or the right type."""
+  files = [a.partition("=")[2] for a in argv if a.startswith(("--config=", "-config="))]
+  overrides = [a for a in argv if a.startswith(("--config.", "--noconfig."))]
+  if isinstance(error, flags.UnrecognizedFlagError) and not error.flagname.removeprefix("no").startswith("config."):
+    return UserError(f"--{error.flagname}: unknown flag{catalog.near_matches(error.flagname, define_flags(argv))}")
+  if not files:
+    if overrides:
+      return UserError(
+        f"{overrides[0].lstrip('-')}: --config is not given; add --config=experiments/datm.py or another"
+      )
+    return UserError(_last_line(error))
+  file = files[-1].partition(":")[0]
+  if not Path(file).is_file():
+    return UserError(f"--config={files[-1]}: no such file; experiments lie in experiments/, see --list")
+  try:
+    loaded = _load(argv[0], files[-1])
+  except Exception as inner:  # whatever an experiment's code raises
+    return UserError(f"--config={files[-1]}: cannot be loaded: {_last_line(inner)}")
+  known = config.flat_keys(loaded)
+  for argument in overrides:
+    dotted, _, value = argument.lstrip("-").partition("=")
+    key = dotted.partition(".")[2]
+    if key not in known and key.partition(".")[0] != "auto":
+      return UserError(f"{dotted}={value}: unknown key{catalog.near_matches(key, known)}")
+    try:
+      _load(argv[0], files[-1], argument)
+    except Exception as inner:
+      *path, last = key.split(".")
+      section = loaded
+      for name in path:
+        section = section[name]
+      kind = getattr(section.get_type(last), "__name__", "") if key in known else ""
+      return UserError(f"{dotted}={value}: {f'must be of type {kind}' if kind else _last_line(inner)}")
+  return UserError(_last_line(error))
+
+
+def _load(program: str, file: str, *overrides: str):
+  argv = [program, f"--config={file}", *overrides]
+  values = define_flags(argv)
+  values(argv)
+  values["config"].value.get("name")
+  return values["config"].value
+
+
+def _last_line(error: Exception) -> str:
+  """What a wrapped exception finally says, without a traceback around it."""
+  lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+  if not lines:
+    return type(error).__name__
+  return re.sub(r"^[\w.]*(Error|Exception): ", "", lines[-1])
 
 
 def main(argv: Sequence[str]) -> int:
   """The command; returns the exit status: 0 done, 1 the user's to mend, 130 stopped by the user."""
   try:
-    _parse(argv)
-    if _HELP.value:
-      print(__doc__)
-      print(_FLAGS.main_module_help() or _FLAGS.get_help())
-      return 0
-    if _LIST.value:
-      print(format_table(*catalog.table(), align="lllll"))
-      return 0
-    if _CONFIG.value is None:
-      raise UserError("--config: not given; try --config=experiments/datm.py, or --help")
-    if _CONFIG.value.get("sweep") and not _DRY_RUN.value:
-      run_sweep(_CONFIG.value, _WORKDIR.value, _ARTEFACTS.value, signals=True)
-      return 0
-    context = make_context(first_cell(_CONFIG.value), _WORKDIR.value, _ARTEFACTS.value)
-    if _DRY_RUN.value:
-      stages.plan.run(context)
-      return 0
-    context.catch_signals()
-    context.say(f"work directory: {context.workdir} (config {context.hash})")
-    stages.run_stages(context)
+    _run(parse(argv))
     return 0
   except UserError as error:
     print(f"jdistill: {error}", file=sys.stderr)
     return 1
+  except OSError as error:  # disks and directories, not programming
+    print(f"jdistill: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+    return 1
   except (stages.Interrupted, KeyboardInterrupt) as stop:
-    print(f"\njdistill: stopped; {stop or 'at once'}; the same command goes on", file=sys.stderr)
+    print(f"\njdistill: stopped; {str(stop) or 'at once'}; the same command goes on", file=sys.stderr)
     return 130
+
+
+def _run(values: flags.FlagValues) -> None:
+  if values["help"].value:
+    print(__doc__)
+    print(values.get_help())
+    return
+  if values["list"].value:
+    print(format_table(*catalog.table(), align="lllll"))
+    return
+  experiment, workdir, artefacts = (values[name].value for name in ("config", "workdir", "artefacts"))
+  if experiment is None:
+    raise UserError("--config: not given; try --config=experiments/datm.py, or --help")
+  if values["dry_run"].value:
+    stages.plan.run(make_context(first_cell(experiment), workdir, artefacts))
+    return
+  run_experiment(experiment, workdir, artefacts=artefacts, signals=True)
 
 
 if __name__ == "__main__":

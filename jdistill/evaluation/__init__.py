@@ -7,7 +7,19 @@ from jdistill.evaluation.train import (
   examples_of,
   predict,
   probabilities,
+  same_examples,
+  stored_targets,
   trainer,
 )
 
-__all__ = ["Protocol", "accuracy", "evaluate_seeds", "examples_of", "predict", "probabilities", "trainer"]
+__all__ = [
+  "Protocol",
+  "accuracy",
+  "evaluate_seeds",
+  "examples_of",
+  "predict",
+  "probabilities",
+  "same_examples",
+  "stored_targets",
+  "trainer",
+]

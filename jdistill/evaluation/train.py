@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from jdistill.augment import identity
-from jdistill.base import Augmentation, Examples, Key, Network, Variables
+from jdistill.base import Augmentation, Examples, Key, Network, PyTree, Variables
 from jdistill.data.samplers import epoch_batches
 
 
@@ -35,16 +35,39 @@ class Protocol(NamedTuple):
   augment: Augmentation = identity()
 
 
+def same_examples(data: Examples, key: Key, epoch: jax.Array) -> Examples:
+  """The data source that gives the same examples every epoch."""
+  del key, epoch
+  return data
+
+
+def stored_targets(key: Key, x: jax.Array, examples: Examples) -> jax.Array:
+  """The target source whose class probabilities lie beside the images, in `examples.y`."""
+  del key, x
+  return examples.y
+
+
 @functools.lru_cache(maxsize=32)
-def trainer(network: Network, protocol: Protocol) -> Callable[[Key, Examples, jax.Array], Variables]:
+def trainer(
+  network: Network,
+  protocol: Protocol,
+  draw: Callable[[PyTree, Key, jax.Array], Examples] = same_examples,
+  targets: Callable[[Key, jax.Array, Examples], jax.Array] = stored_targets,
+) -> Callable[[Key, PyTree, jax.Array], Variables]:
   """Builds the training of one fresh network as a jitted function; equal arguments share one program.
 
   Args:
     network: what is trained.
     protocol: how.
+    draw: the data source, `(data, key, epoch) -> Examples` of one size for all epochs. A `DataSource` that holds its
+      data fits as `lambda data, key, epoch: source(key, epoch)`; taking the data as an argument keeps it out of the
+      compiled program.
+    targets: the target source, `(key, augmented pixels, examples of the batch) -> [batch, classes]` probabilities
+      (`TargetSource.targets`).
 
   Returns:
-    `(key, examples, lr) -> Variables` after the last step; `examples.y` are class probabilities `[n, classes]`.
+    `(key, data, lr) -> Variables` after the last step; with the default sources `data` are `Examples` whose `y` are
+    class probabilities `[n, classes]`.
   """
 
   def loss(params, stats, images, targets, weight):
@@ -52,9 +75,10 @@ def trainer(network: Network, protocol: Protocol) -> Callable[[Key, Examples, ja
     losses = -jnp.sum(targets * jax.nn.log_softmax(out.logits), axis=-1)
     return jnp.sum(weight * losses), out.stats
 
-  def epoch(lr, examples, carry, row):
+  def epoch(lr, data, key_data, carry, row):
     index, key = row
     key_order, key_augment = jax.random.split(key)
+    examples = draw(data, key_data, index)
     count = examples.x.shape[0]
     indices, mask = epoch_batches(key_order, count, min(protocol.batch_size, count))
     shape = (indices.shape[1], *examples.x.shape[1:])
@@ -64,9 +88,11 @@ def trainer(network: Network, protocol: Protocol) -> Callable[[Key, Examples, ja
     def step(carry, row):
       (params, stats), velocity = carry
       picked, valid, key = row
-      images = protocol.augment.apply(protocol.augment.sample(key, shape), examples.x[picked])
+      batch = jax.tree.map(lambda leaf: leaf[picked], examples)
+      images = protocol.augment.apply(protocol.augment.sample(key, shape), batch.x)
       weight = valid.astype(images.dtype) / jnp.sum(valid).astype(images.dtype)
-      grads, stats = jax.grad(loss, has_aux=True)(params, stats, images, examples.y[picked], weight)
+      wanted = lax.stop_gradient(targets(jax.random.fold_in(key, 1), images, batch))
+      grads, stats = jax.grad(loss, has_aux=True)(params, stats, images, wanted, weight)
       velocity = jax.tree.map(
         lambda v, g, p: protocol.momentum * v + g + protocol.weight_decay * p, velocity, grads, params
       )
@@ -80,13 +106,15 @@ def trainer(network: Network, protocol: Protocol) -> Callable[[Key, Examples, ja
     return carry, None
 
   @jax.jit
-  def train(key: Key, examples: Examples, lr: jax.Array) -> Variables:
+  def train(key: Key, data: PyTree, lr: jax.Array) -> Variables:
     key_init, key_epochs = jax.random.split(key)
     variables = network.init(key_init)
     velocity = jax.tree.map(jnp.zeros_like, variables.params)
     epochs = jnp.arange(protocol.epochs + 1)
     rows = (epochs, jax.random.split(key_epochs, protocol.epochs + 1))
-    (variables, _), _ = lax.scan(functools.partial(epoch, lr, examples), (variables, velocity), rows)
+    (variables, _), _ = lax.scan(
+      functools.partial(epoch, lr, data, jax.random.fold_in(key, 1)), (variables, velocity), rows
+    )
     return variables
 
   return train
@@ -138,7 +166,7 @@ def evaluate_seeds(
   *,
   key: Key,
   seeds: int,
-  on_seed: Callable[[int, float], None] | None = None,
+  first: int = 0,
 ) -> list[float]:
   """Trains `seeds` fresh networks on one set and tests each.
 
@@ -154,21 +182,16 @@ def evaluate_seeds(
     test_y: `[n]` labels.
     key: decides initialisations, orders and augmentations.
     seeds: how many networks.
-    on_seed: called with `(index, accuracy)` as each is known.
+    first: number of the first seed, for going on where an earlier call ended.
 
   Returns:
     Test accuracies as fractions, one per seed.
   """
   train, rate = trainer(network, protocol), jnp.asarray(lr, jnp.float32)
-  keys = [jax.random.fold_in(key, index) for index in range(seeds)]
+  keys = [jax.random.fold_in(key, index) for index in range(first, first + seeds)]
   if jax.default_backend() == "cpu":
     trained = (train(one, examples, rate) for one in keys)
   else:
     stacked = jax.vmap(train, in_axes=(0, None, None))(jnp.stack(keys), examples, rate)
     trained = (jax.tree.map(lambda leaf, i=index: leaf[i], stacked) for index in range(seeds))
-  accuracies = []
-  for index, variables in enumerate(trained):
-    accuracies.append(accuracy(network, variables, test_x, test_y))
-    if on_seed is not None:
-      on_seed(index, accuracies[-1])
-  return accuracies
+  return [accuracy(network, variables, test_x, test_y) for variables in trained]

@@ -1,8 +1,8 @@
 """A convolution closed under differentiation, so that every derivative of a bilevel loop stays on fast kernels.
 
 A stride-1 convolution is bilinear, and its derivatives are two more bilinear maps. With `x [G,N,H,W,I]`,
-`k [G,h,w,I,O]` and `g [G,N,H',W',O]`, all three are contractions of one form `sum x[n,y+h,x+w,i] k[h,w,i,o] g[n,y,x,o]` with one factor
-left out:
+`k [G,h,w,I,O]` and `g [G,N,H',W',O]`, all three are contractions of one form,
+`sum x[n,y+h,x+w,i] k[h,w,i,o] g[n,y,x,o]`, with one factor left out:
 
     forward        F(x, k) -> g
     input gradient X(g, k) -> x      = F(g, k flipped in space, I and O exchanged)

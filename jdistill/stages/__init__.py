@@ -26,10 +26,12 @@ def run_stages(ctx: Context) -> Mapping[str, Any]:
   Returns:
     What `summary.json` holds (an empty mapping without the stage `report`).
   """
+  ctx.check()
   ctx.open_workdir()
-  assert ctx.dataset is not None  # read and checked before anything is trained
   for stage in ctx.config["stages"]:
     if stage != "report" and ctx.finished(stage) is not None:
+      if stage == "export":
+        export.verify(ctx)
       continue
     if ctx.stop_requested:
       raise Interrupted(f"stopped before stage {stage}")

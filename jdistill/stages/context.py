@@ -1,12 +1,13 @@
 """What the stages of one run share: configuration, data, network, directories, and how to stop."""
 
+import contextlib
 import functools
 import hashlib
 import json
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,14 @@ from jdistill.augment import dsa
 from jdistill.base import Augmentation, Network, UserError
 from jdistill.data import preprocess
 from jdistill.files import read_json, read_npz, write_json, write_npz
-from jdistill.reporting import environment
+from jdistill.reporting import environment, peak_memory_bytes
 
+# what a finished stage must have left for others
+_LEFT = {
+  "distill": ("stages/initial.npz", "stages/distilled.npz"),
+  "evaluate": ("stages/evaluations.json",),
+  "export": ("result/checksums.json",),
+}
 _FORMAT = 1  # raised when the meaning of stored experts or preprocessing changes
 
 
@@ -43,26 +50,48 @@ class Context:
     """Prints one line about what happens."""
     print(line, file=self.stream, flush=True)
 
-  def open_workdir(self) -> None:
-    """Claims the work directory for this configuration.
+  def check_workdir(self) -> None:
+    """Refuses a work directory that is not this run's; writes nothing.
 
     Raises:
-      UserError: it belongs to another configuration, or is a directory with other things in it.
+      UserError: it belongs to another configuration, or is a file or a directory with other things in it.
     """
     path = self.workdir / "config.json"
-    if path.exists():
+    if self.workdir.exists() and not self.workdir.is_dir():
+      raise UserError(f"--workdir={self.workdir} is a file; choose another")
+    if not path.exists():
+      if self.workdir.exists() and any(self.workdir.iterdir()):
+        raise UserError(f"--workdir={self.workdir} is not empty and not a work directory; choose another")
+      return
+    try:
       found = read_json(path)
-      differing = config_lib.difference(found, self.config)
-      if differing:
-        raise UserError(
-          f"--workdir={self.workdir} belongs to another configuration: {'; '.join(differing[:3])}"
-          f"{f' and {len(differing) - 3} more' if len(differing) > 3 else ''}; choose another --workdir"
-        )
-    elif self.workdir.exists() and any(self.workdir.iterdir()):
-      raise UserError(f"--workdir={self.workdir} is not empty and not a work directory; choose another")
-    else:
-      write_json(path, self.config)
+    except UserError as error:
+      raise UserError(f"{path} is damaged, so --workdir={self.workdir} cannot be told; choose another") from error
+    differing = config_lib.difference(found if isinstance(found, dict) else {}, self.config)
+    if differing:
+      raise UserError(
+        f"--workdir={self.workdir} belongs to another configuration: {'; '.join(differing[:3])}"
+        f"{f' and {len(differing) - 3} more' if len(differing) > 3 else ''}; choose another --workdir"
+      )
+
+  def check(self) -> None:
+    """Refuses what cannot work, as far as it can be known before any work: directories, data, networks, augmentation.
+
+    Raises:
+      UserError: the first thing that does not fit. Nothing was written into the work directory.
+    """
+    self.check_workdir()
+    _ = self.preprocessing  # reads and checks the data
+    for name in (None, *self.config["eval"]["models"]):
+      models.describe(self.network(name), self.dataset.image_shape)
+    for section in ("experts", "eval", "method"):
+      self.augmentation(self.config[section]["augment"])
+
+  def open_workdir(self) -> None:
+    """Claims the work directory for this configuration; after `check`."""
+    write_json(self.workdir / "config.json", self.config)
     write_json(self.workdir / "environment.json", environment())
+    self.say(f"work directory: {self.workdir} (config {self.hash})")
 
   @functools.cached_property
   def dataset(self) -> data.Dataset:
@@ -125,14 +154,16 @@ class Context:
   # -- stages that are done -------------------------------------------------------------------------------------------
 
   def finished(self, stage: str) -> dict[str, Any] | None:
-    """What a finished stage left, or `None`."""
+    """What a finished stage left, or `None`; a stage whose files were removed is not finished."""
     path = self.workdir / "stages" / f"{stage}.json"
-    return read_json(path) if path.exists() else None
+    whole = path.exists() and all((self.workdir / name).exists() for name in _LEFT.get(stage, ()))
+    return read_json(path) if whole else None
 
   def finish(self, stage: str, begin: float, **record: Any) -> None:
     """Marks a stage as finished, with the seconds it took and what later stages want to know."""
     spent = time.monotonic() - begin + self.spent(stage)
-    write_json(self.workdir / "stages" / f"{stage}.json", {"seconds": spent, **record})
+    figures = {"seconds": spent, "peak_memory_bytes": peak_memory_bytes(), **record}
+    write_json(self.workdir / "stages" / f"{stage}.json", figures)
 
   def spent(self, stage: str) -> float:
     """Seconds that earlier, interrupted attempts at a stage took."""
@@ -145,19 +176,23 @@ class Context:
     write_json(self.workdir / "stages" / f"{stage}.partial.json", {"seconds": spent})
     raise Interrupted(what)
 
-  def catch_signals(self) -> None:
-    """Makes Ctrl-C and a termination request stop at the next safe point; a second Ctrl-C stops at once."""
+  @contextlib.contextmanager
+  def catch_signals(self) -> Iterator[None]:
+    """Makes Ctrl-C and a termination request stop at the next safe point; a second one stops at once."""
 
     def handler(number, frame):
-      del frame
+      del number, frame
       if self.stop_requested:
-        signal.signal(number, signal.SIG_DFL)
         raise KeyboardInterrupt
       self.stop_requested = True
       self.say("\nstopping at the next safe point; press Ctrl-C again to stop at once")
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-      signal.signal(number, handler)
+    before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+      yield
+    finally:
+      for number, former in before.items():
+        signal.signal(number, former)
 
 
 @functools.lru_cache(maxsize=16)

@@ -64,11 +64,7 @@ def pixels(ctx: Context, images: np.ndarray) -> np.ndarray:
 def run(ctx: Context) -> None:
   """Distils, writes metrics and snapshots on the way, and leaves `stages/distilled.npz`."""
   begin, c = time.monotonic(), ctx.config
-  buffer = experts.open_buffer(ctx)
-  for index in range(c["experts"]["count"]):
-    if index not in buffer:
-      experts.run(ctx)  # a run without the stage still needs them
-      break
+  buffer = experts.ready(ctx)  # a run without that stage still needs them
   initial = initial_set(ctx, buffer)
   write_npz(ctx.workdir / "stages" / "initial.npz", initial._asdict())
   method = build(ctx, initial)
@@ -112,13 +108,12 @@ def run(ctx: Context) -> None:
     ctx.interrupt("distill", begin, f"step {outcome.steps} of {c['steps']} is saved")
   result = jax.device_get(method.result(outcome.state))
   write_npz(ctx.workdir / "stages" / "distilled.npz", result._asdict())
-  spent = time.monotonic() - begin + ctx.spent("distill")
   accepted = int(outcome.state.accepted)
   ctx.finish(
     "distill",
     begin,
     accepted_share=accepted / c["steps"],
-    seconds_per_step=spent / c["steps"],
+    seconds_per_step=outcome.step_seconds,
     first_step_seconds=outcome.first_step_seconds,
     learned_lr=float(result.lr),
   )

@@ -16,6 +16,7 @@ from jdistill.stages.context import Context
 from jdistill.stages.initial import soft_labels
 from jdistill.synthetic import random_real
 
+_PER_SEED = ("random_hard", "random_soft")  # these draw other real images for every seed
 _VALIDATION = 1000  # real training images on which the controls' learning rates are chosen
 
 
@@ -36,7 +37,7 @@ def _jobs(ctx: Context) -> dict:
   protocol = Protocol(e["epochs"], e["batch_size"], e["momentum"], e["weight_decay"], ctx.augmentation(e["augment"]))
   full = protocol._replace(epochs=e["full_epochs"], batch_size=e["full_batch_size"])
   distilled, initial = distill.load(ctx, "distilled"), distill.load(ctx, "initial")
-  buffer = experts.open_buffer(ctx)
+  buffer = experts.ready(ctx) if "random_soft" in e["sets"] else None
   nothing = np.zeros(0, np.int64)
 
   def random_control(seed: int, soft: bool) -> _Job:
@@ -86,20 +87,19 @@ def run(ctx: Context) -> None:
   jobs = _jobs(ctx)
   total = len(e["models"]) * len(jobs) * e["seeds"]
   progress = Progress("evaluate", total, stream=ctx.stream)
-  done = 0
   for model in e["models"]:
     network = ctx.network(model)
     for name, make in jobs.items():
       entry = results.setdefault(model, {}).setdefault(name, {"lr": None, "accuracies": []})
-      for seed in range(e["seeds"]):
-        done += 1
-        if seed < len(entry["accuracies"]):
-          continue
+      while (seed := len(entry["accuracies"])) < e["seeds"]:
+        done = sum(len(known["accuracies"]) for sets in results.values() for known in sets.values())
         if ctx.stop_requested:
-          ctx.interrupt("evaluate", begin, f"{done - 1} of {total} evaluations are saved")
+          ctx.interrupt("evaluate", begin, f"{done} of {total} evaluations are saved")
         job = make(seed)
         if entry["lr"] is None:
           entry["lr"] = job.lr if job.lr is not None else _choose_lr(ctx, network, job)
+        # on CPU one after another, which also saves each; elsewhere at once, where all seeds see the same images
+        at_once = 1 if jax.default_backend() == "cpu" or name in _PER_SEED else e["seeds"] - seed
         found = evaluate_seeds(
           network,
           job.protocol,
@@ -107,12 +107,13 @@ def run(ctx: Context) -> None:
           entry["lr"],
           ctx.test_x,
           ctx.dataset.test_y,
-          key=jax.random.fold_in(ctx.key("evaluate"), seed),
-          seeds=1,
+          key=ctx.key("evaluate"),
+          seeds=at_once,
+          first=seed,
         )
         entry["accuracies"] += found
         write_json(path, results)
-        progress.update(done, {name: found[0]})
+        progress.update(done + at_once, {name: found[-1]})
   progress.close()
   ctx.finish("evaluate", begin)
 

@@ -38,6 +38,15 @@ def open_buffer(ctx: Context) -> ExpertBuffer:
   return ExpertBuffer(directory(ctx), identity(ctx), epochs=ctx.config["experts"]["epochs"], size=size)
 
 
+def ready(ctx: Context) -> ExpertBuffer:
+  """The buffer with all experts of this run in it; those that are missing are recorded first."""
+  buffer = open_buffer(ctx)
+  if all(index in buffer for index in range(ctx.config["experts"]["count"])):
+    return buffer
+  run(ctx)
+  return open_buffer(ctx)
+
+
 def run(ctx: Context) -> None:
   """Records the experts that are missing."""
   begin, c = time.monotonic(), ctx.config["experts"]

@@ -3,7 +3,9 @@
 import time
 
 from jdistill import __version__, catalog, export
+from jdistill.base import UserError
 from jdistill.data import preprocess
+from jdistill.files import verify_checksums
 from jdistill.stages import distill
 from jdistill.stages.context import Context
 
@@ -39,3 +41,13 @@ def run(ctx: Context) -> None:
   )
   digest = export.save(ctx.workdir / "result", distilled, pixels=distill.pixels(ctx, result.images))
   ctx.finish("export", begin, artefact_sha256=digest)
+
+
+def verify(ctx: Context) -> None:
+  """Refuses a `result/` that was damaged or edited after it was written."""
+  directory = ctx.workdir / "result"
+  try:
+    verify_checksums(directory)
+  except UserError as error:
+    where = str(error).split(": ")[0]
+    raise UserError(f"{where}: delete {directory} and run the same command again to write it anew") from error

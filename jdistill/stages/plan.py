@@ -30,7 +30,7 @@ def run(ctx: Context) -> None:
   )
   print(format_table(["parameter", "shape", "count"], [[path, str(shape), count] for path, shape, count in rows]))
   print(f"{c['model']['name']}: {size:,} parameters, {format_bytes(4 * size)}\n")
-  print(format_table(["stage", "what", "cost"], stages(ctx, size)))
+  print(format_table(["stage", "what", "cost"], stages(ctx, size), align="lll"))
   print("\nFLOPs count multiplications and additions as XLA does; memory is the program's own scratch on this device.")
 
 

@@ -43,6 +43,7 @@ def run(ctx: Context) -> None:
     ctx.say(line)
   write_report(ctx.workdir, title(ctx), sections(ctx, summary, (headers, rows)))
   ctx.finish("report", begin)
+  write_json(ctx.workdir / "summary.json", summarise(ctx))  # once more, with the time of this stage
 
 
 def title(ctx: Context) -> str:
@@ -81,7 +82,9 @@ def summarise(ctx: Context) -> dict:
       out.setdefault("models", {})[model] = block
       if index == 0:
         out |= {"accuracy_mean": own["accuracy_mean"], "accuracy_std": own["accuracy_std"], "controls": figures}
-  out["peak_memory_bytes"] = peak_memory_bytes()
+  # that of the processes which did the work, not of one that only looks at it again
+  records = [r for stage in c["stages"] if stage != "report" and (r := ctx.finished(stage)) is not None]
+  out["peak_memory_bytes"] = max((r["peak_memory_bytes"] for r in records), default=peak_memory_bytes())
   return out
 
 
@@ -127,14 +130,14 @@ def verdict(ctx: Context) -> str:
 
 def closing_lines(ctx: Context, summary: dict) -> list[str]:
   """What else a reader wants to know, one line each."""
-  seconds = ", ".join(f"{stage} {value:.1f} s" for stage, value in summary["seconds"].items())
+  seconds = ", ".join(f"{stage} {value:.1f} s" for stage, value in summary["seconds"].items() if stage != "report")
   lines = [f"time: {seconds}; peak memory {format_bytes(summary['peak_memory_bytes'])}"]
   if "accepted_share" in summary:
     share, steps = summary["accepted_share"], ctx.config["steps"]
     note = "" if share else ": nothing was learned, the set is its initialisation; match earlier epochs"
     lines.append(
-      f"accepted: {100 * share:.1f}% of {steps} outer steps{note}; {summary['seconds_per_step']:.3f} s a step, first "
-      f"step after {summary['first_step_seconds'] or 0:.1f} s; learned rate {summary['learned_lr']:.4g}"
+      f"accepted: {100 * share:.1f}% of {steps} outer steps{note}; {summary['seconds_per_step'] or 0:.3f} s a step, the "
+      f"first after {summary['first_step_seconds'] or 0:.1f} s with compilation; learned rate {summary['learned_lr']:.4g}"
     )
   lines.append(f"artefacts: {ctx.workdir / 'result'} (the set), {ctx.workdir / 'report.html'} (the report)")
   return lines

@@ -33,12 +33,21 @@ class Hooks(NamedTuple):
 
 
 class Outcome(NamedTuple):
-  """How a loop ended: the state, the steps done, whether it was stopped early, and seconds until the first step was."""
+  """How a loop ended.
+
+  Attributes:
+    state: the last state.
+    steps: how many steps are done.
+    stopped: whether it was stopped before the last one.
+    first_step_seconds: from the call to the end of the first step, compilation included; `None` if there was none.
+    step_seconds: mean of the other steps of this call, with everything that happened between them; `None` if none.
+  """
 
   state: PyTree
   steps: int
   stopped: bool
   first_step_seconds: float | None
+  step_seconds: float | None
 
 
 def guarded(method: Method) -> Callable:
@@ -104,6 +113,7 @@ def run_loop(
   step_fn = jax.jit(guarded(method), donate_argnums=(1,))
   alive = jnp.ones((), bool)
   saved_at, saved_step, first, pending, stopped = clock(), done, None, [], False
+  first_done = done + 1
 
   def save():
     nonlocal saved_at, saved_step
@@ -133,7 +143,9 @@ def run_loop(
     if done == steps or (snapshot_every and done % snapshot_every == 0):
       hooks.on_snapshot(done, method.result(state))
   save()
-  return Outcome(state, done, stopped and done < steps, first)
+  others = done - first_done
+  mean = (clock() - begin - first) / others if first is not None and others > 0 else None
+  return Outcome(state, done, stopped and done < steps, first, mean)
 
 
 def _report(pending: list[tuple[Any, Any]], done: int, hooks: Hooks) -> tuple[int, str] | None:

@@ -161,7 +161,7 @@ def trajectory_method(
       "match/loss": value,
       "match/accepted": accepted.astype(jnp.float32),
       "synthetic/lr": roles["lr"].params,
-      "gradient/images": optax.global_norm(grads["images"]),
+      "gradient/images": jnp.sqrt(jnp.sum(jnp.square(grads["images"]))),
     }
     return TrajectoryState(roles, state.labels, average, state.accepted + accepted.astype(jnp.int32)), metrics
 
