@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jdistill import bilevel, catalog, models
-from jdistill.base import Method, PyTree
+from jdistill.base import Method, PyTree, UserError
 from jdistill.data import preprocess
 from jdistill.files import read_npz, write_npz
 from jdistill.methods.dataset import Segment
@@ -56,6 +56,10 @@ def segments(ctx: Context, buffer: ExpertBuffer) -> Callable[[int], Segment]:
   return stream
 
 
+# What a catalog row's `stream` stands for: `(context, expert buffer) -> (step -> batch)`.
+_STREAMS = {"expert_segments": segments}
+
+
 def pixels(ctx: Context, images: np.ndarray) -> np.ndarray:
   """Images in network space back in [0, 1], clipped."""
   return np.clip(np.asarray(preprocess.invert(ctx.preprocessing, np.asarray(images))), 0, 1)
@@ -91,7 +95,7 @@ def run(ctx: Context) -> None:
   try:
     outcome = run_loop(
       method,
-      segments(ctx, buffer),
+      _STREAMS[catalog.row(c["method"]["name"]).stream](ctx, buffer),
       key=ctx.key("distill"),
       steps=c["steps"],
       checkpoints=checkpoints,
@@ -107,6 +111,11 @@ def run(ctx: Context) -> None:
   if outcome.stopped:
     ctx.interrupt("distill", begin, f"step {outcome.steps} of {c['steps']} is saved")
   result = jax.device_get(method.result(outcome.state))
+  if not result.lr > 0:
+    raise UserError(
+      f"learned learning rate {float(result.lr):.3g}: not positive, so nothing can be trained on the set; lower "
+      f"method.lr_lr={c['method']['lr_lr']:g}"
+    )
   write_npz(ctx.workdir / "stages" / "distilled.npz", result._asdict())
   accepted = int(outcome.state.accepted)
   ctx.finish(

@@ -135,10 +135,9 @@ def closing_lines(ctx: Context, summary: dict) -> list[str]:
   if "accepted_share" in summary:
     share, steps = summary["accepted_share"], ctx.config["steps"]
     note = "" if share else ": nothing was learned, the set is its initialisation; match earlier epochs"
-    lines.append(
-      f"accepted: {100 * share:.1f}% of {steps} outer steps{note}; {summary['seconds_per_step'] or 0:.3f} s a step, the "
-      f"first after {summary['first_step_seconds'] or 0:.1f} s with compilation; learned rate {summary['learned_lr']:.4g}"
-    )
+    step, first = summary["seconds_per_step"] or 0, summary["first_step_seconds"] or 0
+    lines.append(f"accepted: {100 * share:.1f}% of {steps} outer steps{note}; learned rate {summary['learned_lr']:.4g}")
+    lines.append(f"a step took {step:.3f} s, the first one {first:.1f} s with everything before it and its compilation")
   lines.append(f"artefacts: {ctx.workdir / 'result'} (the set), {ctx.workdir / 'report.html'} (the report)")
   return lines
 
