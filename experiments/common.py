@@ -88,6 +88,7 @@ def trajectory(name: str) -> dict:
     "lr_init": number(),
     "ema_decay": number(),
     "gradient": "mixed",
+    "window": integer(),
     "expert_epochs": integer(),
     "min_start_epoch": integer(),
     "current_start_epoch": integer(),

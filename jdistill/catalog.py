@@ -54,6 +54,7 @@ class Row(NamedTuple):
 
 _SEGMENTS = {
   "gradient": "mixed",
+  "window": None,
   "initial": "correct",
   "labels": "soft",
   "lr_init": 0.01,

@@ -92,6 +92,7 @@ _METHOD = {
   "lr_momentum": Field(float, low=0, high=0.999),
   "ema_decay": Field(float, low=0, high=1, optional=True),
   "gradient": Field(str, choices=ROUTES),
+  "window": Field(int, low=1, optional=True),
   "initial": Field(str, choices=("correct", "real")),
   "labels": Field(str, choices=("soft", "hard")),
   "lr_init": Field(float, above=0),
@@ -245,6 +246,11 @@ def _check_together(raw: dict) -> None:
     )
   if method["learn_labels"] and method["labels"] == "hard":
     raise UserError("method.learn_labels=True: hard labels cannot be learned; set method.labels='soft'")
+  window, steps = method["window"], method["inner_steps"]
+  if method["gradient"] == "truncated" and (window is None or window > steps):
+    raise UserError(
+      f"method.window={window}: gradient 'truncated' needs how many of the {steps} inner steps it goes back, 1..{steps}"
+    )
   check_bounds(
     epochs=experts["epochs"],
     **{

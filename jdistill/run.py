@@ -228,7 +228,8 @@ def main(argv: Sequence[str]) -> int:
 def _run(values: flags.FlagValues) -> None:
   if values["help"].value:
     print(__doc__)
-    print(values.get_help())
+    for name in ("config", "workdir", "artefacts", "list", "dry_run", "help"):
+      print(f"  --{name:<10} {values[name].help}")
     return
   if values["list"].value:
     print(format_table(*catalog.table(), align="lllll"))

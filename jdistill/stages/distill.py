@@ -33,7 +33,7 @@ def build(ctx: Context, initial: SyntheticSet) -> Method:
     flat.apply,
     initial,
     augment=ctx.augmentation(options["augment"]),
-    unroll=functools.partial(bilevel.unroll, gradient=options["gradient"]),
+    unroll=functools.partial(bilevel.unroll, gradient=options["gradient"], window=options["window"]),
     **plain,
   )
 

@@ -67,8 +67,8 @@ def expert_label_logits(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
       y_i = sum_k 1[argmax L_ki = label_i] L_ki / sum_k 1[argmax L_ki = label_i]
 
-  Where no expert is right the mean is over all of them, and the right class's logit is raised to their largest, so that
-  the label still names its class.
+  Where no expert is right the mean is over all of them, and the right class's logit changes places with the largest, so
+  that the label still names its class.
 
   Args:
     logits: `[experts, m, classes]` of the last snapshots on the initial images; raw, no temperature.
@@ -85,5 +85,6 @@ def expert_label_logits(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
   some = count[:, 0] > 0
   mean = np.where(some[:, None], (right * logits).sum(0) / np.maximum(count, 1), logits.mean(0, dtype=np.float64))
   rows = np.flatnonzero(~some)
-  mean[rows, labels[rows]] = mean[rows].max(-1)
+  wrong = mean[rows].argmax(-1)
+  mean[rows, labels[rows]], mean[rows, wrong] = mean[rows, wrong], mean[rows, labels[rows]]
   return mean.astype(np.float32)

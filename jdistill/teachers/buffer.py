@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jdistill.base import UserError
-from jdistill.files import atomic_write, read_json, sha256_file, write_json
+from jdistill.files import atomic_write, read_json, sha256_file, to_jsonable, write_json
 
 _MANIFEST = "manifest.json"
 
@@ -35,7 +35,8 @@ class ExpertBuffer:
     self._directory = Path(directory)
     self._epochs, self._size = epochs, size
     self._arrays: dict[int, np.ndarray] = {}
-    self._manifest = {"identity": dict(identity), "epochs": epochs, "size": size, "experts": {}}
+    # as it will be read back: JSON has lists for tuples
+    self._manifest = to_jsonable({"identity": identity, "epochs": epochs, "size": size, "experts": {}})
     path = self._directory / _MANIFEST
     if path.exists():
       found = read_json(path)

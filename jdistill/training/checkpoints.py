@@ -13,7 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jdistill.base import PyTree, UserError
-from jdistill.files import disk_errors, read_json, sha256_file, write_json
+from jdistill.files import disk_errors, read_json, sha256_file, to_jsonable, write_json
 
 
 class Checkpoints:
@@ -27,7 +27,7 @@ class Checkpoints:
   def __init__(self, directory: Path, identity: Mapping[str, Any], *, keep: int = 2):
     """Opens or prepares the directory; `identity` is what determined the run, and a state of another is refused."""
     self._directory = Path(directory).absolute()  # orbax wants absolute paths
-    self._identity = dict(identity)
+    self._identity = to_jsonable(identity)  # as it will be read back: JSON has lists for tuples
     self._keep = keep
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every save at warning level
     self._handler = ocp.StandardCheckpointer()

@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 from jdistill.bilevel import unroll, unroll_trace
 from jdistill.losses import trajectory_matching
 
-EXACT = ("full", "remat", "mixed")
+EXACT = ("full", "remat", "mixed", "mixed_saved", "nested_remat")
 STEPS, EXAMPLES, FEATURES, CLASSES = 5, 6, 3, 4
 
 
@@ -55,12 +55,12 @@ def relative_error(a, b):
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-@pytest.mark.parametrize("route", ["remat", "mixed"])
+@pytest.mark.parametrize("route", EXACT[1:])
 def test_exact_routes_agree_in_float64(route, momentum, x64):
   assert relative_error(gradients(route, np.float64, momentum), gradients("full", np.float64, momentum)) < 1e-12
 
 
-@pytest.mark.parametrize("route", ["remat", "mixed"])
+@pytest.mark.parametrize("route", EXACT[1:])
 def test_exact_routes_agree_in_float32(route):
   assert relative_error(gradients(route, np.float32), gradients("full", np.float32)) < 1e-5
 
@@ -141,6 +141,28 @@ def test_tesla_is_exact_for_a_loss_linear_in_the_parameters(x64):
   assert relative_error(gradients("tesla", np.float64, fn=linear), gradients("full", np.float64, fn=linear)) < 1e-12
 
 
+def test_nested_remat_with_a_rest(x64):
+  # 7 steps are three stretches of two and one more
+  assert relative_error(*(gradients(route, np.float64, 0.5, steps=7) for route in ("nested_remat", "full"))) < 1e-12
+
+
+@pytest.mark.parametrize("window", [1, 2, STEPS])
+def test_truncated_is_the_gradient_from_a_start_held_constant(window, x64):
+  theta, target, shared, batches, lr = problem(np.float64)
+  early, late = (jax.tree.map(lambda a, s=s: a[s], batches) for s in (slice(-window), slice(-window, None)))
+  if window == STEPS:
+    early = None
+
+  def value(shared, lr, gradient, batches, theta, **options):
+    end = unroll(loss, theta, shared, batches, lr, gradient=gradient, **options)
+    return trajectory_matching(end, target, jax.tree.map(lambda a: a + 0.5, target))
+
+  middle = unroll(loss, theta, shared, early, lr) if early is not None else theta
+  want = jax.grad(value, argnums=(0, 1))(shared, lr, "full", late, middle)
+  got = jax.grad(value, argnums=(0, 1))(shared, lr, "truncated", batches, theta, window=window)
+  assert relative_error(got, want) < 1e-12
+
+
 @pytest.mark.parametrize("route", [*EXACT, "tesla"])
 def test_zero_learning_rate_leaves_the_start(route):
   theta, target, shared, batches, _ = problem(np.float32)
@@ -181,6 +203,8 @@ def test_memory_of_mixed_and_remat_grows_by_parameters_only():
   parameters = 4 * size * size
   assert growth["mixed"] <= 1.5 * parameters and growth["remat"] <= 1.5 * parameters, growth
   assert growth["full"] > 10 * parameters, growth
+  # the square root of 24 steps is 4 and of 8 is 2: about four more vectors in all
+  assert growth["nested_remat"] <= 0.4 * parameters, growth
 
 
 @pytest.mark.parametrize(
@@ -189,6 +213,8 @@ def test_memory_of_mixed_and_remat_grows_by_parameters_only():
     ({"gradient": "fast"}, 2, "unknown gradient route 'fast'"),
     ({"gradient": "tesla", "momentum": 0.9}, 2, "assumes plain SGD"),
     ({}, 0, "no steps"),
+    ({"gradient": "truncated"}, 2, "needs a window of 1..2 steps, got window=None"),
+    ({"gradient": "truncated", "window": 3}, 2, "got window=3"),
   ],
 )
 def test_bad_input(options, steps, match):
