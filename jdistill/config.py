@@ -187,7 +187,9 @@ def _checked(key: str, value: Any, field: Field) -> Any:
       return None
     raise UserError(f"{key}: not set, and there is no default for this data set; give --config.{key}=...")
   if field.kind is tuple:
-    return [value] if isinstance(value, str | int | float) else list(value)
+    items = [value] if isinstance(value, str | int | float) else list(value)
+    # the command line hands over `--config.eval.models=mlp,lenet` as one word
+    return [part for item in items for part in (item.split(",") if isinstance(item, str) else [item])]
   if field.kind is float and isinstance(value, int) and not isinstance(value, bool):
     value = float(value)
   if not isinstance(value, field.kind) or (isinstance(value, bool) and field.kind is not bool):

@@ -15,8 +15,9 @@
   python -m jdistill.run --config=experiments/datm.py --dry_run
       shapes, parameters, memory and work of the run, without training
 
-Every key of a configuration can be set with --config.KEY=VALUE. Keys that are None take a tested value for the data set
-and the number of images per class; the values that a run really used are in config.json of its work directory.
+Every key of a configuration can be set with --config.KEY=VALUE. Keys that are None (--config.KEY=None) take a tested
+value for the data set and the number of images per class; the values that a run really used are in config.json of its
+work directory.
 """
 
 import contextlib
@@ -38,6 +39,7 @@ from jdistill.reporting import format_table
 def define_flags(argv: Sequence[str]) -> flags.FlagValues:
   """The command's flags; new ones for every call, so that no call leaves anything behind for the next."""
   values = flags.FlagValues()
+  sys.modules.pop("config_config", None)  # where ml_collections keeps the experiment that was loaded last
   config_flags.DEFINE_config_file(
     "config",
     None,
@@ -93,6 +95,8 @@ def run_sweep(experiment, workdir=None, artefacts=None, stream=None, signals=Fal
   stream = stream if stream is not None else sys.stderr
   grid = stages.sweep.cells(experiment)
   resolved = [config.resolve(cell.config) for cell in grid]  # all of them before any work
+  if not {"distill", "evaluate", "report"} <= set(resolved[0]["stages"]):
+    raise UserError(f"stages={resolved[0]['stages']}: a sweep compares evaluations; it needs distill, evaluate and report")
   workdir = Path(workdir).expanduser() if workdir else Path("runs") / resolved[0]["name"]
   artefacts = Path(artefacts).expanduser() if artefacts else workdir.parent / "artefacts"
   if not workdir.exists() or not any(workdir.iterdir()):
@@ -130,16 +134,35 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
   for argument in argv:
     if argument.startswith("--config=") and (root := str(Path(argument[9:]).resolve().parents[1])) not in sys.path:
       sys.path.append(root)  # experiments import their neighbours as `experiments.common`, from wherever one calls
+  unset = [a for a in argv if a.startswith("--config.") and a.endswith("=None")]
+  argv = [a for a in argv if a not in unset]
   values = define_flags(argv)
   try:
     rest = values(argv)
     if values["config"].value is not None:
       values["config"].value.get("name")  # a file that could not be read shows only here
+      _unset(values["config"].value, unset)
+  except UserError:
+    raise
   except Exception as error:  # ml_collections raises many kinds, and all of them are the user's to mend
     raise _explain(argv, error) from error
   if len(rest) > 1:
     raise UserError(f"{rest[1]}: unexpected argument; flags look like --name=value, see --help")
   return values
+
+
+def _unset(experiment, arguments: Sequence[str]) -> None:
+  """Carries out `--config.KEY=None`, for which absl has no word: the key takes its tested value again."""
+  known = config.flat_keys(experiment)
+  for argument in arguments:
+    key = argument.removeprefix("--config.").removesuffix("=None")
+    if key not in known:
+      raise UserError(f"config.{key}=None: unknown key{catalog.near_matches(key, known)}")
+    *path, last = key.split(".")
+    section = experiment
+    for name in path:
+      section = section[name]
+    section[last] = None
 
 
 def _config_first(argv: Sequence[str]) -> list[str]:
@@ -217,6 +240,9 @@ def main(argv: Sequence[str]) -> int:
   except UserError as error:
     print(f"jdistill: {error}", file=sys.stderr)
     return 1
+  except BrokenPipeError:  # `--list | head`: the reader has seen enough
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
   except OSError as error:  # disks and directories, not programming
     print(f"jdistill: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
     return 1

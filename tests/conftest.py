@@ -1,4 +1,4 @@
-"""Strict JAX for every test: implicit rank and dtype promotion are errors, and eight devices are there to shard over."""
+"""Strict JAX for every test: implicit rank and dtype promotion are errors, and there are eight devices."""
 
 import os
 

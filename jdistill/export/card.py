@@ -42,7 +42,8 @@ def card(distilled: "DistilledSet", digest: str, picture: str | None) -> str:
   kind = str(distilled.preprocessing["kind"])
   count, height, width, channels = distilled.images.shape
   soft = distilled.labels.ndim == 2
-  title = str(distilled.provenance.get("dataset", "images"))
+  source = distilled.provenance.get("dataset", "images")
+  title = str(source.get("name", "images") if isinstance(source, Mapping) else source)
   labels = "label logits, one row per image (softmax gives the target probabilities)" if soft else "integer classes"
   use = "their label logits as soft targets" if soft else "their labels"
   blocks = [

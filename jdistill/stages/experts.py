@@ -64,7 +64,7 @@ def run(ctx: Context) -> None:
 
     def on_epoch(number, theta, loss, index=index):
       del theta
-      progress.update(index * c["epochs"] + number, {"expert": index, "loss": loss})
+      progress.update(index * c["epochs"] + number, {"loss": loss})
       if ctx.stop_requested:
         ctx.interrupt("experts", begin, f"{len(buffer)} of {c['count']} experts are saved")
 

@@ -49,7 +49,7 @@ def run(ctx: Context) -> None:
 def title(ctx: Context) -> str:
   """The report's heading."""
   c = ctx.config
-  return f"{c['method']['name'].upper()} on {c['dataset']}, {c['ipc']} images per class"
+  return f"{c['method']['name'].upper()} on {c['dataset']}, {c['ipc']} image{'s' if c['ipc'] > 1 else ''} per class"
 
 
 def summarise(ctx: Context) -> dict:
@@ -137,7 +137,8 @@ def closing_lines(ctx: Context, summary: dict) -> list[str]:
     note = "" if share else ": nothing was learned, the set is its initialisation; match earlier epochs"
     step, first = summary["seconds_per_step"] or 0, summary["first_step_seconds"] or 0
     lines.append(f"accepted: {100 * share:.1f}% of {steps} outer steps{note}; learned rate {summary['learned_lr']:.4g}")
-    lines.append(f"a step took {step:.3f} s, the first one {first:.1f} s with everything before it and its compilation")
+    others = f"a step took {step:.3f} s, " if step else ""
+    lines.append(f"{others}the first one {first:.1f} s with everything before it and its compilation")
   lines.append(f"artefacts: {ctx.workdir / 'result'} (the set), {ctx.workdir / 'report.html'} (the report)")
   return lines
 

@@ -54,7 +54,7 @@ class Checkpoints:
       self._handler.save(target, jax.tree.map(np.asarray, state))
       self._handler.wait_until_finished()
     files = {str(p.relative_to(target)): sha256_file(p) for p in sorted(target.rglob("*")) if p.is_file()}
-    write_json(target.with_suffix(".json"), {"identity": self._identity, "files": files})
+    write_json(target.with_suffix(".json"), {"identity": self._identity, "form": _form(state), "files": files})
     for old in self.steps()[: -self._keep]:
       (self._directory / f"{old}.json").unlink()  # first the claim, then what it claims
       shutil.rmtree(self._directory / str(old), ignore_errors=True)
@@ -63,7 +63,7 @@ class Checkpoints:
     """The newest finished step and its state with the structure of `like`, or `None` if there is none.
 
     Raises:
-      UserError: it belongs to another run, or a file of it is damaged or missing.
+      UserError: it belongs to another run, a file of it is damaged or missing, or its state has another form.
     """
     steps = self.steps()
     if not steps:
@@ -74,18 +74,23 @@ class Checkpoints:
       raise UserError(
         f"checkpoint {target} belongs to another configuration: choose another --workdir, or delete {self._directory}"
       )
-    for name, digest in claim["files"].items():
+    for name, digest in claim.get("files", {}).items():
       if not (target / name).is_file() or sha256_file(target / name) != digest:
         raise UserError(
           f"checkpoint {target} is damaged ({name}): delete {target}.json and run again to go on from the step before"
         )
+    if claim.get("form") != _form(like):  # orbax would cast, cut and fill up without a word
+      raise UserError(f"checkpoint {target} does not fit this method's state: delete {self._directory}")
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), like)
-    try:
-      return steps[-1], self._handler.restore(target, abstract)
-    except (ValueError, KeyError, TypeError) as error:
-      raise UserError(f"checkpoint {target} does not fit this method's state: delete {self._directory}") from error
+    return steps[-1], self._handler.restore(target, abstract)
 
   def close(self) -> None:
     """Ends orbax's background threads."""
     with contextlib.suppress(Exception):
       self._handler.close()
+
+
+def _form(state: PyTree) -> list:
+  """Name, dtype and shape of every leaf."""
+  leaves = jax.tree.leaves_with_path(state)
+  return [[jax.tree_util.keystr(path), str(leaf.dtype), list(leaf.shape)] for path, leaf in leaves]

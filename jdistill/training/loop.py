@@ -134,7 +134,7 @@ def run_loop(
       if bad is not None:
         done = bad[0]
         save()
-        where = "" if checkpoints is None else "; the last good state is saved"
+        where = "; the last good state is saved" if checkpoints is not None and done else ""
         raise UserError(
           f"step {bad[0]}: {bad[1]} is not finite{where}; lower the learning rates of config.method or change the seed"
         )

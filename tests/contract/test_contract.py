@@ -1,0 +1,175 @@
+"""What every method of the catalog promises: pure steps of fixed form, reproducible, resumable, shardable, useful."""
+
+import functools
+import importlib.util
+import inspect
+import itertools
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import toys
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from jdistill import catalog
+from jdistill.training import Checkpoints, Hooks, run_loop
+
+ROOT = Path(__file__).resolve().parents[2]
+KEY = jax.random.key(11)
+every_method = pytest.mark.parametrize("name", catalog.names())
+
+
+@functools.lru_cache
+def toy(name):
+  return toys.make(name)
+
+
+@functools.lru_cache
+def jitted(name):
+  return jax.jit(toy(name).method.init), jax.jit(toy(name).method.step)
+
+
+def after(name, steps, key=KEY):
+  """The states of a short run, the first of them `init`'s, and the last metrics."""
+  init, step = jitted(name)
+  states, metrics = [init(key, toy(name).stream(0))], None
+  for number in range(steps):
+    state, metrics = step(jax.random.fold_in(key, number), states[-1], toy(name).stream(number))
+    states.append(state)
+  return states, metrics
+
+
+def form(tree):
+  """Structure, shapes, dtypes and weak types."""
+  return jax.tree.structure(tree), [(a.shape, a.dtype, a.weak_type) for a in jax.tree.leaves(tree)]
+
+
+def same(a, b):
+  jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def differ(a, b):
+  return any((np.asarray(u) != np.asarray(v)).any() for u, v in zip(*map(jax.tree.leaves, (a, b)), strict=True))
+
+
+def test_every_row_has_a_toy_and_every_toy_a_row():
+  assert sorted(toys.TOYS) == sorted(catalog.names()), "add the method's toy to tests/contract/toys.py"
+
+
+@every_method
+def test_a_step_keeps_the_form_of_the_state(name):
+  states, _ = after(name, 2)
+  assert form(states[0]) == form(states[1]) == form(states[2])
+  assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(states[0]))
+  assert not any(leaf.weak_type for leaf in jax.tree.leaves(states[0]))
+  assert not any(jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in jax.tree.leaves(states[0]))
+
+
+@every_method
+def test_a_step_is_compiled_once(name):
+  after(name, 3)
+  assert [function._cache_size() for function in jitted(name)] == [1, 1]
+
+
+@every_method
+def test_metrics_are_a_flat_dict_of_scalars(name):
+  _, metrics = after(name, 1)
+  assert isinstance(metrics, dict) and toy(name).objective in metrics
+  for key, value in metrics.items():
+    assert re.fullmatch(r"[a-z_]+/[a-z_]+", key), key
+    assert value.shape == () and np.issubdtype(value.dtype, np.floating) and np.isfinite(value), key
+
+
+@every_method
+def test_the_key_decides_a_run(name):
+  same(after(name, 2)[0][-1], after(name, 2)[0][-1])
+  assert differ(after(name, 2)[0][-1], after(name, 2, jax.random.key(12))[0][-1])
+
+
+@every_method
+def test_a_resumed_run_goes_on_to_the_bit(name, tmp_path):
+  def run(directory, stop=lambda: False):
+    checkpoints = Checkpoints(directory, {"method": name})
+    outcome = run_loop(
+      toy(name).method, toy(name).stream, key=KEY, steps=6, checkpoints=checkpoints, hooks=Hooks(stop=stop)
+    )
+    checkpoints.close()
+    return outcome
+
+  whole, calls = run(tmp_path / "whole"), itertools.count(1)
+  first = run(tmp_path / "parts", lambda: next(calls) == 3)
+  assert first.stopped and first.steps == 3 and differ(first.state, whole.state)
+  second = run(tmp_path / "parts")
+  assert second.steps == whole.steps == 6
+  same(second.state, whole.state)
+
+
+@every_method
+def test_the_result_is_finite_arrays(name):
+  states, _ = after(name, 1)
+  for state in states:
+    leaves = jax.tree.leaves(toy(name).method.result(state))
+    assert leaves
+    for leaf in leaves:
+      assert hasattr(leaf, "dtype") and np.isfinite(np.asarray(leaf)).all()
+  assert differ(*(toy(name).method.result(state) for state in states))
+
+
+@every_method
+def test_the_objective_falls(name):
+  init, step = jitted(name)
+  state, values = init(KEY, toy(name).stream(0)), []
+  for number in range(30):
+    state, metrics = step(jax.random.fold_in(KEY, number), state, toy(name).stream(0))
+    values.append(float(metrics[toy(name).objective]))
+  assert np.mean(values[-5:]) < 0.9 * np.mean(values[:3]), values
+
+
+@every_method
+@pytest.mark.parametrize("shard", [False, True], ids=["replicated", "batch-sharded"])
+def test_sharded_states_give_the_numbers_of_one_device(name, shard):
+  mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+
+  def place(leaf):
+    split = shard and leaf.ndim > 0 and leaf.shape[0] % 8 == 0
+    return jax.device_put(leaf, NamedSharding(mesh, PartitionSpec("data") if split else PartitionSpec()))
+
+  (before, want), want_metrics = after(name, 1)
+  sharded = jax.tree.map(place, before)
+  assert len(jax.tree.leaves(sharded)[0].sharding.device_set) == 8
+  assert any(not leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(sharded)) == shard
+  batch = jax.tree.map(lambda leaf: jax.device_put(leaf, NamedSharding(mesh, PartitionSpec())), toy(name).stream(0))
+  # a function of its own: `jit` of the same one would share the cache that another test counts
+  step = jax.jit(lambda *args: toy(name).method.step(*args))
+  got, metrics = step(jax.random.fold_in(KEY, 0), sharded, batch)
+  close = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
+  jax.tree.map(close, jax.device_get(got), jax.device_get(want))
+  jax.tree.map(close, jax.device_get(metrics), jax.device_get(want_metrics))
+
+
+@every_method
+def test_hyper_parameters_are_keywords_with_defaults(name):
+  parameters = inspect.signature(catalog.row(name).build()).parameters.values()
+  plain = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
+  assert plain, "a builder without a single hyper-parameter?"
+  assert all(p.default is not p.empty for p in plain)
+  assert all(p.default is p.empty for p in parameters if p.kind is not p.KEYWORD_ONLY)  # collaborators must be given
+  assert not any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in parameters)
+  assert set(catalog.row(name).values) <= set(catalog.row(name).options())
+
+
+@every_method
+def test_a_row_names_its_paper_its_experiment_and_its_test(name):
+  row = catalog.row(name)
+  assert re.fullmatch(r"\d{4}\.\d{4,5}", row.arxiv) and row.title and row.authors
+  assert re.search(r" (19|20)\d\d$", row.venue)
+  assert (ROOT / row.test).is_file()
+  file = ROOT / row.config
+  spec = importlib.util.spec_from_file_location(file.stem, file)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  config = module.get_config()
+  assert config.method.name == name
+  assert row.arxiv in module.__doc__

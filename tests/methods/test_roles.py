@@ -1,0 +1,43 @@
+"""Named roles: each with its own optimiser and its own clock."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jdistill.methods.roles import init_roles, update_roles
+
+OPTIMIZERS = {"student": optax.sgd(0.5, 0.5), "critic": optax.chain(optax.clip(1.0), optax.sgd(0.1, 0.9))}
+PARAMS = {"student": {"w": jnp.array([1.0, 2.0])}, "critic": jnp.array([3.0])}
+GRADS = {"student": {"w": jnp.array([1.0, -1.0])}, "critic": jnp.array([2.0])}
+
+
+def test_every_role_follows_its_own_optimiser():
+  roles = init_roles(OPTIMIZERS, PARAMS)
+  for _ in range(2):
+    roles = update_roles(OPTIMIZERS, roles, GRADS)
+  # 0.5 g, then 0.5 (0.5 g + g); the critic's gradient is clipped to one: 0.1, then 0.1 (0.9 + 1)
+  np.testing.assert_allclose(roles["student"].params["w"], [1 - 1.25, 2 + 1.25], rtol=1e-6)
+  np.testing.assert_allclose(roles["critic"].params, [3 - 0.29], rtol=1e-6)
+
+
+def test_roles_without_gradients_stay():
+  roles = init_roles(OPTIMIZERS, PARAMS)
+  new = update_roles(OPTIMIZERS, roles, {"student": GRADS["student"]})
+  assert new["critic"] is roles["critic"] and set(new) == set(roles)
+  assert (new["student"].params["w"] != roles["student"].params["w"]).all()
+
+
+def test_masks_hold_parameters_and_optimiser_state():
+  roles = init_roles(OPTIMIZERS, PARAMS)
+  held = jax.jit(lambda roles, ok: update_roles(OPTIMIZERS, roles, GRADS, ok))(roles, jnp.bool_(False))
+  jax.tree.map(np.testing.assert_array_equal, held, roles)
+  mixed = update_roles(OPTIMIZERS, roles, GRADS, {"student": jnp.bool_(False), "critic": jnp.bool_(True)})
+  jax.tree.map(np.testing.assert_array_equal, mixed["student"], roles["student"])
+  np.testing.assert_allclose(mixed["critic"].params, [2.9], rtol=1e-5)
+
+
+def test_a_gradient_that_is_not_finite_cannot_leak_through_a_mask():
+  roles = init_roles(OPTIMIZERS, PARAMS)
+  broken = jax.tree.map(lambda g: g * jnp.nan, GRADS)
+  jax.tree.map(np.testing.assert_array_equal, update_roles(OPTIMIZERS, roles, broken, jnp.bool_(False)), roles)

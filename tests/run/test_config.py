@@ -1,0 +1,196 @@
+"""How a configuration is completed: what the user set, then the row of the nearest ipc, the data set's, everybody's."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+
+from experiments import common, datm, mtt
+from jdistill import config
+from jdistill.base import UserError
+from jdistill.data import load
+
+
+def _experiment(**keys):
+  """A DATM configuration of digits; `section__key=value` sets a key of a section."""
+  experiment = datm.get_config("digits")
+  for key, value in keys.items():
+    *path, last = key.split("__")
+    section = experiment
+    for name in path:
+      section = section[name]
+    section[last] = value
+  return experiment
+
+
+def _table(tables, **keys):
+  experiment = _experiment(**keys)
+  experiment.auto = {"*": {"*": datm.settings()["*"]["*"] | {"method/inner_steps": 40}}} | tables
+  return experiment
+
+
+def test_what_the_user_sets_beats_every_table():
+  table = config.resolve(_experiment())
+  assert (table["method"]["image_lr"], table["steps"], table["experts"]["lr"]) == (5.0, 600, 0.05)
+  own = config.resolve(_experiment(method__image_lr=7.0, steps=3, experts__lr=0.2))
+  assert (own["method"]["image_lr"], own["steps"], own["experts"]["lr"]) == (7.0, 3, 0.2)
+  assert own["method"]["label_lr"] == table["method"]["label_lr"] == 2.0
+
+
+def test_a_falsy_value_is_a_value():
+  resolved = config.resolve(_experiment(method__lr_lr=0.0, method__learn_labels=False, experts__momentum=0.0))
+  assert resolved["method"]["lr_lr"] == 0.0
+  assert resolved["method"]["learn_labels"] is False
+
+
+def test_the_more_specific_table_wins():
+  tables = {
+    "digits": {"*": {"method/inner_steps": 2, "method/image_lr": 20.0}, "1": {"method/inner_steps": 3}},
+    "cifar10": {"1": {"method/inner_steps": 4}},
+  }
+  resolved = config.resolve(_table(tables))
+  assert (resolved["method"]["inner_steps"], resolved["method"]["image_lr"]) == (3, 20.0)
+  assert config.resolve(_table(tables, dataset="cifar10"))["method"]["inner_steps"] == 4
+  assert config.resolve(_table(tables, dataset="mnist"))["method"]["inner_steps"] == 40
+
+
+@pytest.mark.parametrize(("ipc", "row"), [(1, 2), (2, 2), (4, 2), (9, 2), (10, 10), (49, 10), (50, 50), (51, 50), (900, 50)])
+def test_the_row_is_that_of_the_largest_listed_ipc_below(ipc, row):
+  tables = {"digits": {"*": {}} | {str(n): {"method/inner_steps": n} for n in (10, 50, 2)}}
+  assert config.resolve(_table(tables, ipc=ipc))["method"]["inner_steps"] == row
+
+
+def test_digits_match_later_epochs_for_more_images():
+  ranges = {}
+  for ipc in (1, 9, 10, 100):
+    method = config.resolve(_experiment(ipc=ipc))["method"]
+    ranges[ipc] = (method["min_start_epoch"], method["max_start_epoch"])
+  assert ranges == {1: (0, 3), 9: (0, 3), 10: (5, 15), 100: (5, 15)}
+
+
+def test_a_file_named_with_a_preset_takes_the_preset_s_settings():
+  """Tiny-ImageNet is not in TFDS: its folder is given, and its published settings still hold."""
+  experiment = datm.get_config("tiny_imagenet_ipc1")
+  named = config.resolve(experiment)
+  experiment.dataset = "/somewhere/tiny-imagenet-200"
+  given = config.resolve(experiment)
+  assert config.difference(named, given) == [
+    "dataset='tiny_imagenet' (there) != '/somewhere/tiny-imagenet-200' (now)"
+  ]
+  assert (given["method"]["image_lr"], given["model"]["depth"]) == (10000.0, 4)
+  experiment.ipc = 50
+  assert config.resolve(experiment)["method"]["inner_steps"] == 20  # still the row of the ipc
+
+
+def test_an_unlisted_set_without_a_preset_takes_the_shared_values():
+  resolved = config.resolve(_experiment(dataset="svhn_cropped", ipc=10))
+  assert (resolved["method"]["inner_steps"], resolved["preprocessing"], resolved["model"]["width"]) == (40, "zca", 128)
+
+
+def test_options_of_another_network_are_left_out_and_its_own_filled_in():
+  model = config.resolve(_experiment(model__name="mlp"))["model"]
+  assert model == {"name": "mlp", "widths": [128, 128], "act": "relu", "init": "torch"}
+  model = config.resolve(_experiment(model__name="resnet10"))["model"]
+  assert model["norm"] == "instance"
+  assert "depth" not in model
+
+
+def test_the_result_is_plain_complete_and_stable():
+  experiment = _experiment()
+  before = copy.deepcopy(experiment.to_dict())
+  resolved = config.resolve(experiment)
+  assert experiment.to_dict() == before  # a configuration can be resolved twice
+  assert config.resolve(experiment.to_dict()) == resolved  # a plain mapping will do
+  assert json.loads(json.dumps(resolved)) == resolved  # as `config.json` gives it back
+  assert "auto" not in resolved
+  open_keys = {key for key, value in _flat(resolved).items() if value is None}
+  assert open_keys <= {
+    "data_dir",
+    "train_size",
+    "test_size",
+    "method.batch_size",
+    "method.current_start_epoch",
+    "method.ema_decay",
+    "method.window",
+  }
+
+
+def _flat(mapping, prefix=""):
+  out = {}
+  for key, value in mapping.items():
+    out |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+  return out
+
+
+@pytest.mark.parametrize(
+  ("change", "words"),
+  [
+    (lambda c: c.pop("method"), "method: missing"),
+    (lambda c: c.update(experts=3), "experts: missing"),
+    (lambda c: c.update(dataset=""), "dataset=''"),
+    (lambda c: c.update(dataset=None), "dataset=None"),
+    (lambda c: c.pop("ipc"), "ipc: not set"),
+    (lambda c: c.update(ipc=True), "ipc=True: must be of type int"),
+    (lambda c: c.update(ipc="3"), "ipc='3': must be of type int"),
+    (lambda c: c.update(extra=1), "extra=1: unknown key"),
+    (lambda c: c["eval"].update(sede=1), "eval.sede=1: unknown key; did you mean 'seeds'"),
+    (lambda c: c["auto"].clear(), "there is no default for this data set; give --config."),
+    (lambda c: c["experts"].update(lr=float("nan")), "experts.lr='nan'"),
+    (lambda c: c.update(checkpoint_seconds=np.zeros(3)), "checkpoint_seconds"),
+    (lambda c: c.update(name=object()), "cannot be stored as JSON"),
+    (lambda c: c["eval"].update(sets=("random_hard",)), "must contain 'distilled'"),
+  ],
+)
+def test_a_mapping_that_is_no_configuration_is_refused_in_one_line(change, words):
+  raw = _experiment().to_dict()
+  change(raw)
+  with pytest.raises(UserError) as caught:
+    config.resolve(raw)
+  assert words in str(caught.value)
+  assert "\n" not in str(caught.value)
+
+
+def test_the_hash_is_that_of_the_values_alone():
+  resolved = config.resolve(_experiment())
+  backwards = dict(reversed(resolved.items())) | {"method": dict(reversed(resolved["method"].items()))}
+  assert config.config_hash(backwards) == config.config_hash(resolved)
+  assert config.config_hash(config.resolve(_experiment(method__image_lr=5.0))) == config.config_hash(resolved)
+  assert config.config_hash(config.resolve(_experiment(method__image_lr=5.5))) != config.config_hash(resolved)
+  assert len(config.config_hash(resolved)) == 16
+
+
+def test_an_int_is_welcome_for_a_float():
+  raw = _experiment().to_dict()
+  raw["method"]["image_lr"] = 5
+  value = config.resolve(raw)["method"]["image_lr"]
+  assert (value, type(value)) == (5.0, float)
+
+
+def test_the_difference_names_dotted_keys_and_both_values():
+  there, now = {"ipc": 1, "a": {"b": 2, "c": 3}, "old": 0}, {"ipc": 1, "a": {"b": 4, "c": 3}, "new": "x"}
+  assert config.difference(there, now) == [
+    "a.b=2 (there) != 4 (now)",
+    "new=None (there) != 'x' (now)",
+    "old=0 (there) != None (now)",
+  ]
+  assert config.difference(now, now) == []
+
+
+def test_flat_keys_are_those_that_can_be_set():
+  keys = config.flat_keys(_experiment())
+  assert {"ipc", "method.image_lr", "model.widths", "eval.models", "data_dir"} <= set(keys)
+  assert not [key for key in keys if key.startswith("auto")]
+
+
+def test_ipc_may_be_as_large_as_the_smallest_class():
+  dataset = load("digits", train_size=200, test_size=100)
+  resolved = config.resolve(common.tiny(_experiment()))
+  config.check_against_data(resolved | {"ipc": 20}, dataset)
+  with pytest.raises(UserError, match=r"ipc=21: class 0 of digits has only 20 training images; lower ipc to at most 20"):
+    config.check_against_data(resolved | {"ipc": 21}, dataset)
+
+
+def test_mtt_learns_no_labels_and_accepts_every_step():
+  method = config.resolve(mtt.get_config())["method"]
+  assert (method["learn_labels"], method["labels"], method["threshold"], method["initial"]) == (False, "hard", None, "real")

@@ -1,0 +1,147 @@
+"""What a finished run leaves, and that the same command shows it again without training."""
+
+import json
+
+import numpy as np
+import pytest
+
+import jdistill
+from jdistill import stages
+from jdistill.files import sha256_arrays, verify_checksums
+from jdistill.reporting import read_jsonl
+from jdistill.teachers import ExpertBuffer
+
+TINY = "--config=experiments/datm.py:tiny"
+CONTROLS = ("random_hard", "random_soft", "initial", "full_data")
+
+
+@pytest.fixture(scope="module")
+def summary(done):
+  return json.loads((done / "work" / "summary.json").read_text())
+
+
+def test_the_work_directory_has_the_promised_files(done):
+  names = {str(path.relative_to(done / "work")) for path in (done / "work").rglob("*") if path.is_file()}
+  expected = ["config.json", "environment.json", "metrics.jsonl", "summary.json", "report.md", "report.html"]
+  expected += [f"result/{name}" for name in ("distilled.npz", "README.md", "checksums.json", "images.png")]
+  expected += [f"curves/{name}.png" for name in ("match_loss", "match_accepted", "synthetic_lr")]
+  expected += [f"images/{name}.png" for name in ("initial", "distilled", "timeline")]
+  assert set(expected) <= names
+  assert not [name for name in names if name.endswith(".tmp")]
+
+
+def test_the_summary_has_the_promised_figures(done, summary):
+  for block in (summary, *(summary["controls"][name] for name in CONTROLS)):
+    assert 0 <= block["accuracy_mean"] <= 1
+    assert block["accuracy_std"] >= 0
+  assert set(summary["controls"]) == set(CONTROLS)
+  assert summary["accepted_share"] == 1.0
+  assert set(summary["seconds"]) == {"experts", "distill", "evaluate", "export", "report"}
+  assert all(value >= 0 for value in summary["seconds"].values())
+  assert summary["peak_memory_bytes"] > 10**7
+  config = json.loads((done / "work" / "config.json").read_text())
+  text = json.dumps(config, sort_keys=True)
+  assert summary["config_hash"] == __import__("hashlib").sha256(text.encode()).hexdigest()[:16]
+
+
+def test_the_summary_is_that_of_the_evaluations(done, summary):
+  evaluations = json.loads((done / "work" / "stages" / "evaluations.json").read_text())["mlp"]
+  assert list(evaluations) == ["distilled", *CONTROLS]
+  for name, entry in evaluations.items():
+    block = summary if name == "distilled" else summary["controls"][name]
+    first, second = entry["accuracies"]
+    assert block["accuracy_mean"] == pytest.approx((first + second) / 2)
+    assert block["accuracy_std"] == pytest.approx(abs(first - second) / 2**0.5)
+  assert evaluations["distilled"]["lr"] == pytest.approx(summary["learned_lr"])
+
+
+def test_the_artefact_is_whole_and_named_by_its_hash(done, summary):
+  verify_checksums(done / "work" / "result")
+  distilled = jdistill.load(done / "work")
+  assert distilled.images.shape == (10, 8, 8, 1)
+  assert distilled.labels.shape == (10, 10)
+  parts = {"images": distilled.images, "labels": distilled.labels, "learned_lr": np.float32(distilled.learned_lr)}
+  assert summary["artefact_sha256"] == sha256_arrays(parts)
+  assert summary["artefact_sha256"] in (done / "work" / "result" / "README.md").read_text()
+  assert distilled.provenance["config_hash"] == summary["config_hash"]
+
+
+def test_metrics_have_every_step_once(done):
+  rows = read_jsonl(done / "work" / "metrics.jsonl")
+  assert [(row["stage"], row["step"]) for row in rows] == [("distill", 1), ("distill", 2)]
+  assert all(np.isfinite(row["match/loss"]) for row in rows)
+
+
+def test_the_report_shows_the_figures_and_the_configuration(done, summary):
+  for name in ("report.md", "report.html"):
+    text = (done / "work" / name).read_text()
+    assert f"{summary['accuracy_mean']:.3f}" in text
+    assert summary["config_hash"] in text
+    assert "2310.05773" in text
+    assert "method.image_lr" in text
+  assert "data:image/png;base64" in (done / "work" / "report.html").read_text()
+
+
+def _story(text):
+  """What is printed from the closing table on."""
+  return text[text.index("| training set") :]
+
+
+def test_the_same_command_trains_nothing_and_prints_the_report_again(call, copy, done, monkeypatch):
+  for stage in ("experts", "distill", "evaluate", "export"):
+    monkeypatch.setitem(stages._RUN, stage, lambda ctx: pytest.fail("a finished stage ran again"))
+  work = copy / "work"
+  kept = {
+    path: (path.read_bytes(), path.stat().st_mtime_ns)
+    for folder in ("result", "checkpoints", "snapshots")
+    for path in (work / folder).rglob("*")
+    if path.is_file()
+  }
+  result = call(TINY, f"--workdir={work}")
+  assert (result.code, result.out) == (0, "")
+  assert _story(result.err) == _story((done / "printed.txt").read_text()).replace(str(done), str(copy))
+  assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in kept} == kept
+  before, after = (json.loads((root / "work" / "summary.json").read_text()) for root in (done, copy))
+  assert before["seconds"].pop("report") >= 0
+  assert after["seconds"].pop("report") >= 0
+  assert before == after
+
+
+@pytest.fixture
+def experts(copy, monkeypatch):
+  """`()` -> indices of the experts that were recorded since; recording goes on as usual."""
+  recorded = []
+  add = ExpertBuffer.add
+  monkeypatch.setattr(ExpertBuffer, "add", lambda self, index, *rest: (recorded.append(index), add(self, index, *rest)))
+  return recorded
+
+
+@pytest.mark.parametrize(
+  ("override", "expected"),
+  [("ipc=2", []), ("method.image_lr=2.0", []), ("experts.count=3", [2]), ("experts.lr=0.04", [0, 1]), ("seed=1", [0, 1])],
+)
+def test_experts_are_shared_by_runs_that_want_the_same_ones(call, copy, experts, override, expected):
+  before = {path.name: path.read_bytes() for path in (copy / "artefacts").rglob("*.npy")}
+  result = call(TINY, f"--config.{override}", "--config.stages=experts", f"--workdir={copy / 'second'}")
+  assert result.code == 0, result.err
+  assert experts == expected
+  (own,) = {path.parent for path in (copy / "artefacts").rglob("expert_0000.npy") if path.read_bytes() == before[path.name]}
+  assert (own / "expert_0001.npy").read_bytes() == before["expert_0001.npy"]
+
+
+def test_a_run_without_the_stage_experts_records_the_ones_it_needs(call, tmp_path, done):
+  result = call(TINY, "--config.stages=distill,export", f"--workdir={tmp_path / 'work'}")
+  assert result.code == 0, result.err
+  first, second = (jdistill.load(root / "work") for root in (done, tmp_path))
+  np.testing.assert_array_equal(first.images, second.images)
+  assert json.loads((done / "work" / "summary.json").read_text())["artefact_sha256"]
+  assert not (tmp_path / "work" / "summary.json").exists()
+
+
+def test_a_report_without_an_evaluation_says_so(call, tmp_path):
+  result = call(TINY, "--config.stages=experts,distill,report", f"--workdir={tmp_path / 'work'}")
+  assert result.code == 0, result.err
+  assert "no evaluation was asked for" in result.err
+  summary = json.loads((tmp_path / "work" / "summary.json").read_text())
+  assert "artefact_sha256" in summary
+  assert "accuracy_mean" not in summary

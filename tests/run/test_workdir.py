@@ -1,0 +1,255 @@
+"""Work directories and their files: what belongs to another run or is damaged is refused, and the cure that is named works."""
+
+import errno
+import json
+import os
+import re
+import shutil
+
+import numpy as np
+import pytest
+
+import jdistill
+from jdistill.base import UserError
+from jdistill.files import sha256_file
+from jdistill.reporting import read_jsonl
+
+TINY = "--config=experiments/datm.py:tiny"
+
+
+@pytest.fixture
+def again(call, copy):
+  """`(*arguments)` runs the finished run's command on its copy."""
+  return lambda *arguments: call(TINY, f"--workdir={copy / 'work'}", *arguments)
+
+
+@pytest.fixture
+def same(done, copy):
+  """Asserts that the copy ends like the run it was copied from."""
+
+  def check():
+    for name in ("result/distilled.npz", "stages/evaluations.json"):
+      assert (copy / "work" / name).read_bytes() == (done / "work" / name).read_bytes()
+
+  return check
+
+
+def test_the_directory_of_another_configuration_names_the_differing_keys(again, same):
+  complaint = again("--config.ipc=2", "--config.method.image_lr=3").complaint
+  assert "belongs to another configuration" in complaint
+  assert "ipc=1 (there) != 2 (now)" in complaint
+  assert "method.image_lr=1.0 (there) != 3.0 (now)" in complaint
+  assert "choose another --workdir" in complaint
+  same()
+
+
+def test_many_differing_keys_are_counted(again):
+  keys = ("seed", "ipc", "steps", "log_every", "snapshot_every")
+  complaint = again(*(f"--config.{key}=7" for key in keys)).complaint
+  assert complaint.count("(there)") == 3
+  assert "and 2 more" in complaint
+
+
+def test_a_directory_of_other_things_is_refused_and_left_alone(call, tmp_path):
+  (tmp_path / "thesis.tex").write_text("precious")
+  assert "is not empty and not a work directory" in call(TINY, f"--workdir={tmp_path}").complaint
+  assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("thesis.tex", "precious")]
+
+
+def test_a_file_is_no_work_directory(call, tmp_path):
+  (tmp_path / "file").write_text("precious")
+  assert "is a file" in call(TINY, f"--workdir={tmp_path / 'file'}").complaint
+  assert "file" in call(TINY, f"--workdir={tmp_path / 'file' / 'below'}").complaint
+  assert (tmp_path / "file").read_text() == "precious"
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '"config"'])
+def test_a_damaged_configuration_is_refused(again, copy, content):
+  (copy / "work" / "config.json").write_text(content)
+  assert "choose another" in again().complaint
+
+
+def test_a_refused_command_claims_no_directory(call, tmp_path):
+  work = f"--workdir={tmp_path / 'work'}"
+  assert "ipc=21" in call(TINY, work, "--config.ipc=21").complaint
+  assert not (tmp_path / "work").exists()  # so the corrected command is not "another configuration"
+
+
+def _interrupt_after_distill(root):
+  """Turns the copy of a finished run into one that was killed before its distillation was marked as done."""
+  for name in ("distill.json", "distilled.npz", "evaluate.json", "evaluations.json", "export.json", "report.json"):
+    (root / "work" / "stages" / name).unlink()
+  shutil.rmtree(root / "work" / "result")
+
+
+def _payload(checkpoint):
+  """The largest file of a checkpoint: its arrays."""
+  return max((path for path in checkpoint.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def test_a_damaged_checkpoint_is_refused_and_the_step_before_goes_on(again, copy, flip, same):
+  _interrupt_after_distill(copy)
+  checkpoints = copy / "work" / "checkpoints"
+  flip(_payload(checkpoints / "2"))
+  result = again()
+  assert (result.code, result.out) == (1, "")
+  complaint = result.err.splitlines()[-1]
+  assert complaint.startswith(f"jdistill: checkpoint {checkpoints / '2'} is damaged")
+  assert f"delete {checkpoints / '2'}.json" in complaint
+  (checkpoints / "2.json").unlink()
+  assert again().code == 0
+  same()
+
+
+def test_the_checkpoint_of_another_run_is_refused(again, call, copy, same, tmp_path):
+  other = tmp_path / "other"
+  assert call(TINY, "--config.seed=1", "--config.stages=experts,distill", f"--workdir={other}").code == 0
+  _interrupt_after_distill(copy)
+  shutil.rmtree(copy / "work" / "checkpoints")
+  shutil.copytree(other / "checkpoints", copy / "work" / "checkpoints")
+  result = again()
+  assert result.code == 1
+  assert "belongs to another configuration" in result.err.splitlines()[-1]
+  shutil.rmtree(copy / "work" / "checkpoints")
+  assert again().code == 0
+  same()
+
+
+def test_a_damaged_expert_is_refused_and_recorded_anew(again, copy, flip, same):
+  _interrupt_after_distill(copy)
+  (file, *_) = sorted((copy / "artefacts").rglob("expert_0001.npy"))
+  whole = file.read_bytes()
+  flip(file)
+  result = again()
+  assert result.code == 1
+  complaint = result.err.splitlines()[-1]
+  assert complaint.startswith(f"jdistill: expert buffer file {file} is missing or damaged")
+  assert f"delete {file.parent}" in complaint
+  shutil.rmtree(file.parent)
+  assert again().code == 0
+  assert file.read_bytes() == whole
+  same()
+
+
+def test_an_expert_buffer_of_another_recipe_is_refused(again, copy):
+  _interrupt_after_distill(copy)
+  (manifest,) = (copy / "artefacts").rglob("manifest.json")
+  content = json.loads(manifest.read_text())
+  content["identity"]["seed"] = 5
+  manifest.write_text(json.dumps(content))
+  result = again()
+  assert result.code == 1
+  assert "identity is not that of this run" in result.err.splitlines()[-1]
+
+
+def test_experts_deleted_before_the_evaluation_are_recorded_again(again, copy, same):
+  for name in ("evaluate.json", "evaluations.json"):
+    (copy / "work" / "stages" / name).unlink()
+  shutil.rmtree(copy / "artefacts")
+  assert again().code == 0
+  same()
+
+
+@pytest.mark.parametrize("name", ["distilled.npz", "README.md"])
+def test_a_damaged_artefact_is_refused_and_written_anew(again, copy, flip, same, name):
+  file = copy / "work" / "result" / name
+  before = sha256_file(file)
+  flip(file)
+  result = again()
+  assert result.code == 1
+  complaint = result.err.splitlines()[-1]
+  assert complaint.startswith(f"jdistill: {file} is damaged or was edited")
+  assert f"delete {file.parent}" in complaint
+  if name == "distilled.npz":
+    with pytest.raises(UserError, match="damaged"):
+      jdistill.load(copy / "work")
+  shutil.rmtree(file.parent)
+  assert again().code == 0
+  assert sha256_file(file) == before
+  same()
+
+
+@pytest.mark.parametrize("name", ["stages/distilled.npz", "stages/initial.npz", "stages/evaluations.json"])
+def test_a_damaged_file_between_stages_is_refused_and_made_anew(again, copy, flip, same, name):
+  file = copy / "work" / name
+  before = file.read_bytes()
+  if file.suffix == ".npz":
+    flip(file)
+  else:
+    file.write_bytes(before[:-9])
+  result = again()
+  assert result.code == 1
+  assert result.err.splitlines()[-1].startswith(f"jdistill: {file} is damaged")
+  assert "delete it and run again" in result.err
+  file.unlink()
+  assert again().code == 0
+  assert file.read_bytes() == before
+  same()
+
+
+def test_a_full_disk_stops_with_one_line_and_loses_nothing(call, done, tmp_path, monkeypatch):
+  """Every file is written under a temporary name and then renamed: there the disk is full, ever later in the run."""
+  work, replace, names = tmp_path / "work", os.replace, []
+
+  def full(source, target):
+    if os.path.basename(target) == names[-1]:
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    replace(source, target)
+
+  monkeypatch.setattr(os, "replace", full)
+  for name in ("config.json", "expert_0001.npy", "initial.npz", "2.json", "evaluations.json", "README.md", "match_loss.png"):
+    names.append(name)
+    result = call(TINY, f"--workdir={work}")
+    assert (result.code, result.out) == (1, "")
+    assert "Traceback" not in result.err
+    complaint = result.err.splitlines()[-1]
+    assert complaint.startswith("jdistill: ")
+    for word in (name, "no space left", "run the same command again"):
+      assert word in complaint
+    assert not list(tmp_path.rglob("*.tmp"))
+  names.append("")
+  assert call(TINY, f"--workdir={work}").code == 0
+  assert (work / "result" / "distilled.npz").read_bytes() == (done / "work" / "result" / "distilled.npz").read_bytes()
+
+
+def test_a_disk_too_full_for_a_checkpoint_is_known_beforehand(again, copy, monkeypatch, same):
+  _interrupt_after_distill(copy)
+  shutil.rmtree(copy / "work" / "checkpoints")
+  with monkeypatch.context() as patch:
+    patch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 10**6 - 100, 100))
+    result = again()
+  assert result.code == 1
+  complaint = result.err.splitlines()[-1]
+  assert f"jdistill: {copy / 'work' / 'checkpoints'}" in complaint
+  assert "100 B free" in complaint
+  assert again().code == 0
+  same()
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(call, tmp_path):
+  work = tmp_path / "work"
+  wild = [
+    "--config.method.image_lr=1e30",
+    "--config.steps=20",
+    "--config.checkpoint_seconds=0",
+    f"--workdir={work}",
+  ]
+  result = call(TINY, *wild)
+  assert (result.code, result.out) == (1, "")
+  assert "Traceback" not in result.err
+  complaint = result.err.splitlines()[-1]
+  assert complaint.startswith("jdistill: ")
+  step = int(complaint.split("step ")[1].split(":")[0])
+  assert 1 <= step < 20
+  assert re.search(r"(match/loss|gradient/images|synthetic/lr) is not finite; the last good state is saved", complaint)
+  assert "learning rates" in complaint
+  saved = sorted(int(path.stem) for path in (work / "checkpoints").glob("*.json"))
+  assert saved[-1] == step
+  losses = [row["match/loss"] for row in read_jsonl(work / "metrics.jsonl", "distill")]
+  assert len(losses) == step
+  assert np.isfinite(losses).all()
+  assert not (work / "stages" / "distill.json").exists()
+  assert not (work / "result").exists()
+  again = call(TINY, *wild)  # it goes on from the good state, to the same end
+  assert again.code == 1
+  assert again.err.splitlines()[-1] == complaint

@@ -1,0 +1,94 @@
+"""The difficulty schedule: literal tables, refusals, and draws that depend on the step alone."""
+
+import numpy as np
+import pytest
+
+from jdistill.base import UserError
+from jdistill.teachers import check_bounds, expert_order, segment_bounds, start_epoch
+
+
+@pytest.mark.parametrize(
+  ("step", "bounds", "want"),
+  [
+    # CIFAR-10, 10 images per class: 10 -> 20 in 1000 steps, rising at every hundredth, fractions cut off
+    (0, (0, 10, 20, 1000), (0, 10)),
+    (99, (0, 10, 20, 1000), (0, 10)),
+    (100, (0, 10, 20, 1000), (0, 11)),
+    (250, (0, 10, 20, 1000), (0, 12)),
+    (999, (0, 10, 20, 1000), (0, 19)),
+    (1000, (0, 10, 20, 1000), (0, 20)),
+    (9999, (0, 10, 20, 1000), (0, 20)),
+    # 20 -> 40 in 2000 and 30 -> 50 in 2000
+    (150, (0, 20, 40, 2000), (0, 21)),
+    (1999, (0, 30, 50, 2000), (0, 49)),
+    # a fixed range, whatever the step
+    (0, (40, None, 60, 1), (40, 60)),
+    (5000, (40, None, 60, 1), (40, 60)),
+    # nothing to rise
+    (500, (2, 7, 7, 1000), (2, 7)),
+  ],
+)
+def test_bounds(step, bounds, want):
+  names = ("min_start_epoch", "current_start_epoch", "max_start_epoch", "schedule_steps")
+  assert segment_bounds(step, **dict(zip(names, bounds, strict=True))) == want
+
+
+GOOD = {
+  "min_start_epoch": 0,
+  "current_start_epoch": 10,
+  "max_start_epoch": 20,
+  "schedule_steps": 1000,
+  "expert_epochs": 2,
+  "epochs": 21,
+}
+
+
+def test_the_last_possible_schedule_is_allowed():
+  check_bounds(**GOOD)  # the last start is 19, and 19 + 2 = 21 is the last snapshot
+  check_bounds(**(GOOD | {"current_start_epoch": None, "min_start_epoch": 19, "schedule_steps": 0}))
+  check_bounds(**(GOOD | {"current_start_epoch": 20}))
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"epochs": 20}, r"method\.max_start_epoch=20: .* experts' 20 epochs; lower it to at most 19 or raise"),
+    ({"expert_epochs": 0}, r"method\.expert_epochs=0: a segment needs at least one epoch"),
+    ({"min_start_epoch": -1}, r"method\.min_start_epoch=-1: must be at least 0"),
+    ({"min_start_epoch": 10}, r"method\.min_start_epoch=10: must be below method\.current_start_epoch=10"),
+    (
+      {"min_start_epoch": 20, "current_start_epoch": None},
+      r"method\.min_start_epoch=20: must be below method\.max_start_epoch=20",
+    ),
+    ({"current_start_epoch": 21}, r"method\.current_start_epoch=21: must not exceed method\.max_start_epoch=20"),
+    ({"schedule_steps": 0}, r"method\.schedule_steps=0: must be at least 1"),
+  ],
+)
+def test_impossible_schedules(change, message):
+  with pytest.raises(UserError, match=message) as caught:
+    check_bounds(**(GOOD | change))
+  assert "\n" not in str(caught.value)
+
+
+def test_every_round_uses_every_expert_once():
+  rounds = np.array([expert_order(3, step, 5) for step in range(60)]).reshape(12, 5)
+  assert (np.sort(rounds, axis=1) == np.arange(5)).all()
+  assert len({tuple(row) for row in rounds}) > 6
+  assert [expert_order(4, step, 5) for step in range(60)] != rounds.ravel().tolist()
+  assert {expert_order(0, step, 1) for step in range(4)} == {0}
+
+
+def test_start_epochs_cover_the_half_open_range_evenly():
+  drawn = np.array([start_epoch(0, step, 2, 7) for step in range(3000)])
+  counts = np.bincount(drawn, minlength=8)
+  assert counts[:2].sum() == 0 and counts[7:].sum() == 0
+  assert np.abs(counts[2:7] - 600).max() < 110  # five standard deviations of a binomial count
+  assert {start_epoch(0, step, 4, 5) for step in range(5)} == {4}
+  assert drawn.tolist()[:50] != [start_epoch(1, step, 2, 7) for step in range(50)]
+
+
+def test_draws_are_functions_of_the_step():
+  forward = [(expert_order(7, s, 4), start_epoch(7, s, 0, 100)) for s in range(30)]
+  backward = [(expert_order(7, s, 4), start_epoch(7, s, 0, 100)) for s in reversed(range(30))]
+  assert forward == backward[::-1]
+  assert all(isinstance(value, int) for pair in forward for value in pair)

@@ -1,0 +1,198 @@
+"""The rooms of the package and who may know whom, read from the imports: arrows run one way, I/O has its places.
+
+A room is a package or module directly under `jdistill/`. Imports inside functions count like those at the top.
+"""
+
+import ast
+import graphlib
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "jdistill"
+
+# What a room may import, from the ground floor to the roof. `base` is open to all. A new room needs a row here, and a
+# row that grows upwards needs a reason.
+GROUND = {"base"}
+MAY_IMPORT = {
+  "base": set(),
+  "files": GROUND,
+  # pure numbers: they see arrays and functions, nothing else
+  "ops": GROUND,
+  "losses": GROUND | {"ops"},
+  "bilevel": GROUND | {"ops", "losses"},
+  "augment": GROUND | {"ops"},
+  "selection": GROUND | {"ops", "losses"},
+  "synthetic": GROUND | {"ops"},
+  "models": GROUND | {"ops"},
+  "methods": GROUND | {"ops", "losses", "bilevel", "augment", "selection", "synthetic"},
+  # data, targets and the engine: none of them knows a method
+  "data": GROUND | {"files"},
+  "teachers": GROUND | {"files", "data", "models", "losses", "augment"},
+  "training": GROUND | {"files", "data", "models", "losses", "augment"},
+  "evaluation": GROUND | {"data", "models", "losses", "augment"},
+  # what people see and take away
+  "reporting": GROUND | {"files"},
+  "export": GROUND | {"files", "reporting"},
+  "distilled": GROUND | {"files", "augment", "data", "models", "evaluation", "export"},
+  # names, configurations, runs
+  "catalog": GROUND | {"methods"},
+  "config": GROUND | {"files", "augment", "bilevel", "data", "models", "teachers", "catalog"},
+  "stages": GROUND
+  | {"files", "augment", "bilevel", "data", "models", "losses", "ops", "synthetic", "selection", "teachers", "methods"}
+  | {"training", "evaluation", "reporting", "export", "catalog", "config"},
+  "run": GROUND | {"catalog", "config", "stages", "reporting"},
+}
+
+# Reading, writing, printing and logging: nobody else does.
+MAY_DO_IO = {"files", "data", "teachers", "training", "reporting", "export", "distilled", "stages", "run"}
+IO_CALLS = {"open", "print", "input"}
+IO_MODULES = {
+  "absl", "importlib_resources", "io", "logging", "os", "pathlib", "shutil", "socket", "subprocess", "sys", "tempfile",
+  "urllib",
+}  # fmt: skip
+PURE_FUNCTIONS_OF_FILES = {"to_jsonable", "format_bytes"}  # they only turn values into other values
+
+# Libraries that must not spread: one place each to change when they do.
+ONLY_IN = {
+  "absl": {"run"},
+  "ml_collections": {"config", "run", "stages"},
+  "flax": {"models"},
+  "optax": {"methods"},
+  "orbax": {"training"},
+  "matplotlib": {"reporting"},
+  "tensorflow_datasets": {"data"},
+  "torch": {"export"},
+}
+FORBIDDEN_MODULES = {"pickle", "dill", "joblib", "shelve", "marshal"}  # loading them runs what is in the file
+FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}
+
+
+class Import(NamedTuple):
+  """One imported thing: `from jdistill.files import read_json` is `("jdistill.files", "read_json")`."""
+
+  module: str
+  name: str | None
+  line: int
+
+
+def sources(room):
+  path = PACKAGE / room
+  return sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+
+
+def parse(path):
+  return ast.parse(path.read_text(), str(path))
+
+
+def imports(tree):
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Import):
+      yield from (Import(alias.name, None, node.lineno) for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f"line {node.lineno}: import by full name"
+      yield from (Import(node.module, alias.name, node.lineno) for alias in node.names)
+
+
+def room_of(found):
+  """The room an import leads to, or `None` for other packages and for the bare package."""
+  parts = found.module.split(".")
+  if parts[0] != "jdistill":
+    return None
+  if len(parts) > 1:
+    return parts[1]
+  return found.name if found.name in MAY_IMPORT else None
+
+
+def calls(tree):
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+      yield node.func.id, node.lineno
+
+
+def arrows():
+  """`(room, room it imports, place)` for all imports between rooms."""
+  for room in MAY_IMPORT:
+    for path in sources(room):
+      for found in imports(parse(path)):
+        target = room_of(found)
+        if target not in (None, room):
+          yield room, target, f"{path.relative_to(PACKAGE.parent)}:{found.line}"
+
+
+def test_every_room_has_its_row():
+  found = {path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+  assert found - {"__init__"} == set(MAY_IMPORT)
+
+
+def test_arrows_run_one_way():
+  wrong = [f"{place}: {room} -> {target}" for room, target, place in arrows() if target not in MAY_IMPORT[room]]
+  assert not wrong, "\n".join(wrong)
+
+
+def test_there_are_no_cycles():
+  """Neither in the table, which could allow one by mistake, nor in the imports."""
+  actual = {room: set() for room in MAY_IMPORT}
+  for room, target, _ in arrows():
+    actual[room].add(target)
+  assert sum(map(len, actual.values())) > 30  # the walk did see something
+  for graph in (actual, MAY_IMPORT):
+    order = list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError with the cycle
+    assert not graph["base"]
+    assert order.index("methods") < order.index("stages") < order.index("run")
+
+
+def test_the_bare_package_is_only_asked_for_its_version():
+  """`jdistill.losses` works through the package's lazy imports, past the table above; so rooms must not use it."""
+  for room in MAY_IMPORT:
+    for path in sources(room):
+      tree = parse(path)
+      used = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "jdistill"
+      }
+      used |= {found.name for found in imports(tree) if found.module == "jdistill" and room_of(found) is None} - {None}
+      assert used <= {"__version__"}, f"{path}: {used}"
+
+
+@pytest.mark.parametrize("room", sorted(set(MAY_IMPORT) - MAY_DO_IO))
+def test_pure_rooms_do_no_io(room):
+  for path in sources(room):
+    tree = parse(path)
+    for name, line in calls(tree):
+      assert name not in IO_CALLS, f"{path}:{line}: {name}("
+    for found in imports(tree):
+      assert found.module.split(".")[0] not in IO_MODULES, f"{path}:{found.line}: {found.module}"
+      if room_of(found) == "files":
+        assert found.name in PURE_FUNCTIONS_OF_FILES, f"{path}:{found.line}: files.{found.name}"
+
+
+def test_methods_know_neither_files_nor_configurations():
+  """Said apart from the table, as it is what keeps a method usable in other people's loops."""
+  assert not MAY_IMPORT["methods"] & {"files", "stages", "config", "run", "reporting", "export", "training", "models"}
+  for path in sources("methods"):
+    text = path.read_text()
+    for word in ("open(", "print(", "logging", "ml_collections", "ConfigDict", "flax", "nn.Module"):
+      assert word not in text, f"{path}: {word}"
+
+
+def test_libraries_stay_in_their_rooms():
+  for room in MAY_IMPORT:
+    for path in sources(room):
+      tree = parse(path)
+      for found in imports(tree):
+        top = found.module.split(".")[0]
+        assert room in ONLY_IN.get(top, {room}), f"{path}:{found.line}: {top} belongs to {sorted(ONLY_IN[top])}"
+        assert top not in FORBIDDEN_MODULES, f"{path}:{found.line}: {top}"
+      for name, line in calls(tree):
+        assert name not in FORBIDDEN_CALLS, f"{path}:{line}: {name}("
+
+
+def test_names_become_functions_in_the_catalog_alone():
+  """Modules found by name: methods in the catalog, and optional packages in the rooms that own them."""
+  allowed = {"catalog", *(room for rooms in ONLY_IN.values() for room in rooms)}
+  for room in set(MAY_IMPORT) - allowed:
+    for path in sources(room):
+      assert "import_module" not in path.read_text(), path
