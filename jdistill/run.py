@@ -96,7 +96,9 @@ def run_sweep(experiment, workdir=None, artefacts=None, stream=None, signals=Fal
   grid = stages.sweep.cells(experiment)
   resolved = [config.resolve(cell.config) for cell in grid]  # all of them before any work
   if not {"distill", "evaluate", "report"} <= set(resolved[0]["stages"]):
-    raise UserError(f"stages={resolved[0]['stages']}: a sweep compares evaluations; it needs distill, evaluate and report")
+    raise UserError(
+      f"stages={resolved[0]['stages']}: a sweep compares evaluations; it needs distill, evaluate and report"
+    )
   workdir = Path(workdir).expanduser() if workdir else Path("runs") / resolved[0]["name"]
   artefacts = Path(artefacts).expanduser() if artefacts else workdir.parent / "artefacts"
   if not workdir.exists() or not any(workdir.iterdir()):
@@ -270,4 +272,9 @@ def _run(values: flags.FlagValues) -> None:
 
 
 if __name__ == "__main__":
-  sys.exit(main(sys.argv))
+  status = main(sys.argv)
+  if status == 130:  # at once: files are whole at any moment, and threads that still write would complain at the exit
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+  sys.exit(status)

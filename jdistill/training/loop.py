@@ -51,7 +51,7 @@ class Outcome(NamedTuple):
 
 
 def guarded(method: Method) -> Callable:
-  """A step that keeps the old state from the first step on whose metrics are not all finite.
+  """A step that keeps the old state from the first step on whose metrics or new state are not all finite.
 
   Returns:
     `(key, state, batch, alive) -> (state, metrics, alive)`; once `alive` is false the state does not change any more,
@@ -60,8 +60,9 @@ def guarded(method: Method) -> Callable:
 
   def step(key: Key, state: PyTree, batch: PyTree, alive: jax.Array):
     new, metrics = method.step(key, state, batch)
-    finite = jnp.stack([jnp.all(jnp.isfinite(value)) for value in metrics.values()])
-    alive = jnp.logical_and(alive, jnp.all(finite))
+    # the state too: an overflowing update of finite gradients shows in the metrics one step too late
+    leaves = [*metrics.values(), *(leaf for leaf in jax.tree.leaves(new) if jnp.issubdtype(leaf.dtype, jnp.inexact))]
+    alive = jnp.logical_and(alive, jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves])))
     return jax.tree.map(lambda a, b: jnp.where(alive, a, b), new, state), metrics, alive
 
   return step
@@ -154,7 +155,7 @@ def _report(pending: list[tuple[Any, Any]], done: int, hooks: Hooks) -> tuple[in
   pending.clear()
   for offset, (metrics, alive) in enumerate(rows):
     if not alive:
-      name = next(name for name, value in metrics.items() if not jnp.isfinite(value))
+      name = next((name for name, value in metrics.items() if not jnp.isfinite(value)), "the updated state")
       return done - len(rows) + offset, name
   means = {name: sum(float(metrics[name]) for metrics, _ in rows) / len(rows) for name in rows[0][0]}
   hooks.on_metrics(done, means)

@@ -161,7 +161,9 @@ def trajectory_method(
       "match/loss": value,
       "match/accepted": accepted.astype(jnp.float32),
       "synthetic/lr": roles["lr"].params,
-      "gradient/images": jnp.sqrt(jnp.sum(jnp.square(grads["images"]))),
+      **{
+        f"gradient/{name}": jnp.sqrt(jnp.sum(jnp.square(grads[name]))) for name in ("images", "labels") if name in grads
+      },
     }
     return TrajectoryState(roles, state.labels, average, state.accepted + accepted.astype(jnp.int32)), metrics
 
