@@ -30,6 +30,7 @@ def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
     "series": {
       name: {"method/min_start_epoch": low, "method/max_start_epoch": high} for name, (low, high) in ranges.items()
     },
+    "order": tuple(ranges),
     "seeds": seeds,
   }
   return config

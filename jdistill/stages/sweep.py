@@ -4,6 +4,7 @@ A configuration with a section `sweep` is such an experiment:
 
     sweep.groups = {"IPC 1": {"ipc": 1}, ...}                          the figure's x axis
     sweep.series = {"early": {"method/max_start_epoch": 3}, ...}       its bars
+    sweep.order = ("early", ...)                                       their order (a ConfigDict sorts its keys)
     sweep.seeds = (0, 1, 2)                                            independent repetitions
 
 Each cell is an ordinary run in `cells/` of the work directory with the overrides of its group and series (keys with `/`
@@ -50,10 +51,14 @@ def cells(experiment: Mapping[str, Any]) -> list[Cell]:
   for axis in ("groups", "series", "seeds"):
     if not sweep.get(axis):
       raise UserError(f"sweep.{axis}: empty; a sweep needs at least one entry")
+  order = list(sweep.get("order") or sweep["series"])
+  if sorted(order) != sorted(sweep["series"]):
+    raise UserError(f"sweep.order={order}: must name every one of {sorted(sweep['series'])} once")
   out = []
   for seed in sweep["seeds"]:
     for group, group_values in sweep["groups"].items():
-      for index, (series, series_values) in enumerate(sweep["series"].items()):
+      for index, series in enumerate(order):
+        series_values = sweep["series"][series]
         config = copy.deepcopy(raw)
         config["seed"] = int(seed)
         if index:  # the controls do not depend on the series: once per group and seed is enough
