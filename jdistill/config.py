@@ -11,6 +11,7 @@ from jdistill import catalog, models
 from jdistill.base import UserError
 from jdistill.bilevel import ROUTES
 from jdistill.catalog import near_matches
+from jdistill.data.checks import require_per_class
 from jdistill.files import to_jsonable
 from jdistill.teachers import check_bounds
 
@@ -243,9 +244,8 @@ def _check_together(raw: dict) -> None:
     raise UserError("eval.control_lrs: empty; give at least one learning rate")
   if raw["model"].get("norm") == "batch" or raw["model"]["name"].endswith("_bn"):
     key = "name" if raw["model"]["name"].endswith("_bn") else "norm"
-    raise UserError(
-      f"model.{key}={raw['model'][key]!r}: running statistics have no place in a matched trajectory; use 'instance' or 'group'"
-    )
+    cure = "running statistics have no place in a matched trajectory; use 'instance' or 'group'"
+    raise UserError(f"model.{key}={raw['model'][key]!r}: {cure}")
   if method["learn_labels"] and method["labels"] == "hard":
     raise UserError("method.learn_labels=True: hard labels cannot be learned; set method.labels='soft'")
   window, steps = method["window"], method["inner_steps"]
@@ -264,17 +264,10 @@ def _check_together(raw: dict) -> None:
 
 def check_against_data(raw: Mapping[str, Any], dataset) -> None:
   """Refuses what only the data can refute: too few images for `ipc`, batches larger than the set."""
-  counts = [int((dataset.train_y == label).sum()) for label in range(dataset.num_classes)]
-  if raw["ipc"] > min(counts):
-    label = counts.index(min(counts))
-    raise UserError(
-      f"ipc={raw['ipc']}: class {label} of {raw['dataset']} has only {counts[label]} training images; lower ipc to at "
-      f"most {counts[label]}"
-    )
-  total = len(dataset.train_y)
-  for key, value in (("experts.batch_size", raw["experts"]["batch_size"]),):
-    if value > total:
-      raise UserError(f"{key}={value}: larger than the {total} training images; lower it")
+  require_per_class(dataset, raw["ipc"], "ipc")
+  size, total = raw["experts"]["batch_size"], len(dataset.train_y)
+  if size > total:
+    raise UserError(f"experts.batch_size={size}: larger than the {total} training images; lower it")
 
 
 def config_hash(raw: Mapping[str, Any]) -> str:

@@ -139,10 +139,11 @@ def run_loop(
         raise UserError(
           f"step {bad[0]}: {bad[1]} is not finite{where}; lower the learning rates of config.method or change the seed"
         )
-    if stopped or (clock() - saved_at >= checkpoint_seconds and done % log_every == 0):
-      save()
+    # before the save: a run killed between the two draws the snapshot again, where the other order would lose it
     if done == steps or (snapshot_every and done % snapshot_every == 0):
       hooks.on_snapshot(done, method.result(state))
+    if stopped or (clock() - saved_at >= checkpoint_seconds and done % log_every == 0):
+      save()
   save()
   others = done - first_done
   mean = (clock() - begin - first) / others if first is not None and others > 0 else None

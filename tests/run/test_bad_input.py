@@ -1,4 +1,4 @@
-"""Mistakes in a configuration or in the data: one readable line with key, value and cure, before anything is written."""
+"""Mistakes in a configuration or in the data: one readable line with key, value and cure, and nothing is written."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,10 @@ CASES = {
   "no images": (["ipc=0"], ["ipc=0: must be at least 1"]),
   "fewer than no images": (["ipc=-5"], ["ipc=-5: must be at least 1"]),
   "more images than there are": (["train_size=None", "ipc=500"], ["ipc=500: class", "digits", "at most"]),
-  "more images than a subset has": (["ipc=21"], ["ipc=21: class 0 of digits has only 20 training images", "at most 20"]),
+  "more images than a subset has": (
+    ["ipc=21"],
+    ["ipc=21: class 0 ('0') of digits has only 20 training images", "at most 20"],
+  ),
   "a subset without all classes": (["train_size=5"], ["train_size=5", "10 classes"]),
   "a subset larger than the set": (["test_size=5000"], ["test_size=5000", "at most"]),
   "no steps": (["steps=0"], ["steps=0: must be at least 1"]),
@@ -121,7 +124,7 @@ def _nan_images():
     ({"train_labels": np.arange(40) - 1}, ["train: label -1 of image 0 is negative"]),
     ({"train_labels": np.arange(40) % 2 * 2}, ["class 1", "no images"]),
     ({"train_labels": np.arange(39) % 2}, ["40 images but 39 labels"]),
-    ({"train_labels": (np.arange(40) < 2).astype(int)}, ["ipc=3: class 1", "only 2 training images"]),
+    ({"train_labels": (np.arange(40) < 2).astype(int)}, ["ipc=3: class 1 ('1')", "only 2 training images"]),
     ({"test_images": np.zeros((20, 5, 5, 1), np.float32)}, ["train images are (6, 6, 1) but test images"]),
     ({"train_images": np.zeros((40, 6, 6, 1), np.float32)}, ["preprocessing='standardize'", "constant"]),
   ],

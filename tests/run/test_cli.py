@@ -90,7 +90,9 @@ def test_lists_can_be_written_with_commas():
 
 
 def test_a_key_can_be_set_back_to_its_tested_value():
-  context = run.make_context(run.parse(["run", TINY, "--config.steps=None", "--config.train_size=None"])["config"].value)
+  context = run.make_context(
+    run.parse(["run", TINY, "--config.steps=None", "--config.train_size=None"])["config"].value
+  )
   assert (context.config["steps"], context.config["train_size"]) == (600, None)  # digits' own, and all images
 
 

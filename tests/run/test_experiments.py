@@ -16,7 +16,9 @@ from jdistill import catalog, config, run, stages
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 CARD = REPOSITORY.parent / "shared" / "methods" / "dataset_distillation_matching.md"
 CIFAR10 = REPOSITORY.parent / "shared" / "data" / "tfds"
-NAMES = sorted(path.stem for path in (REPOSITORY / "experiments").glob("*.py") if path.stem not in ("__init__", "common"))
+NAMES = sorted(
+  path.stem for path in (REPOSITORY / "experiments").glob("*.py") if path.stem not in ("__init__", "common")
+)
 DSA = "color_crop_cutout_flip_scale_rotate"
 
 # inner steps, expert epochs, image lr, batch, min, current, max start epoch, schedule, lr of lr, label lr, threshold

@@ -1,5 +1,6 @@
 """What a finished run leaves, and that the same command shows it again without training."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -41,7 +42,7 @@ def test_the_summary_has_the_promised_figures(done, summary):
   assert summary["peak_memory_bytes"] > 10**7
   config = json.loads((done / "work" / "config.json").read_text())
   text = json.dumps(config, sort_keys=True)
-  assert summary["config_hash"] == __import__("hashlib").sha256(text.encode()).hexdigest()[:16]
+  assert summary["config_hash"] == hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def test_the_summary_is_that_of_the_evaluations(done, summary):
@@ -118,14 +119,22 @@ def experts(copy, monkeypatch):
 
 @pytest.mark.parametrize(
   ("override", "expected"),
-  [("ipc=2", []), ("method.image_lr=2.0", []), ("experts.count=3", [2]), ("experts.lr=0.04", [0, 1]), ("seed=1", [0, 1])],
+  [
+    ("ipc=2", []),
+    ("method.image_lr=2.0", []),
+    ("experts.count=3", [2]),
+    ("experts.lr=0.04", [0, 1]),
+    ("seed=1", [0, 1]),
+  ],
 )
 def test_experts_are_shared_by_runs_that_want_the_same_ones(call, copy, experts, override, expected):
   before = {path.name: path.read_bytes() for path in (copy / "artefacts").rglob("*.npy")}
   result = call(TINY, f"--config.{override}", "--config.stages=experts", f"--workdir={copy / 'second'}")
   assert result.code == 0, result.err
   assert experts == expected
-  (own,) = {path.parent for path in (copy / "artefacts").rglob("expert_0000.npy") if path.read_bytes() == before[path.name]}
+  (own,) = {
+    path.parent for path in (copy / "artefacts").rglob("expert_0000.npy") if path.read_bytes() == before[path.name]
+  }
   assert (own / "expert_0001.npy").read_bytes() == before["expert_0001.npy"]
 
 

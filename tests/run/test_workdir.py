@@ -1,4 +1,4 @@
-"""Work directories and their files: what belongs to another run or is damaged is refused, and the cure that is named works."""
+"""Work directories: what belongs to another run or is damaged is refused, and the cure that is named works."""
 
 import errno
 import json
@@ -197,7 +197,15 @@ def test_a_full_disk_stops_with_one_line_and_loses_nothing(call, done, tmp_path,
     replace(source, target)
 
   monkeypatch.setattr(os, "replace", full)
-  for name in ("config.json", "expert_0001.npy", "initial.npz", "2.json", "evaluations.json", "README.md", "match_loss.png"):
+  for name in (
+    "config.json",
+    "expert_0001.npy",
+    "initial.npz",
+    "2.json",
+    "evaluations.json",
+    "README.md",
+    "match_loss.png",
+  ):
     names.append(name)
     result = call(TINY, f"--workdir={work}")
     assert (result.code, result.out) == (1, "")
@@ -241,7 +249,10 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(call, tmp
   assert complaint.startswith("jdistill: ")
   step = int(complaint.split("step ")[1].split(":")[0])
   assert 1 <= step < 20
-  assert re.search(r"(match/loss|gradient/images|gradient/labels|synthetic/lr|the updated state) is not finite; the last good state is saved", complaint)
+  assert re.search(
+    r"(match/loss|gradient/\w+|synthetic/lr|the updated state) is not finite; the last good state is saved",
+    complaint,
+  )
   assert "learning rates" in complaint
   saved = sorted(int(path.stem) for path in (work / "checkpoints").glob("*.json"))
   assert saved[-1] == step
