@@ -23,10 +23,9 @@ MAY_IMPORT = {
   "losses": GROUND | {"ops"},
   "bilevel": GROUND | {"ops", "losses"},
   "augment": GROUND | {"ops"},
-  "selection": GROUND | {"ops", "losses"},
   "synthetic": GROUND | {"ops"},
   "models": GROUND | {"ops"},
-  "methods": GROUND | {"ops", "losses", "bilevel", "augment", "selection", "synthetic"},
+  "methods": GROUND | {"ops", "losses", "bilevel", "augment", "synthetic"},
   # data, targets and the engine: none of them knows a method
   "data": GROUND | {"files"},
   "teachers": GROUND | {"files", "data", "models", "losses", "augment"},
@@ -40,7 +39,7 @@ MAY_IMPORT = {
   "catalog": GROUND | {"methods"},
   "config": GROUND | {"files", "augment", "bilevel", "data", "models", "teachers", "catalog"},
   "stages": GROUND
-  | {"files", "augment", "bilevel", "data", "models", "losses", "ops", "synthetic", "selection", "teachers", "methods"}
+  | {"files", "augment", "bilevel", "data", "models", "losses", "ops", "synthetic", "teachers", "methods"}
   | {"training", "evaluation", "reporting", "export", "catalog", "config"},
   "run": GROUND | {"catalog", "config", "stages", "reporting"},
 }
