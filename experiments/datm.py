@@ -104,7 +104,7 @@ _DIGITS = {
   "method/expert_epochs": 2,
   "method/image_lr": 5.0,
   "method/label_lr": 2.0,
-  "method/lr_lr": 1e-4,
+  "method/lr_lr": 1e-5,  # at 1e-4 one exploding gradient can turn the rate negative
   "method/lr_init": 0.05,
   "method/initial": "correct",
   "method/threshold": 1.0,
