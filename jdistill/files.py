@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 import struct
@@ -96,6 +97,13 @@ def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], None], nee
     except BaseException:
       temporary.unlink(missing_ok=True)
       raise
+
+
+def remove_leftovers(directory: str | os.PathLike) -> None:
+  """Deletes what killed writers left below a directory: hidden files named `.<name>.<8 hex digits>.tmp`."""
+  for path in Path(directory).rglob(".*.tmp"):
+    if path.is_file() and re.fullmatch(r"\..+\.[0-9a-f]{8}\.tmp", path.name):
+      path.unlink(missing_ok=True)
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:

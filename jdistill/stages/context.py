@@ -19,7 +19,7 @@ from jdistill import data, models
 from jdistill.augment import dsa
 from jdistill.base import Augmentation, Network, UserError
 from jdistill.data import preprocess
-from jdistill.files import read_json, read_npz, write_json, write_npz
+from jdistill.files import read_json, read_npz, remove_leftovers, write_json, write_npz
 from jdistill.reporting import environment, peak_memory_bytes
 
 # what a finished stage must have left for others
@@ -88,7 +88,8 @@ class Context:
       self.augmentation(self.config[section]["augment"])
 
   def open_workdir(self) -> None:
-    """Claims the work directory for this configuration; after `check`."""
+    """Claims the work directory for this configuration and clears what a killed run left; after `check`."""
+    remove_leftovers(self.workdir)
     write_json(self.workdir / "config.json", self.config)
     write_json(self.workdir / "environment.json", environment())
     self.say(f"work directory: {self.workdir} (config {self.hash})")

@@ -260,3 +260,13 @@ def test_npz_streams_what_numpy_itself_reads(tmp_path):
   files.write_npz(tmp_path / "a.npz", {"x": np.arange(3)})
   with np.load(io.BytesIO((tmp_path / "a.npz").read_bytes())) as archive:
     np.testing.assert_array_equal(archive["x"], [0, 1, 2])
+
+
+def test_leftovers_of_killed_writers_are_removed_and_nothing_else(tmp_path):
+  kept = [tmp_path / name for name in ("a.npz", ".hidden", ".a.npz.tmp", "a.0011aabb.tmp", "sub/.b.json.0011aab.tmp")]
+  gone = [tmp_path / name for name in (".a.npz.0011aabb.tmp", "sub/.b.json.deadbeef.tmp")]
+  for path in (*kept, *gone):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("x")
+  files.remove_leftovers(tmp_path)
+  assert all(path.exists() for path in kept) and not any(path.exists() for path in gone)

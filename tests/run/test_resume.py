@@ -107,8 +107,8 @@ def _assert_same(root, other):
   experts = [sorted((r / "artefacts").rglob("*.npy")) for r in (root, other)]
   assert len(experts[0]) == len(experts[1]) == 4
   assert all(a.read_bytes() == b.read_bytes() for a, b in zip(*experts, strict=True))
-  shown = {path.name: path.read_bytes() for path in (other / "work" / "snapshots").iterdir()}
-  assert all(shown[path.name] == path.read_bytes() for path in (root / "work" / "snapshots").iterdir())
+  shown = [{path.name: path.read_bytes() for path in (r / "work" / "snapshots").iterdir()} for r in (root, other)]
+  assert shown[0] == shown[1]
 
 
 def _kill(process):
