@@ -60,17 +60,14 @@ def jax_worker(case: tuple, gradient: str) -> None:
     jax.random.normal(key, (images, CLASSES)),
     jnp.float32(0.01),
   )
-  batches = {
-    "indices": jnp.tile(jnp.arange(images, dtype=jnp.int32)[None], (steps, 1)),
-    "mask": jnp.ones((steps, images), bool),
-    "record": jnp.zeros((steps, 0)),
-  }
+  indices = jnp.tile(jnp.arange(images, dtype=jnp.int32)[None], (steps, 1))
+  batches = {"weight": jnp.full((steps, images), 1 / images), "record": ()}
 
   @jax.jit
   def gradients(learned, start, target):
     def outer(learned):
       pictures, labels, lr = learned
-      end = unroll(loss, start, {"images": pictures, "labels": labels}, batches, lr)
+      end = unroll(loss, start, {"images": pictures, "labels": labels}, batches, lr, indices=indices)
       return trajectory_matching(end, target, start)
 
     return jax.value_and_grad(outer)(learned)

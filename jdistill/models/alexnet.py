@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 
 from jdistill.models.layers import Conv, Dense, Recorder, flatten_maps, pool, stem_padding
+from jdistill.ops import relu
 
 
 class AlexNet(nn.Module):
@@ -32,7 +33,7 @@ class AlexNet(nn.Module):
     )
     for i, (filters, size, pooled) in enumerate(layers):
       padding = stem_padding(x, 2, 4) if i == 0 else size // 2
-      x = jax.nn.relu(Conv(filters, size, padding, name=f"conv{i}")(x))
+      x = relu(Conv(filters, size, padding, name=f"conv{i}")(x))
       x = record.tap(f"block{i}", x)
       if pooled:
         x = pool(x, "max")

@@ -35,7 +35,7 @@ class ConvNet(nn.Module):
   def __call__(self, x: jax.Array, *, train: bool, record: Recorder) -> tuple[jax.Array, jax.Array]:
     for i in range(self.depth):
       padding = stem_padding(x, 1, 3) if i == 0 else 1
-      x = Conv(self.width, padding=padding, name=f"conv{i}")(x)
+      x = Conv(self.width, padding=padding, bias_cancels=self.norm == "instance", name=f"conv{i}")(x)
       x = Norm(self.norm, self.groups, name=f"norm{i}")(x, train=train, record=record)
       x = record.tap(f"block{i}", ACTIVATIONS[self.act](x))  # [n, h, w, width]
       x = pool(x, self.pooling)

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from jdistill.base import Outputs, PyTree, Sites, UserError
-from jdistill.ops import avg_pool2, conv2d, instance_norm, max_pool2
+from jdistill.ops import avg_pool2, conv2d, instance_norm, max_pool2, relu
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-  "relu": jax.nn.relu,
+  "relu": relu,
   "sigmoid": jax.nn.sigmoid,
   "leaky_relu": lambda x: jax.nn.leaky_relu(x, 0.01),
 }
@@ -90,7 +90,9 @@ class Conv(nn.Module):
     size: side of the square kernel.
     padding: zeros on each of the four sides.
     stride: step in both directions.
-    use_bias: whether a bias is added.
+    use_bias: whether there is a bias.
+    bias_cancels: what follows subtracts each channel's mean, so the bias stays a parameter (published networks have
+      it) but not added. Its gradient is exactly zero, where adding it would leave rounding errors.
   """
 
   features: int
@@ -98,6 +100,7 @@ class Conv(nn.Module):
   padding: int = 1
   stride: int = 1
   use_bias: bool = True
+  bias_cancels: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -107,7 +110,10 @@ class Conv(nn.Module):
     x = conv2d(x, kernel, strides=self.stride, padding=(sides, sides))  # [n, h', w', features]
     if not self.use_bias:
       return x
-    return x + _along_channels(self.param("bias", _drawn_later, (self.features,)), x.ndim)
+    bias = self.param("bias", _drawn_later, (self.features,))
+    if self.bias_cancels and x.shape[1:-1] != (1, 1):
+      return x
+    return x + _along_channels(bias, x.ndim)
 
 
 class Dense(nn.Module):

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 
 from jdistill.models.layers import Conv, Dense, Recorder, flatten_maps, pool, stem_padding
+from jdistill.ops import relu
 
 
 class LeNet(nn.Module):
@@ -23,10 +24,10 @@ class LeNet(nn.Module):
     for i, filters in enumerate((6, 16)):
       padding = 2 if min(x.shape[1:3]) < 5 else stem_padding(x, 0, 2)
       x = Conv(filters, 5, padding, name=f"conv{i}")(x)
-      x = pool(record.tap(f"block{i}", jax.nn.relu(x)), "max")
+      x = pool(record.tap(f"block{i}", relu(x)), "max")
     x = flatten_maps(x)
     for i, units in enumerate((120, 84)):
       x = Dense(units, name=f"dense{i}")(x)
-      x = record.tap(f"block{i + 2}", jax.nn.relu(x))  # [n, units]
+      x = record.tap(f"block{i + 2}", relu(x))  # [n, units]
     embedding = record.site("embedding", x)
     return Dense(self.num_classes, name="head")(embedding), embedding

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 
 from jdistill.models.layers import Conv, Dense, Norm, Recorder
+from jdistill.ops import relu
 
 
 class ResNet(nn.Module):
@@ -38,17 +39,17 @@ class ResNet(nn.Module):
       conv = Conv(filters, size, size // 2, stride, self.norm == "none", name=f"{prefix}conv{index}")
       return Norm(self.norm, self.groups, name=f"{prefix}norm{index}")(conv(x), train=train, record=record)
 
-    x = record.tap("block0", jax.nn.relu(conv_norm(x, "stem_", "", self.width)))
+    x = record.tap("block0", relu(conv_norm(x, "stem_", "", self.width)))
     for stage, count in enumerate(self.blocks):
       filters = self.width * 2**stage
       for block in range(count):
         prefix = f"stage{stage}_block{block}_"
         stride = 2 if stage > 0 and block == 0 else 1
-        y = jax.nn.relu(conv_norm(x, prefix, "0", filters, stride=stride))
+        y = relu(conv_norm(x, prefix, "0", filters, stride=stride))
         y = conv_norm(y, prefix, "1", filters)
         if x.shape != y.shape:
           x = conv_norm(x, prefix, "_shortcut", filters, size=1, stride=stride)
-        x = jax.nn.relu(x + y)
+        x = relu(x + y)
       x = record.tap(f"block{stage + 1}", x)
     embedding = record.site("embedding", jnp.mean(x, (1, 2)))  # [n, 8 * width]
     return Dense(self.num_classes, name="head")(embedding), embedding

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 
 from jdistill.models.layers import Conv, Dense, Norm, Recorder, flatten_maps, pool, stem_padding
+from jdistill.ops import relu
 
 _MULTIPLES = (1, 2, 4, 4, 8, 8, 8, 8)  # of the width, per convolution
 _POOLED = (True, True, False, True, False, True, False, True)
@@ -35,9 +36,10 @@ class VGG11(nn.Module):
   def __call__(self, x: jax.Array, *, train: bool, record: Recorder) -> tuple[jax.Array, jax.Array]:
     for i, (multiple, pooled) in enumerate(zip(_MULTIPLES, _POOLED, strict=True)):
       padding = stem_padding(x, 1, 3) if i == 0 else 1
-      x = Conv(multiple * self.width, padding=padding, name=f"conv{i}")(x)
+      conv = Conv(multiple * self.width, padding=padding, bias_cancels=self.norm == "instance", name=f"conv{i}")
+      x = conv(x)
       x = Norm(self.norm, self.groups, name=f"norm{i}")(x, train=train, record=record)
-      x = record.tap(f"block{i}", jax.nn.relu(x))
+      x = record.tap(f"block{i}", relu(x))
       if pooled:
         x = pool(x, "max")
     embedding = record.site("embedding", flatten_maps(x))

@@ -1,6 +1,6 @@
 """Numerical building blocks with derivatives that stay fast: convolution, pooling, norms, resampling."""
 
 from jdistill.ops.conv import conv2d
-from jdistill.ops.spatial import avg_pool2, instance_norm, max_pool2
+from jdistill.ops.spatial import avg_pool2, instance_norm, max_pool2, relu
 
-__all__ = ["avg_pool2", "conv2d", "instance_norm", "max_pool2"]
+__all__ = ["avg_pool2", "conv2d", "instance_norm", "max_pool2", "relu"]

@@ -26,12 +26,21 @@ from jax.interpreters import ad, batching, mlir
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
-# Below this many input channels the kernel gradient's matmuls are too thin one by one; columns are joined first.
-_THIN_CHANNELS = 4
+# XLA:CPU's kernel takes three channels one by one and four at once, which pays while the outputs are not many either.
+_THIN_CHANNELS, _THIN_WIDTH, _FEW_OUTPUTS = 3, 4, 64
 
 
 def _lax_conv(x: jax.Array, k: jax.Array, padding: Padding) -> jax.Array:
   return lax.conv_general_dilated(x, k, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _lax_conv_cpu(x: jax.Array, k: jax.Array, padding: Padding) -> jax.Array:
+  """F(x, k) for one kernel; colour images get a fourth channel of zeros."""
+  if x.shape[-1] == _THIN_CHANNELS and k.shape[-1] <= _FEW_OUTPUTS:
+    more = _THIN_WIDTH - _THIN_CHANNELS
+    x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, more)))
+    k = jnp.pad(k, ((0, 0), (0, 0), (0, more), (0, 0)))
+  return _lax_conv(x, k, padding)
 
 
 def _pad_space(x: jax.Array, padding: Padding) -> jax.Array:
@@ -40,25 +49,16 @@ def _pad_space(x: jax.Array, padding: Padding) -> jax.Array:
   return lax.pad(x, jnp.zeros((), x.dtype), config)
 
 
-def _kernel_gradient_matmul(x: jax.Array, g: jax.Array, padding: Padding) -> jax.Array:
-  """K(x, g) for one kernel as one matmul per kernel tap (or per kernel row for thin inputs)."""
-  x = _pad_space(x, padding)
-  _, height, width, channels_in = x.shape
-  _, out_height, out_width, channels_out = g.shape
-  kh, kw = height - out_height + 1, width - out_width + 1
-  g = g.reshape(-1, channels_out)
-  contract = (((0,), (0,)), ((), ()))
-  if channels_in <= _THIN_CHANNELS:
-    x = jnp.concatenate([x[:, :, j : j + out_width] for j in range(kw)], axis=-1)
-    taps = [x[:, i : i + out_height].reshape(-1, kw * channels_in) for i in range(kh)]
-  else:
-    taps = [x[:, i : i + out_height, j : j + out_width].reshape(-1, channels_in) for i in range(kh) for j in range(kw)]
-  return jnp.stack([lax.dot_general(tap, g, contract) for tap in taps]).reshape(kh, kw, channels_in, channels_out)
-
-
-def _kernel_gradient_conv(x: jax.Array, g: jax.Array, padding: Padding) -> jax.Array:
+def _kernel_gradient(x: jax.Array, g: jax.Array, padding: Padding) -> jax.Array:
   """K(x, g) for one kernel as the convolution that exchanges batch and channels."""
   return lax.conv_general_dilated(x, g, (1, 1), padding, dimension_numbers=("CHWN", "IHWO", "HWNC"))
+
+
+def _kernel_gradient_cpu(x: jax.Array, g: jax.Array, padding: Padding) -> jax.Array:
+  """The same on exchanged copies, so that it is an ordinary convolution also inside a loop."""
+  x, g = lax.optimization_barrier((x, g))  # else what made them is computed again inside the copy, element by element
+  k = _lax_conv(x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), padding)  # [I, h, w, O]
+  return k.transpose(1, 2, 0, 3)
 
 
 def _over_kernels(fn: Callable[..., jax.Array], a: jax.Array, b: jax.Array, loop: bool) -> jax.Array:
@@ -71,11 +71,12 @@ def _over_kernels(fn: Callable[..., jax.Array], a: jax.Array, b: jax.Array, loop
 
 
 def _forward(x: jax.Array, k: jax.Array, *, padding: Padding, loop: bool) -> jax.Array:
-  return _over_kernels(functools.partial(_lax_conv, padding=padding), x, k, loop)
+  one = _lax_conv_cpu if loop else _lax_conv
+  return _over_kernels(functools.partial(one, padding=padding), x, k, loop)
 
 
 def _kernel(x: jax.Array, g: jax.Array, *, padding: Padding, loop: bool) -> jax.Array:
-  one = _kernel_gradient_matmul if loop else _kernel_gradient_conv
+  one = _kernel_gradient_cpu if loop else _kernel_gradient
   return _over_kernels(functools.partial(one, padding=padding), x, g, loop)
 
 

@@ -110,9 +110,7 @@ def _inner_step_flops(ctx: Context, soft: bool) -> float:
   flat = models.flatten(ctx.network())
   loss = synthetic_loss(flat.apply, identity())
   labels = jnp.zeros((batch, dataset.num_classes)) if soft else jnp.zeros(batch, jnp.int32)
-  rows = {"indices": jnp.arange(batch)[None], "mask": jnp.ones((1, batch), bool), "record": jnp.zeros((1,))}
-  rows |= {} if soft else {"labels": labels[None]}
-  row = jax.tree.map(lambda leaf: leaf[0], rows) | {"record": ()}
+  row = {"weight": jnp.full(batch, 1 / batch), "record": ()} | ({} if soft else {"labels": labels})
 
   def adjoint(theta, x, direction):
     both = jax.grad(loss, argnums=(0, 1))

@@ -1,5 +1,7 @@
 """The gradient routes of `unroll` against each other, finite differences, and closed forms."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,6 +46,7 @@ def outer(gradient, momentum=0.0, fn=loss):
   return value
 
 
+@functools.cache
 def gradients(gradient, dtype, momentum=0.0, steps=STEPS, fn=loss):
   theta, target, shared, batches, lr = problem(dtype, steps)
   return jax.jit(jax.grad(outer(gradient, momentum, fn), argnums=(0, 1, 2)))(theta, shared, lr, target, batches)
@@ -171,6 +174,74 @@ def test_zero_learning_rate_leaves_the_start(route):
   assert float(trajectory_matching(end, target, theta)) == 1.0
 
 
+def row_loss(theta, rows, batch):
+  losses = -jnp.sum(jax.nn.softmax(rows["y"]) * jax.nn.log_softmax(mlp(theta, rows["x"])), -1)
+  return batch["factor"] * jnp.sum(losses * batch["weight"])
+
+
+def by_rows(route, dtype, chunk_size, momentum=0.0, indices=True, **options):
+  """Gradients of the same problem stated as a weighted sum over picked rows, or with the picking inside the loss."""
+  theta, target, shared, batches, lr = problem(dtype)
+  weight = batches["mask"] / jnp.sum(batches["mask"], axis=1, keepdims=True)
+  rest = {"weight": weight, "factor": jnp.ones(STEPS, dtype)}
+
+  def value(theta, shared, lr):
+    if indices:
+      end = unroll(
+        row_loss, theta, shared, rest, lr,
+        indices=batches["indices"], chunk_size=chunk_size, gradient=route, momentum=momentum, **options,
+      )  # fmt: skip
+    else:
+      pick = lambda shared, index: jax.tree.map(lambda leaf: leaf[index], shared)  # noqa: E731
+      end = unroll(
+        lambda theta, shared, batch: row_loss(theta, pick(shared, batch["indices"]), batch),
+        theta, shared, rest | {"indices": batches["indices"]}, lr, chunk_size=chunk_size, gradient=route,
+        momentum=momentum, **options,
+      )  # fmt: skip
+    return trajectory_matching(end, target, jax.tree.map(lambda a: a + 0.5, target))
+
+  return jax.jit(jax.grad(value, argnums=(0, 1, 2)))(theta, shared, lr)
+
+
+@pytest.mark.parametrize("chunk_size", [None, 2])
+@pytest.mark.parametrize("route", EXACT)
+def test_picked_rows_in_chunks_give_the_gradient_of_the_whole(route, chunk_size, x64):
+  momentum = 0.9 if chunk_size else 0.0
+  assert (
+    relative_error(by_rows(route, np.float64, chunk_size, momentum), gradients("full", np.float64, momentum)) < 1e-12
+  )
+
+
+def test_chunks_without_picking(x64):
+  assert relative_error(by_rows("mixed", np.float64, 1, indices=False), gradients("full", np.float64)) < 1e-12
+
+
+@pytest.mark.parametrize("route, options", [("tesla", {}), ("truncated", {"window": 3})])
+def test_inexact_routes_do_not_depend_on_chunks(route, options, x64):
+  got, want = (by_rows(route, np.float64, size, **options) for size in (2, None))
+  assert relative_error(got, want) < 1e-12
+
+
+def test_chunks_shrink_the_activations():
+  """Scratch memory of one step: the activations of a chunk and not those of the batch."""
+  size, batch = 64, 512
+
+  def wide(theta, rows, weight):
+    for _ in range(4):
+      rows = jnp.tanh(rows @ theta.reshape(size, size))
+    return jnp.sum(weight * jnp.mean(jnp.square(rows), 1))
+
+  def scratch(chunk_size):
+    def value(shared):
+      weight, indices = jnp.ones((2, batch)), jnp.tile(jnp.arange(batch), (2, 1))
+      options = {"indices": indices, "chunk_size": chunk_size}
+      return jnp.sum(unroll(wide, jnp.ones(size * size), shared, weight, 0.1, **options))
+
+    return jax.jit(jax.grad(value)).lower(jnp.ones((batch, size))).compile().memory_analysis().temp_size_in_bytes
+
+  assert scratch(32) < 0.4 * scratch(None)
+
+
 def test_masked_rows_do_not_count():
   theta, _, shared, batches, lr = problem(np.float32)
   other = batches | {"indices": batches["indices"].at[-1, 2:].set(0)}
@@ -215,6 +286,8 @@ def test_memory_of_mixed_and_remat_grows_by_parameters_only():
     ({}, 0, "no steps"),
     ({"gradient": "truncated"}, 2, "needs a window of 1..2 steps, got window=None"),
     ({"gradient": "truncated", "window": 3}, 2, "got window=3"),
+    ({"chunk_size": 3}, 2, "chunk_size: 3 does not divide 4 rows"),
+    ({"gradient": "full", "axis_name": "data"}, 2, "gradient='full' cannot spread rows"),
   ],
 )
 def test_bad_input(options, steps, match):

@@ -8,7 +8,7 @@ from scipy import stats as distributions
 
 from jdistill.base import UserError
 from jdistill.models.initialise import draw_params
-from jdistill.models.layers import Norm, Recorder, flatten_maps, pool, stem_padding
+from jdistill.models.layers import Conv, Norm, Recorder, flatten_maps, pool, stem_padding
 
 
 def _maps(shape=(5, 4, 3, 8), seed=0):
@@ -67,6 +67,19 @@ def test_instance_norm_of_one_pixel_keeps_the_image():
   np.testing.assert_allclose(
     _apply("instance", x, params)[0], x * params["scale"] + params["bias"], rtol=1e-5, atol=1e-5
   )
+
+
+@pytest.mark.parametrize("side", [4, 1])
+def test_a_bias_that_cancels_changes_nothing_behind_instance_norm(side):
+  rng = np.random.default_rng(2)
+  x = jnp.asarray(rng.normal(size=(3, side, side, 2)), jnp.float32)
+  params = {"kernel": rng.normal(size=(3, 3, 2, 8)).astype(np.float32), "bias": np.arange(8, dtype=np.float32)}
+  plain, cancelled = (Conv(8, bias_cancels=flag).apply({"params": params}, x) for flag in (False, True))
+  np.testing.assert_allclose(
+    _apply("instance", plain, _affine((8,)))[0], _apply("instance", cancelled, _affine((8,)))[0], atol=2e-4
+  )
+  # the norm leaves a map of one pixel as it is, so there the bias counts and is added
+  assert bool(jnp.all(plain == cancelled)) == (side == 1)
 
 
 def test_batch_norm_in_train_mode():

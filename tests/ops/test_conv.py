@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 from jax.test_util import check_grads
 
-from jdistill.ops import avg_pool2, conv2d, instance_norm, max_pool2
+from jdistill.ops import avg_pool2, conv2d, instance_norm, max_pool2, relu
 
 CASES = [
   # size, channels in/out, kernel, stride, padding
@@ -158,3 +158,20 @@ def test_instance_norm_equals_numpy():
   want = (x - x.mean((1, 2), keepdims=True)) / np.sqrt(x.var((1, 2), keepdims=True) + 1e-5) * scale + bias
   got = instance_norm(*(jnp.asarray(a, jnp.float32) for a in (x, scale, bias)))
   np.testing.assert_allclose(got, want, rtol=2e-5, atol=2e-5)
+
+
+def test_relu_and_its_slope_at_zero():
+  x = jnp.array([-1.0, 0.0, 2.0, jnp.nan, jnp.inf])
+  np.testing.assert_array_equal(relu(x), [0.0, 0.0, 2.0, np.nan, np.inf])
+  np.testing.assert_array_equal(jax.vmap(jax.grad(relu))(x[:3]), [0.0, 0.0, 1.0])
+
+
+def test_instance_norm_of_a_constant_map_is_its_bias_with_finite_gradients():
+  x = jnp.full((1, 4, 4, 2), 3.0)
+
+  def value(x):
+    return jnp.sum(instance_norm(x, jnp.ones(2), jnp.array([0.5, -1.0])) * jnp.arange(32.0).reshape(x.shape))
+
+  y = instance_norm(x, jnp.ones(2), jnp.array([0.5, -1.0]))
+  np.testing.assert_allclose(y, np.broadcast_to([0.5, -1.0], x.shape), atol=1e-3)
+  assert bool(jnp.all(jnp.isfinite(jax.grad(value)(x))))

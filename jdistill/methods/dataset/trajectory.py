@@ -50,18 +50,17 @@ def synthetic_loss(apply: Apply, augment: Augmentation) -> Callable[[jax.Array, 
   """The inner loss of trajectory matching, in the form `jdistill.bilevel.unroll` wants.
 
   Returns:
-    `(theta, shared, batch) -> scalar`: the mean cross entropy over the unmasked images of one batch, augmented by its
-    record. `shared` holds `"images"` and, where they are learned, `"labels"` (logits `[m, classes]`); `batch` holds
-    `"indices"`, `"mask"`, `"record"` and, where they are not learned, the `"labels"` of its rows (logits or integers).
+    `(theta, rows, batch) -> scalar`: the weighted sum of the cross entropies of some rows of one batch, augmented by
+    their record; with weights that add up to one over the whole batch it is the batch's mean. `rows` holds the picked
+    `"images"` and, where they are learned, `"labels"` (logits `[rows, classes]`); `batch` holds `"weight"` `[rows]`,
+    `"record"` and, where they are not learned, the `"labels"` of its rows (logits or integers).
   """
 
-  def loss(theta: jax.Array, shared: PyTree, batch: PyTree) -> jax.Array:
-    indices = batch["indices"]
-    logits = apply(theta, augment.apply(batch["record"], shared["images"][indices]), train=True).logits
-    labels = shared["labels"][indices] if "labels" in shared else batch["labels"]
+  def loss(theta: jax.Array, rows: PyTree, batch: PyTree) -> jax.Array:
+    logits = apply(theta, augment.apply(batch["record"], rows["images"]), train=True).logits
+    labels = rows["labels"] if "labels" in rows else batch["labels"]
     compare = soft_cross_entropy if labels.ndim == 2 else cross_entropy
-    weight = batch["mask"].astype(logits.dtype)
-    return jnp.sum(weight * compare(logits, labels)) / jnp.sum(weight)
+    return jnp.sum(batch["weight"].astype(logits.dtype) * compare(logits, labels))
 
   return loss
 
@@ -142,13 +141,14 @@ def trajectory_method(
     keys = jax.random.split(key_augment, inner_steps)
     records = jax.vmap(lambda k: augment.sample(k, (indices.shape[1], *shape)))(keys)
 
-    batches = {"indices": indices, "mask": mask, "record": records}
+    weight = mask.astype(jnp.float32)
+    batches = {"weight": weight / jnp.sum(weight, axis=1, keepdims=True), "record": records}
     if state.labels is not None:
       batches["labels"] = state.labels[indices]
 
     def outer(learned: dict[str, jax.Array]) -> jax.Array:
       shared = {name: learned[name] for name in ("images", "labels") if name in learned}
-      end = unroll(loss, segment.start, shared, batches, learned["lr"])
+      end = unroll(loss, segment.start, shared, batches, learned["lr"], indices=indices)
       return trajectory_matching(end, segment.target, segment.start)
 
     value, grads = jax.value_and_grad(outer)({name: role.params for name, role in state.roles.items()})

@@ -1,0 +1,52 @@
+"""Batches in chunks: the same sums, and what is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jdistill.ops.rows import fold_rows, largest_divisor, row_count
+
+
+@pytest.mark.parametrize("chunk_size", [None, 1, 2, 6])
+def test_sum_over_chunks_is_the_sum(chunk_size):
+  rng = np.random.default_rng(0)
+  batch = {"x": jnp.asarray(rng.normal(size=(6, 3)), jnp.float32), "scale": jnp.float32(2)}
+  got = fold_rows(lambda c, b: c + jnp.sum(b["scale"] * b["x"], 0), jnp.zeros(3), batch, chunk_size)
+  np.testing.assert_allclose(got, 2 * np.asarray(batch["x"], np.float64).sum(0), rtol=1e-5)
+
+
+def test_chunks_come_in_order_and_have_their_size():
+  seen = []
+
+  def body(carry, chunk):
+    seen.append(chunk.shape)
+    return carry * 10 + chunk[0]
+
+  # 1, 3, 5 are the first rows of three chunks of two
+  assert int(fold_rows(body, jnp.int32(0), jnp.arange(1, 7, dtype=jnp.int32), 2)) == 135
+  assert set(seen) == {(2,)}
+
+
+def test_keys_of_a_step_belong_to_every_chunk():
+  batch = (jnp.zeros((4, 2)), jax.random.key(3))
+  draw = fold_rows(lambda c, b: c + jax.random.normal(b[1], ()), jnp.zeros(()), batch, 2)
+  np.testing.assert_allclose(draw, 2 * jax.random.normal(jax.random.key(3), ()), rtol=1e-6)
+
+
+def test_row_count():
+  assert row_count((jnp.zeros((4, 2)), jnp.zeros(4), jnp.zeros(()))) == 4
+  assert row_count(jnp.zeros(())) is None
+  with pytest.raises(ValueError, match=r"lengths \[3, 4\]"):
+    row_count((jnp.zeros(3), jnp.zeros(4)))
+
+
+@pytest.mark.parametrize("size", [0, 4])
+def test_chunk_size_must_divide(size):
+  with pytest.raises(ValueError, match=f"chunk_size: {size} does not divide 6 rows"):
+    fold_rows(lambda c, b: c, 0.0, jnp.zeros(6), size)
+
+
+def test_largest_divisor():
+  assert [largest_divisor(100, most) for most in (1, 3, 10, 30, 1000)] == [1, 2, 10, 25, 100]
+  assert largest_divisor(7, 6) == 1
