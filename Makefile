@@ -8,7 +8,7 @@ PIP_FLAGS ?= -qq --disable-pip-version-check
 STAMP = $(VENV)/installed.stamp
 BIN = $(VENV)/bin
 
-.PHONY: help demo test lint clean .venv
+.PHONY: help demo test bench lint clean .venv
 
 help:  ## this text
 	@echo "usage: make TARGET [PYTHON=python3.12]"
@@ -19,6 +19,16 @@ demo: $(STAMP)  ## distil scikit-learn's digits to one image per class and repor
 
 test: $(STAMP)  ## run all tests on the CPU
 	@JAX_PLATFORMS=cpu $(BIN)/python -m pytest
+
+bench: $(STAMP)  ## measure speed and memory beside PyTorch, half an hour on an idle machine
+	@$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[bench]'
+	@$(BIN)/python -m benchmarks.trajectory_step
+	@$(BIN)/python -m benchmarks.trajectory_step --cached --cases "width 32, 5 steps" "width 32, 20 steps"
+	@$(BIN)/python -m benchmarks.training --what=evaluation
+	@$(BIN)/python -m benchmarks.training --what=experts
+	@$(BIN)/python -m benchmarks.memory_growth
+	@$(BIN)/python -m benchmarks.scaling
+	@$(BIN)/python -m benchmarks.first_step
 
 lint: $(STAMP)  ## check style with ruff
 	@$(BIN)/python -m ruff check .

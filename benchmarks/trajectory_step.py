@@ -1,82 +1,95 @@
 """One outer gradient of trajectory matching: ours against a straightforward PyTorch double backward, in turn.
 
-  python -m benchmarks.trajectory_step [--repeats=5] [--out=benchmarks/results/trajectory_step.json]
+  python -m benchmarks.trajectory_step [--repeats=5] [--cases "width 32, 5 steps" ...]
 
-Needs the extra `bench`. Same sizes, float32, two threads, the same float count for both: nine forward passes, the least
-that reverse-over-reverse does. Memory is the peak resident memory above that of the imported framework.
+Needs the extra `bench`. Same sizes, float32, the same number of threads (ours as that many CPU devices that share the
+rows, as a run has them by default), and the same operators where there is augmentation. FLOPs are counted alike for
+both: nine forward passes a step, the least of reverse-over-reverse. Memory is the peak resident memory above that
+of a process that has imported the framework and added two numbers; ours contains the compiler's, unless `--cached` has
+its program come from the compilation cache, as from the second run on.
 """
 
-import argparse
-import json
 import os
-import platform
-from pathlib import Path
+import tempfile
 
-from benchmarks import _workers
+from benchmarks import _networks, _reports, _workers
 
-# name: image side, channels, width, depth, images, inner steps
+# name: image side, channels, width, depth, images, inner steps, augmentation
 CASES = {
-  "width 32, 5 steps": (32, 3, 32, 3, 100, 5),
-  "width 32, 20 steps": (32, 3, 32, 3, 100, 20),
-  "width 32, 80 steps": (32, 3, 32, 3, 100, 80),
-  "width 128, 5 steps": (32, 3, 128, 3, 100, 5),
-  "digits, 20 steps": (8, 1, 32, 2, 100, 20),
+  "digits, 20 steps": (8, 1, 32, 2, 100, 20, False),
+  "width 32, 5 steps": (32, 3, 32, 3, 100, 5, False),
+  "width 32, 5 steps, DSA": (32, 3, 32, 3, 100, 5, True),
+  "width 32, 20 steps": (32, 3, 32, 3, 100, 20, False),
+  "width 32, 20 steps, DSA": (32, 3, 32, 3, 100, 20, True),
+  "width 32, 80 steps": (32, 3, 32, 3, 100, 80, False),
+  "width 128, 5 steps": (32, 3, 128, 3, 100, 5, False),
+  "width 128, 5 steps, DSA": (32, 3, 128, 3, 100, 5, True),
 }
-CLASSES = 10
 
 
-def forward_flops(side: int, channels: int, width: int, depth: int, images: int) -> float:
-  """Multiplications and additions of the convolutions and the head for one forward pass."""
-  total = 0.0
-  for _ in range(depth):
-    total += 2 * side * side * 9 * channels * width
-    side, channels = side // 2, width
-  return images * (total + 2 * side * side * width * CLASSES)
-
-
-def jax_worker(case: tuple, gradient: str) -> None:
-  """Our step: `trajectory_method` without its optimisers."""
-  import jax
-  import jax.numpy as jnp
-
-  baseline = _workers.peak_rss()
+def jax_worker(case: tuple, gradient: str, cache: str | None) -> None:
+  """Our step: `trajectory_method`'s gradient without its optimisers."""
   import functools
 
-  from jdistill import bilevel, models
+  import jax
+  import jax.numpy as jnp
+  import numpy as np
+
+  from jdistill import bilevel, models, ops
   from jdistill.augment import identity
   from jdistill.losses import trajectory_matching
   from jdistill.methods.dataset.trajectory import synthetic_loss
+  from jdistill.training import parallel
 
-  side, channels, width, depth, images, steps = case
-  network = models.build("convnet", num_classes=CLASSES, image_shape=(side, side, channels), width=width, depth=depth)
+  jax.config.update("jax_num_cpu_devices", int(os.environ["OMP_NUM_THREADS"]))
+  if cache:
+    jax.config.update("jax_compilation_cache_dir", cache)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+  jax.block_until_ready(jnp.zeros(()) + 1)
+  baseline = _workers.peak_rss()
+
+  side, channels, width, depth, images, steps, augmented = case
+  image = (side, side, channels)
+  network = models.build("convnet", num_classes=_networks.CLASSES, image_shape=image, width=width, depth=depth)
   flat = models.flatten(network)
-  loss = synthetic_loss(flat.apply, identity())
-  unroll = functools.partial(bilevel.unroll, gradient=gradient)
-  key = jax.random.key(0)
-  start = flat.ravel(network.init(key).params)
-  target = start + 0.01 * jax.random.normal(key, start.shape)
-  learned = (
-    jax.random.normal(key, (images, side, side, channels)),
-    jax.random.normal(key, (images, CLASSES)),
-    jnp.float32(0.01),
-  )
-  indices = jnp.tile(jnp.arange(images, dtype=jnp.int32)[None], (steps, 1))
-  batches = {"weight": jnp.full((steps, images), 1 / images), "record": ()}
+  augment, in_turn = _networks.jax_dsa() if augmented else (identity(), lambda records: records)
+  loss = synthetic_loss(flat.apply, augment, image)
+  devices = parallel.suggest_data(images, len(jax.devices()))
+  mesh = parallel.make_mesh(data=devices)
+  chunk = ops.suggest_chunk_size(flat.apply, jax.ShapeDtypeStruct((flat.size,), jnp.float32), image, images // devices)
+  unroll = parallel.spread_unroll(functools.partial(bilevel.unroll, gradient=gradient, chunk_size=chunk), mesh)
 
-  @jax.jit
-  def gradients(learned, start, target):
+  def gradients(key, learned, start, target):
+    indices = jnp.tile(jnp.arange(images, dtype=jnp.int32)[None], (steps, 1))
+    records = in_turn(jax.vmap(lambda k: augment.sample(k, (images, *image)))(jax.random.split(key, steps)))
+    batches = {"weight": jnp.full((steps, images), 1 / images), "record": records}
+
     def outer(learned):
       pictures, labels, lr = learned
-      end = unroll(loss, start, {"images": pictures, "labels": labels}, batches, lr, indices=indices)
+      end = unroll(
+        loss, start, {"images": pictures.reshape(images, -1), "labels": labels}, batches, lr, indices=indices
+      )
       return trajectory_matching(end, target, start)
 
     return jax.value_and_grad(outer)(learned)
 
-  compiled = gradients.lower(learned, start, target).compile()
+  rng = np.random.default_rng(0)
+  draw = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
+  start = 0.05 * draw(flat.size)
+  arguments = (
+    jax.random.key(0),
+    (draw(images, *image), draw(images, _networks.CLASSES), np.float32(0.01)),
+    start,
+    start + 0.01 * draw(flat.size),
+  )
+  compiled = parallel.spread_step(gradients, mesh).lower(*arguments).compile()
+  arguments = parallel.replicate(arguments, mesh)
   _workers.serve(
-    lambda: jax.block_until_ready(compiled(learned, start, target)),
+    lambda: jax.block_until_ready(compiled(*arguments)),
     baseline,
     temp_bytes=compiled.memory_analysis().temp_size_in_bytes,
+    chunk_size=chunk,
+    devices=devices,
     version=jax.__version__,
   )
 
@@ -84,128 +97,100 @@ def jax_worker(case: tuple, gradient: str) -> None:
 def torch_worker(case: tuple) -> None:
   """The same step as one writes it in PyTorch: functional parameters and a graph through every inner gradient."""
   import torch
-  from torch.nn import functional as F
 
-  baseline = _workers.peak_rss()
   torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+  torch.zeros(()) + 1
+  baseline = _workers.peak_rss()
   torch.manual_seed(0)
-  side, channels, width, depth, images, steps = case
-  parameters, size, entering = [], side, channels
-  for _ in range(depth):
-    parameters += [0.05 * torch.randn(width, entering, 3, 3), torch.zeros(width), torch.ones(width), torch.zeros(width)]
-    size, entering = size // 2, width
-  parameters += [0.05 * torch.randn(CLASSES, width * size * size), torch.zeros(CLASSES)]
+  side, channels, width, depth, images, steps, augmented = case
+  parameters, apply = _networks.torch_convnet(side, channels, width, depth)
   target = [p + 0.01 * torch.randn_like(p) for p in parameters]
   distance = sum(((p - t) ** 2).sum() for p, t in zip(parameters, target, strict=True))
   pictures = torch.randn(images, channels, side, side, requires_grad=True)
-  labels = torch.randn(images, CLASSES, requires_grad=True)
+  labels = torch.randn(images, _networks.CLASSES, requires_grad=True)
   lr = torch.tensor(0.01, requires_grad=True)
-
-  def apply(params, x):
-    for layer in range(depth):
-      kernel, bias, scale, shift = params[4 * layer : 4 * layer + 4]
-      x = F.group_norm(F.conv2d(x, kernel, bias, padding=1), width, scale, shift)
-      x = F.avg_pool2d(F.relu(x), 2)
-    return F.linear(x.flatten(1), params[-2], params[-1])
 
   def step():
     params = [p.clone().requires_grad_() for p in parameters]
-    start = params
-    for _ in range(steps):
-      loss = -(labels.softmax(1) * apply(params, pictures).log_softmax(1)).sum(1).mean()
+    for n in range(steps):
+      x = _networks.torch_dsa(pictures, n) if augmented else pictures
+      loss = -(labels.softmax(1) * apply(params, x).log_softmax(1)).sum(1).mean()
       grads = torch.autograd.grad(loss, params, create_graph=True)
       params = [p - lr * g for p, g in zip(params, grads, strict=True)]
-    del start
     value = sum(((p - t) ** 2).sum() for p, t in zip(params, target, strict=True)) / distance
     torch.autograd.grad(value, (pictures, labels, lr))
 
   _workers.serve(step, baseline, version=torch.__version__)
 
 
-def matmul_peak(threads: int) -> float:
-  """FLOP/s of a 1024 x 1024 float32 product, the best of a few."""
-  worker = _workers.Worker(["-m", "benchmarks.trajectory_step", "--worker=matmul"], threads)
-  worker.wait()
-  for _ in range(12):
-    worker.step()
-  worker.stop()
-  return 2 * 1024**3 * 10 / min(worker.seconds)
-
-
-def matmul_worker() -> None:
-  import jax
-
-  x = jax.random.normal(jax.random.key(0), (1024, 1024))
-  product = jax.jit(lambda x: jax.lax.fori_loop(0, 10, lambda _, y: (x @ y) * 0.03, x))
-  jax.block_until_ready(product(x))
-  _workers.serve(lambda: jax.block_until_ready(product(x)), 0)
-
-
-def run(names: list[str], repeats: int, threads: int, gradient: str) -> dict:
-  """Measures the cases; rows by name."""
-  out = {
-    "machine": {"processor": platform.machine(), "cores": os.cpu_count(), "threads": threads, "load": os.getloadavg()},
-    "repeats": repeats,
-    "gradient": gradient,
-    "matmul_peak_gflops": matmul_peak(threads) / 1e9,
-    "cases": {},
+def measure(name: str, repeats: int, threads: int, gradient: str, cache: str | None) -> dict:
+  """One case, both sides in turn."""
+  case = CASES[name]
+  arguments = ["-m", "benchmarks.trajectory_step", f"--case={name}", f"--gradient={gradient}"]
+  if cache:  # a first process fills the cache
+    arguments.append(f"--cache={cache}")
+    first = _workers.Worker([*arguments, "--worker=jax"], threads)
+    first.wait()
+    first.stop()
+  workers = [_workers.Worker([*arguments, f"--worker={kind}"], threads) for kind in ("jax", "torch")]
+  _workers.interleave(workers, repeats)
+  ours, theirs = (worker.stop() for worker in workers)
+  flops = 9 * case[5] * _networks.forward_flops(*case[:5])
+  return {
+    "ours_seconds": workers[0].median,
+    "torch_seconds": workers[1].median,
+    "time_ratio": workers[0].median / workers[1].median,
+    "all_ours_seconds": workers[0].seconds,
+    "all_torch_seconds": workers[1].seconds,
+    "ours_gflops": flops / workers[0].median / 1e9,
+    "ours_bytes": ours["peak_bytes"],
+    "torch_bytes": theirs["peak_bytes"],
+    "memory_ratio": ours["peak_bytes"] / theirs["peak_bytes"],
+    "ours_temp_bytes_per_device": ours["temp_bytes"],
+    "chunk_size": ours["chunk_size"],
+    "devices": ours["devices"],
+    "versions": {"jax": ours["version"], "torch": theirs["version"]},
   }
-  print(f"matmul peak {out['matmul_peak_gflops']:.0f} GFLOP/s, load {out['machine']['load'][0]:.1f}")
-  header = f"{'case':22s} {'ours s':>8s} {'torch s':>8s} {'ratio':>6s} {'GFLOP/s':>8s} {'of peak':>8s}"
-  print(header + f" {'ours MB':>8s} {'torch MB':>9s} {'ratio':>6s}")
-  for name in names:
-    case = CASES[name]
-    workers = [
-      _workers.Worker(
-        ["-m", "benchmarks.trajectory_step", f"--worker={kind}", f"--case={name}", f"--gradient={gradient}"], threads
-      )
-      for kind in ("jax", "torch")
-    ]
-    _workers.interleave(workers, repeats)
-    ours, theirs = (worker.stop() for worker in workers)
-    flops = 9 * case[-1] * forward_flops(*case[:-1])
-    row = {
-      "ours_seconds": workers[0].median,
-      "torch_seconds": workers[1].median,
-      "time_ratio": workers[0].median / workers[1].median,
-      "ours_gflops": flops / workers[0].median / 1e9,
-      "share_of_peak": flops / workers[0].median / 1e9 / out["matmul_peak_gflops"],
-      "ours_bytes": ours["peak_bytes"],
-      "torch_bytes": theirs["peak_bytes"],
-      "memory_ratio": ours["peak_bytes"] / theirs["peak_bytes"],
-      "ours_temp_bytes": ours["temp_bytes"],
-      "versions": {"jax": ours["version"], "torch": theirs["version"]},
-    }
-    out["cases"][name] = row
-    print(
-      f"{name:22s} {row['ours_seconds']:8.3f} {row['torch_seconds']:8.3f} {row['time_ratio']:6.2f} "
-      f"{row['ours_gflops']:8.1f} {100 * row['share_of_peak']:7.0f}% {row['ours_bytes'] / 1e6:8.0f} "
-      f"{row['torch_bytes'] / 1e6:9.0f} {row['memory_ratio']:6.2f}",
-      flush=True,
-    )
-  return out
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser = _reports.parser(__doc__)
   parser.add_argument("--cases", nargs="*", default=list(CASES), choices=list(CASES), metavar="CASE")
-  parser.add_argument("--repeats", type=int, default=5)
-  parser.add_argument("--threads", type=int, default=2)
   parser.add_argument("--gradient", default="mixed")
-  parser.add_argument("--out", type=Path)
-  parser.add_argument("--worker", choices=("jax", "torch", "matmul"), help=argparse.SUPPRESS)
-  parser.add_argument("--case", help=argparse.SUPPRESS)
+  parser.add_argument("--cached", action="store_true", help="ours starts from a filled compilation cache")
+  parser.add_argument("--worker", choices=("jax", "torch"))
+  parser.add_argument("--case")
+  parser.add_argument("--cache")
   arguments = parser.parse_args()
   if arguments.worker == "jax":
-    return jax_worker(CASES[arguments.case], arguments.gradient)
+    return jax_worker(CASES[arguments.case], arguments.gradient, arguments.cache)
   if arguments.worker == "torch":
     return torch_worker(CASES[arguments.case])
-  if arguments.worker == "matmul":
-    return matmul_worker()
-  result = run(arguments.cases, arguments.repeats, arguments.threads, arguments.gradient)
-  if arguments.out:
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+  figures = {
+    "machine": _reports.machine(arguments.threads),
+    "repeats": arguments.repeats,
+    "gradient": arguments.gradient,
+  }
+  peak = figures["matmul_peak_gflops"] = _reports.matmul_peak(arguments.threads) / 1e9
+  figures |= {"cached": arguments.cached, "cases": {}}
+  with tempfile.TemporaryDirectory() as cache:
+    for name in arguments.cases:
+      row = measure(name, arguments.repeats, arguments.threads, arguments.gradient, cache if arguments.cached else None)
+      row["share_of_peak"] = row["ours_gflops"] / peak
+      figures["cases"][name] = row
+      print(f"{name}: {row['ours_seconds']:.3f} s against {row['torch_seconds']:.3f} s", flush=True)
+  header = ["case", "ours s", "PyTorch s", "ratio", "GFLOP/s", "of peak", "ours MB", "PyTorch MB", "ratio"]
+  rows = [
+    [
+      name, row["ours_seconds"], row["torch_seconds"], row["time_ratio"], row["ours_gflops"], row["share_of_peak"],
+      row["ours_bytes"] / 1e6, row["torch_bytes"] / 1e6, row["memory_ratio"],
+    ]
+    for name, row in figures["cases"].items()
+  ]  # fmt: skip
+  print(f"\nmatmul peak {peak:.0f} GFLOP/s, load {figures['machine']['load_at_start'][0]}")
+  print(_reports.table(header, rows))
+  _reports.write("trajectory_step_cached" if arguments.cached else "trajectory_step", figures, arguments.out)
+  return None
 
 
 if __name__ == "__main__":

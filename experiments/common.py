@@ -64,6 +64,8 @@ def base(name: str, method: dict) -> ml_collections.ConfigDict:
     "full_lr": number(),
     "full_batch_size": integer(),
   }
+  config.memory_limit = text()
+  config.parallel = {"route": "shard_map", "pool": integer(), "data": integer()}
   config.method = method
   return config
 
@@ -89,6 +91,7 @@ def trajectory(name: str) -> dict:
     "ema_decay": number(),
     "gradient": "mixed",
     "window": integer(),
+    "chunk_size": integer(),
     "expert_epochs": integer(),
     "min_start_epoch": integer(),
     "current_start_epoch": integer(),

@@ -55,6 +55,7 @@ class Row(NamedTuple):
 _SEGMENTS = {
   "gradient": "mixed",
   "window": None,
+  "chunk_size": None,
   "initial": "correct",
   "labels": "soft",
   "lr_init": 0.01,

@@ -12,8 +12,9 @@ from jdistill.base import UserError
 from jdistill.bilevel import ROUTES
 from jdistill.catalog import near_matches
 from jdistill.data.checks import require_per_class
-from jdistill.files import to_jsonable
+from jdistill.files import parse_bytes, to_jsonable
 from jdistill.teachers import check_bounds
+from jdistill.training import parallel
 
 STAGES = ("experts", "distill", "evaluate", "export", "report")
 SETS = ("distilled", "random_hard", "random_soft", "initial", "full_data")
@@ -52,6 +53,7 @@ _TOP = {
   "snapshot_every": Field(int, low=1, optional=True),
   "checkpoint_seconds": Field(float, low=0),
   "tensorboard": Field(bool),
+  "memory_limit": Field(str, optional=True),
   "stages": Field(tuple),
 }
 _EXPERTS = {
@@ -92,8 +94,9 @@ _METHOD = {
   "lr_lr": Field(float, low=0),
   "lr_momentum": Field(float, low=0, high=0.999),
   "ema_decay": Field(float, low=0, high=1, optional=True),
-  "gradient": Field(str, choices=ROUTES),
+  "gradient": Field(str, choices=("auto", *ROUTES)),
   "window": Field(int, low=1, optional=True),
+  "chunk_size": Field(int, low=1, optional=True),
   "initial": Field(str, choices=("correct", "real")),
   "labels": Field(str, choices=("soft", "hard")),
   "lr_init": Field(float, above=0),
@@ -104,7 +107,14 @@ _METHOD = {
   "schedule_steps": Field(int, low=1),
   "augment": Field(str),
 }
-_SECTIONS = {"experts": _EXPERTS, "eval": _EVAL}
+_PARALLEL = {
+  "route": Field(str, choices=parallel.ROUTES),
+  "pool": Field(int, low=1, optional=True),
+  "data": Field(int, low=1, optional=True),
+}
+_PARALLEL_DEFAULTS = {"route": "shard_map", "pool": None, "data": None}
+_HOW = ("parallel", "memory_limit")  # what says how a run is carried out and not what it is
+_SECTIONS = {"experts": _EXPERTS, "eval": _EVAL, "parallel": _PARALLEL}
 
 
 def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,6 +137,9 @@ def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
   raw = config.to_dict() if hasattr(config, "to_dict") else dict(config)
   raw = json.loads(json.dumps(to_jsonable(raw)))
   auto = raw.pop("auto", {}) or {}
+  how = raw.setdefault("parallel", {})  # an experiment need not say how
+  if isinstance(how, dict):
+    how.update({key: value for key, value in _PARALLEL_DEFAULTS.items() if how.get(key) is None})
   _check_known("", raw, [*_TOP, "method", "model", *_SECTIONS])
   for section in ("method", "model", *_SECTIONS):
     if not isinstance(raw.get(section), dict):
@@ -248,6 +261,17 @@ def _check_together(raw: dict) -> None:
     raise UserError(f"model.{key}={raw['model'][key]!r}: {cure}")
   if method["learn_labels"] and method["labels"] == "hard":
     raise UserError("method.learn_labels=True: hard labels cannot be learned; set method.labels='soft'")
+  if raw["memory_limit"] is not None:
+    try:
+      parse_bytes(raw["memory_limit"])
+    except ValueError as error:
+      raise UserError(f"memory_limit: {error}") from error
+  how = raw["parallel"]
+  if (how["data"] or 1) > 1 and how["route"] != "jit" and method["gradient"] in ("full", "remat"):
+    raise UserError(
+      f"method.gradient={method['gradient']!r}: cannot spread a batch over parallel.data={how['data']} devices with "
+      f"parallel.route={how['route']!r}; set method.gradient='mixed', or parallel.route='jit'"
+    )
   window, steps = method["window"], method["inner_steps"]
   if method["gradient"] == "truncated" and (window is None or window > steps):
     raise UserError(
@@ -270,9 +294,14 @@ def check_against_data(raw: Mapping[str, Any], dataset) -> None:
     raise UserError(f"experts.batch_size={size}: larger than the {total} training images; lower it")
 
 
+def what(raw: Mapping[str, Any]) -> dict[str, Any]:
+  """A configuration without what only says how it is carried out: on which devices, in which way."""
+  return {key: value for key, value in raw.items() if key not in _HOW}
+
+
 def config_hash(raw: Mapping[str, Any]) -> str:
-  """A short name of a resolved configuration: the SHA-256 of its canonical JSON."""
-  return hashlib.sha256(json.dumps(to_jsonable(raw), sort_keys=True).encode()).hexdigest()[:16]
+  """A short name of a resolved configuration: the SHA-256 of its canonical JSON, without what only says how."""
+  return hashlib.sha256(json.dumps(to_jsonable(what(raw)), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def difference(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[str]:

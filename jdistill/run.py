@@ -15,16 +15,24 @@
   python -m jdistill.run --config=experiments/datm.py --dry_run
       shapes, parameters, memory and work of the run, without training
 
+  python -m jdistill.run --config=experiments/datm.py:cifar10_ipc1000 --dry_run --topology=v5e:2x4
+      memory, work and least time of a step on eight TPUs that need not be there
+
+  python -m jdistill.run --config=experiments/datm.py --config.parallel.data=2 \\
+      --coordinator=HOST:PORT --num_processes=2 --process_id=0
+      one of two processes that share the work; the other has --process_id=1, see docs/parallel.md
+
 Every key of a configuration can be set with --config.KEY=VALUE. Keys that are None (--config.KEY=None) take a tested
 value for the data set and the number of images per class; the values that a run really used are in config.json of its
 work directory.
 """
 
 import contextlib
+import functools
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +42,7 @@ from ml_collections import config_flags
 from jdistill import catalog, config, stages
 from jdistill.base import UserError
 from jdistill.reporting import format_table
+from jdistill.training import cache, distributed, lost, parallel
 
 
 def define_flags(argv: Sequence[str]) -> flags.FlagValues:
@@ -56,6 +65,27 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
   )
   flags.DEFINE_bool("list", False, "Print the catalog of methods and stop.", flag_values=values)
   flags.DEFINE_bool("dry_run", False, "Print what a run would need and stop.", flag_values=values)
+  flags.DEFINE_string(
+    "topology",
+    None,
+    "With --dry_run: compile for this slice of TPUs, such as v5e:2x4, instead of for this machine.",
+    flag_values=values,
+  )
+  flags.DEFINE_string("coordinator", None, "Of many processes: HOST:PORT where process 0 listens.", flag_values=values)
+  flags.DEFINE_integer("num_processes", None, "Of many processes: how many there are.", flag_values=values)
+  flags.DEFINE_integer("process_id", None, "Of many processes: which this one is, from 0.", flag_values=values)
+  flags.DEFINE_bool(
+    "distributed",
+    False,
+    "Of many processes on a TPU pod or cluster that JAX knows: instead of the three flags above.",
+    flag_values=values,
+  )
+  flags.DEFINE_string(
+    "compilation_cache",
+    None,
+    "Where compiled programs are kept for later runs; in the user's cache folder if not given, 'off' for nowhere.",
+    flag_values=values,
+  )
   flags.DEFINE_bool("help", False, "Print this help and stop.", short_name="h", flag_values=values)
   return values
 
@@ -101,15 +131,20 @@ def run_sweep(experiment, workdir=None, artefacts=None, stream=None, signals=Fal
     )
   workdir = Path(workdir).expanduser() if workdir else Path("runs") / resolved[0]["name"]
   artefacts = Path(artefacts).expanduser() if artefacts else workdir.parent / "artefacts"
-  if not workdir.exists() or not any(workdir.iterdir()):
-    workdir.mkdir(parents=True, exist_ok=True)
-  elif not (workdir / "cells").is_dir():
-    raise UserError(f"--workdir={workdir} is not empty and not that of a sweep; choose another")
+
+  def claim():
+    if not workdir.exists() or not any(workdir.iterdir()):
+      workdir.mkdir(parents=True, exist_ok=True)
+    elif not (workdir / "cells").is_dir():
+      raise UserError(f"--workdir={workdir} is not empty and not that of a sweep; choose another")
+
+  distributed.lead(claim)
 
   def run_cell(one, directory, log):
     return run_experiment(one, directory, artefacts=artefacts, stream=log, signals=signals)
 
-  return stages.sweep.run(grid, workdir, run_cell, lambda line: print(line, file=stream, flush=True))
+  say = functools.partial(print, file=stream, flush=True) if distributed.is_writer() else lambda line: None
+  return stages.sweep.run(grid, workdir, run_cell, say)
 
 
 def first_cell(experiment):
@@ -236,6 +271,12 @@ def _last_line(error: Exception) -> str:
 
 def main(argv: Sequence[str]) -> int:
   """The command; returns the exit status: 0 done, 1 the user's to mend, 130 stopped by the user."""
+  status = _main(argv)
+  distributed.leave(status)
+  return status
+
+
+def _main(argv: Sequence[str]) -> int:
   try:
     _run(parse(argv))
     return 0
@@ -251,13 +292,19 @@ def main(argv: Sequence[str]) -> int:
   except (stages.Interrupted, KeyboardInterrupt) as stop:
     print(f"\njdistill: stopped; {str(stop) or 'at once'}; the same command goes on", file=sys.stderr)
     return 130
+  except Exception as error:
+    if distributed.is_loss(error):
+      lost.say()
+    raise
 
 
 def _run(values: flags.FlagValues) -> None:
   if values["help"].value:
     print(__doc__)
-    for name in ("config", "workdir", "artefacts", "list", "dry_run", "help"):
-      print(f"  --{name:<10} {values[name].help}")
+    for name in ("config", "workdir", "artefacts", "list", "dry_run", "topology", "compilation_cache"):
+      print(f"  --{name:<17} {values[name].help}")
+    for name in ("coordinator", "num_processes", "process_id", "distributed", "help"):
+      print(f"  --{name:<17} {values[name].help}")
     return
   if values["list"].value:
     print(format_table(*catalog.table(), align="lllll"))
@@ -265,10 +312,39 @@ def _run(values: flags.FlagValues) -> None:
   experiment, workdir, artefacts = (values[name].value for name in ("config", "workdir", "artefacts"))
   if experiment is None:
     raise UserError("--config: not given; try --config=experiments/datm.py, or --help")
+  topology = values["topology"].value
+  if topology is not None and not values["dry_run"].value:
+    raise UserError(f"--topology={topology}: compiles for hardware that is not there; add --dry_run")
+  cache.enable(values["compilation_cache"].value)
+  parallel.use_cores()
   if values["dry_run"].value:
-    stages.plan.run(make_context(first_cell(experiment), workdir, artefacts))
+    context = make_context(first_cell(experiment), workdir, artefacts)
+    if topology is None:
+      stages.plan.run(context)
+    else:
+      stages.topology.run(context, topology)
     return
+  _join(values, lambda: make_context(first_cell(experiment), workdir, artefacts).goes_on())
   run_experiment(experiment, workdir, artefacts=artefacts, signals=True)
+
+
+def _join(values: flags.FlagValues, where: Callable[[], str]) -> None:
+  """Joins the other processes of a run, if there are any.
+
+  Raises:
+    UserError: flags that do not go together.
+  """
+  names = ("coordinator", "num_processes", "process_id")
+  given = [name for name in names if values[name].value is not None]
+  if values["distributed"].value:
+    if given:
+      raise UserError(f"--distributed: finds {', '.join(names)} by itself; leave --{given[0]} out")
+    distributed.initialize(where=where)
+  elif given:
+    missing = [f"--{name}" for name in names if name not in given]
+    if missing:
+      raise UserError(f"--{given[0]}: many processes need all of {', '.join(names)}; add {' and '.join(missing)}")
+    distributed.initialize(*(values[name].value for name in names), where=where)
 
 
 if __name__ == "__main__":

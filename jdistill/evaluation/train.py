@@ -1,7 +1,7 @@
 """The one trainer behind every evaluation: a fresh network, a data source, stored targets, a protocol."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -10,8 +10,9 @@ import numpy as np
 from jax import lax
 
 from jdistill.augment import identity
-from jdistill.base import Augmentation, Examples, Key, Network, PyTree, Variables
+from jdistill.base import Augmentation, Examples, Key, Network, Pool, PyTree, Variables
 from jdistill.data.samplers import epoch_batches
+from jdistill.ops.rows import suggest_chunk_size, value_and_grad
 
 
 class Protocol(NamedTuple):
@@ -70,10 +71,20 @@ def trainer(
     class probabilities `[n, classes]`.
   """
 
-  def loss(params, stats, images, targets, weight):
+  def loss(params, rows, stats=None):
+    images, targets, weight = rows
     out = network.apply(params, images, train=True, stats=stats)
     losses = -jnp.sum(targets * jax.nn.log_softmax(out.logits), axis=-1)
     return jnp.sum(weight * losses), out.stats
+
+  def gradient(variables, rows):
+    """The gradient and the new running statistics; in chunks where no statistics couple the rows."""
+    params, stats = variables
+    if jax.tree.leaves(stats):
+      return jax.grad(loss, has_aux=True)(params, rows, stats)
+    images = rows[0]
+    chunk = suggest_chunk_size(network.apply, params, images.shape[1:], images.shape[0])
+    return value_and_grad(lambda p, rows: loss(p, rows)[0], params, rows, chunk)[1], stats
 
   def epoch(lr, data, key_data, carry, row):
     index, key = row
@@ -86,17 +97,17 @@ def trainer(
     rate = lr * jnp.where(index > drop, 0.1, 1.0).astype(lr.dtype)
 
     def step(carry, row):
-      (params, stats), velocity = carry
+      variables, velocity = carry
       picked, valid, key = row
       batch = jax.tree.map(lambda leaf: leaf[picked], examples)
       images = protocol.augment.apply(protocol.augment.sample(key, shape), batch.x)
       weight = valid.astype(images.dtype) / jnp.sum(valid).astype(images.dtype)
       wanted = lax.stop_gradient(targets(jax.random.fold_in(key, 1), images, batch))
-      grads, stats = jax.grad(loss, has_aux=True)(params, stats, images, wanted, weight)
+      grads, stats = gradient(variables, (images, wanted, weight))
       velocity = jax.tree.map(
-        lambda v, g, p: protocol.momentum * v + g + protocol.weight_decay * p, velocity, grads, params
+        lambda v, g, p: protocol.momentum * v + g + protocol.weight_decay * p, velocity, grads, variables.params
       )
-      params = jax.tree.map(lambda p, v: p - rate * v, params, velocity)
+      params = jax.tree.map(lambda p, v: p - rate * v, variables.params, velocity)
       return (Variables(params, stats), velocity), None
 
     variables, velocity = carry
@@ -156,10 +167,35 @@ def examples_of(images: np.ndarray, labels: np.ndarray, num_classes: int) -> Exa
   return Examples(jnp.asarray(images), jnp.asarray(probabilities(labels, num_classes)), ids)
 
 
+@functools.lru_cache(maxsize=32)
+def _pooled_trainer(network: Network, protocol: Protocol, pool: Pool, own_sets: bool) -> Callable:
+  return pool.spread(trainer(network, protocol), (True, own_sets, False))
+
+
+def _train_pooled(
+  network: Network,
+  protocol: Protocol,
+  examples: Examples | list[Examples],
+  rate: jax.Array,
+  keys: list[Key],
+  pool: Pool,
+) -> Iterator[Variables]:
+  """The networks of several seeds, trained at once; what fills up the pool is trained and thrown away."""
+  filled = [index if index < len(keys) else len(keys) - 1 for index in range(-(-len(keys) // pool.size) * pool.size)]
+  own_sets = isinstance(examples, list)
+  data = examples
+  if own_sets:
+    data = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(examples[index] for index in filled))
+  train = _pooled_trainer(network, protocol, pool, own_sets)
+  stacked = pool.fetch(train(jnp.stack([keys[index] for index in filled]), data, rate))
+  for index in range(len(keys)):
+    yield jax.tree.map(lambda leaf, index=index: leaf[index], stacked)
+
+
 def evaluate_seeds(
   network: Network,
   protocol: Protocol,
-  examples: Examples,
+  examples: Examples | list[Examples],
   lr: float,
   test_x: np.ndarray,
   test_y: np.ndarray,
@@ -167,29 +203,33 @@ def evaluate_seeds(
   key: Key,
   seeds: int,
   first: int = 0,
+  pool: Pool | None = None,
 ) -> list[float]:
   """Trains `seeds` fresh networks on one set and tests each.
 
   On accelerators the seeds train at once (`vmap`); on CPU one after another, where stacked convolutions would only
-  cost memory. Both give seed `i` the key `fold_in(key, i)`.
+  cost memory; with a pool, spread over its devices. All give seed `i` the key `fold_in(key, i)`.
 
   Args:
     network: what is trained.
     protocol: how.
-    examples: the set, from `examples_of`.
+    examples: the set, from `examples_of`; a list has one of the same size for every seed (with a pool only).
     lr: learning rate.
     test_x: `[n,H,W,C]` test images in network space.
     test_y: `[n]` labels.
     key: decides initialisations, orders and augmentations.
     seeds: how many networks.
     first: number of the first seed, for going on where an earlier call ended.
+    pool: devices that train at once.
 
   Returns:
     Test accuracies as fractions, one per seed.
   """
   train, rate = trainer(network, protocol), jnp.asarray(lr, jnp.float32)
   keys = [jax.random.fold_in(key, index) for index in range(first, first + seeds)]
-  if jax.default_backend() == "cpu":
+  if pool is not None:
+    trained = _train_pooled(network, protocol, examples, rate, keys, pool)
+  elif jax.default_backend() == "cpu":
     trained = (train(one, examples, rate) for one in keys)
   else:
     stacked = jax.vmap(train, in_axes=(0, None, None))(jnp.stack(keys), examples, rate)

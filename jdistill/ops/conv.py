@@ -56,7 +56,6 @@ def _kernel_gradient(x: jax.Array, g: jax.Array, padding: Padding) -> jax.Array:
 
 def _kernel_gradient_cpu(x: jax.Array, g: jax.Array, padding: Padding) -> jax.Array:
   """The same on exchanged copies, so that it is an ordinary convolution also inside a loop."""
-  x, g = lax.optimization_barrier((x, g))  # else what made them is computed again inside the copy, element by element
   k = _lax_conv(x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), padding)  # [I, h, w, O]
   return k.transpose(1, 2, 0, 3)
 
@@ -209,19 +208,23 @@ def conv2d(
   *,
   strides: int = 1,
   padding: str | Sequence[tuple[int, int]] = "SAME",
+  dilation: int = 1,
+  groups: int = 1,
 ) -> jax.Array:
   """Two-dimensional cross-correlation, fast in every derivative and under `vmap`, `scan` and `jit`.
 
   `y[n,a,b,o] = sum_{h,w,i} x[n, a*strides + h - top, b*strides + w - left, i] * kernel[h,w,i,o]`, zeros outside `x`.
 
-  Dilation and grouped kernels are not offered: use `jax.lax.conv_general_dilated`, whose kernel gradient runs as a
-  naive loop inside `lax.scan` on CPU.
+  Dilated and grouped kernels fall back to `jax.lax.conv_general_dilated`: the same numbers, but a kernel gradient that
+  runs as a naive loop inside `lax.scan` on CPU.
 
   Args:
     x: `[batch, height, width, channels_in]`.
-    kernel: `[kernel_height, kernel_width, channels_in, channels_out]`, the dtype of `x`.
+    kernel: `[kernel_height, kernel_width, channels_in / groups, channels_out]`, the dtype of `x`.
     strides: one step for both directions. Values above 1 are computed as a stride-1 convolution over blocks of pixels.
     padding: `"SAME"`, `"VALID"`, or `((top, bottom), (left, right))`.
+    dilation: distance of the kernel's taps, in both directions.
+    groups: independent blocks of channels; `channels_in` of them are depthwise.
 
   Returns:
     `[batch, out_height, out_width, channels_out]`.
@@ -229,13 +232,25 @@ def conv2d(
   Raises:
     ValueError: for operands of other ranks, unequal channels, unequal dtypes, or an empty result.
   """
-  if x.ndim != 4 or kernel.ndim != 4 or x.shape[-1] != kernel.shape[2]:
-    raise ValueError(f"conv2d: x {x.shape} must be [N,H,W,I] and kernel {kernel.shape} [h,w,I,O] with the same I")
+  if x.ndim != 4 or kernel.ndim != 4 or x.shape[-1] != groups * kernel.shape[2] or kernel.shape[3] % groups:
+    inner = "I" if groups == 1 else f"I/{groups}"
+    raise ValueError(f"conv2d: x {x.shape} must be [N,H,W,I] and kernel {kernel.shape} [h,w,{inner},O] with the same I")
   if x.dtype != kernel.dtype:
     raise ValueError(f"conv2d: x is {x.dtype} and kernel {kernel.dtype}; cast one of them")
-  pads = _explicit_padding(padding, x.shape[1:3], kernel.shape[:2], (strides, strides))
-  if any(size + sum(pad) < k for size, pad, k in zip(x.shape[1:3], pads, kernel.shape[:2], strict=True)):
+  reach = tuple(dilation * (size - 1) + 1 for size in kernel.shape[:2])
+  pads = _explicit_padding(padding, x.shape[1:3], reach, (strides, strides))
+  if any(size + sum(pad) < k for size, pad, k in zip(x.shape[1:3], pads, reach, strict=True)):
     raise ValueError(f"conv2d: kernel {kernel.shape} does not fit into x {x.shape} with padding {pads}")
+  if dilation > 1 or groups > 1:
+    return lax.conv_general_dilated(
+      x,
+      kernel,
+      (strides, strides),
+      pads,
+      rhs_dilation=(dilation, dilation),
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+      feature_group_count=groups,
+    )
   if strides > 1:
     x, kernel = _strided_as_dense(x, kernel, strides, pads)
     pads = ((0, 0), (0, 0))

@@ -4,18 +4,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from jdistill.files import read_json
-from jdistill.stages import distill, evaluate, experts, export, plan, report, sweep
-from jdistill.stages.context import Context, Interrupted
+from jdistill.stages import distill, evaluate, experts, export, plan, report, sweep, topology
+from jdistill.stages.context import Context, Interrupted, lead
 
 _RUN = {
   "experts": experts.run,
   "distill": distill.run,
   "evaluate": evaluate.run,
-  "export": export.run,
-  "report": report.run,
+  "export": lambda ctx: lead(lambda: export.run(ctx)),
+  "report": lambda ctx: lead(lambda: report.run(ctx)),
 }
 
-__all__ = ["Context", "Interrupted", "plan", "run_stages", "sweep"]
+__all__ = ["Context", "Interrupted", "plan", "run_stages", "sweep", "topology"]
 
 
 def run_stages(ctx: Context) -> Mapping[str, Any]:
@@ -29,12 +29,12 @@ def run_stages(ctx: Context) -> Mapping[str, Any]:
   ctx.check()
   ctx.open_workdir()
   for stage in ctx.config["stages"]:
-    if stage != "report" and ctx.finished(stage) is not None:
+    if stage != "report" and lead(lambda stage=stage: ctx.finished(stage) is not None):
       if stage == "export":
-        export.verify(ctx)
+        lead(lambda: export.verify(ctx))
       continue
-    if ctx.stop_requested:
+    if ctx.stops():
       raise Interrupted(f"stopped before stage {stage}")
     _RUN[stage](ctx)
   path = ctx.workdir / "summary.json"
-  return read_json(path) if path.exists() else {}
+  return lead(lambda: read_json(path) if path.exists() else {})

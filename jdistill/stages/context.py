@@ -3,24 +3,27 @@
 import contextlib
 import functools
 import hashlib
+import io
 import json
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jdistill import config as config_lib
 from jdistill import data, models
 from jdistill.augment import dsa
-from jdistill.base import Augmentation, Network, UserError
+from jdistill.base import Augmentation, Network, Pool, UserError
 from jdistill.data import preprocess
 from jdistill.files import read_json, read_npz, remove_leftovers, write_json, write_npz
 from jdistill.reporting import environment, peak_memory_bytes
+from jdistill.training import distributed, parallel
 
 # what a finished stage must have left for others
 _LEFT = {
@@ -35,6 +38,18 @@ class Interrupted(Exception):
   """The user asked the run to stop; what was done is saved."""
 
 
+class _Silence(io.TextIOBase):
+  """Where processes print that do not write."""
+
+  def write(self, text: str) -> int:
+    return len(text)
+
+
+def lead(work: Callable[[], Any]) -> Any:
+  """`distributed.lead` for stages: process 0 does something and the others wait for it, its refusals included."""
+  return distributed.lead(work, (UserError, Interrupted))
+
+
 class Context:
   """One run: a resolved configuration, its work directory and the artefacts it shares with other runs."""
 
@@ -43,6 +58,8 @@ class Context:
     self.workdir = Path(workdir)
     self.artefacts = Path(artefacts)
     self.stream = stream if stream is not None else sys.stderr
+    if not distributed.is_writer():
+      self.stream = _Silence()
     self.stop_requested = False
     self.hash = config_lib.config_hash(config)
 
@@ -67,7 +84,8 @@ class Context:
       found = read_json(path)
     except UserError as error:
       raise UserError(f"{path} is damaged, so --workdir={self.workdir} cannot be told; choose another") from error
-    differing = config_lib.difference(found if isinstance(found, dict) else {}, self.config)
+    found = found if isinstance(found, dict) else {}
+    differing = config_lib.difference(config_lib.what(found), config_lib.what(self.config))
     if differing:
       raise UserError(
         f"--workdir={self.workdir} belongs to another configuration: {'; '.join(differing[:3])}"
@@ -80,18 +98,97 @@ class Context:
     Raises:
       UserError: the first thing that does not fit. Nothing was written into the work directory.
     """
-    self.check_workdir()
-    _ = self.preprocessing  # reads and checks the data
+    self._check_alike()
+    lead(self.check_workdir)
+    lead(self._read)  # first process 0, which may have to download or to fit; then the others
+    self._read()
+    self._check_parallel()
     for name in (None, *self.config["eval"]["models"]):
       models.describe(self.network(name), self.dataset.image_shape)
     for section in ("experts", "eval", "method"):
       self.augmentation(self.config[section]["augment"])
 
+  def _check_alike(self) -> None:
+    """Refuses a process that was started with another configuration than process 0."""
+    differing = config_lib.difference(lead(lambda: self.config), self.config)
+    if differing:
+      there = differing[0].replace("(there)", "(process 0)").replace("(now)", "(this process)")
+      raise UserError(f"{there}: give all processes of a run the same flags, but for --process_id")
+
+  def _read(self) -> None:
+    """Reads and checks the data, and fits their preprocessing."""
+    _ = self.preprocessing
+
+  def _check_parallel(self) -> None:
+    """Refuses devices that are not there or cannot share the work."""
+    c, how = self.config, self.config["parallel"]
+    parallel.check_sizes(how["pool"] or 1, how["data"] or 1)
+    if "distill" not in c["stages"]:
+      return
+    data, (_, batch), chunk = self.devices("data"), self.rows(), c["method"]["chunk_size"]
+    if how["route"] == "pmap" and data > 1 and distributed.count() > 1:
+      raise UserError("parallel.route='pmap': is for one process; use 'shard_map' or 'jit'")
+    if data > 1:
+      parallel.check_rows(batch, self.mesh("data"))
+    if chunk is not None and chunk < batch // data and batch // data % chunk:
+      raise UserError(
+        f"method.chunk_size={chunk}: does not divide the {batch // data} images of an inner step"
+        f"{f' on each of {data} devices' if data > 1 else ''}; use a divisor, or None"
+      )
+
+  def rows(self) -> tuple[int, int]:
+    """How many synthetic images there are, and how many of them an inner step sees."""
+    count = self.config["ipc"] * self.dataset.num_classes
+    return count, min(self.config["method"]["batch_size"] or count, count)
+
+  def devices(self, axis: str) -> int:
+    """How many devices serve an axis of the section `parallel`; where it is open, as many as have something to do."""
+    c = self.config
+    size = c["parallel"][axis]
+    if size is not None:
+      return size
+    processes, there = distributed.count(), len(jax.devices())
+    if axis == "pool":
+      most = min(there, c["experts"]["count"], c["eval"]["seeds"])
+      return most // processes * processes or 1
+    if c["parallel"]["route"] == "pmap" and processes > 1:
+      return 1
+    if c["parallel"]["route"] != "jit" and c["method"]["gradient"] in ("full", "remat"):
+      return 1
+    return parallel.suggest_data(self.rows()[1], there, processes)
+
+  def mesh(self, axis: str) -> Mesh | None:
+    """The devices of one axis of the section `parallel`; `None` for one device, and where process 0 works alone."""
+    if distributed.is_alone() or (size := self.devices(axis)) == 1:
+      return None
+    return parallel.make_mesh(**{axis: size}, devices=parallel.process_devices(size))
+
+  def together(self, axis: str, work: Callable[[], None]) -> None:
+    """Runs a stage on all processes if it shares devices, else on process 0 while the others wait."""
+    if self.mesh(axis) is not None:
+      work()
+    else:
+      lead(work)
+
+  def pool(self) -> Pool | None:
+    """What trains independent networks at once; `None` for one device."""
+    mesh = self.mesh("pool")
+    return None if mesh is None else parallel.make_pool(mesh)
+
   def open_workdir(self) -> None:
     """Claims the work directory for this configuration and clears what a killed run left; after `check`."""
-    remove_leftovers(self.workdir)
-    write_json(self.workdir / "config.json", self.config)
-    write_json(self.workdir / "environment.json", environment())
+
+    def write():
+      remove_leftovers(self.workdir)
+      write_json(self.workdir / "config.json", self.config)
+      write_json(self.workdir / "environment.json", environment())
+
+    lead(write)
+    if not (self.workdir / "config.json").is_file():
+      raise UserError(
+        f"--workdir={self.workdir}: process 0 wrote into it and this process cannot see it; all processes need it, and "
+        "--artefacts, on a filesystem that they share"
+      )
     self.say(f"work directory: {self.workdir} (config {self.hash})")
 
   @functools.cached_property
@@ -154,6 +251,19 @@ class Context:
 
   # -- stages that are done -------------------------------------------------------------------------------------------
 
+  def stops(self) -> bool:
+    """Whether to stop now; the same on all processes."""
+    return distributed.stop_requested(self.stop_requested)
+
+  def goes_on(self) -> str:
+    """Where the same command will take the run up again: `"the run goes on from ..."`."""
+    for stage in self.config["stages"]:
+      if not (self.workdir / "stages" / f"{stage}.json").exists():
+        saved = [int(path.stem) for path in (self.workdir / "checkpoints").glob("*.json") if path.stem.isdigit()]
+        step = f"step {max(saved, default=0)} of " if stage == "distill" else ""
+        return f"the run goes on from {step}stage {stage}"
+    return "the run is nearly finished"
+
   def finished(self, stage: str) -> dict[str, Any] | None:
     """What a finished stage left, or `None`; a stage whose files were removed is not finished."""
     path = self.workdir / "stages" / f"{stage}.json"
@@ -162,9 +272,13 @@ class Context:
 
   def finish(self, stage: str, begin: float, **record: Any) -> None:
     """Marks a stage as finished, with the seconds it took and what later stages want to know."""
-    spent = time.monotonic() - begin + self.spent(stage)
-    figures = {"seconds": spent, "peak_memory_bytes": peak_memory_bytes(), **record}
-    write_json(self.workdir / "stages" / f"{stage}.json", figures)
+
+    def write():
+      spent = time.monotonic() - begin + self.spent(stage)
+      figures = {"seconds": spent, "peak_memory_bytes": peak_memory_bytes(), **record}
+      write_json(self.workdir / "stages" / f"{stage}.json", figures)
+
+    lead(write)
 
   def spent(self, stage: str) -> float:
     """Seconds that earlier, interrupted attempts at a stage took."""
@@ -173,20 +287,29 @@ class Context:
 
   def interrupt(self, stage: str, begin: float, what: str) -> None:
     """Notes the time spent and raises `Interrupted`."""
-    spent = time.monotonic() - begin + self.spent(stage)
-    write_json(self.workdir / "stages" / f"{stage}.partial.json", {"seconds": spent})
+
+    def write():
+      spent = time.monotonic() - begin + self.spent(stage)
+      write_json(self.workdir / "stages" / f"{stage}.partial.json", {"seconds": spent})
+
+    lead(write)
     raise Interrupted(what)
 
   @contextlib.contextmanager
   def catch_signals(self) -> Iterator[None]:
-    """Makes Ctrl-C and a termination request stop at the next safe point; a second one stops at once."""
+    """Makes Ctrl-C and a termination request stop all processes at the next safe point; a second one stops at once."""
 
     def handler(number, frame):
       del number, frame
       if self.stop_requested:
         raise KeyboardInterrupt
       self.stop_requested = True
-      self.say("\nstopping at the next safe point; press Ctrl-C again to stop at once")
+      print(
+        "\nstopping at the next safe point; press Ctrl-C again to stop at once",
+        file=self.stream if distributed.is_writer() else sys.stderr,
+        flush=True,
+      )
+      distributed.request_stop()
 
     before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -8,34 +8,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from jdistill import bilevel, catalog, models
-from jdistill.base import Method, PyTree, UserError
+from jdistill import catalog
+from jdistill.base import PyTree, UserError
 from jdistill.data import preprocess
 from jdistill.files import read_npz, write_npz
 from jdistill.methods.dataset import Segment
 from jdistill.reporting import JsonlWriter, MultiWriter, Progress, TensorBoardWriter
-from jdistill.stages import experts
-from jdistill.stages.context import Context
+from jdistill.stages import experts, gradient
+from jdistill.stages.build import Way, build
+from jdistill.stages.context import Context, lead
 from jdistill.stages.initial import initial_set
 from jdistill.synthetic import SyntheticSet
 from jdistill.teachers import ExpertBuffer, expert_order, segment_bounds, start_epoch
-from jdistill.training import Checkpoints, Hooks, run_loop
-
-
-def build(ctx: Context, initial: SyntheticSet) -> Method:
-  """The method of the configuration: its catalog row's builder with this run's network and options."""
-  options = dict(ctx.config["method"])
-  row = catalog.row(options.pop("name"))
-  flat = models.flatten(ctx.network())
-  builder = row.build()
-  plain = {name: options[name] for name in catalog.builder_options(builder)}
-  return builder(
-    flat.apply,
-    initial,
-    augment=ctx.augmentation(options["augment"]),
-    unroll=functools.partial(bilevel.unroll, gradient=options["gradient"], window=options["window"]),
-    **plain,
-  )
+from jdistill.training import Checkpoints, Hooks, distributed, run_loop
 
 
 def segments(ctx: Context, buffer: ExpertBuffer) -> Callable[[int], Segment]:
@@ -67,11 +52,15 @@ def pixels(ctx: Context, images: np.ndarray) -> np.ndarray:
 
 def run(ctx: Context) -> None:
   """Distils, writes metrics and snapshots on the way, and leaves `stages/distilled.npz`."""
-  begin, c = time.monotonic(), ctx.config
+  begin = time.monotonic()
   buffer = experts.ready(ctx)  # a run without that stage still needs them
-  initial = initial_set(ctx, buffer)
-  write_npz(ctx.workdir / "stages" / "initial.npz", initial._asdict())
-  method = build(ctx, initial)
+  lead(lambda: write_npz(ctx.workdir / "stages" / "initial.npz", initial_set(ctx, buffer)._asdict()))
+  ctx.together("data", lambda: _run(ctx, buffer, begin))
+
+
+def _run(ctx: Context, buffer: ExpertBuffer, begin: float) -> None:
+  c, mesh = ctx.config, ctx.mesh("data")
+  method = build(ctx, load(ctx, "initial"), mesh, Way(*lead(lambda: list(gradient.choose(ctx, mesh)))))
   checkpoints = Checkpoints(ctx.workdir / "checkpoints", {"config": ctx.hash})
   progress = Progress("distill", c["steps"], stream=ctx.stream)
   writers: list[Any] = []
@@ -92,6 +81,9 @@ def run(ctx: Context) -> None:
     shown = first_images(ctx, jax.device_get(result.images))
     write_npz(ctx.workdir / "snapshots" / f"{step:07d}.npz", {"pixels": shown})
 
+  hooks = Hooks(on_resume, on_metrics, on_snapshot, lambda: ctx.stop_requested)
+  if not distributed.is_writer():
+    hooks = Hooks(stop=hooks.stop)
   try:
     outcome = run_loop(
       method,
@@ -102,7 +94,9 @@ def run(ctx: Context) -> None:
       checkpoint_seconds=c["checkpoint_seconds"],
       log_every=c["log_every"],
       snapshot_every=c["snapshot_every"],
-      hooks=Hooks(on_resume, on_metrics, on_snapshot, lambda: ctx.stop_requested),
+      hooks=hooks,
+      mesh=mesh,
+      route=c["parallel"]["route"],
     )
   finally:
     progress.close()
@@ -116,7 +110,7 @@ def run(ctx: Context) -> None:
       f"learned learning rate {float(result.lr):.3g}: not positive, so nothing can be trained on the set; lower "
       f"method.lr_lr={c['method']['lr_lr']:g}"
     )
-  write_npz(ctx.workdir / "stages" / "distilled.npz", result._asdict())
+  lead(lambda: write_npz(ctx.workdir / "stages" / "distilled.npz", result._asdict()))
   accepted = int(outcome.state.accepted)
   ctx.finish(
     "distill",

@@ -6,13 +6,13 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jdistill.base import Network
+from jdistill.base import Network, Pool
 from jdistill.data.subset import balanced_indices
 from jdistill.evaluation import Protocol, evaluate_seeds, examples_of
 from jdistill.files import read_json, write_json
 from jdistill.reporting import Progress
 from jdistill.stages import distill, experts
-from jdistill.stages.context import Context
+from jdistill.stages.context import Context, lead
 from jdistill.stages.initial import soft_labels
 from jdistill.synthetic import random_real
 
@@ -81,10 +81,14 @@ def _choose_lr(ctx: Context, network: Network, job: _Job) -> float:
 
 def run(ctx: Context) -> None:
   """Evaluates every set with every network of `eval.models`; finished seeds are kept in `stages/evaluations.json`."""
+  ctx.together("pool", lambda: _run(ctx))
+
+
+def _run(ctx: Context) -> None:
   begin, e = time.monotonic(), ctx.config["eval"]
   path = ctx.workdir / "stages" / "evaluations.json"
-  results = read_json(path) if path.exists() else {}
-  jobs = _jobs(ctx)
+  results = lead(lambda: read_json(path) if path.exists() else {})
+  jobs, pool = _jobs(ctx), ctx.pool()
   total = len(e["models"]) * len(jobs) * e["seeds"]
   progress = Progress("evaluate", total, stream=ctx.stream)
   for model in e["models"]:
@@ -93,29 +97,42 @@ def run(ctx: Context) -> None:
       entry = results.setdefault(model, {}).setdefault(name, {"lr": None, "accuracies": []})
       while (seed := len(entry["accuracies"])) < e["seeds"]:
         done = sum(len(known["accuracies"]) for sets in results.values() for known in sets.values())
-        if ctx.stop_requested:
+        if ctx.stops():
           ctx.interrupt("evaluate", begin, f"{done} of {total} evaluations are saved")
         job = make(seed)
         if entry["lr"] is None:
-          entry["lr"] = job.lr if job.lr is not None else _choose_lr(ctx, network, job)
-        # on CPU one after another, which also saves each; elsewhere at once, where all seeds see the same images
-        at_once = 1 if jax.default_backend() == "cpu" or name in _PER_SEED else e["seeds"] - seed
+          entry["lr"] = job.lr if job.lr is not None else lead(lambda n=network, j=job: _choose_lr(ctx, n, j))
+        at_once = _at_once(name, e["seeds"] - seed, pool)
+        sets = [
+          examples_of(j.images, j.labels, ctx.dataset.num_classes)
+          for j in (job, *(make(seed + other) for other in range(1, at_once) if name in _PER_SEED))
+        ]
         found = evaluate_seeds(
           network,
           job.protocol,
-          examples_of(job.images, job.labels, ctx.dataset.num_classes),
+          sets if len(sets) > 1 else sets[0],
           entry["lr"],
           ctx.test_x,
           ctx.dataset.test_y,
           key=ctx.key("evaluate"),
           seeds=at_once,
           first=seed,
+          pool=pool,
         )
         entry["accuracies"] += found
-        write_json(path, results)
+        lead(lambda: write_json(path, results))
         progress.update(done + at_once, {name: found[-1]})
   progress.close()
   ctx.finish("evaluate", begin)
+
+
+def _at_once(name: str, left: int, pool: Pool | None) -> int:
+  """How many seeds train together: few, as each is saved, where that costs nothing."""
+  on_cpu = jax.default_backend() == "cpu"
+  if pool is not None:
+    return min(left, pool.size) if on_cpu or name in _PER_SEED else left
+  # one after another on CPU; elsewhere at once, where all seeds see the same images
+  return 1 if on_cpu or name in _PER_SEED else left
 
 
 def load(ctx: Context) -> dict:

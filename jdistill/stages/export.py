@@ -2,7 +2,7 @@
 
 import time
 
-from jdistill import __version__, catalog, export
+from jdistill import __version__, catalog, config, export
 from jdistill.base import UserError
 from jdistill.data import preprocess
 from jdistill.files import verify_checksums
@@ -35,7 +35,7 @@ def run(ctx: Context) -> None:
       },
       "ipc": c["ipc"],
       "config_hash": ctx.hash,
-      "config": c,
+      "config": config.what(c),
       "jdistill": __version__,
     },
   )

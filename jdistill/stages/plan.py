@@ -1,6 +1,8 @@
 """What a run would need: shapes, parameters, memory and work, from compiled programs and without training."""
 
 import math
+import time
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +12,26 @@ from jdistill import models
 from jdistill.augment import identity
 from jdistill.evaluation import probabilities
 from jdistill.files import format_bytes
-from jdistill.methods.dataset import Segment
 from jdistill.methods.dataset.trajectory import synthetic_loss
-from jdistill.reporting import format_table
-from jdistill.stages import distill
+from jdistill.reporting import cost, format_table, units
+from jdistill.stages import gradient, outer
 from jdistill.stages.context import Context
-from jdistill.synthetic import SyntheticSet
+
+
+class Step(NamedTuple):
+  """The outer step as compiled for this machine.
+
+  Attributes:
+    devices: how many share the rows of a batch.
+    memory: bytes per device by purpose (`outer.memory`).
+    flops: of the forward pass and the adjoint of every inner step, on all devices together.
+    collectives: how often each exchange between devices happens.
+  """
+
+  devices: int
+  memory: dict[str, int]
+  flops: float
+  collectives: dict[cost.Collective, int]
 
 
 def run(ctx: Context) -> None:
@@ -30,11 +46,13 @@ def run(ctx: Context) -> None:
   )
   print(format_table(["parameter", "shape", "count"], [[path, str(shape), count] for path, shape, count in rows]))
   print(f"{c['model']['name']}: {size:,} parameters, {format_bytes(4 * size)}\n")
-  print(format_table(["stage", "what", "cost"], stages(ctx, size), align="lll"))
-  print("\nFLOPs count multiplications and additions as XLA does; memory is the program's own scratch on this device.")
+  step = outer_step(ctx)
+  print(format_table(["stage", "what", "cost"], stages(ctx, size, step), align="lll"))
+  print(f"\n{describe_step(step, c['steps'], matmul_peak())}")
+  print("\nFLOPs count multiplications and additions as XLA does; scratch is the program's own memory on a device.")
 
 
-def stages(ctx: Context, size: int) -> list[list[str]]:
+def stages(ctx: Context, size: int, step: Step) -> list[list[str]]:
   """One row per stage: what it does and what it costs."""
   c, dataset = ctx.config, ctx.dataset
   experts, method, evaluation = c["experts"], c["method"], c["eval"]
@@ -43,7 +61,6 @@ def stages(ctx: Context, size: int) -> list[list[str]]:
   per_image = inner_flops(ctx, 1)
   sharpness = 2 if experts["rho"] else 1
   expert = per_image * len(dataset.train_y) * experts["epochs"] * experts["count"] * sharpness
-  memory, outer = outer_step(ctx)
   trained = per_image * count * (evaluation["epochs"] + 1)
   full = per_image * len(dataset.train_y) * (evaluation["full_epochs"] + 1)
   evaluations = evaluation["seeds"] * (sum(s != "full_data" for s in evaluation["sets"]) * trained)
@@ -58,7 +75,8 @@ def stages(ctx: Context, size: int) -> list[list[str]]:
     "distill": [
       f"{c['steps']} outer steps x {method['inner_steps']} inner steps of {batch} of {count} images "
       f"({format_bytes(held)}), gradient {method['gradient']}",
-      f"{_flops(outer)} a step, {_flops(outer * c['steps'])} in all, scratch {format_bytes(memory)}",
+      f"{_flops(step.flops)} a step, {_flops(step.flops * c['steps'])} in all, "
+      f"scratch {format_bytes(step.memory['scratch'])}",
     ],
     "evaluate": [
       f"{len(evaluation['sets'])} sets x {evaluation['seeds']} networks x {len(evaluation['models'])} architectures",
@@ -80,42 +98,63 @@ def inner_flops(ctx: Context, batch: int) -> float:
   return _cost(jax.jit(jax.grad(loss)).lower(*shapes))
 
 
-def outer_step(ctx: Context) -> tuple[int, float]:
-  """Scratch bytes of the compiled outer step, and its FLOPs: forward pass and adjoint of every inner step."""
-  c, dataset = ctx.config, ctx.dataset
-  count = c["ipc"] * dataset.num_classes
-  soft = c["method"]["labels"] == "soft"
-  flat = models.flatten(ctx.network())
-  initial = SyntheticSet(
-    np.zeros((count, *dataset.image_shape), np.float32),
-    np.zeros((count, dataset.num_classes), np.float32) if soft else np.zeros(count, np.int32),
-    np.float32(c["method"]["lr_init"]),
-  )
-  method = distill.build(ctx, initial)
-  vector = jax.ShapeDtypeStruct((flat.size,), jnp.float32)
-  segment = Segment(vector, vector)
-  key = jax.random.key(0)
-  state = jax.eval_shape(method.init, key, segment)
-  compiled = jax.jit(method.step, donate_argnums=(1,)).lower(key, state, segment).compile()
-  memory = compiled.memory_analysis()
+def outer_step(ctx: Context) -> Step:
+  """Compiles the outer step for the devices that the run would use."""
+  data, mesh = ctx.devices("data"), ctx.mesh("data")
+  way = gradient.choose(ctx, mesh)
+  compiled = outer.compile_step(ctx, mesh, way)
+  exchanges = cost.cost(compiled.as_text(), data).collectives
   # XLA counts a loop's body once, so the work of a step is counted from programs without a loop.
-  return int(memory.temp_size_in_bytes), c["method"]["inner_steps"] * _inner_step_flops(ctx, soft)
+  return Step(data, outer.memory(compiled), ctx.config["method"]["inner_steps"] * _inner_step_flops(ctx), exchanges)
 
 
-def _inner_step_flops(ctx: Context, soft: bool) -> float:
+def describe_step(step: Step, steps: int, peak: float) -> str:
+  """The outer step on this machine: memory, exchanges, and the least time at a measured rate of matmuls."""
+  device = jax.local_devices()[0]
+  held = ", ".join(f"{name} {format_bytes(size)}" for name, size in step.memory.items())
+  limit = (device.memory_stats() or {}).get("bytes_limit")
+  verdict = "fits" if sum(step.memory.values()) <= (limit or math.inf) else "does not fit"
+  own = step.devices if device.platform != "cpu" else 1  # devices of one CPU share what was measured
+  least = step.flops / own / peak
+  lines = [
+    f"outer step on {step.devices} {device.platform} device{'s' if step.devices > 1 else ''}, each: {held}"
+    f"{f'; {verdict} in {format_bytes(limit)}' if limit else ''}",
+    f"a float32 matmul of 1024 x 1024 runs here at {units.amount(peak, 'FLOP/s')}; at that rate a step takes at least "
+    f"{units.seconds(least)}, {steps:,} at least {units.seconds(steps * least)}",
+  ]
+  for exchange, times in sorted(step.collectives.items()):
+    lines.append(
+      f"{times} times a step: {exchange.kind} of {format_bytes(exchange.size)} over {exchange.group} devices"
+    )
+  return "\n".join(lines)
+
+
+def matmul_peak(size: int = 1024, seconds: float = 0.5) -> float:
+  """FLOPs per second of the best of some float32 matmuls `size x size` on one device, over about `seconds`."""
+  x = jnp.ones((size, size), jnp.float32)
+  product = jax.jit(jnp.matmul).lower(x, x).compile()
+  jax.block_until_ready(product(x, x))
+  best, begin = math.inf, time.perf_counter()
+  while time.perf_counter() - begin < seconds:
+    start = time.perf_counter()
+    jax.block_until_ready(product(x, x))
+    best = min(best, time.perf_counter() - start)
+  return 2 * size**3 / best
+
+
+def _inner_step_flops(ctx: Context) -> float:
   """One inner gradient and its adjoint, without augmentation (whose work is small beside the network's)."""
-  dataset, m = ctx.dataset, ctx.config["method"]
-  count = ctx.config["ipc"] * dataset.num_classes
-  batch = min(m["batch_size"] or count, count)
+  dataset, soft = ctx.dataset, ctx.config["method"]["labels"] == "soft"
+  _, batch = ctx.rows()
   flat = models.flatten(ctx.network())
-  loss = synthetic_loss(flat.apply, identity())
+  loss = synthetic_loss(flat.apply, identity(), dataset.image_shape)
   labels = jnp.zeros((batch, dataset.num_classes)) if soft else jnp.zeros(batch, jnp.int32)
   row = {"weight": jnp.full(batch, 1 / batch), "record": ()} | ({} if soft else {"labels": labels})
 
   def adjoint(theta, x, direction):
-    both = jax.grad(loss, argnums=(0, 1))
+    both = jax.value_and_grad(loss, argnums=(0, 1))
     shared = {"images": x} | ({"labels": labels} if soft else {})
-    return jax.jvp(lambda p: both(p, shared, row), (theta,), (direction,))
+    return jax.jvp(lambda p: both(p, shared, row), (theta,), (direction,))[1]
 
   def forward(theta, x):
     return jax.grad(loss)(theta, {"images": x} | ({"labels": labels} if soft else {}), row)
@@ -135,7 +174,4 @@ def _cost(lowered) -> float:
 
 
 def _flops(value: float) -> str:
-  for unit, scale in (("PFLOP", 1e15), ("TFLOP", 1e12), ("GFLOP", 1e9)):
-    if value >= scale:
-      return f"{value / scale:.3g} {unit}"
-  return f"{value / 1e6:.3g} MFLOP"
+  return units.amount(value, "FLOP")

@@ -12,6 +12,7 @@ for `.`); cells share experts, resume and are skipped like any run.
 """
 
 import copy
+import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,6 +24,7 @@ from jdistill.base import UserError
 from jdistill.files import read_json, write_json
 from jdistill.reporting import Section, duration, environment, format_table, grouped_bars, mean_std, write_report
 from jdistill.stages.context import Interrupted
+from jdistill.training import distributed
 
 _CONTROLS = {"random_hard": "random real, hard labels", "random_soft": "random real, soft labels"}
 
@@ -92,7 +94,7 @@ def run(
     directory = workdir / "cells" / cell.name
     say(f"run {number}/{len(grid)}: {cell.group}, {cell.series}, seed {cell.seed}: log in {directory}.log")
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with open(f"{directory}.log", "a", encoding="utf-8") as log:
+    with open(f"{directory}.log" if distributed.is_writer() else os.devnull, "a", encoding="utf-8") as log:
       try:
         summary = run_cell(cell.config, directory, log)
       except Interrupted as stop:
@@ -102,7 +104,7 @@ def run(
       f"  accuracy {summary['accuracy_mean']:.3f}, accepted {100 * summary['accepted_share']:.0f}%, "
       f"in {duration(time.monotonic() - begin)}"
     )
-  return report(grid, results, workdir, say)
+  return distributed.lead(lambda: report(grid, results, workdir, say))
 
 
 def report(grid: list[Cell], results: Mapping, workdir: Path, say: Callable[[str], None]) -> Mapping[str, Any]:

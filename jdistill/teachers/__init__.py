@@ -1,7 +1,7 @@
 """What real training left behind, as targets: expert trajectories and how to record, store and sample them."""
 
 from jdistill.teachers.buffer import ExpertBuffer
-from jdistill.teachers.experts import ExpertRecipe, expert_epoch, record_expert
+from jdistill.teachers.experts import ExpertRecipe, expert_epoch, record_expert, record_experts
 from jdistill.teachers.gsam import gsam_gradient
 from jdistill.teachers.segments import check_bounds, expert_order, segment_bounds, start_epoch
 
@@ -13,6 +13,7 @@ __all__ = [
   "expert_order",
   "gsam_gradient",
   "record_expert",
+  "record_experts",
   "segment_bounds",
   "start_epoch",
 ]

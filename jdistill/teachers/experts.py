@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jdistill.base import Apply, Augmentation, Key
+from jdistill.base import Apply, Augmentation, Key, Pool
 from jdistill.data.samplers import epoch_batches
 from jdistill.losses import cross_entropy
+from jdistill.ops.rows import suggest_chunk_size, value_and_grad
 from jdistill.teachers.gsam import gsam_gradient
 
 
@@ -51,6 +52,7 @@ def expert_epoch(apply: Apply, recipe: ExpertRecipe, augment: Augmentation) -> C
     indices, mask = epoch_batches(key_order, x.shape[0], min(recipe.batch_size, x.shape[0]))
     keys = jax.random.split(key_augment, indices.shape[0])
     shape = (indices.shape[1], *x.shape[1:])
+    chunk = suggest_chunk_size(apply, carry[0], x.shape[1:], indices.shape[1])
 
     def step(carry, row):
       theta, velocity = carry
@@ -58,13 +60,18 @@ def expert_epoch(apply: Apply, recipe: ExpertRecipe, augment: Augmentation) -> C
       images = augment.apply(augment.sample(key, shape), x[picked])
       weight = valid.astype(x.dtype) / jnp.sum(valid).astype(x.dtype)
 
-      def loss(theta):
-        return jnp.sum(weight * cross_entropy(apply(theta, images, train=True).logits, y[picked]))
+      def loss(theta, rows):
+        images, labels, weight = rows
+        return jnp.sum(weight * cross_entropy(apply(theta, images, train=True).logits, labels))
+
+      def in_chunks(loss):
+        return lambda theta: value_and_grad(loss, theta, (images, y[picked], weight), chunk)
 
       if recipe.rho:
-        value, grads = gsam_gradient(loss, theta, rho=recipe.rho, alpha=recipe.alpha, adaptive=recipe.adaptive)
+        options = {"rho": recipe.rho, "alpha": recipe.alpha, "adaptive": recipe.adaptive}
+        value, grads = gsam_gradient(loss, theta, value_and_grad=in_chunks, **options)
       else:
-        value, grads = jax.value_and_grad(loss)(theta)
+        value, grads = in_chunks(loss)(theta)
       velocity = recipe.momentum * velocity + grads + recipe.weight_decay * theta
       return (theta - recipe.lr * velocity, velocity), value
 
@@ -99,3 +106,45 @@ def record_expert(
     if on_epoch is not None:
       on_epoch(index + 1, carry[0], loss)
   return np.stack(snapshots)
+
+
+def record_experts(
+  keys: jax.Array,
+  init: Callable[[Key], jax.Array],
+  epoch: Callable,
+  x: jax.Array,
+  y: jax.Array,
+  *,
+  epochs: int,
+  pool: Pool,
+  keep: bool = True,
+  on_epoch=None,
+) -> np.ndarray | None:
+  """Trains several experts at once; each is what `record_expert` makes of its key, up to rounding.
+
+  Args:
+    keys: `[n]`, one per expert, `n` a multiple of `pool.size`.
+    init: `keys [n] -> theta [n, P]`, from `pool.spread`.
+    epoch: `(keys [n], carry, x, y) -> (carry, losses [n])`, `expert_epoch` from `pool.spread`.
+    x: `[n,H,W,C]` training images in network space, from `pool.share`.
+    y: `[n]` integer labels, from `pool.share`.
+    epochs: how many.
+    pool: devices.
+    keep: whether this process wants the snapshots; all of them train.
+    on_epoch: called with `(epoch index from 1, thetas, mean loss)` after each, for progress.
+
+  Returns:
+    `[n, epochs + 1, P]` on the host, or `None` without `keep`.
+  """
+  fold = jax.jit(jax.vmap(jax.random.fold_in, (0, None)))
+  theta = init(fold(keys, 0))
+  carry, snapshots = (theta, jax.tree.map(jnp.zeros_like, theta)), []
+  for index in range(epochs + 1):
+    if index:
+      carry, losses = epoch(fold(keys, index), carry, x, y)
+    thetas = pool.fetch(carry[0])
+    if keep:
+      snapshots.append(thetas)
+    if index and on_epoch is not None:
+      on_epoch(index, carry[0], float(np.mean(pool.fetch(losses))))
+  return np.stack(snapshots, axis=1) if keep else None

@@ -1,5 +1,7 @@
 """Sharpness-aware gradients: what smooths the expert trajectories of FTD and DATM."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -12,7 +14,15 @@ def _global_norm(tree: PyTree) -> jax.Array:
   return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)))
 
 
-def gsam_gradient(loss, params: PyTree, *, rho: float, alpha: float = 0.0, adaptive: bool = True):
+def gsam_gradient(
+  loss: Callable,
+  params: PyTree,
+  *,
+  rho: float,
+  alpha: float = 0.0,
+  adaptive: bool = True,
+  value_and_grad: Callable = jax.value_and_grad,
+) -> tuple[jax.Array, PyTree]:
   """The gradient that GSAM hands to its base optimiser.
 
   With `g0 = grad loss(params)`:
@@ -28,6 +38,7 @@ def gsam_gradient(loss, params: PyTree, *, rho: float, alpha: float = 0.0, adapt
     rho: radius of the perturbation; norms are over all parameters.
     alpha: weight of the orthogonal part; 0 is SAM (or ASAM).
     adaptive: scale the perturbation by the parameters' magnitude.
+    value_and_grad: what makes `params -> (loss, gradient)` of `loss`; another one can go over the batch in chunks.
 
   Returns:
     `(loss at params, gradient)`.
@@ -37,11 +48,12 @@ def gsam_gradient(loss, params: PyTree, *, rho: float, alpha: float = 0.0, adapt
     al., "ASAM" (arXiv 2102.11600), eq. 4; used for experts by Du et al. (FTD, arXiv 2211.11004) and DATM
     (arXiv 2310.05773).
   """
-  value, g0 = jax.value_and_grad(loss)(params)
+  both = value_and_grad(loss)
+  value, g0 = both(params)
   scale = jax.tree.map(jnp.abs if adaptive else jnp.ones_like, params)
   norm = _global_norm(jax.tree.map(lambda s, g: s * g, scale, g0))
   perturbed = jax.tree.map(lambda p, s, g: p + rho / (norm + _TINY) * jnp.square(s) * g, params, scale, g0)
-  g1 = jax.grad(loss)(perturbed)
+  _, g1 = both(perturbed)
   norm0, norm1 = _global_norm(g0), _global_norm(g1)
   inner = sum(jax.tree.leaves(jax.tree.map(lambda a, b: jnp.sum(a * b), g0, g1)))
   cosine = inner / (norm0 * norm1 + _TINY)

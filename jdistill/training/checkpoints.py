@@ -30,7 +30,9 @@ class Checkpoints:
     self._identity = to_jsonable(identity)  # as it will be read back: JSON has lists for tuples
     self._keep = keep
     logging.getLogger("absl").setLevel(logging.ERROR)  # orbax reports every save at warning level
-    self._handler = ocp.StandardCheckpointer()
+    own = jax.process_index()  # every process reads by itself and only one writes, so orbax has nobody to wait for
+    alone = ocp.options.MultiprocessingOptions(own, {own}, f"process{own}") if jax.process_count() > 1 else None
+    self._handler = ocp.StandardCheckpointer(**({"multiprocessing_options": alone} if alone else {}))
 
   def steps(self) -> list[int]:
     """The finished steps, ascending."""
@@ -59,13 +61,13 @@ class Checkpoints:
       (self._directory / f"{old}.json").unlink()  # first the claim, then what it claims
       shutil.rmtree(self._directory / str(old), ignore_errors=True)
 
-  def restore(self, like: PyTree) -> tuple[int, PyTree] | None:
-    """The newest finished step and its state with the structure of `like`, or `None` if there is none.
+  def restore(self, like: PyTree, step: int | None = None) -> tuple[int, PyTree] | None:
+    """A finished step and its state with the structure of `like`, or `None` if there is none; the newest if not given.
 
     Raises:
       UserError: it belongs to another run, a file of it is damaged or missing, or its state has another form.
     """
-    steps = self.steps()
+    steps = self.steps() if step is None else [step]
     if not steps:
       return None
     target = self._directory / str(steps[-1])

@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from jdistill.base import Key, Method, PyTree, UserError
+from jdistill.training import distributed, parallel
 from jdistill.training.checkpoints import Checkpoints
 
 
@@ -23,7 +25,7 @@ class Hooks(NamedTuple):
     on_resume: `(step)` once, with the number of steps already done (0 for a new run), before the first one.
     on_metrics: `(steps done, metrics as floats)` after every `log_every` steps and the last.
     on_snapshot: `(steps done, result of the method)` every `snapshot_every` steps, at step 0 of a new run and the last.
-    stop: asked after every step; true saves and ends the loop.
+    stop: asked after every step; true on any process saves and ends the loop.
   """
 
   on_resume: Callable[[int], None] = lambda step: None
@@ -80,6 +82,8 @@ def run_loop(
   snapshot_every: int | None = None,
   hooks: Hooks = Hooks(),  # noqa: B008  (immutable)
   clock: Callable[[], float] = time.monotonic,
+  mesh: Mesh | None = None,
+  route: str = "shard_map",
 ) -> Outcome:
   """Runs a method for `steps` steps, or what is left of them.
 
@@ -94,9 +98,12 @@ def run_loop(
     snapshot_every: how often `on_snapshot` is called; `None` only at the ends.
     hooks: what to tell the outside.
     clock: monotonic seconds.
+    mesh: devices that the step runs on together, of this process or of many; its state is the same on all. `None` for
+      one. Process 0 alone writes checkpoints, and the others read them.
+    route: how the step is compiled for a mesh; see `jdistill.training.parallel.spread_step`.
 
   Returns:
-    `Outcome`.
+    `Outcome`; its state is that of one device.
 
   Raises:
     UserError: a metric became NaN or infinite. The last good state has been saved.
@@ -105,13 +112,14 @@ def run_loop(
   key_init, key = jax.random.split(key)
   state = jax.jit(method.init)(key_init, stream(0))
   done = 0
-  if checkpoints is not None and (found := checkpoints.restore(state)) is not None:
-    done, state = found
+  newest = None if checkpoints is None else distributed.lead(lambda: max(checkpoints.steps(), default=None))
+  if newest is not None:
+    done, state = checkpoints.restore(state, newest)
     state = jax.tree.map(jnp.asarray, state)
   hooks.on_resume(done)
   if done == 0:
     hooks.on_snapshot(0, method.result(state))
-  step_fn = jax.jit(guarded(method), donate_argnums=(1,))
+  step_fn, place = _compile(guarded(method), mesh, route)
   alive = jnp.ones((), bool)
   saved_at, saved_step, first, pending, stopped = clock(), done, None, [], False
   first_done = done + 1
@@ -119,17 +127,20 @@ def run_loop(
   def save():
     nonlocal saved_at, saved_step
     if checkpoints is not None and saved_step != done:
-      checkpoints.save(done, state)
+      distributed.lead(lambda: checkpoints.save(done, parallel.local(state)))
       saved_at, saved_step = clock(), done
 
+  def due() -> bool:
+    return checkpoints is not None and distributed.lead(lambda: clock() - saved_at >= checkpoint_seconds)
+
   while done < steps and not stopped:
-    state, metrics, alive = step_fn(jax.random.fold_in(key, done), state, stream(done), alive)
+    state, metrics, alive = step_fn(*place((jax.random.fold_in(key, done), state, stream(done), alive)))
     pending.append((metrics, alive))
     done += 1
     if first is None:
       jax.block_until_ready(state)
       first = clock() - begin
-    stopped = hooks.stop()
+    stopped = distributed.stop_requested(hooks.stop())
     if done % log_every == 0 or done == steps or stopped:
       bad = _report(pending, done, hooks)
       if bad is not None:
@@ -141,13 +152,20 @@ def run_loop(
         )
     # before the save: a run killed between the two draws the snapshot again, where the other order would lose it
     if done == steps or (snapshot_every and done % snapshot_every == 0):
-      hooks.on_snapshot(done, method.result(state))
-    if stopped or (clock() - saved_at >= checkpoint_seconds and done % log_every == 0):
+      hooks.on_snapshot(done, method.result(parallel.local(state)))
+    if stopped or (done % log_every == 0 and due()):
       save()
   save()
   others = done - first_done
   mean = (clock() - begin - first) / others if first is not None and others > 0 else None
-  return Outcome(state, done, stopped and done < steps, first, mean)
+  return Outcome(parallel.local(state), done, stopped and done < steps, first, mean)
+
+
+def _compile(step: Callable, mesh: Mesh | None, route: str) -> tuple[Callable, Callable]:
+  """The compiled step, and what puts its arguments where it wants them."""
+  if mesh is None:
+    return jax.jit(step, donate_argnums=(1,)), lambda arguments: arguments
+  return parallel.spread_step(step, mesh, route, donate_argnums=(1,)), lambda a: parallel.replicate(a, mesh)
 
 
 def _report(pending: list[tuple[Any, Any]], done: int, hooks: Hooks) -> tuple[int, str] | None:

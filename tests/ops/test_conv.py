@@ -175,3 +175,20 @@ def test_instance_norm_of_a_constant_map_is_its_bias_with_finite_gradients():
   y = instance_norm(x, jnp.ones(2), jnp.array([0.5, -1.0]))
   np.testing.assert_allclose(y, np.broadcast_to([0.5, -1.0], x.shape), atol=1e-3)
   assert bool(jnp.all(jnp.isfinite(jax.grad(value)(x))))
+
+
+@pytest.mark.parametrize("groups, dilation, strides", [(2, 1, 1), (4, 1, 2), (1, 2, 1)])
+def test_grouped_and_dilated_kernels_equal_a_loop(groups, dilation, strides):
+  rng = np.random.default_rng(3)
+  x, k = rng.normal(size=(2, 7, 6, 4)), rng.normal(size=(3, 2, 4 // groups, 8))
+  got = conv2d(*(jnp.asarray(a, jnp.float32) for a in (x, k)), strides=strides, padding="VALID",
+               dilation=dilation, groups=groups)  # fmt: skip
+  rows, columns = (7 - 2 * dilation - 1) // strides + 1, (6 - dilation - 1) // strides + 1
+  want = np.zeros((2, rows, columns, 8))
+  for out in range(8):
+    block = slice(out // (8 // groups) * (4 // groups), (out // (8 // groups) + 1) * (4 // groups))
+    for i in range(rows):
+      for j in range(columns):
+        window = x[:, i * strides :: dilation, j * strides :: dilation, block][:, :3, :2]
+        want[:, i, j, out] = np.einsum("nhwc,hwc->n", window, k[..., out])
+  np.testing.assert_allclose(got, want, atol=1e-5)

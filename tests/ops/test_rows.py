@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdistill.ops.rows import fold_rows, largest_divisor, row_count
+from jdistill import models
+from jdistill.ops.rows import fold_rows, largest_divisor, row_count, suggest_chunk_size, value_and_grad
 
 
 @pytest.mark.parametrize("chunk_size", [None, 1, 2, 6])
@@ -50,3 +51,33 @@ def test_chunk_size_must_divide(size):
 def test_largest_divisor():
   assert [largest_divisor(100, most) for most in (1, 3, 10, 30, 1000)] == [1, 2, 10, 25, 100]
   assert largest_divisor(7, 6) == 1
+
+
+@pytest.mark.parametrize("chunk_size", [None, 2])
+def test_value_and_grad_in_chunks(chunk_size):
+  rng = np.random.default_rng(1)
+  x, theta = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in ((6, 3), (3,)))
+  value, gradient = value_and_grad(lambda p, rows: jnp.sum(jnp.tanh(rows @ p)), theta, x, chunk_size)
+  z = np.tanh(np.asarray(x, np.float64) @ np.asarray(theta, np.float64))
+  np.testing.assert_allclose(value, z.sum(), rtol=1e-5)
+  np.testing.assert_allclose(gradient, (1 - z**2) @ np.asarray(x, np.float64), rtol=1e-5)
+
+
+def suggestion(model, rows, side=32, **options):
+  network = models.build(model, num_classes=10, image_shape=(side, side, 3), **options)
+  params, stats = jax.eval_shape(network.init, jax.random.key(0))
+  return suggest_chunk_size(network.apply, params, (side, side, 3), rows, stats=stats, platform="cpu")
+
+
+def test_suggested_chunks_shrink_with_the_maps():
+  assert suggestion("convnet", 100, width=32) == 20
+  assert suggestion("convnet", 100, width=128) == 5
+  assert suggestion("convnet", 100, width=32, side=8, depth=2) is None  # all maps fit
+  assert suggestion("convnet", 4, width=128) is None
+  assert suggestion("convnet", 100, width=128, norm="batch") is None  # rows belong together
+
+
+def test_no_chunks_on_accelerators():
+  network = models.build("convnet", num_classes=10, image_shape=(32, 32, 3))
+  params = jax.eval_shape(network.init, jax.random.key(0)).params
+  assert suggest_chunk_size(network.apply, params, (32, 32, 3), 100, platform="tpu") is None

@@ -113,6 +113,10 @@ def test_the_result_is_plain_complete_and_stable():
     "method.current_start_epoch",
     "method.ema_decay",
     "method.window",
+    "method.chunk_size",
+    "memory_limit",
+    "parallel.data",
+    "parallel.pool",
   }
 
 

@@ -41,6 +41,7 @@ def test_the_summary_has_the_promised_figures(done, summary):
   assert all(value >= 0 for value in summary["seconds"].values())
   assert summary["peak_memory_bytes"] > 10**7
   config = json.loads((done / "work" / "config.json").read_text())
+  del config["parallel"], config["memory_limit"]  # how it was carried out does not count
   text = json.dumps(config, sort_keys=True)
   assert summary["config_hash"] == hashlib.sha256(text.encode()).hexdigest()[:16]
 

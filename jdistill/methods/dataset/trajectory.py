@@ -46,18 +46,27 @@ class TrajectoryState(NamedTuple):
   accepted: jax.Array
 
 
-def synthetic_loss(apply: Apply, augment: Augmentation) -> Callable[[jax.Array, PyTree, PyTree], jax.Array]:
+def synthetic_loss(
+  apply: Apply, augment: Augmentation, image_shape: tuple[int, ...]
+) -> Callable[[jax.Array, PyTree, PyTree], jax.Array]:
   """The inner loss of trajectory matching, in the form `jdistill.bilevel.unroll` wants.
+
+  Args:
+    apply: a network over flat parameter vectors.
+    augment: what the records in the batches belong to.
+    image_shape: `(height, width, channels)`.
 
   Returns:
     `(theta, rows, batch) -> scalar`: the weighted sum of the cross entropies of some rows of one batch, augmented by
     their record; with weights that add up to one over the whole batch it is the batch's mean. `rows` holds the picked
-    `"images"` and, where they are learned, `"labels"` (logits `[rows, classes]`); `batch` holds `"weight"` `[rows]`,
-    `"record"` and, where they are not learned, the `"labels"` of its rows (logits or integers).
+    `"images"`, flat `[rows, height * width * channels]` or not, and, where they are learned, `"labels"` (logits
+    `[rows, classes]`); `batch` holds `"weight"` `[rows]`, `"record"` and, where they are not learned, the `"labels"` of
+    its rows (logits or integers).
   """
 
   def loss(theta: jax.Array, rows: PyTree, batch: PyTree) -> jax.Array:
-    logits = apply(theta, augment.apply(batch["record"], rows["images"]), train=True).logits
+    images = rows["images"].reshape(-1, *image_shape)
+    logits = apply(theta, augment.apply(batch["record"], images), train=True).logits
     labels = rows["labels"] if "labels" in rows else batch["labels"]
     compare = soft_cross_entropy if labels.ndim == 2 else cross_entropy
     return jnp.sum(batch["weight"].astype(logits.dtype) * compare(logits, labels))
@@ -117,13 +126,13 @@ def trajectory_method(
   if learn_labels and initial.labels.ndim != 2:
     raise ValueError(f"trajectory_method: learn_labels needs label logits [m, classes], got {initial.labels.shape}")
   augment = augment or identity()
-  loss = synthetic_loss(apply, augment)
   optimizers = {
     "labels": optax.sgd(label_lr, label_momentum or None),
     "images": optax.sgd(image_lr, image_momentum or None),
     "lr": optax.sgd(lr_lr, lr_momentum or None),
   }
   size, shape = initial.images.shape[0], initial.images.shape[1:]
+  loss = synthetic_loss(apply, augment, shape)
 
   def init(key: Key, example: Segment) -> TrajectoryState:
     del key, example
@@ -147,7 +156,8 @@ def trajectory_method(
       batches["labels"] = state.labels[indices]
 
     def outer(learned: dict[str, jax.Array]) -> jax.Array:
-      shared = {name: learned[name] for name in ("images", "labels") if name in learned}
+      # flat, for what a loop carries lies in tiles on accelerators, and narrow images would take four times their size
+      shared = {name: learned[name].reshape(size, -1) for name in ("images", "labels") if name in learned}
       end = unroll(loss, segment.start, shared, batches, learned["lr"], indices=indices)
       return trajectory_matching(end, segment.target, segment.start)
 

@@ -1,0 +1,65 @@
+"""Where compiled programs are kept."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from jdistill.base import UserError
+from jdistill.training import cache
+
+PROGRAM = """
+import sys
+import jax, jax.numpy as jnp
+from jdistill.training import cache
+print(cache.enable(sys.argv[1]))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.jit(lambda x: jnp.sum(jnp.sin(x)))(jnp.arange(3.0))
+"""
+
+
+def run(choice):
+  return subprocess.run(
+    [sys.executable, "-c", PROGRAM, choice], capture_output=True, text=True, check=True
+  ).stdout.strip()
+
+
+def test_choice_comes_before_the_variable_and_that_before_the_default(monkeypatch, tmp_path):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+  monkeypatch.delenv(cache.VARIABLE, raising=False)
+  assert cache.directory(None).parent.name == "jdistill"
+  monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "variable"))
+  assert cache.directory(None) == tmp_path / "variable"
+  assert cache.directory(str(tmp_path / "flag")) == tmp_path / "flag"
+  assert cache.directory("off") is None
+
+
+def test_programs_are_kept_or_not(tmp_path):
+  path = tmp_path / "programs"
+  assert run(str(path)) == str(path)
+  assert len(list(path.iterdir())) > 0
+  assert run("off") == "None"
+
+
+def test_a_named_directory_must_work(tmp_path):
+  blocked = tmp_path / "file"
+  blocked.write_text("")
+  with pytest.raises(
+    UserError, match=r"--compilation_cache=.*file: .*; give a directory that can be written, or 'off'"
+  ):
+    cache.enable(str(blocked))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_a_default_that_cannot_be_made_is_left_out(monkeypatch, tmp_path):
+  (tmp_path / "file").write_text("")
+  monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "file"))
+  import jax
+
+  before = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
+  try:
+    assert cache.enable(None) is None
+  finally:
+    jax.config.update("jax_compilation_cache_dir", before[0])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", before[1])
