@@ -23,6 +23,7 @@ _ROOMS = (
   "models",
   "ops",
   "reporting",
+  "selection",
   "synthetic",
   "teachers",
   "training",

@@ -23,6 +23,7 @@ MAY_IMPORT = {
   "losses": GROUND | {"ops"},
   "bilevel": GROUND | {"ops", "losses"},
   "augment": GROUND | {"ops"},
+  "selection": GROUND | {"ops"},
   "synthetic": GROUND | {"ops"},
   "models": GROUND | {"ops"},
   "methods": GROUND | {"ops", "losses", "bilevel", "augment", "synthetic"},
