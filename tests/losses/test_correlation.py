@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdistill.losses import dist_loss, pearson
+from jdistill import losses
+from jdistill.losses import pearson
 
+dist_loss = jax.jit(losses.dist_loss, static_argnames=("temperature", "eps", "scale_t2"))
 RNG = np.random.default_rng(0)
 S, T = RNG.normal(size=(5, 4)), RNG.normal(size=(5, 4))
 
@@ -63,4 +65,65 @@ def test_the_teacher_gets_no_gradient():
 def test_bad_input(case):
   student, teacher, options = case
   with pytest.raises(ValueError, match="dist_loss"):
-    dist_loss(jnp.zeros(student), jnp.zeros(teacher), **options)
+    losses.dist_loss(jnp.zeros(student), jnp.zeros(teacher), **options)
+
+
+def test_literal_numbers():
+  student = jnp.array([[2.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
+  teacher = jnp.log(jnp.array([[1.0, 2.0, 4.0], [1.0, 1.0, 2.0]]))
+  # the rows correlate by -0.653347 on average; of two examples one column is the other way round in every class
+  np.testing.assert_allclose(dist_loss(student, teacher, temperature=1.0, beta=1.0, gamma=0.0), 1.6533467, rtol=1e-5)
+  np.testing.assert_allclose(dist_loss(student, teacher, temperature=1.0, beta=0.0, gamma=1.0), 2.0, rtol=1e-5)
+
+
+def test_gradient_equals_finite_differences(x64):
+  gradient, step = jax.jit(jax.grad(losses.dist_loss))(jnp.asarray(S), jnp.asarray(T)), 1e-6
+  for i, c in ((0, 0), (3, 2)):
+    bump = np.zeros_like(S)
+    bump[i, c] = step
+    want = (dist(S + bump, T, 4.0) - dist(S - bump, T, 4.0)) / (2 * step)
+    np.testing.assert_allclose(gradient[i, c], want, rtol=1e-4)  # up to eps
+
+
+def test_order_of_examples_and_of_classes():
+  s, t = jnp.asarray(S, jnp.float32), jnp.asarray(T, jnp.float32)
+  base = dist_loss(s, t)
+  np.testing.assert_allclose(dist_loss(s[::-1], t[::-1]), base, rtol=1e-5)
+  np.testing.assert_allclose(dist_loss(s[:, ::-1], t[:, ::-1]), base, rtol=1e-5)
+  np.testing.assert_allclose(dist_loss(s, t, scale_t2=False), base / 16, rtol=1e-6)
+
+
+def test_masks_hold_back_nan_and_may_leave_one_example_or_none():
+  s, t = jnp.asarray(S, jnp.float32).at[1:].set(jnp.nan), jnp.asarray(T, jnp.float32).at[1:].set(jnp.inf)
+  both = jax.jit(jax.value_and_grad(lambda s, where: losses.dist_loss(s, t, eps=1e-16, where=where)))
+  value, gradient = both(s, jnp.arange(5) < 1)
+  p, q = softmax(S[:1], 4.0), softmax(T[:1], 4.0)
+  np.testing.assert_allclose(value, 32 * (1 - np.corrcoef(p[0], q[0])[0, 1]), rtol=1e-4)  # only `inter` is left
+  assert bool(jnp.all(jnp.isfinite(gradient))) and not gradient[1:].any()
+  value, gradient = both(s, jnp.zeros(5, bool))
+  assert value == 0 and not gradient.any()
+
+
+def test_finite_in_bfloat16_at_extreme_logits_and_for_constants():
+  both = jax.jit(jax.value_and_grad(losses.dist_loss))
+  z = jnp.array([[1e4, -1e4, 0.0], [1e4, 5.0, 0.0], [1e4, 0.0, -3.0]], jnp.bfloat16)
+  for student, teacher in ((z, -z), (jnp.zeros_like(z), z), (z, jnp.zeros_like(z))):
+    value, gradient = both(student, teacher)
+    assert value.dtype == jnp.float32 and gradient.dtype == jnp.bfloat16
+    assert bool(jnp.isfinite(value)) and bool(jnp.all(jnp.isfinite(gradient)))
+
+
+@pytest.mark.parametrize(
+  "call, match",
+  [
+    (lambda: pearson(jnp.zeros(3), jnp.zeros(2)), "pearson: shapes must be equal"),
+    (lambda: pearson(jnp.zeros(3), jnp.zeros(3), eps=0), "pearson: eps must be > 0"),
+    (lambda: pearson(jnp.zeros(3), jnp.zeros(3), where=jnp.ones(2)), "pearson: shapes must be equal"),
+    (lambda: losses.dist_loss(jnp.zeros((2, 3)), jnp.zeros((2, 3)), where=jnp.ones(3)), "where must have shape"),
+    (lambda: losses.dist_loss(jnp.zeros(3), jnp.zeros(3)), "student_logits must have 2 axes"),
+  ],
+)
+def test_other_bad_input(call, match):
+  with pytest.raises(ValueError, match=match) as caught:
+    call()
+  assert "\n" not in str(caught.value)

@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
-from jdistill.losses import sinkd_batch_loss, sinkd_sample_loss, sinkhorn_distance, sinkhorn_plan
+from jdistill import losses
 
+OPTIONS = ("temperature", "eps", "num_iters", "implicit", "per_example")
+sinkhorn_plan = jax.jit(losses.sinkhorn_plan, static_argnames=OPTIONS[1:4])
+sinkhorn_distance = jax.jit(losses.sinkhorn_distance, static_argnames=OPTIONS[1:4])
+sinkd_batch_loss = jax.jit(losses.sinkd_batch_loss, static_argnames=OPTIONS)
+sinkd_sample_loss = jax.jit(losses.sinkd_sample_loss, static_argnames=OPTIONS[:4])
 RNG = np.random.default_rng(0)
 COST = RNG.uniform(0, 2, (4, 4))
 S, T = RNG.normal(size=(4, 3)), RNG.normal(size=(4, 3))
@@ -49,7 +54,8 @@ def test_gradient_equals_finite_differences(x64):
   def value(s):
     return sinkd_batch_loss(s, jnp.asarray(T), eps=0.3, num_iters=5)
 
-  gradient, step = jax.grad(value)(jnp.asarray(S)), 1e-6
+  value = jax.jit(value)
+  gradient, step = jax.jit(jax.grad(value))(jnp.asarray(S)), 1e-6
   for i, j in ((0, 0), (2, 1)):
     ahead, behind = (value(jnp.asarray(S).at[i, j].add(sign * step)) for sign in (1, -1))
     np.testing.assert_allclose(gradient[i, j], (ahead - behind) / (2 * step), rtol=1e-5)
@@ -81,15 +87,108 @@ def test_masked_examples_take_no_part(x64):
 
 def test_the_teacher_gets_no_gradient():
   s, t = jnp.asarray(S, jnp.float32), jnp.asarray(T, jnp.float32)
-  np.testing.assert_array_equal(jax.grad(sinkd_batch_loss, argnums=1)(s, t), 0)
+  np.testing.assert_array_equal(jax.jit(jax.grad(losses.sinkd_batch_loss, argnums=1))(s, t), 0)
 
 
 @pytest.mark.parametrize("options", [{"temperature": 0.0}, {"eps": 0.0}, {"num_iters": 0}])
 def test_bad_options(options):
   with pytest.raises(ValueError, match="sinkd_batch_loss"):
-    sinkd_batch_loss(jnp.zeros((2, 3)), jnp.ones((2, 3)), **options)
+    losses.sinkd_batch_loss(jnp.zeros((2, 3)), jnp.ones((2, 3)), **options)
 
 
 def test_probabilities_are_refused():
   with pytest.raises(ValueError, match="look like probabilities"):
-    sinkd_batch_loss(jnp.asarray(softmax(S, 1.0), jnp.float32), jnp.asarray(T, jnp.float32))
+    losses.sinkd_batch_loss(jnp.asarray(softmax(S, 1.0), jnp.float32), jnp.asarray(T, jnp.float32))
+
+
+def test_literal_plan_of_two_by_two():
+  cost = jnp.array([[0.0, 1.0], [1.0, 0.5]])
+  once = sinkhorn_plan(cost, eps=0.5, num_iters=1)
+  np.testing.assert_allclose(once, [[0.7660847, 0.1401956], [0.2339153, 0.8598044]], rtol=1e-5)
+  # scaling keeps P00 P11 / (P01 P10) = exp((1 + 1 - 0 - 0.5) / eps), so P00 = 1 / (1 + exp(-1.5)) when it is symmetric
+  p = 1 / (1 + np.exp(-1.5))
+  np.testing.assert_allclose(sinkhorn_plan(cost, eps=0.5, num_iters=200), [[p, 1 - p], [1 - p, p]], rtol=1e-5)
+  np.testing.assert_allclose(sinkhorn_distance(cost, eps=0.5, num_iters=200), 0.7736383, rtol=1e-5)
+
+
+def test_gradient_through_the_plan_and_around_it(x64):
+  def gradient(implicit):
+    return jax.jit(jax.grad(lambda c: losses.sinkhorn_distance(c, eps=0.5, num_iters=3, implicit=implicit)))
+
+  through, step = gradient(False)(jnp.asarray(COST)), 1e-6
+  for i, j in ((0, 0), (2, 1)):
+    bump = np.zeros_like(COST)
+    bump[i, j] = step
+    ahead, behind = ((plan(c, 0.5, 3) * c).sum() for c in (COST + bump, COST - bump))
+    np.testing.assert_allclose(through[i, j], (ahead - behind) / (2 * step), rtol=1e-5)
+  np.testing.assert_allclose(gradient(True)(jnp.asarray(COST)), plan(COST, 0.5, 3), rtol=1e-9)
+
+
+def test_masked_rows_and_columns_hold_no_mass():
+  rows, columns = jnp.array([True, True, False, True]), jnp.array([True, False, True, True])
+  spoiled = jnp.asarray(COST, jnp.float32).at[2].set(jnp.nan).at[:, 1].set(jnp.inf)
+  both = jax.jit(jax.value_and_grad(lambda c: losses.sinkhorn_distance(c, where_rows=rows, where_columns=columns)))
+  value, gradient = both(spoiled)
+  kept = np.ix_([0, 1, 3], [0, 2, 3])
+  np.testing.assert_allclose(value, (plan(COST[kept], 0.1, 20) * COST[kept]).sum(), rtol=1e-4)
+  assert bool(jnp.all(jnp.isfinite(gradient))) and not gradient[2].any() and not gradient[:, 1].any()
+
+
+def test_masked_examples_hold_back_nan():
+  s, t = jnp.asarray(S, jnp.float32).at[3].set(jnp.nan), jnp.asarray(T, jnp.float32).at[3].set(jnp.inf)
+  both = jax.jit(jax.value_and_grad(lambda s, where: losses.sinkd_batch_loss(s, t, where=where)))
+  value, gradient = both(s, jnp.arange(4) < 3)
+  np.testing.assert_allclose(value, sinkd_batch_loss(s[:3], t[:3]), rtol=1e-5)
+  assert gradient[:3].any() and bool(jnp.all(jnp.isfinite(gradient))) and not gradient[3].any()
+  value, gradient = both(s, jnp.zeros(4, bool))
+  assert value == 0 and not gradient.any()
+
+
+def test_equal_and_distinct_rows_cost_nothing_and_shifts_change_nothing():
+  both = jax.jit(jax.value_and_grad(losses.sinkd_batch_loss))
+  apart = 20 * jnp.eye(4)
+  value, gradient = both(apart, apart)
+  np.testing.assert_allclose(value, 0, atol=1e-4)  # the plan is the identity up to exp(-20)
+  assert bool(jnp.all(jnp.isfinite(gradient)))
+  s, t = jnp.asarray(RNG.normal(size=(4, 4)), jnp.float32), jnp.asarray(RNG.normal(size=(4, 4)), jnp.float32)
+  np.testing.assert_allclose(both(s + 4, t - 2)[0], both(s, t)[0], rtol=1e-4)
+  np.testing.assert_allclose(sinkd_sample_loss(s + 4, t - 2), sinkd_sample_loss(s, t), rtol=1e-4)
+
+
+def test_gradient_does_not_vanish_where_supports_hardly_overlap():
+  s, t = jnp.array([[9.0, 0.0, 0.0], [0.0, 9.0, 0.0]]), jnp.array([[0.0, 0.0, 99.0], [0.0, 0.0, 99.0]])
+  of_js = jax.jit(jax.grad(lambda z: jnp.mean(losses.js_divergence(z, t))))(s)
+  of_transport = jax.jit(jax.grad(lambda z: losses.sinkd_batch_loss(z, t)))(s)  # at its own temperature, 2
+  assert jnp.max(jnp.abs(of_js)) < 1e-3 < 5e-3 < jnp.max(jnp.abs(of_transport))
+
+
+def test_finite_in_bfloat16_and_at_extreme_logits():
+  z = jnp.array([[1e4, -1e4, 0.0], [1e4, -1e4, 0.0], [3.0, 0.0, 1e4]], jnp.bfloat16)
+  for loss in (losses.sinkd_batch_loss, losses.sinkd_sample_loss):
+    value, gradient = jax.jit(jax.value_and_grad(lambda s, t, loss=loss: jnp.sum(loss(s, t))))(z, -z)
+    assert value.dtype == jnp.float32 and gradient.dtype == jnp.bfloat16
+    assert bool(jnp.isfinite(value)) and bool(jnp.all(jnp.isfinite(gradient)))
+
+
+def test_a_batch_of_one_warns():
+  with pytest.warns(UserWarning, match="only one plan"):
+    value = sinkd_batch_loss(jnp.asarray(S[:1], jnp.float32), jnp.asarray(T[:1], jnp.float32))
+  np.testing.assert_allclose(value, np.abs(softmax(S[:1], 2.0) - softmax(T[:1], 2.0)).sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  "call, match",
+  [
+    (lambda: losses.sinkhorn_plan(jnp.zeros(3)), "cost must have 2 axes"),
+    (lambda: losses.sinkhorn_plan(jnp.zeros((2, 3)), where_rows=jnp.ones(3)), r"where must have shape \(2,\)"),
+    (lambda: losses.sinkhorn_distance(jnp.zeros((2, 3)), eps=-1), "eps must be > 0"),
+    (lambda: losses.sinkd_batch_loss(jnp.ones((2, 3)), jnp.ones((3, 3))), "shapes must be equal"),
+    (lambda: losses.sinkd_batch_loss(jnp.ones((2, 3)), jnp.ones((2, 3)), where=jnp.ones(3)), "where must have shape"),
+    (lambda: losses.sinkd_sample_loss(jnp.ones((2, 600)), jnp.ones((2, 600))), "use sinkd_batch_loss"),
+    (lambda: losses.sinkd_sample_loss(jnp.ones((2, 3)), jnp.ones((2, 3)), num_iters=0), "num_iters must be at least 1"),
+  ],
+)
+def test_other_bad_input(call, match):
+  with pytest.raises(ValueError, match=match) as caught:
+    call()
+  assert "\n" not in str(caught.value)
