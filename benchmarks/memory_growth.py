@@ -5,7 +5,9 @@
 The last column is what an inner step more costs, in parameter vectors: the slope between the two longest unrolls.
 """
 
-from benchmarks import _networks, _reports
+import functools
+
+from benchmarks import _reports
 
 STEPS = (4, 16, 64)
 SIDE, CHANNELS, WIDTH, DEPTH, IMAGES = 16, 3, 32, 2, 40
@@ -14,35 +16,15 @@ SIDE, CHANNELS, WIDTH, DEPTH, IMAGES = 16, 3, 32, 2, 40
 def scratch(route: str, steps: int, chunk_size: int | None) -> tuple[int, int]:
   """Bytes of scratch of one compiled outer gradient, and the number of parameters."""
   import jax
-  import jax.numpy as jnp
 
-  from jdistill import bilevel, models
-  from jdistill.augment import identity
-  from jdistill.losses import trajectory_matching
-  from jdistill.methods.dataset.trajectory import synthetic_loss
+  from benchmarks import _outer
+  from jdistill import bilevel
 
-  image = (SIDE, SIDE, CHANNELS)
-  network = models.build("convnet", num_classes=_networks.CLASSES, image_shape=image, width=WIDTH, depth=DEPTH)
-  flat = models.flatten(network)
-  loss = synthetic_loss(flat.apply, identity(), image)
+  sizes = _outer.Sizes(SIDE, CHANNELS, WIDTH, DEPTH, IMAGES, steps)
   options = {"gradient": route, "chunk_size": chunk_size} | ({"window": steps // 2} if route == "truncated" else {})
-
-  def gradients(learned, start, target, indices, weight):
-    def outer(learned):
-      shared, lr = learned
-      batches = {"weight": weight, "record": ()}
-      end = bilevel.unroll(loss, start, shared, batches, lr, indices=indices, **options)
-      return trajectory_matching(end, target, start)
-
-    return jax.grad(outer)(learned)
-
-  def shape(*sizes, kind=jnp.float32):
-    return jax.ShapeDtypeStruct(sizes, kind)
-
-  learned = ({"images": shape(IMAGES, SIDE * SIDE * CHANNELS), "labels": shape(IMAGES, _networks.CLASSES)}, shape())
-  rows = (steps, IMAGES)
-  arguments = (learned, shape(flat.size), shape(flat.size), shape(*rows, kind=jnp.int32), shape(*rows))
-  return jax.jit(gradients).lower(*arguments).compile().memory_analysis().temp_size_in_bytes, flat.size
+  step = _outer.gradients(sizes, functools.partial(bilevel.unroll, **options))
+  compiled = jax.jit(step).lower(*_outer.shapes(sizes)).compile()
+  return compiled.memory_analysis().temp_size_in_bytes, _outer.flat_network(sizes).size
 
 
 def main() -> None:

@@ -5,45 +5,21 @@
 The devices are imitated on the CPU, so there are no seconds here: what is counted is what the program would do on each.
 """
 
-from benchmarks import _networks, _reports
+from benchmarks import _reports
 
 DEVICES = (1, 2, 4, 8)
-SIDE, CHANNELS, WIDTH, DEPTH, IMAGES, STEPS = 16, 3, 32, 2, 80, 10
+SIZES = (16, 3, 32, 2, 80, 10)  # side, channels, width, depth, images, inner steps
 
 
-def compiled_text(devices: int):
-  """The compiled program of one outer gradient on some devices."""
-  import jax
-  import jax.numpy as jnp
-
-  from jdistill import bilevel, models
-  from jdistill.augment import identity
-  from jdistill.losses import trajectory_matching
-  from jdistill.methods.dataset.trajectory import synthetic_loss
+def compiled_step(devices: int):
+  """The compiled program of one outer gradient on some devices, and the number of parameters."""
+  from benchmarks import _outer
+  from jdistill import bilevel
   from jdistill.training import parallel
 
-  image = (SIDE, SIDE, CHANNELS)
-  network = models.build("convnet", num_classes=_networks.CLASSES, image_shape=image, width=WIDTH, depth=DEPTH)
-  flat = models.flatten(network)
-  loss = synthetic_loss(flat.apply, identity(), image)
-  mesh = parallel.make_mesh(data=devices)
-  unroll = parallel.spread_unroll(bilevel.unroll, mesh)
-
-  def gradients(learned, start, target, indices, weight):
-    def outer(learned):
-      shared, lr = learned
-      end = unroll(loss, start, shared, {"weight": weight, "record": ()}, lr, indices=indices)
-      return trajectory_matching(end, target, start)
-
-    return jax.grad(outer)(learned)
-
-  def shape(*sizes, kind=jnp.float32):
-    return jax.ShapeDtypeStruct(sizes, kind)
-
-  learned = ({"images": shape(IMAGES, SIDE * SIDE * CHANNELS), "labels": shape(IMAGES, _networks.CLASSES)}, shape())
-  rows = (STEPS, IMAGES)
-  arguments = (learned, shape(flat.size), shape(flat.size), shape(*rows, kind=jnp.int32), shape(*rows))
-  return parallel.spread_step(gradients, mesh).lower(*arguments).compile(), flat.size
+  sizes, mesh = _outer.Sizes(*SIZES), parallel.make_mesh(data=devices)
+  step = _outer.gradients(sizes, parallel.spread_unroll(bilevel.unroll, mesh))
+  return parallel.spread_step(step, mesh).lower(*_outer.shapes(sizes)).compile(), _outer.flat_network(sizes).size
 
 
 def main() -> None:
@@ -54,9 +30,9 @@ def main() -> None:
   arguments = _reports.parser(__doc__).parse_args()
   jax.config.update("jax_platforms", "cpu")
   jax.config.update("jax_num_cpu_devices", max(DEVICES))
-  figures = {"machine": _reports.machine(arguments.threads), "inner_steps": STEPS, "devices": {}}
+  figures = {"machine": _reports.machine(arguments.threads), "sizes": SIZES, "devices": {}}
   for devices in DEVICES:
-    compiled, parameters = compiled_text(devices)
+    compiled, parameters = compiled_step(devices)
     found = cost(compiled.as_text(), devices)
     figures["devices"][devices] = {
       "flops": found.flops,
@@ -77,7 +53,8 @@ def main() -> None:
     ]
     for devices, row in figures["devices"].items()
   ]
-  print(f"\nConvNet of {parameters:,} parameters, {IMAGES} images of {SIDE}x{SIDE}x{CHANNELS}, {STEPS} inner steps")
+  side, channels, *_, images, steps = SIZES
+  print(f"\nConvNet of {parameters:,} parameters, {images} images of {side}x{side}x{channels}, {steps} inner steps")
   print(_reports.table(header, rows))
   _reports.write("scaling", figures, arguments.out)
 

@@ -35,10 +35,8 @@ def jax_worker(case: tuple, gradient: str, cache: str | None) -> None:
   import jax.numpy as jnp
   import numpy as np
 
-  from jdistill import bilevel, models, ops
-  from jdistill.augment import identity
-  from jdistill.losses import trajectory_matching
-  from jdistill.methods.dataset.trajectory import synthetic_loss
+  from benchmarks import _outer
+  from jdistill import bilevel, ops
   from jdistill.training import parallel
 
   jax.config.update("jax_num_cpu_devices", int(os.environ["OMP_NUM_THREADS"]))
@@ -48,40 +46,21 @@ def jax_worker(case: tuple, gradient: str, cache: str | None) -> None:
   jax.block_until_ready(jnp.zeros(()) + 1)
   baseline = _workers.peak_rss()
 
-  side, channels, width, depth, images, steps, augmented = case
-  image = (side, side, channels)
-  network = models.build("convnet", num_classes=_networks.CLASSES, image_shape=image, width=width, depth=depth)
-  flat = models.flatten(network)
-  augment, in_turn = _networks.jax_dsa() if augmented else (identity(), lambda records: records)
-  loss = synthetic_loss(flat.apply, augment, image)
-  devices = parallel.suggest_data(images, len(jax.devices()))
+  *numbers, augmented = case
+  sizes = _outer.Sizes(*numbers)
+  flat = _outer.flat_network(sizes)
+  devices = parallel.suggest_data(sizes.images, len(jax.devices()))
   mesh = parallel.make_mesh(data=devices)
-  chunk = ops.suggest_chunk_size(flat.apply, jax.ShapeDtypeStruct((flat.size,), jnp.float32), image, images // devices)
+  theta = jax.ShapeDtypeStruct((flat.size,), jnp.float32)
+  chunk = ops.suggest_chunk_size(flat.apply, theta, sizes.image, sizes.images // devices)
   unroll = parallel.spread_unroll(functools.partial(bilevel.unroll, gradient=gradient, chunk_size=chunk), mesh)
-
-  def gradients(key, learned, start, target):
-    indices = jnp.tile(jnp.arange(images, dtype=jnp.int32)[None], (steps, 1))
-    records = in_turn(jax.vmap(lambda k: augment.sample(k, (images, *image)))(jax.random.split(key, steps)))
-    batches = {"weight": jnp.full((steps, images), 1 / images), "record": records}
-
-    def outer(learned):
-      pictures, labels, lr = learned
-      end = unroll(
-        loss, start, {"images": pictures.reshape(images, -1), "labels": labels}, batches, lr, indices=indices
-      )
-      return trajectory_matching(end, target, start)
-
-    return jax.value_and_grad(outer)(learned)
+  gradients = _outer.gradients(sizes, unroll, *(_networks.jax_dsa() if augmented else ()))
 
   rng = np.random.default_rng(0)
-  draw = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
-  start = 0.05 * draw(flat.size)
-  arguments = (
-    jax.random.key(0),
-    (draw(images, *image), draw(images, _networks.CLASSES), np.float32(0.01)),
-    start,
-    start + 0.01 * draw(flat.size),
-  )
+  _, *rest = _outer.shapes(sizes)
+  learned, start, target = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), rest)
+  start = 0.05 * start
+  arguments = (jax.random.key(0), (*learned[:2], np.float32(0.01)), start, start + 0.01 * target)
   compiled = parallel.spread_step(gradients, mesh).lower(*arguments).compile()
   arguments = parallel.replicate(arguments, mesh)
   _workers.serve(

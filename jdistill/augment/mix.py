@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jdistill.base import Key, UserError
+from jdistill.ops.precision import widen
 
 
 def mix_distribution(key: Key, x: jax.Array, *, beta: float = 0.1, eps: float = 1e-6) -> jax.Array:
@@ -58,7 +59,7 @@ def exchange_statistics(x: jax.Array, partner: jax.Array, share: jax.Array, *, e
   Returns:
     An array like `x`.
   """
-  wide = x if x.dtype == jnp.float64 else x.astype(jnp.float32)
+  wide = widen(x)
   mean = jax.lax.stop_gradient(jnp.mean(wide, axis=(1, 2), keepdims=True))
   spread = jax.lax.stop_gradient(jnp.sqrt(jnp.var(wide, axis=(1, 2), keepdims=True) + eps))
   own = share.astype(wide.dtype).reshape(-1, 1, 1, 1)

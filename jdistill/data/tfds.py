@@ -165,7 +165,7 @@ def _split(name: str, builder: Any, split: str, image_key: str, label_key: str, 
   try:
     source = builder.as_data_source(split=split, decoders={image_key: tfds.decode.SkipDecoding()})
     records = source.__getitems__(range(len(source)))
-  except NotImplementedError as error:
+  except NotImplementedError as error:  # how TFDS itself says that a format has no random access without TensorFlow
     raise UserError(
       f"dataset={name!r}: the copy at {builder.data_path} is in the format {builder.info.file_format.value!r}, which"
       f" needs TensorFlow; choose another data_dir and prepare it with file_format='array_record'"

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 
 from jdistill.base import PyTree
 from jdistill.losses._checks import check_logits, check_rank, masked_mean
-from jdistill.losses.pairwise import row_mask, widen
+from jdistill.losses.pairwise import row_mask
+from jdistill.ops.precision import widen
 
 Discriminator = Callable[[PyTree, jax.Array], jax.Array]  # (params, logits [N, classes]) -> scores [N, 2]
 

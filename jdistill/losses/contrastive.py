@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from jdistill.losses._checks import check_rank, check_same_shape, check_temperature
-from jdistill.losses.pairwise import EXCLUDED, check_batch, gram, keep_rows, row_mask, unit, widen
+from jdistill.losses.pairwise import EXCLUDED, check_batch, gram, keep_rows, row_mask, unit
+from jdistill.ops.precision import widen
 
 
 def _pair(name, first_name, first, second_name, second, temperature, where):

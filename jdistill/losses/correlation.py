@@ -5,7 +5,8 @@ import jax.numpy as jnp
 
 from jdistill.losses._checks import check_logits, check_rank, check_same_shape, check_temperature, masked_mean
 from jdistill.losses.logit import log_probs
-from jdistill.losses.pairwise import check_batch, keep_rows, row_mask, widen
+from jdistill.losses.pairwise import check_batch, keep_rows, row_mask
+from jdistill.ops.precision import widen
 
 
 def pearson(

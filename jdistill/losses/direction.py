@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdistill.losses._checks import check_rank, check_same_shape
-from jdistill.losses.pairwise import TINY, row_mask, safe_norm, unit, widen
+from jdistill.losses._checks import check_labels, check_rank, check_same_shape
+from jdistill.losses.pairwise import TINY, row_mask, safe_norm, unit
+from jdistill.ops.precision import widen
 
 
 def class_means(
@@ -34,7 +35,7 @@ def class_means(
   """
   check_rank("class_means", "features", features, 2)
   size = features.shape[0]
-  _check_labels("class_means", labels, size)
+  check_labels("class_means", labels, (size,))
   if num_classes < 1:
     raise ValueError(f"class_means: num_classes must be at least 1, got {num_classes}")
   valid = row_mask("class_means", where, size) & (labels >= 0) & (labels < num_classes)
@@ -56,11 +57,6 @@ def check_class_counts(counts: jax.Array) -> None:
     raise ValueError(f"class_means: no example of the classes {empty}, so they have no mean; give data of all classes")
 
 
-def _check_labels(name: str, labels: jax.Array, size: int) -> None:
-  if not jnp.issubdtype(labels.dtype, jnp.integer) or labels.shape != (size,):
-    raise ValueError(f"{name}: labels must be integers of shape {(size,)}, got {labels.dtype} {labels.shape}")
-
-
 def _directions(name: str, embeddings: jax.Array, means: jax.Array, labels: jax.Array) -> jax.Array:
   """The unit vector towards each example's class mean `[B, D]`; zero for labels that name no class."""
   check_rank(name, "student_embeddings", embeddings, 2)
@@ -70,7 +66,7 @@ def _directions(name: str, embeddings: jax.Array, means: jax.Array, labels: jax.
       f"{name}: student_embeddings {embeddings.shape} and class_means {means.shape} differ in width; "
       "map the student's embedding to the teacher's width first"
     )
-  _check_labels(name, labels, embeddings.shape[0])
+  check_labels(name, labels, embeddings.shape[:1])
   classes = means.shape[0]
   towards = unit(widen(jax.lax.stop_gradient(means)))[jnp.clip(labels, 0, classes - 1)]
   return jnp.where(((labels >= 0) & (labels < classes))[:, None], towards, 0)

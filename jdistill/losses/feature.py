@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdistill.losses._checks import check_rank, check_same_shape
-from jdistill.losses.pairwise import check_batches, keep_rows, safe_norm, unit, widen
+from jdistill.losses.pairwise import check_batches, keep_rows, safe_norm, unit
+from jdistill.ops.precision import widen
 
 
 def _bins(size: int, bins: int) -> np.ndarray:

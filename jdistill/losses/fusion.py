@@ -9,7 +9,7 @@ import numpy as np
 from jdistill.losses._checks import check_labels, check_rank, check_same_shape
 from jdistill.losses.direction import class_means
 from jdistill.losses.logit import cross_entropy, kl_divergence
-from jdistill.losses.pairwise import widen
+from jdistill.ops.precision import widen
 
 PARTS = ("probabilities", "student_edges", "edges", "angles")
 

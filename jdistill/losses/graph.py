@@ -14,8 +14,8 @@ from jdistill.losses.pairwise import (
   knn_mask,
   pairwise_sq_dists,
   row_mask,
-  widen,
 )
+from jdistill.ops.precision import widen
 
 
 def tokenize_feature_map(features: jax.Array, *, patch: int | tuple[int, int] = 1) -> jax.Array:

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from jdistill.losses._checks import check_labels, check_logits, check_same_shape, check_temperature
-from jdistill.losses.pairwise import EXCLUDED, widen
+from jdistill.losses.pairwise import EXCLUDED
+from jdistill.ops.precision import widen
 
 
 def soft_cross_entropy(
@@ -43,8 +44,7 @@ def soft_cross_entropy(
       f"soft_cross_entropy: logits {logits.shape} and label_logits {label_logits.shape} must have one shape; "
       "for integer labels use cross_entropy"
     )
-  if temperature <= 0:
-    raise ValueError(f"soft_cross_entropy: temperature must be > 0, got {temperature}")
+  check_temperature("soft_cross_entropy", temperature)
   log_student = jax.nn.log_softmax(logits / temperature, axis=axis)
   target = jax.nn.softmax(label_logits / temperature, axis=axis)
   return -jnp.sum(target * log_student, axis=axis)
@@ -64,10 +64,7 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
   Raises:
     ValueError: if `labels` is not an integer array of the leading shape of `logits`.
   """
-  if not jnp.issubdtype(labels.dtype, jnp.integer) or labels.shape != logits.shape[:-1]:
-    raise ValueError(
-      f"cross_entropy: labels must be integers of shape {logits.shape[:-1]}, got {labels.dtype} {labels.shape}"
-    )
+  check_labels("cross_entropy", labels, logits.shape[:-1])
   return -jnp.sum(jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype) * jax.nn.log_softmax(logits), axis=-1)
 
 

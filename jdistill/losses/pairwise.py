@@ -6,16 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from jdistill.losses._checks import check_rank
+from jdistill.ops.precision import widen
 
 TINY = 1e-12  # vectors shorter than this have no direction
 _DIFFERENCES_AT_ONCE = 2**22  # 16 MB in float32
 EXCLUDED = -1e30  # as a logit: exactly zero probability, and no NaN where everything is excluded
-
-
-def widen(x: jax.Array) -> jax.Array:
-  """`x` in float32, or as it is in float64: sums of squares in bfloat16 keep two digits."""
-  x = jnp.asarray(x)
-  return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
 
 
 def safe_sqrt(x: jax.Array) -> jax.Array:

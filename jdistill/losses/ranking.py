@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from jdistill.losses._checks import check_labels, check_logits, check_same_shape, check_temperature
-from jdistill.losses.pairwise import widen
+from jdistill.ops.precision import widen
 
 
 def teacher_optimal_permutation(teacher_logits: jax.Array, labels: jax.Array) -> jax.Array:

@@ -13,8 +13,8 @@ from jdistill.losses.pairwise import (
   row_mask,
   safe_sqrt,
   unit,
-  widen,
 )
+from jdistill.ops.precision import widen
 
 _ALL_ANCHORS_UP_TO = 512  # 512^3 float32 angles are 0.5 GB for each network
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from jdistill.losses._checks import check_rank, masked_mean
 from jdistill.losses.logit import cross_entropy
-from jdistill.losses.pairwise import widen
+from jdistill.ops.precision import widen
 
 
 def fixed_codes(num_classes: int) -> jax.Array:

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from jdistill.losses._checks import check_rank, check_same_shape, check_temperature
-from jdistill.losses.pairwise import EXCLUDED, check_batch, gram, keep_rows, row_mask, safe_sqrt, widen
+from jdistill.losses.pairwise import EXCLUDED, check_batch, gram, keep_rows, row_mask, safe_sqrt
+from jdistill.ops.precision import widen
 
 
 def _representations(name, x, y, least, where):

@@ -10,7 +10,7 @@ import numpy as np
 
 from jdistill.losses._checks import check_logits, check_same_shape
 from jdistill.losses.logit import log_probs
-from jdistill.losses.pairwise import widen
+from jdistill.ops.precision import widen
 
 _MECHANISMS = {"laplace": jax.random.laplace, "gaussian": jax.random.normal}
 _PLACES = ("probabilities", "logits")

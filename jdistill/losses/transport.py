@@ -8,7 +8,8 @@ import numpy as np
 
 from jdistill.losses._checks import check_logits, check_rank, check_temperature
 from jdistill.losses.logit import log_probs
-from jdistill.losses.pairwise import EXCLUDED, keep_rows, pairwise_l1, row_mask, widen
+from jdistill.losses.pairwise import EXCLUDED, keep_rows, pairwise_l1, row_mask
+from jdistill.ops.precision import widen
 
 _MOST_CLASSES = 512  # the sample-wise plan is classes^2 for every example
 

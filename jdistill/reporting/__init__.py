@@ -1,6 +1,7 @@
 """What a run tells its user: metrics, a progress line, images, plots, tables and the report."""
 
 from jdistill.reporting.environment import environment as environment
+from jdistill.reporting.environment import matmul_peak as matmul_peak
 from jdistill.reporting.environment import peak_memory_bytes as peak_memory_bytes
 from jdistill.reporting.grids import image_grid as image_grid
 from jdistill.reporting.grids import png_bytes as png_bytes

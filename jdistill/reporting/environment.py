@@ -1,14 +1,17 @@
 """What a run ran on: versions, devices and memory, without naming the machine or its owner."""
 
 import importlib.metadata
+import math
 import os
 import platform
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 import jdistill
 
@@ -95,3 +98,16 @@ def _device_peak(device: jax.Device) -> int:
   except jax.errors.JaxRuntimeError:  # some backends refuse the question
     return 0
   return int(stats.get("peak_bytes_in_use", 0))
+
+
+def matmul_peak(size: int = 1024, seconds: float = 0.5) -> float:
+  """FLOPs per second of the best of some float32 matmuls `size x size` on one device, over about `seconds`."""
+  x = jnp.ones((size, size), jnp.float32)
+  product = jax.jit(jnp.matmul).lower(x, x).compile()
+  jax.block_until_ready(product(x, x))
+  best, begin = math.inf, time.perf_counter()
+  while time.perf_counter() - begin < seconds:
+    start = time.perf_counter()
+    jax.block_until_ready(product(x, x))
+    best = min(best, time.perf_counter() - start)
+  return 2 * size**3 / best

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdistill.base import UserError
+from jdistill.ops.precision import widen
 
 
 class Mined(NamedTuple):
@@ -154,7 +155,7 @@ def classwise_confidence_select(
   kept = jnp.ones(size, bool) if where is None else jnp.asarray(where).astype(bool)
   if kept.shape != (size,):
     raise UserError(f"where: shape {kept.shape} for {size} images; give one entry per image")
-  probabilities = _widen(probabilities)
+  probabilities = widen(probabilities)
   predicted = jnp.argmax(probabilities, axis=1)
   counts = jnp.zeros(classes, jnp.int32).at[predicted].add(kept.astype(jnp.int32))
   share = counts.astype(probabilities.dtype) / jnp.maximum(jnp.max(counts), 1).astype(probabilities.dtype)
@@ -167,12 +168,7 @@ def _check_matrix(name, x):
     raise UserError(f"{name}: shape {np.shape(x)}; give a matrix with one row per image")
 
 
-def _widen(x):
-  x = jnp.asarray(x)
-  return x if x.dtype == jnp.float64 else x.astype(jnp.float32)
-
-
 def _unit(x):
-  x = _widen(x)
+  x = widen(x)
   norm = jnp.linalg.norm(x, axis=1, keepdims=True)
   return x / jnp.where(norm > 0, norm, 1)

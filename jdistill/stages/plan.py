@@ -1,7 +1,6 @@
 """What a run would need: shapes, parameters, memory and work, from compiled programs and without training."""
 
 import math
-import time
 from typing import NamedTuple
 
 import jax
@@ -13,8 +12,8 @@ from jdistill.augment import identity
 from jdistill.evaluation import probabilities
 from jdistill.files import format_bytes
 from jdistill.methods.dataset.trajectory import synthetic_loss
-from jdistill.reporting import cost, format_table, units
-from jdistill.stages import gradient, outer
+from jdistill.reporting import cost, format_table, matmul_peak, units
+from jdistill.stages import build, gradient, outer
 from jdistill.stages.context import Context
 
 
@@ -22,12 +21,14 @@ class Step(NamedTuple):
   """The outer step as compiled for this machine.
 
   Attributes:
+    way: how its gradient is taken.
     devices: how many share the rows of a batch.
     memory: bytes per device by purpose (`outer.memory`).
     flops: of the forward pass and the adjoint of every inner step, on all devices together.
     collectives: how often each exchange between devices happens.
   """
 
+  way: build.Way
   devices: int
   memory: dict[str, int]
   flops: float
@@ -74,7 +75,7 @@ def stages(ctx: Context, size: int, step: Step) -> list[list[str]]:
     ],
     "distill": [
       f"{c['steps']} outer steps x {method['inner_steps']} inner steps of {batch} of {count} images "
-      f"({format_bytes(held)}), gradient {method['gradient']}",
+      f"({format_bytes(held)}), gradient {step.way.gradient}",
       f"{_flops(step.flops)} a step, {_flops(step.flops * c['steps'])} in all, "
       f"scratch {format_bytes(step.memory['scratch'])}",
     ],
@@ -105,7 +106,9 @@ def outer_step(ctx: Context) -> Step:
   compiled = outer.compile_step(ctx, mesh, way)
   exchanges = cost.cost(compiled.as_text(), data).collectives
   # XLA counts a loop's body once, so the work of a step is counted from programs without a loop.
-  return Step(data, outer.memory(compiled), ctx.config["method"]["inner_steps"] * _inner_step_flops(ctx), exchanges)
+  return Step(
+    way, data, outer.memory(compiled), ctx.config["method"]["inner_steps"] * _inner_step_flops(ctx), exchanges
+  )
 
 
 def describe_step(step: Step, steps: int, peak: float) -> str:
@@ -127,19 +130,6 @@ def describe_step(step: Step, steps: int, peak: float) -> str:
       f"{times} times a step: {exchange.kind} of {format_bytes(exchange.size)} over {exchange.group} devices"
     )
   return "\n".join(lines)
-
-
-def matmul_peak(size: int = 1024, seconds: float = 0.5) -> float:
-  """FLOPs per second of the best of some float32 matmuls `size x size` on one device, over about `seconds`."""
-  x = jnp.ones((size, size), jnp.float32)
-  product = jax.jit(jnp.matmul).lower(x, x).compile()
-  jax.block_until_ready(product(x, x))
-  best, begin = math.inf, time.perf_counter()
-  while time.perf_counter() - begin < seconds:
-    start = time.perf_counter()
-    jax.block_until_ready(product(x, x))
-    best = min(best, time.perf_counter() - start)
-  return 2 * size**3 / best
 
 
 def _inner_step_flops(ctx: Context) -> float:

@@ -17,7 +17,7 @@ from jdistill.files import format_bytes
 from jdistill.ops.rows import largest_divisor
 from jdistill.reporting import chips, format_table, units
 from jdistill.reporting import cost as cost_lib
-from jdistill.stages import outer
+from jdistill.stages import build, outer
 from jdistill.stages.context import Context
 from jdistill.training import parallel
 
@@ -106,7 +106,7 @@ def find_devices(wanted: chips.Slice) -> list[jax.Device]:
   try:
     with _quiet():
       return list(topologies.get_topology_desc(wanted.name, "tpu", **options).devices)
-  except (jax.errors.JaxRuntimeError, NotImplementedError, OSError, RuntimeError) as error:
+  except (OSError, RuntimeError) as error:
     line = next(iter(str(error).splitlines()), "")
     raise UserError(f"--topology={wanted.name}: libtpu refuses it ({line}); {cure}") from error
 
@@ -159,7 +159,7 @@ def head(ctx: Context, wanted: chips.Slice, mesh: jax.sharding.Mesh, source: str
     f"one outer step of {c['method']['name']} on {c['dataset']} (data {source}), compiled for TPU {wanted.name}: "
     f"{_count(wanted.chips, 'chip')}{', 2 devices each' if wanted.chip.parts > 1 else ''}\n"
     f"{count:,} images of {ctx.dataset.image_shape}; {c['method']['inner_steps']} inner steps of {batch:,}, gradient "
-    f"{c['method']['gradient']}; {_count(mesh.size, 'device')} with {batch // mesh.size:,} rows each"
+    f"{build.usual_way(ctx, mesh).gradient}; {_count(mesh.size, 'device')} with {batch // mesh.size:,} rows each"
     f"{f', {idle} have nothing to do' if idle else ''}\n"
   )
 

@@ -40,6 +40,9 @@ def _processor() -> str:
 def enable(choice: str | None = None) -> Path | None:
   """Turns the cache on, before anything is compiled; gives its directory, or `None` where it is off.
 
+  Where the user has set JAX's own variable, JAX has read it with all that belongs to it (it may be no directory but an
+  address of a bucket) and is left alone.
+
   Only programs that took half a second or more are kept. A cache folder that cannot be written costs nothing but its
   use; one that the user named must work.
 
@@ -47,6 +50,8 @@ def enable(choice: str | None = None) -> Path | None:
     UserError: a named directory that cannot be made or written.
   """
   path = directory(choice)
+  if choice is None and VARIABLE in os.environ:
+    return path
   if path is not None:
     try:
       path.mkdir(parents=True, exist_ok=True)

@@ -73,7 +73,8 @@ def test_invariances_and_gradients_of_both_sides(name):
   grad_s, grad_t = both(student, teacher)
   assert bool(jnp.any(grad_s != 0)) and not grad_t.any()
   np.testing.assert_allclose(jnp.sum(grad_s, axis=1), np.zeros(3), atol=1e-6)  # as a constant changes nothing
-  np.testing.assert_allclose(function(student, student), np.zeros(3), atol=1e-7)
+  # exactly, but for the logarithm of the mean in Jensen-Shannon
+  np.testing.assert_allclose(function(student, student), np.zeros(3), atol=1e-7 if name == "js_divergence" else 0)
   np.testing.assert_allclose(both(student, student)[0], np.zeros((3, 5)), atol=1e-6)
 
 

@@ -1,8 +1,6 @@
 """Two processes as one run: the same numbers as one process, and what happens when one of them is lost."""
 
 import json
-import os
-import pathlib
 import signal
 import socket
 import subprocess
@@ -10,12 +8,12 @@ import sys
 import time
 
 import numpy as np
+import processes
 import pytest
 
 from jdistill import config, run
 from jdistill.reporting import read_jsonl
 
-REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 STEPS = 20
 OPTIONS = [
   "--config=experiments/datm.py:tiny",
@@ -29,13 +27,7 @@ class Runs:
   """Starts the command as two processes that share compiled programs."""
 
   def __init__(self, cache):
-    self._environment = os.environ | {
-      "JAX_PLATFORMS": "cpu",
-      "JAX_COMPILATION_CACHE_DIR": str(cache),
-      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-      "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-      "PYTHONPATH": str(REPOSITORY),
-    }
+    self._environment = processes.environment(cache)
 
   def start(self, root, *options):
     """The processes of a run in `root`."""
@@ -55,7 +47,7 @@ class Runs:
           *flags,
           f"--process_id={index}",
         ],
-        cwd=REPOSITORY,
+        cwd=processes.REPOSITORY,
         env=self._environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -1,21 +1,19 @@
 """Killed at any moment and started again, a run ends with the same bytes as one that was never disturbed."""
 
 import json
-import os
-import pathlib
 import random
 import signal
 import subprocess
 import sys
 import time
 
+import processes
 import pytest
 
 from jdistill.reporting import read_jsonl
 
 pytestmark = pytest.mark.slow
 
-REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 STEPS = 20
 OPTIONS = [
   "--config=experiments/datm.py:tiny",
@@ -47,19 +45,13 @@ class Runs:
   """Starts the command in processes of its own that share compiled programs."""
 
   def __init__(self, cache):
-    self._environment = os.environ | {
-      "JAX_PLATFORMS": "cpu",
-      "JAX_COMPILATION_CACHE_DIR": str(cache),
-      "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-      "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-      "PYTHONPATH": str(REPOSITORY),
-    }
+    self._environment = processes.environment(cache)
 
   def start(self, root, *, program=("-m", "jdistill.run")):
     """Starts the run in `root`, or goes on with it."""
     return subprocess.Popen(
       [sys.executable, *program, *OPTIONS, f"--workdir={root / 'work'}"],
-      cwd=REPOSITORY,
+      cwd=processes.REPOSITORY,
       env=self._environment,
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,

@@ -13,7 +13,7 @@ import pytest
 from jdistill import run
 from jdistill.base import UserError
 from jdistill.reporting import chips, cost
-from jdistill.stages import outer, plan, topology
+from jdistill.stages import build, outer, plan, topology
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -140,7 +140,7 @@ def test_a_dry_run_speaks_of_this_machine(capsys):
 def test_the_step_of_this_machine_in_words():
   # the eight devices of one processor share what was measured
   exchange = {cost.Collective("all-reduce", 1280040, 8): 200}
-  step = plan.Step(8, {"arguments": 1000, "scratch": 2_000_000}, 1e12, exchange)
+  step = plan.Step(build.Way("mixed", None), 8, {"arguments": 1000, "scratch": 2_000_000}, 1e12, exchange)
   assert plan.describe_step(step, 10, 1e12).splitlines() == [
     "outer step on 8 cpu devices, each: arguments 1.0 kB, scratch 2.0 MB",
     "a float32 matmul of 1024 x 1024 runs here at 1 TFLOP/s; at that rate a step takes at least 1 s, 10 at least 10 s",

@@ -1,9 +1,9 @@
 """Where compiled programs are kept."""
 
-import os
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from jdistill.base import UserError
@@ -51,15 +51,26 @@ def test_a_named_directory_must_work(tmp_path):
     cache.enable(str(blocked))
 
 
-@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
-def test_a_default_that_cannot_be_made_is_left_out(monkeypatch, tmp_path):
-  (tmp_path / "file").write_text("")
-  monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "file"))
-  import jax
+@pytest.fixture
+def own_settings():
+  """JAX's settings as they were, after a test that changes them."""
+  names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+  before = {name: getattr(jax.config, name) for name in names}
+  yield
+  for name, value in before.items():
+    jax.config.update(name, value)
 
-  before = jax.config.jax_compilation_cache_dir, jax.config.jax_persistent_cache_min_compile_time_secs
-  try:
-    assert cache.enable(None) is None
-  finally:
-    jax.config.update("jax_compilation_cache_dir", before[0])
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", before[1])
+
+def test_a_default_that_cannot_be_made_is_left_out(monkeypatch, tmp_path, own_settings):
+  (tmp_path / "file").write_text("")
+  monkeypatch.delenv(cache.VARIABLE, raising=False)
+  monkeypatch.setattr(cache.platformdirs, "user_cache_dir", lambda *a, **k: str(tmp_path / "file"))
+  assert cache.enable(None) is None
+  assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_jaxs_own_variable_is_left_to_jax(monkeypatch, own_settings):
+  monkeypatch.setenv(cache.VARIABLE, "gs://bucket/programs")
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.125)
+  cache.enable(None)
+  assert jax.config.jax_persistent_cache_min_compile_time_secs == 0.125
