@@ -159,3 +159,36 @@ class TargetSource(NamedTuple):
   targets: Callable[[Key, jax.Array, Examples], jax.Array]
   nbytes: int
   name: str
+
+
+class Teacher(NamedTuple):
+  """One or several frozen networks, or what is stored of them, as what a student learns from.
+
+  Where a `TargetSource` gives class probabilities, this gives whole `Outputs`: distillation compares embeddings and
+  maps, too.
+
+  Attributes:
+    outputs: `(arrays, x, ids) -> tuple of Outputs`, one per teacher, in evaluation mode; `x` are the teacher's pixels
+      of the batch and `ids` the names of its examples. Pure; the caller stops the gradient.
+    arrays: what `outputs` reads: parameters, or stored targets. An argument, so that it is no constant of a program.
+    nbytes: bytes of `arrays`.
+    name: how reports call it (`"online"`, `"cached"`, `"cached top 5"`).
+  """
+
+  outputs: Callable[[PyTree, jax.Array, jax.Array], tuple[Outputs, ...]]
+  arrays: PyTree
+  nbytes: int
+  name: str
+
+
+class Connector(NamedTuple):
+  """A small network between a student and its teachers, trained with the student and in most methods thrown away.
+
+  Attributes:
+    init: `(key, student, teachers) -> Variables`; the outputs tell the shapes.
+    apply: `(variables, student, teachers, *, train, key) -> (value, stats)`: any pytree of arrays, and the running
+      statistics after this call.
+  """
+
+  init: Callable[[Key, Outputs, tuple[Outputs, ...]], Variables]
+  apply: Callable[..., tuple[PyTree, PyTree]]

@@ -1,6 +1,7 @@
 """Pure loss functions, named by what they compare."""
 
 from jdistill.losses.adversarial import discriminator_loss, discriminator_widths, generator_loss
+from jdistill.losses.compose import warmup_weight, weighted_sum
 from jdistill.losses.contrastive import CRDState, crd_inbatch, crd_init, crd_loss, crd_negatives, info_nce, nt_xent
 from jdistill.losses.correlation import dist_loss, pearson
 from jdistill.losses.decoupled import dkd_loss, ofa_loss, ofa_target_weights
@@ -131,5 +132,7 @@ __all__ = [
   "tokenize_feature_map",
   "trajectory_matching",
   "trilateral_state",
+  "warmup_weight",
   "weighted_feature_mse",
+  "weighted_sum",
 ]

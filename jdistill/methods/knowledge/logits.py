@@ -1,0 +1,78 @@
+"""Recipes that compare logits: cross entropy, KD, DKD, DIST, PLD, SinKD."""
+
+from jdistill import losses
+from jdistill.methods.knowledge.recipe import Recipe, Term, View
+from jdistill.methods.knowledge.terms import cross_entropy_term, kd_term, warmup
+
+
+def ce(*, label_smoothing: float = 0.0) -> Recipe:
+  """Plain training on labels; the control of every comparison, and how teachers are trained.
+
+  Args:
+    label_smoothing: share of the target that is spread over all classes.
+  """
+  return Recipe({"ce": cross_entropy_term(label_smoothing=label_smoothing)}, needs=("labels",))
+
+
+def kd(*, temperature: float = 4.0, ce_weight: float = 0.1, kd_weight: float = 0.9) -> Recipe:
+  """`ce_weight CE + kd_weight T^2 KL(teacher || student)` (arXiv 1503.02531).
+
+  Args:
+    temperature: of both softmaxes.
+    ce_weight, kd_weight: 0.1 and 0.9 are the convention on CIFAR.
+  """
+  return Recipe({"ce": cross_entropy_term(ce_weight), "kd": kd_term(kd_weight, temperature)})
+
+
+def dkd(
+  *,
+  temperature: float = 4.0,
+  alpha: float = 1.0,
+  beta: float = 8.0,
+  ce_weight: float = 1.0,
+  warmup_epochs: float = 20.0,
+) -> Recipe:
+  """`CE + min(1, epoch / warmup) (alpha TCKD + beta NCKD)` (arXiv 2203.08679).
+
+  Args:
+    temperature: of both softmaxes.
+    alpha, beta: weights of the target and the non-target part; beta is 8, 6 or 2 by pair in the paper.
+    ce_weight: of the labels.
+    warmup_epochs: until the distillation terms have their full weight.
+  """
+
+  def loss(view: View):
+    return losses.dkd_loss(
+      view.student.logits, view.teacher.logits, view.y, temperature=temperature, alpha=alpha, beta=beta
+    )
+
+  return Recipe({"ce": cross_entropy_term(ce_weight), "dkd": Term(loss, warmup(1.0, warmup_epochs))})
+
+
+def dist(*, temperature: float = 4.0, beta: float = 2.0, gamma: float = 2.0, ce_weight: float = 1.0) -> Recipe:
+  """`CE + T^2 (beta inter + gamma intra)`, Pearson correlations over classes and over the batch (arXiv 2205.10536).
+
+  Args:
+    temperature: of both softmaxes; 4 on CIFAR, 1 on ImageNet.
+    beta, gamma: weights of the two correlations.
+    ce_weight: of the labels.
+  """
+
+  def loss(view: View):
+    logits = view.student.logits, view.teacher.logits
+    return losses.dist_loss(*logits, temperature=temperature, beta=beta, gamma=gamma, where=view.where)
+
+  return Recipe({"ce": cross_entropy_term(ce_weight), "dist": Term(loss)})
+
+
+def pld(*, temperature: float = 1.0) -> Recipe:
+  """PLD: one list-wise loss and no other weight (arXiv 2506.12542).
+
+  Args:
+    temperature: of the teacher's weights alone; 1 on ImageNet, 4 on CIFAR-100.
+  """
+
+  def loss(view: View):
+    return losses.pld_loss(view.student.logits, view.teacher.logits, view.y, temperature=temperature)
+
+  return Recipe({"pld": Term(loss)})

@@ -1,0 +1,179 @@
+"""What a knowledge distillation method is: named terms of a loss, and whatever else it changes about training."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+
+from jdistill.base import Connector, Key, Outputs, PyTree, Variables
+from jdistill.losses.compose import Weight
+
+
+class Data(NamedTuple):
+  """Examples with all that is known of each; every leaf has the same leading axis.
+
+  Attributes:
+    x: `[n, ...]` inputs: images in network space, or token ids.
+    y: `[n]` integer labels, or a map or sequence of them per example.
+    ids: `[n]` int32 names of the examples: where their stored targets lie.
+    extra: what else a method wants per example, by name (`"private"`, `"clean_labels"`).
+  """
+
+  x: jax.Array
+  y: jax.Array
+  ids: jax.Array
+  extra: Mapping[str, jax.Array] = {}
+
+
+class View(NamedTuple):
+  """What the terms of a loss see of one step.
+
+  Attributes:
+    batch: the examples, before any transformation.
+    student: outputs of the student in training mode, on its own view.
+    teachers: outputs of each teacher on theirs; no gradient reaches them.
+    parts: what each connector made of these, by name.
+    params: all trainable parameters by role, for terms that need more than a connector's value.
+    memory: what the method remembers between steps.
+    constants: what was computed once before training (`Recipe.prepare`).
+    where: `[B]` bool, false for padding.
+    epoch: scalar float32, epochs done, with the fraction of the running one.
+    key: for terms that draw random numbers.
+  """
+
+  batch: Data
+  student: Outputs
+  teachers: tuple[Outputs, ...]
+  parts: Mapping[str, PyTree]
+  params: Mapping[str, PyTree]
+  memory: PyTree
+  constants: PyTree
+  where: jax.Array
+  epoch: jax.Array
+  key: Key
+
+  @property
+  def y(self) -> jax.Array:
+    """The labels of the batch."""
+    return self.batch.y
+
+  @property
+  def teacher(self) -> Outputs:
+    """The first teacher."""
+    return self.teachers[0]
+
+
+class Term(NamedTuple):
+  """One summand of the loss.
+
+  Attributes:
+    value: `(View) -> [B]`, one number per example, or a scalar for losses that couple the batch.
+    weight: a number, or a schedule `(epoch) -> scalar`.
+  """
+
+  value: Callable[[View], jax.Array]
+  weight: Weight = 1.0
+
+
+class Order(NamedTuple):
+  """Which examples an epoch sees.
+
+  Attributes:
+    indices: `[steps, B]` positions in the data.
+    mask: `[steps, B]` bool, false for padding; a step without any example changes nothing.
+    metrics: scalars worth showing (`"selected"`).
+  """
+
+  indices: jax.Array
+  mask: jax.Array
+  metrics: Mapping[str, jax.Array] = {}
+
+
+class Sight(NamedTuple):
+  """What a data order may look at: networks in evaluation mode as functions of positions in the data.
+
+  Attributes:
+    data: all examples.
+    student: `(x) -> logits` as deployed, in chunks where needed.
+    teacher: `(x, ids) -> logits` of the first teacher.
+  """
+
+  data: Data
+  student: Callable[[jax.Array], jax.Array]
+  teacher: Callable[[jax.Array, jax.Array], jax.Array]
+
+
+class Outer(NamedTuple):
+  """A role that learns from held-out examples through the student's next step, instead of from the training loss.
+
+  Attributes:
+    role: whose parameters; its terms must reach the training loss through `View.params[role]`.
+    init: `(key, student, teachers) -> parameters`.
+    loss: `(Outputs, y) -> [B]` on held-out examples.
+    batch_size: held-out examples per step.
+    lr: of the virtual step; `(epoch) -> scalar` or a number.
+    through: false trains nothing (a frozen random controller, as a control).
+  """
+
+  role: str
+  init: Callable[[Key, Outputs, tuple[Outputs, ...]], PyTree]
+  loss: Callable[[Outputs, jax.Array], jax.Array]
+  batch_size: int
+  lr: Weight
+  through: bool = True
+
+
+class Memory(NamedTuple):
+  """Explicit state of a loss between steps, such as a bank of embeddings.
+
+  Attributes:
+    init: `(key, number of examples) -> state`.
+    update: `(View) -> state` after a step.
+  """
+
+  init: Callable[[Key, int], PyTree]
+  update: Callable[[View], PyTree]
+
+
+def same_view(key: Key, batch: Data) -> tuple[jax.Array, jax.Array]:
+  """Student and teacher see the pixels as they are."""
+  del key
+  return batch.x, batch.x
+
+
+def student_logits(outputs: Outputs, variables: Mapping[str, Variables], constants: PyTree) -> jax.Array:
+  """The deployed student is the student alone."""
+  del variables, constants
+  return outputs.logits
+
+
+class Recipe(NamedTuple):
+  """A method as a value: everything in which it differs from plain training. Only `terms` is asked for.
+
+  Attributes:
+    terms: summands of the loss by name.
+    parts: connectors by name; each is a role with parameters of its own.
+    views: `(key, augmented batch) -> (student's input, teachers' input)`; inputs may have more rows than the batch,
+      which the terms then know.
+    order: `(key, epoch, sight, members, mask, batch_size) -> Order`; `None` shuffles.
+    prepare: `(outputs of every teacher on the training examples, y [n], Variables of every teacher) -> pytree`, computed
+      once before training, in evaluation mode and without augmentation.
+    outer: a role that learns from held-out examples.
+    memory: state of a loss.
+    trains: role -> `(epoch) -> bool`; roles that are not named train all the time. (The stages of a plan.)
+    deploy: `(Outputs, variables by role, constants) -> logits` of the finished student.
+    keeps: the parts that `deploy` needs.
+    needs: `"teacher"`, `"held_out"`, `"labels"`: what a run must provide; for messages.
+  """
+
+  terms: Mapping[str, Term]
+  parts: Mapping[str, Connector] = {}
+  views: Callable[[Key, Data], tuple[jax.Array, jax.Array]] = same_view
+  order: Callable[..., Order] | None = None
+  prepare: Callable[[tuple[Outputs, ...], jax.Array, tuple[Variables, ...]], PyTree] | None = None
+  outer: Outer | None = None
+  memory: Memory | None = None
+  trains: Mapping[str, Callable[[jax.Array], jax.Array]] = {}
+  deploy: Callable[[Outputs, Mapping[str, Variables], PyTree], jax.Array] = student_logits
+  keeps: tuple[str, ...] = ()
+  needs: tuple[str, ...] = ("teacher",)

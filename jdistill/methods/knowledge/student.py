@@ -1,0 +1,240 @@
+"""The one builder of students: recipe, network, teachers and optimiser become a `Method` whose step is an epoch."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from jdistill.augment import identity
+from jdistill.base import Augmentation, Key, Method, Metrics, Network, Outputs, PyTree, Variables
+from jdistill.losses.compose import weighted_sum
+from jdistill.methods.knowledge.order import shuffled, sight
+from jdistill.methods.knowledge.outer import outer_gradient
+from jdistill.methods.knowledge.recipe import Data, Recipe, View
+from jdistill.methods.roles import Role, init_roles, update_roles
+
+STUDENT = "student"
+PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+class Epoch(NamedTuple):
+  """What one epoch is made from. All leaves are arrays, so that none is a constant of the compiled program.
+
+  Attributes:
+    number: scalar int32, from 0.
+    data: all examples, shared by students that train side by side.
+    members: `[n]` int32, positions in `data` of the examples that this student may use.
+    teacher: `Teacher.arrays`.
+    constants: what `Recipe.prepare` made.
+    held_out: examples for an outer update, or `None`.
+  """
+
+  number: jax.Array
+  data: Data
+  members: jax.Array
+  teacher: PyTree = ()
+  constants: PyTree = ()
+  held_out: Data | None = None
+
+
+class StudentState(NamedTuple):
+  """Everything that changes while a student trains.
+
+  Attributes:
+    roles: `"student"`, the connectors and an outer role, each with its optimiser's state.
+    stats: running statistics by role.
+    ema: averaged `Variables` of the student; `()` without averaging.
+    memory: of the recipe; `()` without.
+  """
+
+  roles: dict[str, Role]
+  stats: dict[str, PyTree]
+  ema: PyTree
+  memory: PyTree
+
+
+class Trained(NamedTuple):
+  """A finished student.
+
+  Attributes:
+    variables: by role: `"student"` (the average, if one was kept) and the parts that its predictions need.
+  """
+
+  variables: dict[str, Variables]
+
+
+def student_method(
+  network: Network,
+  recipe: Recipe,
+  *,
+  optimizer: optax.GradientTransformation,
+  batch_size: int,
+  teacher: Callable[[PyTree, jax.Array, jax.Array], tuple[Outputs, ...]] | None = None,
+  optimizers: Mapping[str, optax.GradientTransformation] | None = None,
+  augment: Augmentation = identity(),  # noqa: B008  (immutable)
+  ema_decay: float | None = None,
+  precision: str = "float32",
+  constrain: Callable[[PyTree], PyTree] = lambda batch: batch,
+) -> Method:
+  """Builds the training of one student.
+
+  Every step draws a batch without replacement, augments it, shows it to student and teachers (`Recipe.views`), and
+  descends `sum_k w_k(epoch) L_k` in the student's and the connectors' parameters. The incomplete last batch of an epoch
+  is left out; its examples come in another order next time.
+
+  Args:
+    network: the student.
+    recipe: the method.
+    optimizer: of the student and of every role without one of its own; its schedules count steps.
+    batch_size: examples per step; all of them where there are fewer.
+    teacher: `Teacher.outputs`; `None` for recipes without a teacher.
+    optimizers: by role, where they differ.
+    augment: drawn anew for every image of every step; student and teachers see the same draw.
+    ema_decay: keeps the average `decay * average + (1 - decay) * student` and gives that as the result.
+    precision: in which type networks compute, `"float32"` or `"bfloat16"`; parameters, statistics and losses stay in
+      float32.
+    constrain: put around every batch, such as a sharding constraint.
+
+  Returns:
+    A `Method`: `init(key, Epoch)`, `step(key, state, Epoch)` runs one epoch, `result(state) -> Trained`.
+
+  Raises:
+    ValueError: an unknown precision; at trace time, whatever the losses refuse.
+  """
+  if precision not in PRECISIONS:
+    raise ValueError(f"precision={precision!r}: unknown; choose one of {', '.join(PRECISIONS)}")
+  dtype = PRECISIONS[precision]
+  own = dict(optimizers or {})
+  taught = teacher or (lambda arrays, x, ids: ())
+  outer = recipe.outer
+
+  def by_role(names) -> dict[str, optax.GradientTransformation]:
+    return {name: own.get(name, optimizer) for name in names}
+
+  def forward(params, stats, x: jax.Array, key: Key, train: bool) -> Outputs:
+    return network.apply(_cast(params, dtype), _cast(x, dtype), train=train, rngs={"dropout": key}, stats=stats)
+
+  def init(key: Key, epoch: Epoch) -> StudentState:
+    keys = dict(zip([STUDENT, *recipe.parts, "outer", "memory"], _split(key, len(recipe.parts) + 3), strict=True))
+    first = _rows(epoch.data, epoch.members[: min(batch_size, epoch.members.shape[0])])
+    x, x_teacher = recipe.views(key, first)
+    variables = {STUDENT: network.init(keys[STUDENT])}
+    student = network.apply(variables[STUDENT].params, x, stats=variables[STUDENT].stats)
+    teachers = taught(epoch.teacher, x_teacher, first.ids)
+    for name, part in recipe.parts.items():
+      variables[name] = part.init(keys[name], student, teachers)
+    params = {name: value.params for name, value in variables.items()}
+    if outer is not None:
+      params[outer.role] = outer.init(keys["outer"], student, teachers)
+    memory = recipe.memory.init(keys["memory"], epoch.data.ids.shape[0]) if recipe.memory else ()
+    ema = variables[STUDENT] if ema_decay is not None else ()
+    stats = {name: value.stats for name, value in variables.items()}
+    return StudentState(init_roles(by_role(params), params), stats, ema, memory)
+
+  def one_step(epoch: Epoch, key: Key, state: StudentState, batch: Data, where: jax.Array, now: jax.Array):
+    key_augment, key_view, key_net, key_term, key_outer = _split(key, 5)
+    batch = constrain(batch)
+    pixels = augment.apply(augment.sample(key_augment, batch.x.shape), batch.x)
+    x, x_teacher = recipe.views(key_view, batch._replace(x=pixels))
+    teachers = lax.stop_gradient(taught(epoch.teacher, x_teacher, batch.ids))
+    params = {name: role.params for name, role in state.roles.items()}
+
+    def loss(params: Mapping[str, PyTree]):
+      student = forward(params[STUDENT], state.stats[STUDENT], x, key_net, True)
+      values, stats = {}, {STUDENT: student.stats}
+      for number, (name, part) in enumerate(recipe.parts.items()):
+        variables = Variables(params[name], state.stats[name])
+        part_key = jax.random.fold_in(key_net, number + 1)
+        values[name], stats[name] = part.apply(variables, student, teachers, train=True, key=part_key)
+      view = View(batch, student, teachers, values, params, state.memory, epoch.constants, where, now, key_term)
+      losses = {name: term.value(view) for name, term in recipe.terms.items()}
+      weights = {name: term.weight for name, term in recipe.terms.items()}
+      total, logs = weighted_sum(losses, weights, step=now, where=where)
+      memory = lax.stop_gradient(recipe.memory.update(view)) if recipe.memory else ()
+      return total, (logs, stats, memory)
+
+    logs, roles = {}, dict(state.roles)
+    if outer is not None and outer.through:
+      logs, grads = outer_gradient(outer, epoch.held_out, loss, params, state.stats[STUDENT], forward, key_outer, now)
+      roles |= update_roles(by_role([outer.role]), roles, {outer.role: grads})
+    params = {name: role.params for name, role in roles.items()}
+    learners = [name for name in params if outer is None or name != outer.role]
+    fixed = {name: value for name, value in params.items() if name not in learners}
+    grads, (terms, stats, memory) = jax.grad(lambda own: loss(own | fixed), has_aux=True)(
+      {name: params[name] for name in learners}
+    )
+    moves = {name: recipe.trains[name](now) if name in recipe.trains else True for name in learners}
+    roles = update_roles(by_role(roles), roles, grads, moves)
+    ema = state.ema
+    if ema_decay is not None:
+      new = Variables(roles[STUDENT].params, stats[STUDENT])
+      ema = jax.tree.map(lambda a, b: ema_decay * a + (1 - ema_decay) * b, ema, new)
+    logs |= {f"loss/{name}": value for name, value in terms.items()}
+    return StudentState(roles, stats, ema, memory), logs
+
+  def deployed(epoch: Epoch, state: StudentState) -> Callable[[jax.Array], jax.Array]:
+    variables = {name: Variables(state.roles[name].params, state.stats[name]) for name in (STUDENT, *recipe.keeps)}
+
+    def logits(x: jax.Array) -> jax.Array:
+      out = forward(variables[STUDENT].params, variables[STUDENT].stats, x, jax.random.key(0), False)
+      return recipe.deploy(out, variables, epoch.constants)
+
+    return logits
+
+  def step(key: Key, state: StudentState, epoch: Epoch) -> tuple[StudentState, Metrics]:
+    key_order, key_steps = jax.random.split(key)
+    size = min(batch_size, epoch.members.shape[0])
+    if recipe.order is None:
+      order = shuffled(key_order, epoch.members, size)
+    else:
+      looks = sight(epoch.data, deployed(epoch, state), lambda x, ids: taught(epoch.teacher, x, ids)[0].logits)
+      order = recipe.order(key_order, epoch.number, looks, epoch.members, size)
+    steps = order.indices.shape[0]
+
+    def body(state, row):
+      indices, where, number = row
+      now = epoch.number.astype(jnp.float32) + number.astype(jnp.float32) / steps
+      new, logs = one_step(epoch, jax.random.fold_in(key_steps, number), state, _rows(epoch.data, indices), where, now)
+      if recipe.order is not None:
+        some = jnp.any(where)
+        new = jax.tree.map(lambda a, b: jnp.where(some, a, b), new, state)
+        logs = {name: jnp.where(some, value, jnp.nan) for name, value in logs.items()}
+      return new, logs
+
+    state, logs = lax.scan(body, state, (order.indices, order.mask, jnp.arange(steps)))
+    average = jnp.mean if recipe.order is None else jnp.nanmean
+    metrics = {name: average(values) for name, values in logs.items()}
+    return state, metrics | {f"order/{name}": value for name, value in order.metrics.items()}
+
+  def result(state: StudentState) -> Trained:
+    variables = {name: Variables(state.roles[name].params, state.stats[name]) for name in (STUDENT, *recipe.keeps)}
+    if ema_decay is not None:
+      variables[STUDENT] = state.ema
+    return Trained(variables)
+
+  return Method(init, step, result)
+
+
+def predictor(network: Network, recipe: Recipe) -> Callable[[Trained, PyTree, jax.Array], jax.Array]:
+  """The finished student as a function `(trained, constants, x) -> logits`, in evaluation mode."""
+
+  def predict(trained: Trained, constants: PyTree, x: jax.Array) -> jax.Array:
+    params, stats = trained.variables[STUDENT]
+    return recipe.deploy(network.apply(params, x, stats=stats), trained.variables, constants)
+
+  return predict
+
+
+def _rows(data: Data, indices: jax.Array) -> Data:
+  return jax.tree.map(lambda leaf: leaf[indices], data)
+
+
+def _split(key: Key, number: int) -> list[Key]:
+  return list(jax.random.split(key, number))
+
+
+def _cast(tree: PyTree, dtype) -> PyTree:
+  return jax.tree.map(lambda a: a.astype(dtype) if jnp.issubdtype(a.dtype, jnp.floating) else a, tree)

@@ -1,0 +1,193 @@
+"""What teachers said of every training example, stored once and looked up by the example's id.
+
+A cache knows for which data and by which networks it was made, so that targets of other data are refused. It is exact
+only where the teacher sees the stored pixels: without augmentation, or with one the teacher does not see.
+"""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jdistill.base import Outputs, PyTree, Teacher, UserError
+from jdistill.files import read_npz, write_npz
+from jdistill.teachers.frozen import nbytes
+
+
+class TargetCache(NamedTuple):
+  """Stored teacher outputs.
+
+  Attributes:
+    logits: `[teachers, N, classes]`, or `[teachers, N, k]` of the `k` greatest.
+    classes: `[teachers, N, k]` int32, to which class each stored logit belongs; `None` where all are stored.
+    rest: `[teachers, N]`, log of the probability of all other classes together; `None` where all are stored.
+    embedding: `[teachers, N, features]`, or `None`.
+    ids: `[N]` int32 names of the examples, ascending.
+    num_classes: of the teachers.
+    data: fingerprint of the data.
+    teacher: hash of the teachers' parameters.
+  """
+
+  logits: np.ndarray
+  classes: np.ndarray | None
+  rest: np.ndarray | None
+  embedding: np.ndarray | None
+  ids: np.ndarray
+  num_classes: int
+  data: str
+  teacher: str
+
+
+def record(
+  teacher: Teacher,
+  x: np.ndarray,
+  ids: np.ndarray,
+  *,
+  data: str,
+  teacher_hash: str,
+  embedding: bool = True,
+  batch_size: int = 500,
+) -> TargetCache:
+  """Asks the teachers once about every example.
+
+  Args:
+    teacher: from `committee`.
+    x: `[N, ...]` inputs as the teacher shall see them.
+    ids: `[N]` names of the examples, all different.
+    data: fingerprint of the data.
+    teacher_hash: of the teachers' parameters.
+    embedding: store the embeddings, too (all teachers then need the same width).
+    batch_size: examples at once.
+
+  Raises:
+    UserError: an id occurs twice, or a teacher's logits are not finite.
+  """
+  ids = np.asarray(ids, np.int32)
+  if len(np.unique(ids)) != len(ids):
+    raise UserError("ids: an example's name occurs twice; give every example its own")
+  ask = jax.jit(lambda arrays, x, ids: tuple(_kept(out, embedding) for out in teacher.outputs(arrays, x, ids)))
+  parts = []
+  for start in range(0, len(x), batch_size):
+    part = np.asarray(x[start : start + batch_size])
+    fill = min(batch_size, len(x)) - len(part)
+    filled = np.concatenate([part, np.repeat(part[-1:], fill, 0)]) if fill else part
+    named = np.concatenate([ids[start : start + batch_size], np.repeat(ids[-1:], fill)])
+    found = jax.device_get(ask(teacher.arrays, filled, named))
+    parts.append([tuple(leaf[: len(part)] for leaf in one) for one in found])
+  joined = [
+    np.stack([np.concatenate([part[t][leaf] for part in parts]) for t in range(len(parts[0]))])
+    for leaf in range(len(parts[0][0]))
+  ]
+  if not np.isfinite(joined[0]).all():
+    raise UserError("teacher: its logits are not all finite; train it again with a lower learning rate")
+  order = np.argsort(ids)
+  stored = [leaf[:, order] for leaf in joined]
+  return TargetCache(
+    stored[0].astype(np.float32),
+    None,
+    None,
+    stored[1].astype(np.float32) if embedding else None,
+    ids[order],
+    stored[0].shape[-1],
+    data,
+    teacher_hash,
+  )
+
+
+def _kept(out: Outputs, embedding: bool) -> tuple[jax.Array, ...]:
+  return (out.logits, out.embedding) if embedding else (out.logits,)
+
+
+def top_k(cache: TargetCache, k: int) -> TargetCache:
+  """Keeps the `k` greatest logits of every example, and the probability of the rest, which is then shared evenly.
+
+  Args:
+    cache: with all logits.
+    k: below the number of classes; `2 k + 1` numbers per example instead of `classes`.
+
+  Raises:
+    UserError: `k` outside `1..classes - 1`, or a cache that has already been cut.
+  """
+  if cache.classes is not None:
+    raise UserError("top_k: the cache holds the greatest logits only; cut a whole one")
+  if not 1 <= k < cache.num_classes:
+    raise UserError(f"top_k={k}: must lie in 1..{cache.num_classes - 1} for {cache.num_classes} classes")
+  classes = np.argsort(-cache.logits, axis=-1, kind="stable")[..., :k].astype(np.int32)
+  shifted = cache.logits - cache.logits.max(-1, keepdims=True)
+  log_probs = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+  kept = np.take_along_axis(log_probs, classes, -1)
+  rest = np.log(np.maximum(1.0 - np.exp(kept).sum(-1), np.finfo(np.float32).tiny))
+  return cache._replace(logits=kept.astype(np.float32), classes=classes, rest=rest.astype(np.float32), embedding=None)
+
+
+def cached(cache: TargetCache, *, data: str | None = None, teacher_hash: str | None = None) -> Teacher:
+  """A cache as a `Teacher`; its logits of a cut cache are log-probabilities, which is the same to every softmax.
+
+  Args:
+    cache: from `record` or `top_k`.
+    data: fingerprint of the data at hand; `None` checks nothing.
+    teacher_hash: of the teacher that is wanted; `None` checks nothing.
+
+  Raises:
+    UserError: the cache is for other data or by another teacher.
+  """
+  for what, wanted, found in (("data", data, cache.data), ("teacher", teacher_hash, cache.teacher)):
+    if wanted is not None and wanted != found:
+      raise UserError(f"cached targets: made for {what} {found}, and this is {wanted}; record them again")
+  names = ("logits", "classes", "rest", "embedding")
+  stored = {name: jnp.asarray(getattr(cache, name)) for name in names if getattr(cache, name) is not None}
+  arrays = stored | {"ids": jnp.asarray(cache.ids)}
+  count, num_classes = cache.logits.shape[0], cache.num_classes
+
+  def outputs(arrays: PyTree, x: jax.Array, ids: jax.Array) -> tuple[Outputs, ...]:
+    del x
+    rows = jnp.searchsorted(arrays["ids"], ids)
+    # an id that is not there must not quietly take its neighbour's targets
+    known = (arrays["ids"][jnp.minimum(rows, arrays["ids"].shape[0] - 1)] == ids).reshape(-1, 1)
+    found = []
+    for t in range(count):
+      logits = arrays["logits"][t, rows]
+      if "classes" in arrays:
+        logits = _spread(logits, arrays["classes"][t, rows], arrays["rest"][t, rows], num_classes)
+      logits = jnp.where(known, logits, jnp.nan)
+      embedding = arrays["embedding"][t, rows] if "embedding" in arrays else jnp.zeros((ids.shape[0], 0), logits.dtype)
+      found.append(Outputs(logits, embedding))
+    return tuple(found)
+
+  k = "" if cache.classes is None else f" top {cache.classes.shape[-1]}"
+  return Teacher(outputs, arrays, nbytes(stored), f"cached{k}")
+
+
+def _spread(kept: jax.Array, classes: jax.Array, rest: jax.Array, num_classes: int) -> jax.Array:
+  even = rest - jnp.log(jnp.asarray(num_classes - kept.shape[-1], kept.dtype))
+  whole = jnp.broadcast_to(even.reshape(-1, 1), (kept.shape[0], num_classes))
+  return jax.vmap(lambda row, where, values: row.at[where].set(values))(whole, classes, kept)
+
+
+def save(cache: TargetCache, path: str | os.PathLike) -> None:
+  """Writes a cache as one `.npz`."""
+  arrays = {name: value for name, value in cache._asdict().items() if isinstance(value, np.ndarray)}
+  named = {"num_classes": np.asarray(cache.num_classes), "data": _text(cache.data), "teacher": _text(cache.teacher)}
+  write_npz(Path(path), arrays | named)
+
+
+def load(path: str | os.PathLike) -> TargetCache:
+  """Reads a cache.
+
+  Raises:
+    UserError: the file is missing, damaged or no cache.
+  """
+  found = read_npz(Path(path))
+  missing = {"logits", "ids", "num_classes", "data", "teacher"} - set(found)
+  if missing:
+    raise UserError(f"{path}: holds no cached targets ({', '.join(sorted(missing))} missing); record them again")
+  words = {name: bytes(found[name]).decode() for name in ("data", "teacher")}
+  optional = {name: found.get(name) for name in ("classes", "rest", "embedding")}
+  return TargetCache(found["logits"], ids=found["ids"], num_classes=int(found["num_classes"]), **optional, **words)
+
+
+def _text(value: str) -> np.ndarray:
+  return np.frombuffer(value.encode(), np.uint8)

@@ -1,0 +1,55 @@
+"""Frozen networks as teachers: one, or a committee."""
+
+import hashlib
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from jdistill.base import Network, Outputs, PyTree, Teacher, UserError, Variables
+
+
+def nbytes(tree: PyTree) -> int:
+  """Bytes of all arrays of a tree."""
+  return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def variables_hash(variables: PyTree) -> str:
+  """A short name of trained parameters: SHA-256 over paths, types, shapes and values."""
+  digest = hashlib.sha256()
+  for path, leaf in jax.tree.leaves_with_path(variables):
+    array = np.ascontiguousarray(jax.device_get(leaf))
+    digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape};".encode())
+    digest.update(array.tobytes())
+  return digest.hexdigest()[:16]
+
+
+def committee(networks: Sequence[Network], variables: Sequence[Variables]) -> Teacher:
+  """Frozen networks that look at every batch, in evaluation mode: running statistics, no dropout.
+
+  Args:
+    networks: one or several; the first is the one that methods for a single teacher use.
+    variables: their parameters and statistics, in the same order.
+
+  Returns:
+    A `Teacher` whose outputs have one entry per network.
+
+  Raises:
+    UserError: no network, or as many variables as do not fit.
+  """
+  if not networks or len(networks) != len(variables):
+    raise UserError(
+      f"teacher: {len(networks)} networks and {len(variables)} sets of parameters; give one each, or more"
+    )
+
+  def outputs(arrays: PyTree, x: jax.Array, ids: jax.Array) -> tuple[Outputs, ...]:
+    del ids
+    found = [n.apply(v.params, x, stats=v.stats) for n, v in zip(networks, arrays, strict=True)]
+    counts = {out.logits.shape[-1] for out in found}
+    if len(counts) > 1:
+      raise UserError(f"teacher: its networks have {sorted(counts)} classes; they must have the same ones")
+    return tuple(found)
+
+  arrays = tuple(Variables(*v) for v in variables)
+  several = f", {len(networks)} networks" if len(networks) > 1 else ""
+  return Teacher(outputs, arrays, nbytes(arrays), f"online{several}")
