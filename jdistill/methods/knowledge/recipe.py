@@ -155,9 +155,9 @@ class Recipe(NamedTuple):
     parts: connectors by name; each is a role with parameters of its own.
     views: `(key, augmented batch) -> (student's input, teachers' input)`; inputs may have more rows than the batch,
       which the terms then know.
-    order: `(key, epoch, sight, members, mask, batch_size) -> Order`; `None` shuffles.
-    prepare: `(outputs of every teacher on the training examples, y [n], Variables of every teacher) -> pytree`, computed
-      once before training, in evaluation mode and without augmentation.
+    order: `(key, epoch, sight, members, batch_size) -> Order`; `None` shuffles.
+    prepare: `(outputs of every teacher on the training examples, y [n], Variables of every teacher) -> pytree`,
+      computed once before training, in evaluation mode and without augmentation.
     outer: a role that learns from held-out examples.
     memory: state of a loss.
     trains: role -> `(epoch) -> bool`; roles that are not named train all the time. (The stages of a plan.)
