@@ -26,7 +26,8 @@ class Outputs(NamedTuple):
   Attributes:
     logits: `[batch, classes]`, unnormalised log-probabilities.
     embedding: `[batch, features]`, exactly what enters the classification head.
-    taps: named intermediate maps (`"block0"`, `"block1"`, ...), after the activation and before pooling.
+    taps: named intermediate maps (`"block0"`, `"block1"`, ...), after the activation (where a stage ends in one) and
+      before pooling; `docs/models.md` says which.
     norm_inputs: per batch-norm layer the `(mean, biased variance)` over batch and space of what enters it, `[channels]`
       each; empty for networks without batch norm.
     stats: the running statistics after this call: new ones when `train=True`, the ones given otherwise; `{}` for
@@ -159,6 +160,22 @@ class TargetSource(NamedTuple):
   targets: Callable[[Key, jax.Array, Examples], jax.Array]
   nbytes: int
   name: str
+
+
+class Data(NamedTuple):
+  """Examples with all that is known of each; every leaf has the same leading axis.
+
+  Attributes:
+    x: `[n, ...]` inputs: images in network space, or token ids.
+    y: `[n]` integer labels, or a map or sequence of them per example.
+    ids: `[n]` int32 names of the examples: where their stored targets lie.
+    extra: what else a method wants per example, by name (`"private"`, `"clean_labels"`).
+  """
+
+  x: jax.Array
+  y: jax.Array
+  ids: jax.Array
+  extra: Mapping[str, jax.Array] = {}
 
 
 class Teacher(NamedTuple):

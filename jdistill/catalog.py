@@ -22,7 +22,8 @@ class Row(NamedTuple):
     title: the paper's title.
     authors, venue, arxiv: where it was published.
     builder: `"module:function"`.
-    stream: what its steps consume; `jdistill.stages` knows how to make it.
+    stream: what its steps consume; `jdistill.stages` knows how to make it. For knowledge distillation, the settings
+      (kinds of data) it can be run in, separated by blanks.
     stream_options: names and defaults of the options that belong to the stream and the starting point.
     values: where its defaults differ from the builder's.
     config: its experiment.
@@ -67,6 +68,9 @@ _SEGMENTS = {
   "augment": "color_crop_cutout_flip_scale_rotate",
 }
 
+_KD = {"family": "knowledge", "stream_options": {}, "values": {}}
+_ANY = "supervised"
+
 _ROWS = (
   Row(
     name="datm",
@@ -96,7 +100,84 @@ _ROWS = (
     config="experiments/mtt.py",
     test="tests/methods/test_trajectory.py",
   ),
+  Row(
+    name="ce",
+    title="Rethinking the Inception Architecture for Computer Vision",
+    authors="Christian Szegedy and Vincent Vanhoucke and Sergey Ioffe and Jonathon Shlens and Zbigniew Wojna",
+    venue="CVPR 2016",
+    arxiv="1512.00567",
+    builder="jdistill.methods.knowledge.logits:ce",
+    stream=_ANY,
+    config="experiments/ce.py",
+    test="tests/methods/test_logits.py",
+    **_KD,
+  ),
+  Row(
+    name="kd",
+    title="Distilling the Knowledge in a Neural Network",
+    authors="Geoffrey Hinton and Oriol Vinyals and Jeff Dean",
+    venue="NIPS Deep Learning Workshop 2014",
+    arxiv="1503.02531",
+    builder="jdistill.methods.knowledge.logits:kd",
+    stream=_ANY,
+    config="experiments/kd.py",
+    test="tests/methods/test_logits.py",
+    **_KD,
+  ),
+  Row(
+    name="dkd",
+    title="Decoupled Knowledge Distillation",
+    authors="Borui Zhao and Quan Cui and Renjie Song and Yiyu Qiu and Jiajun Liang",
+    venue="CVPR 2022",
+    arxiv="2203.08679",
+    builder="jdistill.methods.knowledge.logits:dkd",
+    stream=_ANY,
+    config="experiments/dkd.py",
+    test="tests/methods/test_logits.py",
+    **_KD,
+  ),
+  Row(
+    name="dist",
+    title="Knowledge Distillation from A Stronger Teacher",
+    authors="Tao Huang and Shan You and Fei Wang and Chen Qian and Chang Xu",
+    venue="NeurIPS 2022",
+    arxiv="2205.10536",
+    builder="jdistill.methods.knowledge.logits:dist",
+    stream=_ANY,
+    config="experiments/dist.py",
+    test="tests/methods/test_logits.py",
+    **_KD,
+  ),
+  Row(
+    name="pld",
+    title="PLD: A Choice-Theoretic List-Wise Knowledge Distillation",
+    authors="Ejafa Bassam and Dawei Zhu and Kaigui Bian",
+    venue="NeurIPS 2025",
+    arxiv="2506.12542",
+    builder="jdistill.methods.knowledge.logits:pld",
+    stream=_ANY,
+    config="experiments/pld.py",
+    test="tests/methods/test_logits.py",
+    **_KD,
+  ),
 )
+
+
+# What experiments in knowledge distillation can be about: name -> the builder of a `jdistill.settings.Setting`.
+_SETTINGS = {
+  "supervised": "jdistill.settings.supervised:supervised",
+}
+
+
+def setting_names() -> list[str]:
+  """The names of all settings."""
+  return list(_SETTINGS)
+
+
+def setting(name: str) -> Callable:
+  """The builder of a setting, `(Request, *, options) -> Setting`."""
+  module, function = _SETTINGS[name].split(":")
+  return getattr(importlib.import_module(module), function)
 
 
 def builder_options(builder: Callable) -> dict[str, Any]:

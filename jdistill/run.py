@@ -121,7 +121,7 @@ def run_experiment(
 
 
 def run_sweep(experiment, workdir=None, artefacts=None, stream=None, signals=False) -> Mapping[str, Any]:
-  """Runs an experiment that is a grid of runs; see `jdistill.stages.sweep`."""
+  """Runs an experiment that is a grid of runs; see `jdistill.stages.dataset.sweep`."""
   stream = stream if stream is not None else sys.stderr
   grid = stages.sweep.cells(experiment)
   resolved = [config.resolve(cell.config) for cell in grid]  # all of them before any work
@@ -155,10 +155,10 @@ def first_cell(experiment):
 def make_context(experiment, workdir=None, artefacts=None, stream=None) -> stages.Context:
   """Resolves a configuration and chooses the directories."""
   resolved = config.resolve(experiment)
-  name = f"{resolved['name']}-{Path(resolved['dataset']).stem}-ipc{resolved['ipc']}-{config.config_hash(resolved)[:8]}"
-  workdir = Path(workdir).expanduser() if workdir else Path("runs") / name
+  room = stages.family(resolved)
+  workdir = Path(workdir).expanduser() if workdir else Path("runs") / room.label(resolved, config.config_hash(resolved))
   artefacts = Path(artefacts).expanduser() if artefacts else workdir.parent / "artefacts"
-  return stages.Context(resolved, workdir, artefacts, stream)
+  return room.Context(resolved, workdir, artefacts, stream)
 
 
 def parse(argv: Sequence[str]) -> flags.FlagValues:

@@ -37,12 +37,15 @@ MAY_IMPORT = {
   "reporting": GROUND | {"files"},
   "export": GROUND | {"files", "reporting"},
   "distilled": GROUND | {"files", "augment", "data", "models", "evaluation", "export"},
+  # kinds of experiments: data and scores
+  "settings": GROUND | {"data", "evaluation", "selection", "losses", "models"},
   # names, configurations, runs
-  "catalog": GROUND | {"methods"},
-  "config": GROUND | {"files", "augment", "bilevel", "data", "models", "teachers", "training", "catalog"},
+  "catalog": GROUND | {"methods", "settings"},
+  "config": GROUND
+  | {"files", "augment", "bilevel", "data", "models", "teachers", "training", "methods", "settings", "catalog"},
   "stages": GROUND
   | {"files", "augment", "bilevel", "data", "models", "losses", "ops", "synthetic", "teachers", "methods"}
-  | {"training", "evaluation", "reporting", "export", "catalog", "config"},
+  | {"training", "evaluation", "reporting", "export", "settings", "catalog", "config"},
   "run": GROUND | {"catalog", "config", "stages", "reporting", "training"},
 }
 

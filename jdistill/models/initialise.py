@@ -13,7 +13,7 @@ from jax import lax
 
 from jdistill.base import Key
 
-INITS = ("torch", "flax")
+INITS = ("torch", "flax", "he")
 
 # A standard normal cut off at two standard deviations has this standard deviation left.
 _TRUNCATED_SPREAD = 0.87962566103423978
@@ -26,13 +26,15 @@ def draw_params(key: Key, shapes: Mapping[str, Mapping[str, jax.ShapeDtypeStruct
 
       "torch":  kernel, bias ~ U(-1/sqrt(fan_in), 1/sqrt(fan_in))
       "flax":   kernel ~ N(0, 1/fan_in) truncated at two standard deviations (LeCun), bias = 0
+      "he":     convolution kernel ~ N(0, 2/fan_out) with fan_out = height * width * filters (He et al., as CIFAR
+                ResNets do), dense kernel ~ N(0, 1/(3 fan_in)), the variance of "torch", bias = 0
 
-  Norms start with scale 1 and bias 0 in both.
+  Norms start with scale 1 and bias 0 in all.
 
   Args:
     key: a typed key.
     shapes: `{layer: {"kernel" | "bias" | "scale": shape}}`.
-    init: `"torch"` or `"flax"`.
+    init: `"torch"`, `"flax"` or `"he"`.
 
   Returns:
     `{layer: {name: float32 array}}`.
@@ -47,6 +49,8 @@ def draw_params(key: Key, shapes: Mapping[str, Mapping[str, jax.ShapeDtypeStruct
   total = sum(size for *_, size in sizes)
   if init == "torch":
     draws = jax.random.uniform(key, (total,), jnp.float32, -1.0, 1.0)
+  elif init == "he":
+    draws = jax.random.normal(key, (total,), jnp.float32)
   else:
     draws = jax.random.truncated_normal(key, -2.0, 2.0, (total,), jnp.float32) / _TRUNCATED_SPREAD
   draws = lax.optimization_barrier(draws)  # else XLA repeats the generator inside every slice
@@ -57,8 +61,15 @@ def draw_params(key: Key, shapes: Mapping[str, Mapping[str, jax.ShapeDtypeStruct
   }
   start = 0
   for layer, name, size in sizes:
-    fan_in = math.prod(shapes[layer]["kernel"].shape[:-1])
-    values = lax.slice(draws, (start,), (start + size,)) / math.sqrt(fan_in)
+    values = lax.slice(draws, (start,), (start + size,)) / _divisor(shapes[layer]["kernel"].shape, init)
     params[layer][name] = values.reshape(shapes[layer][name].shape)
     start += size
   return params
+
+
+def _divisor(kernel: tuple[int, ...], init: str) -> float:
+  """What standard draws are divided by for a kernel of this shape, and for its bias."""
+  fan_in = math.prod(kernel[:-1])
+  if init != "he":
+    return math.sqrt(fan_in)
+  return math.sqrt(math.prod(kernel[:-2]) * kernel[-1] / 2 if len(kernel) == 4 else 3 * fan_in)

@@ -74,7 +74,8 @@ def check_sites(sites: Sites | None, available: list[str]) -> None:
     raise UserError(f"sites: {', '.join(unknown)} not in this network; available are {known}")
 
 
-def _drawn_later(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def drawn_later(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  """The initialiser of all parameters: NaN until `initialise.draw_params` makes the values."""
   return jnp.full(shape, jnp.nan, jnp.float32)
 
 
@@ -83,7 +84,7 @@ def _along_channels(values: jax.Array, rank: int) -> jax.Array:
 
 
 class Conv(nn.Module):
-  """A convolution `[n, h, w, i] -> [n, h', w', features]` with a kernel `[kh, kw, i, features]` and a bias.
+  """A convolution `[n, h, w, i] -> [n, h', w', features]` with a kernel `[kh, kw, i / groups, features]` and a bias.
 
   Attributes:
     features: output channels.
@@ -93,6 +94,7 @@ class Conv(nn.Module):
     use_bias: whether there is a bias.
     bias_cancels: what follows subtracts each channel's mean, so the bias stays a parameter (published networks have
       it) but not added. Its gradient is exactly zero, where adding it would leave rounding errors.
+    groups: independent blocks of channels; as many as there are input channels make it depthwise.
   """
 
   features: int
@@ -101,16 +103,17 @@ class Conv(nn.Module):
   stride: int = 1
   use_bias: bool = True
   bias_cancels: bool = False
+  groups: int = 1
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    channels = x.shape[-1]
-    kernel = self.param("kernel", _drawn_later, (self.size, self.size, channels, self.features))
+    channels = x.shape[-1] // self.groups
+    kernel = self.param("kernel", drawn_later, (self.size, self.size, channels, self.features))
     sides = (self.padding, self.padding)
-    x = conv2d(x, kernel, strides=self.stride, padding=(sides, sides))  # [n, h', w', features]
+    x = conv2d(x, kernel, strides=self.stride, padding=(sides, sides), groups=self.groups)  # [n, h', w', features]
     if not self.use_bias:
       return x
-    bias = self.param("bias", _drawn_later, (self.features,))
+    bias = self.param("bias", drawn_later, (self.features,))
     if self.bias_cancels and x.shape[1:-1] != (1, 1):
       return x
     return x + _along_channels(bias, x.ndim)
@@ -123,8 +126,8 @@ class Dense(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    kernel = self.param("kernel", _drawn_later, (x.shape[-1], self.features))
-    bias = self.param("bias", _drawn_later, (self.features,))
+    kernel = self.param("kernel", drawn_later, (x.shape[-1], self.features))
+    bias = self.param("bias", drawn_later, (self.features,))
     return x @ kernel + bias.reshape(1, -1)
 
 
@@ -151,8 +154,8 @@ class Norm(nn.Module):
     if self.kind == "none":
       return x
     shape = x.shape[1:] if self.kind == "layer" else x.shape[-1:]
-    scale = self.param("scale", _drawn_later, shape)
-    bias = self.param("bias", _drawn_later, shape)
+    scale = self.param("scale", drawn_later, shape)
+    bias = self.param("bias", drawn_later, shape)
     if self.kind == "instance" and x.shape[1:-1] != (1, 1):
       return instance_norm(x, scale, bias, eps=EPSILON)
     if self.kind == "batch":
@@ -197,6 +200,38 @@ def _grouped(x: jax.Array, groups: int) -> jax.Array:
   mean = jnp.mean(split, axes, keepdims=True)
   variance = jnp.mean(jnp.square(split - mean), axes, keepdims=True)
   return ((split - mean) * jax.lax.rsqrt(variance + EPSILON)).reshape(x.shape)
+
+
+def conv_norm(
+  x: jax.Array,
+  prefix: str,
+  index: int | str,
+  features: int,
+  size: int = 3,
+  *,
+  stride: int = 1,
+  groups: int = 1,
+  train: bool,
+  record: Recorder,
+) -> jax.Array:
+  """A convolution without bias that keeps the map's size (but for the stride), then batch norm.
+
+  Args:
+    x: `[n, h, w, i]`.
+    prefix: of both names; the layers are `{prefix}conv{index}` and `{prefix}norm{index}` of the calling module.
+    index: tells the layers of one prefix apart.
+    features: output channels.
+    size: odd side of the square kernel.
+    stride: step in both directions.
+    groups: independent blocks of channels.
+    train: batch norm uses the batch's own moments.
+    record: notes the moments of what enters the norm.
+
+  Returns:
+    `[n, ceil(h / stride), ceil(w / stride), features]`, before any activation.
+  """
+  conv = Conv(features, size, size // 2, stride, use_bias=False, groups=groups, name=f"{prefix}conv{index}")
+  return Norm("batch", name=f"{prefix}norm{index}")(conv(x), train=train, record=record)
 
 
 def pool(x: jax.Array, pooling: str) -> jax.Array:

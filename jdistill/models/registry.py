@@ -14,13 +14,21 @@ from flax.errors import ScopeParamShapeError
 
 from jdistill.base import Key, Network, Outputs, PyTree, Sites, UserError, Variables
 from jdistill.models.alexnet import AlexNet
+from jdistill.models.cifar_resnet import CifarResNet
 from jdistill.models.convnet import ConvNet
 from jdistill.models.initialise import INITS, draw_params
 from jdistill.models.layers import ACTIVATIONS, NORMS, POOLINGS, Recorder
 from jdistill.models.lenet import LeNet
+from jdistill.models.mixer import Mixer
 from jdistill.models.mlp import MLP
+from jdistill.models.mobilenetv2 import MobileNetV2
 from jdistill.models.resnet import ResNet
+from jdistill.models.segnet import SegNet
+from jdistill.models.shufflenet import ShuffleNetV1, ShuffleNetV2
 from jdistill.models.vgg import VGG11
+from jdistill.models.vgg_stages import StageVGG
+from jdistill.models.vit import READOUTS, ViT
+from jdistill.models.wide_resnet import WideResNet
 
 
 class _Entry(NamedTuple):
@@ -40,8 +48,35 @@ _ZOO = {
   "resnet10_bn": _Entry(ResNet, {"blocks": (1, 1, 1, 1), "norm": "batch"}),
   "resnet18": _Entry(ResNet, {"blocks": (2, 2, 2, 2)}),
   "resnet18_bn": _Entry(ResNet, {"blocks": (2, 2, 2, 2), "norm": "batch"}),
+  **{
+    f"resnet{depth}": _Entry(CifarResNet, {"depth": depth, "stem_multiple": 1, "stage_multiple": 1})
+    for depth in (8, 14, 20, 32, 44, 56, 110)
+  },
+  **{
+    f"resnet{depth}x4": _Entry(CifarResNet, {"depth": depth, "stem_multiple": 2, "stage_multiple": 4})
+    for depth in (8, 32)
+  },
+  "vgg8_bn": _Entry(StageVGG, {"convolutions": (1, 1, 1, 1, 1), "norm": "batch"}),
+  "vgg13_bn": _Entry(StageVGG, {"convolutions": (2, 2, 2, 2, 2), "norm": "batch"}),
+  "wrn": _Entry(WideResNet),
+  **{
+    f"wrn_{depth}_{factor}": _Entry(WideResNet, {"depth": depth, "widen_factor": factor})
+    for depth, factor in ((16, 1), (16, 2), (28, 10), (40, 1), (40, 2))
+  },
+  "mobilenetv2": _Entry(MobileNetV2),
+  "shufflenetv1": _Entry(ShuffleNetV1),
+  "shufflenetv2": _Entry(ShuffleNetV2),
+  "vit": _Entry(ViT),
+  "mixer": _Entry(Mixer),
+  "segnet": _Entry(SegNet),
 }
-_CHOICES = {"norm": NORMS, "act": tuple(ACTIVATIONS), "pooling": tuple(POOLINGS), "init": INITS}
+_CHOICES = {
+  "norm": NORMS,
+  "act": tuple(ACTIVATIONS),
+  "pooling": tuple(POOLINGS),
+  "init": INITS,
+  "readout": READOUTS,
+}
 
 
 def names() -> tuple[str, ...]:
@@ -77,10 +112,10 @@ def build(name: str, *, num_classes: int, image_shape: tuple[int, int, int], **c
 
   Args:
     name: one of `names()`; `*_bn` are the batch-norm variants.
-    num_classes: length of the logits.
+    num_classes: length of the logits; `"segnet"` gives that many for every pixel.
     image_shape: `(height, width, channels)` of the input space.
     **choices: see `options(name)`; e.g. `width`, `depth`, `norm`, `act`, `pooling`, and `init`: `"torch"`
-      (uniform by fan-in, biases too) or `"flax"` (LeCun normal, zero biases).
+      (uniform by fan-in, biases too), `"flax"` (LeCun normal, zero biases) or `"he"` (convolutions normal by fan-out).
 
   Returns:
     The `Network`; the same object for the same arguments, so that compiled functions are shared.

@@ -3,19 +3,20 @@
 from collections.abc import Mapping
 from typing import Any
 
+from jdistill import catalog
 from jdistill.files import read_json
-from jdistill.stages import distill, evaluate, experts, export, plan, report, sweep, topology
+from jdistill.stages import dataset, knowledge
 from jdistill.stages.context import Context, Interrupted, lead
+from jdistill.stages.dataset import plan, sweep, topology
 
-_RUN = {
-  "experts": experts.run,
-  "distill": distill.run,
-  "evaluate": evaluate.run,
-  "export": lambda ctx: lead(lambda: export.run(ctx)),
-  "report": lambda ctx: lead(lambda: report.run(ctx)),
-}
+FAMILIES = {"dataset": dataset, "knowledge": knowledge}
 
-__all__ = ["Context", "Interrupted", "plan", "run_stages", "sweep", "topology"]
+__all__ = ["FAMILIES", "Context", "Interrupted", "family", "knowledge", "plan", "run_stages", "sweep", "topology"]
+
+
+def family(config: Mapping[str, Any]):
+  """The room of stages that a resolved configuration belongs to."""
+  return FAMILIES[catalog.row(config["method"]["name"]).family]
 
 
 def run_stages(ctx: Context) -> Mapping[str, Any]:
@@ -26,15 +27,15 @@ def run_stages(ctx: Context) -> Mapping[str, Any]:
   Returns:
     What `summary.json` holds (an empty mapping without the stage `report`).
   """
+  room = family(ctx.config)
   ctx.check()
   ctx.open_workdir()
   for stage in ctx.config["stages"]:
     if stage != "report" and lead(lambda stage=stage: ctx.finished(stage) is not None):
-      if stage == "export":
-        lead(lambda: export.verify(ctx))
+      room.VERIFY.get(stage, lambda ctx: None)(ctx)
       continue
     if ctx.stops():
       raise Interrupted(f"stopped before stage {stage}")
-    _RUN[stage](ctx)
+    room.RUN[stage](ctx)
   path = ctx.workdir / "summary.json"
   return lead(lambda: read_json(path) if path.exists() else {})

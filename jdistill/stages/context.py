@@ -17,20 +17,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jdistill import config as config_lib
-from jdistill import data, models
+from jdistill import data
 from jdistill.augment import dsa
-from jdistill.base import Augmentation, Network, Pool, UserError
+from jdistill.base import Augmentation, Pool, UserError
 from jdistill.data import preprocess
 from jdistill.files import read_json, read_npz, remove_leftovers, write_json, write_npz
 from jdistill.reporting import environment, peak_memory_bytes
 from jdistill.training import distributed, parallel
 
-# what a finished stage must have left for others
-_LEFT = {
-  "distill": ("stages/initial.npz", "stages/distilled.npz"),
-  "evaluate": ("stages/evaluations.json",),
-  "export": ("result/checksums.json",),
-}
 _FORMAT = 1  # raised when the meaning of stored experts or preprocessing changes
 
 
@@ -51,7 +45,15 @@ def lead(work: Callable[[], Any]) -> Any:
 
 
 class Context:
-  """One run: a resolved configuration, its work directory and the artefacts it shares with other runs."""
+  """One run: a resolved configuration, its work directory and the artefacts it shares with other runs.
+
+  Every family of methods has a subclass that knows what its configurations say.
+
+  Attributes:
+    left: what a finished stage must have left for others, by stage.
+  """
+
+  left: Mapping[str, tuple[str, ...]] = {}
 
   def __init__(self, config: Mapping[str, Any], workdir: Path, artefacts: Path, stream=None):
     self.config = config
@@ -102,11 +104,25 @@ class Context:
     lead(self.check_workdir)
     lead(self._read)  # first process 0, which may have to download or to fit; then the others
     self._read()
-    self._check_parallel()
-    for name in (None, *self.config["eval"]["models"]):
-      models.describe(self.network(name), self.dataset.image_shape)
-    for section in ("experts", "eval", "method"):
-      self.augmentation(self.config[section]["augment"])
+    self.check_family()
+
+  def check_family(self) -> None:
+    """What a family of methods refuses beyond that."""
+
+  def goes_on(self) -> str:
+    """Where the same command will take the run up again: `"the run goes on from ..."`."""
+    for stage in self.config["stages"]:
+      if not (self.workdir / "stages" / f"{stage}.json").exists():
+        return f"the run goes on from {self.step_of(stage)}stage {stage}"
+    return "the run is nearly finished"
+
+  def check_data(self, loaded: data.Dataset) -> None:
+    """Refuses what only the data can refute."""
+
+  def step_of(self, stage: str) -> str:
+    """`"step N of "` where a stage is saved step by step."""
+    del stage
+    return ""
 
   def _check_alike(self) -> None:
     """Refuses a process that was started with another configuration than process 0."""
@@ -119,43 +135,9 @@ class Context:
     """Reads and checks the data, and fits their preprocessing."""
     _ = self.preprocessing
 
-  def _check_parallel(self) -> None:
-    """Refuses devices that are not there or cannot share the work."""
-    c, how = self.config, self.config["parallel"]
-    parallel.check_sizes(how["pool"] or 1, how["data"] or 1)
-    if "distill" not in c["stages"]:
-      return
-    data, (_, batch), chunk = self.devices("data"), self.rows(), c["method"]["chunk_size"]
-    if how["route"] == "pmap" and data > 1 and distributed.count() > 1:
-      raise UserError("parallel.route='pmap': is for one process; use 'shard_map' or 'jit'")
-    if data > 1:
-      parallel.check_rows(batch, self.mesh("data"))
-    if chunk is not None and chunk < batch // data and batch // data % chunk:
-      raise UserError(
-        f"method.chunk_size={chunk}: does not divide the {batch // data} images of an inner step"
-        f"{f' on each of {data} devices' if data > 1 else ''}; use a divisor, or None"
-      )
-
-  def rows(self) -> tuple[int, int]:
-    """How many synthetic images there are, and how many of them an inner step sees."""
-    count = self.config["ipc"] * self.dataset.num_classes
-    return count, min(self.config["method"]["batch_size"] or count, count)
-
   def devices(self, axis: str) -> int:
     """How many devices serve an axis of the section `parallel`; where it is open, as many as have something to do."""
-    c = self.config
-    size = c["parallel"][axis]
-    if size is not None:
-      return size
-    processes, there = distributed.count(), len(jax.devices())
-    if axis == "pool":
-      most = min(there, c["experts"]["count"], c["eval"]["seeds"])
-      return most // processes * processes or 1
-    if c["parallel"]["route"] == "pmap" and processes > 1:
-      return 1
-    if c["parallel"]["route"] != "jit" and c["method"]["gradient"] in ("full", "remat"):
-      return 1
-    return parallel.suggest_data(self.rows()[1], there, processes)
+    raise AttributeError(axis)
 
   def mesh(self, axis: str) -> Mesh | None:
     """The devices of one axis of the section `parallel`; `None` for one device, and where process 0 works alone."""
@@ -198,7 +180,7 @@ class Context:
     loaded = data.load(
       c["dataset"], data_dir=c["data_dir"], train_size=c["train_size"], test_size=c["test_size"], seed=c["seed"]
     )
-    config_lib.check_against_data(c, loaded)
+    self.check_data(loaded)
     return loaded
 
   def key_of(self, **parts: Any) -> str:
@@ -230,16 +212,6 @@ class Context:
     """Test images in network space."""
     return np.asarray(preprocess.transform(self.preprocessing, self.dataset.test_x), np.float32)
 
-  def network(self, name: str | None = None) -> Network:
-    """The network of the configuration, or another of the zoo with its default options."""
-    model = dict(self.config["model"])
-    own = model.pop("name")
-    options = model if name in (None, own) else {}
-    options = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
-    return models.build(
-      name or own, num_classes=self.dataset.num_classes, image_shape=self.dataset.image_shape, **options
-    )
-
   def augmentation(self, strategy: str) -> Augmentation:
     """Differentiable augmentation by strategy name; `"none"` for none."""
     return _augmentation(strategy)
@@ -255,19 +227,10 @@ class Context:
     """Whether to stop now; the same on all processes."""
     return distributed.stop_requested(self.stop_requested)
 
-  def goes_on(self) -> str:
-    """Where the same command will take the run up again: `"the run goes on from ..."`."""
-    for stage in self.config["stages"]:
-      if not (self.workdir / "stages" / f"{stage}.json").exists():
-        saved = [int(path.stem) for path in (self.workdir / "checkpoints").glob("*.json") if path.stem.isdigit()]
-        step = f"step {max(saved, default=0)} of " if stage == "distill" else ""
-        return f"the run goes on from {step}stage {stage}"
-    return "the run is nearly finished"
-
   def finished(self, stage: str) -> dict[str, Any] | None:
     """What a finished stage left, or `None`; a stage whose files were removed is not finished."""
     path = self.workdir / "stages" / f"{stage}.json"
-    whole = path.exists() and all((self.workdir / name).exists() for name in _LEFT.get(stage, ()))
+    whole = path.exists() and all((self.workdir / name).exists() for name in self.left.get(stage, ()))
     return read_json(path) if whole else None
 
   def finish(self, stage: str, begin: float, **record: Any) -> None:

@@ -110,17 +110,17 @@ def run_loop(
   """
   begin = clock()
   key_init, key = jax.random.split(key)
-  state = jax.jit(method.init)(key_init, stream(0))
+  # `alive` from the same program, so that it lies where the state does and the step is compiled once
+  state, alive = jax.jit(lambda key, batch: (method.init(key, batch), jnp.ones((), bool)))(key_init, stream(0))
   done = 0
   newest = None if checkpoints is None else distributed.lead(lambda: max(checkpoints.steps(), default=None))
   if newest is not None:
-    done, state = checkpoints.restore(state, newest)
-    state = jax.tree.map(jnp.asarray, state)
+    done, restored = checkpoints.restore(state, newest)
+    state = jax.tree.map(lambda new, old: _like(jnp.asarray(new), old), restored, state)
   hooks.on_resume(done)
   if done == 0:
     hooks.on_snapshot(0, method.result(state))
   step_fn, place = _compile(guarded(method), mesh, route)
-  alive = jnp.ones((), bool)
   saved_at, saved_step, first, pending, stopped = clock(), done, None, [], False
   first_done = done + 1
 
@@ -159,6 +159,12 @@ def run_loop(
   others = done - first_done
   mean = (clock() - begin - first) / others if first is not None and others > 0 else None
   return Outcome(parallel.local(state), done, stopped and done < steps, first, mean)
+
+
+def _like(new: jax.Array, old: jax.Array) -> jax.Array:
+  """`new` on the devices of `old`, where these are several of this process."""
+  spread = old.is_fully_addressable and len(old.sharding.device_set) > 1
+  return jax.device_put(new, old.sharding) if spread else new
 
 
 def _compile(step: Callable, mesh: Mesh | None, route: str) -> tuple[Callable, Callable]:

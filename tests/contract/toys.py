@@ -9,8 +9,11 @@ import numpy as np
 
 from jdistill import catalog, losses, models
 from jdistill.base import Method, PyTree
+from jdistill.methods import knowledge
 from jdistill.methods.dataset import Segment
+from jdistill.methods.optimizers import make_optimizer
 from jdistill.synthetic import SyntheticSet
+from jdistill.teachers.frozen import committee
 
 
 class Toy(NamedTuple):
@@ -55,7 +58,35 @@ def _trajectory(row: catalog.Row) -> Toy:
   return Toy(method, lambda step: segments[step % len(segments)], "match/loss")
 
 
+def _student(row: catalog.Row, objective: str, **options) -> Toy:
+  """Two steps per epoch over twelve images of 2x2 pixels and three classes, taught by a fixed random network."""
+  shape = {"num_classes": 3, "image_shape": (2, 2, 1)}
+  network, teacher = (models.build("mlp", widths=widths, **shape) for widths in ((8,), (8, 6)))
+  rng = np.random.default_rng(0)
+  x, y = jnp.float32(rng.normal(size=(12, 2, 2, 1))), jnp.asarray(rng.integers(0, 3, 12), jnp.int32)
+  data = knowledge.Data(x, y, jnp.arange(12, dtype=jnp.int32))
+  recipe = row.build()(**options)
+  frozen = committee([teacher], [teacher.init(jax.random.key(5))])
+  method = knowledge.student_method(
+    network, recipe, optimizer=make_optimizer("sgd", 0.2), batch_size=6, teacher=frozen.outputs
+  )
+  constants = ()
+  if recipe.prepare is not None:
+    constants = recipe.prepare(frozen.outputs(frozen.arrays, x, data.ids), y, frozen.arrays)
+  held_out = data if recipe.outer is not None else None
+
+  def epoch(step: int) -> knowledge.Epoch:
+    return knowledge.Epoch(jnp.int32(step), data, data.ids, frozen.arrays, constants, held_out)
+
+  return Toy(method, epoch, objective)
+
+
 TOYS: dict[str, Callable[[catalog.Row], Toy]] = {
   "datm": _trajectory,
   "mtt": _trajectory,
+  "ce": lambda row: _student(row, "loss/ce"),
+  "kd": lambda row: _student(row, "loss/kd"),
+  "dkd": lambda row: _student(row, "loss/ce", warmup_epochs=0.0),
+  "dist": lambda row: _student(row, "loss/dist", temperature=1.0),
+  "pld": lambda row: _student(row, "loss/pld"),
 }

@@ -35,7 +35,7 @@ def test_names_and_options():
     (lambda: models.build("mlp", num_classes=2, image_shape=SHAPE, width=3), "did you mean widths.*widths, act, init"),
     (lambda: models.build("convnet_bn", num_classes=2, image_shape=SHAPE, norm="layer"), "norm: no option of model"),
     (lambda: models.build("convnet", num_classes=2, image_shape=SHAPE, norm="bach"), "norm: 'bach' is unknown; choose"),
-    (lambda: models.build("convnet", num_classes=2, image_shape=SHAPE, init="he"), "init: 'he' is unknown"),
+    (lambda: models.build("convnet", num_classes=2, image_shape=SHAPE, init="hee"), "init: 'hee' is unknown"),
     (lambda: models.build("convnet", num_classes=2, image_shape=SHAPE, width=0), "width: 0 is not a whole number"),
     (lambda: models.build("convnet", num_classes=2, image_shape=SHAPE, depth=2.0), "depth: 2.0 is not a whole number"),
     (lambda: models.build("mlp", num_classes=2, image_shape=SHAPE, widths=8), "widths: 8 is not a tuple"),

@@ -1,4 +1,4 @@
-"""Every network of the zoo: parameter counts, shapes of all outputs, sizes it must take, and what it computes."""
+"""The classic networks of the zoo: parameter counts, shapes of all outputs, sizes they take, and what they compute."""
 
 import functools
 
@@ -112,7 +112,7 @@ def test_convnet_counts_at_other_depths(image_shape, depth, expected):
 
 
 @pytest.mark.parametrize("image_shape", [(8, 8, 1), (16, 16, 3), (28, 28, 1), (9, 13, 2), (64, 64, 3)])
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("name", SMALL)
 def test_shapes_at_many_sizes(name, image_shape):
   network = models.build(name, num_classes=7, image_shape=image_shape, **SMALL[name])
   outputs = _shapes(network, image_shape)
@@ -123,7 +123,7 @@ def test_shapes_at_many_sizes(name, image_shape):
   assert list(outputs.taps) == [f"block{i}" for i in range(len(outputs.taps))] and outputs.taps
 
 
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("name", SMALL)
 def test_head_reads_the_embedding_and_images_reach_the_logits(name):
   network, variables = _made(name)
   x = _images((8, 8, 1))

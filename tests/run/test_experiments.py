@@ -17,7 +17,7 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 CARD = REPOSITORY.parent / "shared" / "methods" / "dataset_distillation_matching.md"
 CIFAR10 = REPOSITORY.parent / "shared" / "data" / "tfds"
 NAMES = sorted(
-  path.stem for path in (REPOSITORY / "experiments").glob("*.py") if path.stem not in ("__init__", "common")
+  path.stem for path in (REPOSITORY / "experiments").glob("*.py") if not path.stem.startswith(("__", "common"))
 )
 DSA = "color_crop_cutout_flip_scale_rotate"
 

@@ -91,7 +91,7 @@ def _story(text):
 
 def test_the_same_command_trains_nothing_and_prints_the_report_again(call, copy, done, monkeypatch):
   for stage in ("experts", "distill", "evaluate", "export"):
-    monkeypatch.setitem(stages._RUN, stage, lambda ctx: pytest.fail("a finished stage ran again"))
+    monkeypatch.setitem(stages.dataset.RUN, stage, lambda ctx: pytest.fail("a finished stage ran again"))
   work = copy / "work"
   kept = {
     path: (path.read_bytes(), path.stat().st_mtime_ns)

@@ -8,8 +8,8 @@ import pytest
 
 from jdistill import run
 from jdistill.base import UserError
-from jdistill.stages import build, gradient, outer
-from jdistill.stages.build import Way
+from jdistill.stages.dataset import build, gradient, outer
+from jdistill.stages.dataset.build import Way
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -13,7 +13,7 @@ import pytest
 from jdistill import run
 from jdistill.base import UserError
 from jdistill.reporting import chips, cost
-from jdistill.stages import build, outer, plan, topology
+from jdistill.stages.dataset import build, outer, plan, topology
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -1,6 +1,7 @@
 """Knowledge distillation of networks: recipes, and the builder that trains them."""
 
-from jdistill.methods.knowledge.recipe import Data, Memory, Order, Outer, Recipe, Sight, Term, View
+from jdistill.base import Data
+from jdistill.methods.knowledge.recipe import Memory, Order, Outer, Recipe, Sight, Term, View
 from jdistill.methods.knowledge.student import Epoch, StudentState, Trained, predictor, student_method
 
 __all__ = [

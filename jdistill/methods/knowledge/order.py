@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jdistill.base import Key
+from jdistill.base import Data, Key
 from jdistill.data.samplers import epoch_batches
-from jdistill.methods.knowledge.recipe import Data, Order, Sight
+from jdistill.methods.knowledge.recipe import Order, Sight
 
 _LOOK = 256  # examples that a network looks at together
 

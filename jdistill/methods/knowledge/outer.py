@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
-from jdistill.base import Key, Outputs, PyTree
+from jdistill.base import Data, Key, Outputs, PyTree
 from jdistill.bilevel import one_step_hypergradient
 from jdistill.losses.compose import masked_mean
-from jdistill.methods.knowledge.recipe import Data, Outer
+from jdistill.methods.knowledge.recipe import Outer
 
 
 def outer_gradient(

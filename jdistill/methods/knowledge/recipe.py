@@ -5,24 +5,8 @@ from typing import NamedTuple
 
 import jax
 
-from jdistill.base import Connector, Key, Outputs, PyTree, Variables
+from jdistill.base import Connector, Data, Key, Outputs, PyTree, Variables
 from jdistill.losses.compose import Weight
-
-
-class Data(NamedTuple):
-  """Examples with all that is known of each; every leaf has the same leading axis.
-
-  Attributes:
-    x: `[n, ...]` inputs: images in network space, or token ids.
-    y: `[n]` integer labels, or a map or sequence of them per example.
-    ids: `[n]` int32 names of the examples: where their stored targets lie.
-    extra: what else a method wants per example, by name (`"private"`, `"clean_labels"`).
-  """
-
-  x: jax.Array
-  y: jax.Array
-  ids: jax.Array
-  extra: Mapping[str, jax.Array] = {}
 
 
 class View(NamedTuple):

@@ -9,11 +9,11 @@ import optax
 from jax import lax
 
 from jdistill.augment import identity
-from jdistill.base import Augmentation, Key, Method, Metrics, Network, Outputs, PyTree, Variables
+from jdistill.base import Augmentation, Data, Key, Method, Metrics, Network, Outputs, PyTree, Variables
 from jdistill.losses.compose import weighted_sum
 from jdistill.methods.knowledge.order import shuffled, sight
 from jdistill.methods.knowledge.outer import outer_gradient
-from jdistill.methods.knowledge.recipe import Data, Recipe, View
+from jdistill.methods.knowledge.recipe import Recipe, View
 from jdistill.methods.roles import Role, init_roles, update_roles
 
 STUDENT = "student"
@@ -118,7 +118,8 @@ def student_method(
     return network.apply(_cast(params, dtype), _cast(x, dtype), train=train, rngs={"dropout": key}, stats=stats)
 
   def init(key: Key, epoch: Epoch) -> StudentState:
-    keys = dict(zip([STUDENT, *recipe.parts, "outer", "memory"], _split(key, len(recipe.parts) + 3), strict=True))
+    # the student's own key does not depend on what else there is: methods are compared from the same start
+    keys = {name: jax.random.fold_in(key, n) for n, name in enumerate([STUDENT, "outer", "memory", *recipe.parts])}
     first = _rows(epoch.data, epoch.members[: min(batch_size, epoch.members.shape[0])])
     x, x_teacher = recipe.views(key, first)
     variables = {STUDENT: network.init(keys[STUDENT])}

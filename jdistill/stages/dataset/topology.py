@@ -17,8 +17,8 @@ from jdistill.files import format_bytes
 from jdistill.ops.rows import largest_divisor
 from jdistill.reporting import chips, format_table, units
 from jdistill.reporting import cost as cost_lib
-from jdistill.stages import build, outer
-from jdistill.stages.context import Context
+from jdistill.stages.dataset import build, outer
+from jdistill.stages.dataset.context import Context
 from jdistill.training import parallel
 
 # Sets whose shapes are public knowledge: (image shape, classes, training images, test images)

@@ -13,7 +13,8 @@ from jdistill import models
 from jdistill.base import Network, Pool, Variables
 from jdistill.evaluation import accuracy
 from jdistill.reporting import Progress
-from jdistill.stages.context import Context, lead
+from jdistill.stages.context import lead
+from jdistill.stages.dataset.context import Context
 from jdistill.teachers import ExpertBuffer, ExpertRecipe, expert_epoch, record_expert, record_experts
 from jdistill.training import distributed
 

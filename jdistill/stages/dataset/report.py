@@ -20,8 +20,8 @@ from jdistill.reporting import (
   timeline,
   write_report,
 )
-from jdistill.stages import distill, evaluate
-from jdistill.stages.context import Context
+from jdistill.stages.dataset import distill, evaluate
+from jdistill.stages.dataset.context import Context
 
 _LABELS = {
   "distilled": "distilled",

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jdistill import bilevel, catalog, models
 from jdistill.base import Method
 from jdistill.ops import suggest_chunk_size
-from jdistill.stages.context import Context
+from jdistill.stages.dataset.context import Context
 from jdistill.synthetic import SyntheticSet
 from jdistill.training import parallel
 

@@ -9,7 +9,7 @@ import numpy as np
 from jdistill import models
 from jdistill.base import UserError, Variables
 from jdistill.evaluation import predict
-from jdistill.stages.context import Context
+from jdistill.stages.dataset.context import Context
 from jdistill.synthetic import SyntheticSet, correctly_predicted, expert_label_logits, random_real
 from jdistill.teachers import ExpertBuffer
 

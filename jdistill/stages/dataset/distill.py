@@ -14,10 +14,11 @@ from jdistill.data import preprocess
 from jdistill.files import read_npz, write_npz
 from jdistill.methods.dataset import Segment
 from jdistill.reporting import JsonlWriter, MultiWriter, Progress, TensorBoardWriter
-from jdistill.stages import experts, gradient
-from jdistill.stages.build import Way, build
-from jdistill.stages.context import Context, lead
-from jdistill.stages.initial import initial_set
+from jdistill.stages.context import lead
+from jdistill.stages.dataset import experts, gradient
+from jdistill.stages.dataset.build import Way, build
+from jdistill.stages.dataset.context import Context
+from jdistill.stages.dataset.initial import initial_set
 from jdistill.synthetic import SyntheticSet
 from jdistill.teachers import ExpertBuffer, expert_order, segment_bounds, start_epoch
 from jdistill.training import Checkpoints, Hooks, distributed, run_loop

@@ -6,8 +6,8 @@ from jax.sharding import Mesh
 
 from jdistill import models
 from jdistill.methods.dataset import Segment
-from jdistill.stages.build import Way, build
-from jdistill.stages.context import Context
+from jdistill.stages.dataset.build import Way, build
+from jdistill.stages.dataset.context import Context
 from jdistill.synthetic import SyntheticSet
 from jdistill.training import parallel
 

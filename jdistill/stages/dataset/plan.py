@@ -13,8 +13,8 @@ from jdistill.evaluation import probabilities
 from jdistill.files import format_bytes
 from jdistill.methods.dataset.trajectory import synthetic_loss
 from jdistill.reporting import cost, format_table, matmul_peak, units
-from jdistill.stages import build, gradient, outer
-from jdistill.stages.context import Context
+from jdistill.stages.dataset import build, gradient, outer
+from jdistill.stages.dataset.context import Context
 
 
 class Step(NamedTuple):

@@ -6,8 +6,8 @@ from jdistill import __version__, catalog, config, export
 from jdistill.base import UserError
 from jdistill.data import preprocess
 from jdistill.files import verify_checksums
-from jdistill.stages import distill
-from jdistill.stages.context import Context
+from jdistill.stages.dataset import distill
+from jdistill.stages.dataset.context import Context
 
 
 def run(ctx: Context) -> None:

@@ -8,9 +8,9 @@ from jax.sharding import Mesh
 from jdistill.base import UserError
 from jdistill.files import format_bytes, parse_bytes
 from jdistill.ops.rows import largest_divisor
-from jdistill.stages import build, outer
-from jdistill.stages.build import Way
-from jdistill.stages.context import Context
+from jdistill.stages.dataset import build, outer
+from jdistill.stages.dataset.build import Way
+from jdistill.stages.dataset.context import Context
 
 # Exact routes, fastest first. Others are never chosen for the user: `full` is slower and larger, the rest is biased.
 _ROUTES = ("mixed", "nested_remat")

@@ -1,42 +1,21 @@
-"""What a configuration may say: filling in defaults, and refusing everything that cannot work before work starts."""
+"""What a configuration of data-set distillation may say."""
 
-import hashlib
-import json
 from collections.abc import Mapping
-from typing import Any, NamedTuple
-
-import ml_collections
+from typing import Any
 
 from jdistill import catalog, models
 from jdistill.base import UserError
 from jdistill.bilevel import ROUTES
 from jdistill.catalog import near_matches
+from jdistill.config.fields import Field, check_known, check_model, checked
+from jdistill.config.parallel import PARALLEL, fill_parallel
 from jdistill.data.checks import require_per_class
-from jdistill.files import parse_bytes, to_jsonable
+from jdistill.files import parse_bytes
 from jdistill.teachers import check_bounds
-from jdistill.training import parallel
 
 STAGES = ("experts", "distill", "evaluate", "export", "report")
+PER_PIXEL = ("segnet",)
 SETS = ("distilled", "random_hard", "random_soft", "initial", "full_data")
-
-
-class Field(NamedTuple):
-  """What one key may hold.
-
-  Attributes:
-    kind: the Python type; an int is welcome where a float is asked for.
-    low, high: inclusive bounds, or `None`.
-    above: exclusive lower bound, or `None`.
-    choices: the allowed values, or empty.
-    optional: whether `None` is a value of its own.
-  """
-
-  kind: type
-  low: float | None = None
-  high: float | None = None
-  above: float | None = None
-  choices: tuple = ()
-  optional: bool = False
 
 
 _TOP = {
@@ -107,64 +86,44 @@ _METHOD = {
   "schedule_steps": Field(int, low=1),
   "augment": Field(str),
 }
-_PARALLEL = {
-  "route": Field(str, choices=parallel.ROUTES),
-  "pool": Field(int, low=1, optional=True),
-  "data": Field(int, low=1, optional=True),
-}
-_PARALLEL_DEFAULTS = {"route": "shard_map", "pool": None, "data": None}
-_HOW = ("parallel", "memory_limit")  # what says how a run is carried out and not what it is
-_SECTIONS = {"experts": _EXPERTS, "eval": _EVAL, "parallel": _PARALLEL}
+_SECTIONS = {"experts": _EXPERTS, "eval": _EVAL, "parallel": PARALLEL}
 
 
-def resolve(config: Mapping[str, Any]) -> dict[str, Any]:
-  """Turns an experiment's configuration into plain values that are all set and all allowed.
+def resolve(raw: dict[str, Any]) -> dict[str, Any]:
+  """`jdistill.config.resolve` for this family.
 
   Keys that are `None` are filled from `config.auto`, a table of published or tested settings: `auto[DATASET][IPC]`
   with dotted keys, of the largest listed ipc that does not exceed the wanted one (else the smallest), on top of
   `auto[DATASET]["*"]` on top of `auto["*"]["*"]`. A data set that is not listed takes its rows from `auto["*"]`. What
   the user has set is never touched.
-
-  Args:
-    config: a `ConfigDict` or nested mapping.
-
-  Returns:
-    Nested plain dictionaries without `auto`.
-
-  Raises:
-    UserError: an unknown key, method, model, or stage; a wrong type or range; or values that contradict each other.
   """
-  raw = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-  raw = json.loads(json.dumps(to_jsonable(raw)))
   auto = raw.pop("auto", {}) or {}
-  how = raw.setdefault("parallel", {})  # an experiment need not say how
-  if isinstance(how, dict):
-    how.update({key: value for key, value in _PARALLEL_DEFAULTS.items() if how.get(key) is None})
-  _check_known("", raw, [*_TOP, "method", "model", *_SECTIONS])
+  fill_parallel(raw)
+  check_known("", raw, [*_TOP, "method", "model", *_SECTIONS])
   for section in ("method", "model", *_SECTIONS):
     if not isinstance(raw.get(section), dict):
       raise UserError(f"{section}: missing; an experiment's configuration needs this section")
   row = catalog.row(raw["method"].get("name"))
   if not isinstance(raw.get("dataset"), str) or not raw["dataset"]:
     raise UserError(f"dataset={raw.get('dataset')!r}: must be the name of a data set, an .npz file or a folder")
-  ipc = _checked("ipc", raw.get("ipc"), _TOP["ipc"])
+  ipc = checked("ipc", raw.get("ipc"), _TOP["ipc"])
   name = raw["model"].get("name")
   if name not in models.names():
     raise UserError(f"model.name={name!r}: unknown{near_matches(name, models.names())}")
   _fill(raw, auto, raw["dataset"], ipc)
-  _check_known("method", raw["method"], ["name", *row.options()])
+  check_known("method", raw["method"], ["name", *row.options()])
   for key, value in row.options().items():
     if raw["method"].get(key) is None:
       raw["method"][key] = value
-  _check_model(raw["model"])
+  check_model(raw["model"])
   for key, field in _TOP.items():
-    raw[key] = _checked(key, raw.get(key), field)
+    raw[key] = checked(key, raw.get(key), field)
   for section, fields in _SECTIONS.items():
-    _check_known(section, raw[section], fields)
+    check_known(section, raw[section], fields)
     for key, field in fields.items():
-      raw[section][key] = _checked(f"{section}.{key}", raw[section].get(key), field)
+      raw[section][key] = checked(f"{section}.{key}", raw[section].get(key), field)
   for key in row.options():
-    raw["method"][key] = _checked(f"method.{key}", raw["method"][key], _METHOD[key])
+    raw["method"][key] = checked(f"method.{key}", raw["method"][key], _METHOD[key])
   _check_together(raw)
   return raw
 
@@ -188,51 +147,6 @@ def _fill(raw: dict, auto: Mapping, dataset: str, ipc: int) -> None:
         section[last] = value
 
 
-def _check_known(section: str, values: Mapping, known) -> None:
-  for key in values:
-    if key not in known:
-      dotted = f"{section}.{key}" if section else key
-      raise UserError(f"{dotted}={values[key]!r}: unknown key{near_matches(key, known)}")
-
-
-def _checked(key: str, value: Any, field: Field) -> Any:
-  if value is None:
-    if field.optional:
-      return None
-    raise UserError(f"{key}: not set, and there is no default for this data set; give --config.{key}=...")
-  if field.kind is tuple:
-    items = [value] if isinstance(value, str | int | float) else list(value)
-    # the command line hands over `--config.eval.models=mlp,lenet` as one word
-    return [part for item in items for part in (item.split(",") if isinstance(item, str) else [item])]
-  if field.kind is float and isinstance(value, int) and not isinstance(value, bool):
-    value = float(value)
-  if not isinstance(value, field.kind) or (isinstance(value, bool) and field.kind is not bool):
-    raise UserError(f"{key}={value!r}: must be of type {field.kind.__name__}")
-  if field.choices and value not in field.choices:
-    raise UserError(f"{key}={value!r}: unknown{near_matches(value, field.choices)}")
-  if field.low is not None and value < field.low:
-    raise UserError(f"{key}={value}: must be at least {field.low:,}")
-  if field.above is not None and value <= field.above:
-    raise UserError(f"{key}={value}: must be above {field.above:,}")
-  if field.high is not None and value > field.high:
-    raise UserError(f"{key}={value}: must be at most {field.high:,}")
-  return value
-
-
-def _check_model(model: dict) -> None:
-  name = model["name"]
-  known = models.options(name)
-  for key in list(model):
-    if key != "name" and key not in known:
-      if model[key] is None:  # an option of another network that nobody set
-        del model[key]
-      else:
-        raise UserError(f"model.{key}={model[key]!r}: {name} has no such option{near_matches(key, ['name', *known])}")
-  for key, value in known.items():
-    if model.get(key) is None:
-      model[key] = list(value) if isinstance(value, tuple) else value
-
-
 def _check_together(raw: dict) -> None:
   method, experts, evaluation = raw["method"], raw["experts"], raw["eval"]
   for stage in raw["stages"]:
@@ -243,6 +157,8 @@ def _check_together(raw: dict) -> None:
   for name in evaluation["models"]:
     if name not in models.names():
       raise UserError(f"eval.models: unknown network {name!r}{near_matches(name, models.names())}")
+    if name in PER_PIXEL:
+      raise UserError(f"eval.models: {name!r} classifies pixels; name networks that classify images")
   if not evaluation["models"]:
     raise UserError("eval.models: empty; name at least one network, such as 'convnet'")
   for name in evaluation["sets"]:
@@ -255,6 +171,8 @@ def _check_together(raw: dict) -> None:
       raise UserError(f"eval.control_lrs: {value!r} is not a learning rate; give numbers above 0")
   if not evaluation["control_lrs"]:
     raise UserError("eval.control_lrs: empty; give at least one learning rate")
+  if raw["model"]["name"] in PER_PIXEL:
+    raise UserError(f"model.name={raw['model']['name']!r}: classifies pixels; name a network that classifies images")
   if raw["model"].get("norm") == "batch" or raw["model"]["name"].endswith("_bn"):
     key = "name" if raw["model"]["name"].endswith("_bn") else "norm"
     cure = "running statistics have no place in a matched trajectory; use 'instance' or 'group'"
@@ -292,37 +210,3 @@ def check_against_data(raw: Mapping[str, Any], dataset) -> None:
   size, total = raw["experts"]["batch_size"], len(dataset.train_y)
   if size > total:
     raise UserError(f"experts.batch_size={size}: larger than the {total} training images; lower it")
-
-
-def what(raw: Mapping[str, Any]) -> dict[str, Any]:
-  """A configuration without what only says how it is carried out: on which devices, in which way."""
-  return {key: value for key, value in raw.items() if key not in _HOW}
-
-
-def config_hash(raw: Mapping[str, Any]) -> str:
-  """A short name of a resolved configuration: the SHA-256 of its canonical JSON, without what only says how."""
-  return hashlib.sha256(json.dumps(to_jsonable(what(raw)), sort_keys=True).encode()).hexdigest()[:16]
-
-
-def difference(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[str]:
-  """The dotted keys in which two configurations differ, with both values."""
-  out = []
-  for key in sorted({*a, *b}):
-    left, right = a.get(key), b.get(key)
-    if isinstance(left, Mapping) and isinstance(right, Mapping):
-      out += difference(left, right, f"{prefix}{key}.")
-    elif left != right:
-      out.append(f"{prefix}{key}={left!r} (there) != {right!r} (now)")
-  return out
-
-
-def flat_keys(config: ml_collections.ConfigDict, prefix: str = "") -> list[str]:
-  """All dotted keys of a configuration, for messages about unknown ones."""
-  out = []
-  for key in config:
-    value = config.get_oneway_ref(key).get() if hasattr(config, "get_oneway_ref") else config[key]
-    if isinstance(value, Mapping | ml_collections.ConfigDict):
-      out += flat_keys(value, f"{prefix}{key}.") if key != "auto" else []
-    else:
-      out.append(prefix + key)
-  return out

@@ -11,9 +11,10 @@ from jdistill.data.subset import balanced_indices
 from jdistill.evaluation import Protocol, evaluate_seeds, examples_of
 from jdistill.files import read_json, write_json
 from jdistill.reporting import Progress
-from jdistill.stages import distill, experts
-from jdistill.stages.context import Context, lead
-from jdistill.stages.initial import soft_labels
+from jdistill.stages.context import lead
+from jdistill.stages.dataset import distill, experts
+from jdistill.stages.dataset.context import Context
+from jdistill.stages.dataset.initial import soft_labels
 from jdistill.synthetic import random_real
 
 _PER_SEED = ("random_hard", "random_soft")  # these draw other real images for every seed

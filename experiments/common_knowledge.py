@@ -1,0 +1,244 @@
+"""Fragments that experiments in knowledge distillation share: every key, the digits default and the tiny variant."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+from ml_collections import config_dict
+
+
+def _open(kind: type):
+  return config_dict.placeholder(kind)
+
+
+def model(name: str, **options: Any) -> dict:
+  """A section `teacher` or `student`; options that are `None` take the network's own default."""
+  keys = {
+    "width": _open(int),
+    "depth": _open(int),
+    "widths": _open(tuple),
+    "norm": _open(str),
+    "act": _open(str),
+    "pooling": _open(str),
+    "init": "torch",
+  }
+  return {"name": name} | keys | options
+
+
+def schedule(**values: Any) -> dict:
+  """A section `train` or `teacher_train`."""
+  keys = {
+    "epochs": 300,
+    "batch_size": 128,
+    "optimizer": "adam",
+    "lr": 0.01,
+    "momentum": 0.9,
+    "nesterov": False,
+    "weight_decay": 0.0,
+    "decay_all": True,
+    "clip": _open(float),
+    "schedule": "cosine",
+    "warmup_epochs": 0.0,
+    "milestones": (),
+    "final_lr": 0.0,
+    "ema_decay": _open(float),
+    "precision": "float32",
+    "augment": "none",
+  }
+  return keys | values
+
+
+def base(
+  name: str, method: Mapping[str, Any], *, setting: Mapping[str, Any] | None = None
+) -> ml_collections.ConfigDict:
+  """A configuration with all keys: scikit-learn digits, an MLP 64-64 teacher, an MLP 32 student with 100 labels.
+
+  Args:
+    name: the experiment's name, used for the work directory.
+    method: the section `method`: a name and options.
+    setting: the section `setting`.
+  """
+  config = ml_collections.ConfigDict()
+  config.name = name
+  config.seed = 0
+  config.seeds = 10
+  config.dataset = "digits"
+  config.data_dir = _open(str)
+  config.train_size = _open(int)
+  config.test_size = _open(int)
+  config.validation_size = 200
+  config.preprocessing = "standardize"
+  config.setting = dict(setting or {"name": "supervised", "student_size": 100, "teacher_size": 600})
+  config.teacher = model("mlp", widths=(64, 64))
+  config.teacher_method = {"name": "ce"}
+  config.teacher_train = schedule(batch_size=600)
+  config.targets = {"source": "online", "top_k": _open(int), "count": 1}
+  config.student = model("mlp", widths=(32,))
+  config.train = schedule(batch_size=100)
+  config.method = dict(method)
+  config.arms = {}
+  config.order = _open(tuple)
+  config.reference = _open(str)
+  config.tune = {}
+  config.tune_seeds = 3
+  config.published = {}
+  config.log_every = 10
+  config.checkpoint_seconds = 60.0
+  config.stages = ("teacher", "tune", "students", "report")
+  config.parallel = {"route": "shard_map", "pool": _open(int), "data": _open(int)}
+  return config
+
+
+def arms(config: ml_collections.ConfigDict, controls: Mapping[str, Mapping[str, Any]]) -> ml_collections.ConfigDict:
+  """Adds controls, in this order after the method's own arm; keys are paths such as `"method/temperature"`."""
+  config.arms = {label: dict(values) for label, values in controls.items()}
+  config.order = (config.method.name, *controls)
+  return config
+
+
+def tune(config: ml_collections.ConfigDict, grids: Mapping[str, Mapping[str, tuple]]) -> ml_collections.ConfigDict:
+  """Adds grids that are searched on held-out examples, by arm."""
+  config.tune = {label: {key: tuple(values) for key, values in grid.items()} for label, grid in grids.items()}
+  return config
+
+
+def tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """Cuts an experiment down to seconds: few digits, few epochs, two trials. The figures mean nothing."""
+  config.train_size, config.test_size, config.validation_size = 200, 100, 40
+  config.seeds, config.tune_seeds, config.log_every = 2, 1, 1
+  for section in (config.train, config.teacher_train):
+    section.epochs, section.batch_size = 3, 50
+    section.warmup_epochs, section.milestones, section.schedule = 0.0, (), "cosine"
+  config.tune = {label: {key: tuple(values)[:2] for key, values in grid.items()} for label, grid in config.tune.items()}
+  return config
+
+
+# CIFAR-100 pairs of the field's tables: teacher, student, learning rate, and published last-epoch or best-epoch top-1
+# accuracies in % as their papers print them (RepDistiller's and mdistiller's tables; ND's own for the names with ++).
+PAIRS = {
+  "resnet56_resnet20": ("resnet56", "resnet20", 0.05),
+  "resnet110_resnet32": ("resnet110", "resnet32", 0.05),
+  "resnet32x4_resnet8x4": ("resnet32x4", "resnet8x4", 0.05),
+  "wrn_40_2_wrn_16_2": ("wrn_40_2", "wrn_16_2", 0.05),
+  "wrn_40_2_wrn_40_1": ("wrn_40_2", "wrn_40_1", 0.05),
+  "vgg13_vgg8": ("vgg13_bn", "vgg8_bn", 0.05),
+  "resnet32x4_shufflenetv1": ("resnet32x4", "shufflenetv1", 0.01),
+  "resnet32x4_shufflenetv2": ("resnet32x4", "shufflenetv2", 0.01),
+  "vgg13_mobilenetv2": ("vgg13_bn", "mobilenetv2", 0.01),
+}
+PUBLISHED = {
+  "resnet56_resnet20": {
+    "teacher": 72.34, "student": 69.06, "kd": 70.66, "fitnets": 69.21, "at": 70.55, "rkd": 69.61, "crd": 71.16,
+    "dkd": 71.97, "dist": 71.78, "reviewkd": 71.89,
+  },
+  "resnet110_resnet32": {
+    "teacher": 74.31, "student": 71.14, "kd": 73.08, "fitnets": 71.06, "at": 72.31, "rkd": 71.82, "crd": 73.48,
+    "dkd": 74.11,
+  },
+  "resnet32x4_resnet8x4": {
+    "teacher": 79.42, "student": 72.50, "kd": 73.33, "fitnets": 73.50, "at": 73.44, "rkd": 71.90, "crd": 75.51,
+    "dkd": 76.32, "dist": 75.79, "reviewkd": 75.63,
+  },
+  "wrn_40_2_wrn_16_2": {
+    "teacher": 75.61, "student": 73.26, "kd": 74.92, "fitnets": 73.58, "at": 74.08, "rkd": 73.35, "crd": 75.48,
+    "dkd": 76.23,
+  },
+  "wrn_40_2_wrn_40_1": {
+    "teacher": 75.61, "student": 71.98, "kd": 73.54, "fitnets": 72.24, "at": 72.77, "rkd": 72.22, "crd": 74.14,
+    "dkd": 74.81, "dist": 74.42, "reviewkd": 75.09,
+  },
+  "vgg13_vgg8": {
+    "teacher": 74.64, "student": 70.36, "kd": 72.98, "fitnets": 71.02, "at": 71.43, "rkd": 71.48, "crd": 73.94,
+    "dkd": 74.68,
+  },
+  "resnet32x4_shufflenetv1": {
+    "teacher": 79.42, "student": 70.50, "kd": 74.07, "at": 71.73, "crd": 75.11, "dkd": 76.45, "reviewkd": 77.45,
+  },
+  "resnet32x4_shufflenetv2": {
+    "teacher": 79.42, "student": 71.82, "kd": 74.45, "at": 72.73, "crd": 75.65, "dkd": 77.07, "reviewkd": 77.78,
+  },
+  "vgg13_mobilenetv2": {
+    "teacher": 74.64, "student": 64.60, "kd": 67.37, "at": 59.40, "crd": 69.73, "dkd": 69.71,
+  },
+}  # fmt: skip
+
+
+def pair_presets() -> list[str]:
+  """The presets of CIFAR-100 pairs, such as `cifar100_resnet56_resnet20`."""
+  return [f"cifar100_{pair}" for pair in PAIRS]
+
+
+def cifar100_pair(config: ml_collections.ConfigDict, preset: str) -> ml_collections.ConfigDict:
+  """The field's CIFAR-100 protocol: 240 epochs of SGD, a tenth of the rate at 150, 180 and 210, crops and flips.
+
+  Accuracies are of the last epoch. The validation examples come out of the training images, which the published figures
+  use whole: 1,000 of 50,000.
+  """
+  pair = preset.removeprefix("cifar100_")
+  teacher, student, lr = PAIRS[pair]
+  config.dataset, config.preprocessing = "cifar100", "channel"
+  config.train_size = config.test_size = None
+  config.validation_size, config.seeds = 1000, 5
+  config.setting = {"name": "supervised"}
+  config.teacher, config.student = model(teacher, init="he"), model(student, init="he")
+  sgd = {
+    "epochs": 240,
+    "batch_size": 64,
+    "optimizer": "sgd",
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "schedule": "step",
+    "milestones": (150, 180, 210),
+    "augment": "crop_flip",
+  }
+  config.teacher_train, config.train = schedule(lr=0.05, **sgd), schedule(lr=lr, **sgd)
+  config.published = dict(PUBLISHED[pair])
+  config.tune = {}
+  return config
+
+
+def experiment(
+  preset: str,
+  name: str,
+  method: Mapping[str, Any],
+  *,
+  controls: Mapping[str, Mapping[str, Any]],
+  grids: Mapping[str, Mapping[str, tuple]],
+  by_pair: Mapping[str, Mapping[str, Any]] | None = None,
+) -> ml_collections.ConfigDict:
+  """An experiment on labelled images with the presets `digits`, `tiny` and the CIFAR-100 pairs.
+
+  Args:
+    preset: after the colon.
+    name: of the experiment.
+    method: the section `method` of the digits default.
+    controls: the other arms.
+    grids: what is searched on held-out examples, on digits.
+    by_pair: options of the method for a CIFAR-100 pair, where the paper gives them by pair; `"*"` for the others.
+
+  Raises:
+    ValueError: an unknown preset.
+  """
+  known = presets()
+  if preset not in known:
+    raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(known)}")
+  config = tune(arms(base(name, method), controls), grids)
+  config.reference = "ce" if "ce" in controls else None
+  if preset == "tiny":
+    tiny(config)
+    config.setting.student_size, config.setting.teacher_size = 50, 100
+  elif preset != "digits":
+    cifar100_pair(config, preset)
+    own = by_pair or {}
+    config.method = {"name": method["name"]} | dict(own.get(preset.removeprefix("cifar100_"), own.get("*", {})))
+  return config
+
+
+def presets() -> list[str]:
+  """The names after the colon that `experiment` knows."""
+  return ["digits", "tiny", *pair_presets()]
+
+
+CE = {"method/name": "ce"}
+KD = {"method/name": "kd", "method/temperature": 4.0}
+KD_GRID = {"method/temperature": (1.0, 2.0, 4.0, 8.0), "method/kd_weight": (0.9, 3.0)}

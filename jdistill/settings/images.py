@@ -1,0 +1,63 @@
+"""Image sets in network space, divided into training, validation and test examples."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from jdistill import data
+from jdistill.base import Data, UserError
+from jdistill.data import preprocess
+from jdistill.data.subset import balanced_indices
+from jdistill.settings.setting import Request, take
+
+
+class Images(NamedTuple):
+  """A labelled image set as settings divide it.
+
+  Attributes:
+    train: without the validation examples.
+    validation, test: held out.
+    num_classes: number of classes.
+    transform: pixels in [0, 1] to network space, as fitted on all training images.
+    pixels: `[n,H,W,C]` of `train`, in [0, 1].
+  """
+
+  train: Data
+  validation: Data
+  test: Data
+  num_classes: int
+  transform: Callable[[np.ndarray], np.ndarray]
+  pixels: np.ndarray
+
+
+def read(request: Request) -> Images:
+  """Reads an image set and holds a class-balanced part of its training images out.
+
+  Raises:
+    UserError: it is unknown or broken, or has too few images for the validation part.
+  """
+  loaded = data.load(
+    request.dataset,
+    data_dir=request.data_dir,
+    train_size=request.train_size,
+    test_size=request.test_size,
+    seed=request.seed,
+  )
+  fitted = preprocess.fit(request.preprocessing, loaded.train_x)
+
+  def transform(pixels: np.ndarray) -> np.ndarray:
+    return np.asarray(preprocess.transform(fitted, pixels), np.float32)
+
+  labels = loaded.train_y.astype(np.int32)
+  if request.validation_size >= len(labels):
+    raise UserError(
+      f"validation_size={request.validation_size}: the data have {len(labels)} training images; hold out fewer"
+    )
+  held = balanced_indices(labels, request.validation_size, loaded.num_classes, seed=request.seed, key="validation_size")
+  rest = np.setdiff1d(np.arange(len(labels)), held)
+  train = Data(transform(loaded.train_x), labels, loaded.train_ids)
+  test_ids = np.arange(len(loaded.test_y), dtype=np.int32)
+  test = Data(transform(loaded.test_x), loaded.test_y.astype(np.int32), test_ids)
+  pixels = np.asarray(loaded.train_x, np.float32)[rest]
+  return Images(take(train, rest), take(train, held), test, loaded.num_classes, transform, pixels)

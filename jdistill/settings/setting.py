@@ -1,0 +1,80 @@
+"""The contract of settings."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from jdistill.base import Data
+
+Predict = Callable[[np.ndarray], np.ndarray]  # inputs [n, ...] -> logits [n, ..., classes], in batches
+
+
+class Request(NamedTuple):
+  """Which data an experiment names.
+
+  Attributes:
+    dataset: a name, a file or a folder.
+    data_dir: folder of prepared TFDS sets, or `None`.
+    train_size, test_size: class-balanced subsets, or `None` for all.
+    preprocessing: `"none"`, `"standardize"`, `"channel"` or `"zca"`.
+    validation_size: training examples that are held out for choices and outer updates.
+    seed: decides all subsets.
+  """
+
+  dataset: str
+  data_dir: str | None
+  train_size: int | None
+  test_size: int | None
+  preprocessing: str
+  validation_size: int
+  seed: int
+
+
+class Setting(NamedTuple):
+  """Data and score of an experiment; all arrays on the host.
+
+  Attributes:
+    data: all examples that a student may see, whoever it is.
+    members: `(seed) -> positions in data` of one student's examples; the same number for every seed.
+    teacher: what teachers are trained on.
+    validation: held out from both; choices are made here.
+    test: looked at once, at the end.
+    num_classes: length of the logits.
+    input_shape: of one example.
+    kind: which networks fit: `"images"`, `"maps"` (a class per pixel) or `"tokens"`.
+    score: `(predict, data) -> figures by name`.
+    metric: the figure that counts.
+    higher: whether more of it is better.
+    notes: lines for the report (how many examples, what was done to them).
+  """
+
+  data: Data
+  members: Callable[[int], np.ndarray]
+  teacher: Data
+  validation: Data
+  test: Data
+  num_classes: int
+  input_shape: tuple[int, ...]
+  kind: str
+  score: Callable[[Predict, Data], Mapping[str, float]]
+  metric: str
+  higher: bool = True
+  notes: tuple[str, ...] = ()
+
+
+def fingerprint(data: Data) -> str:
+  """A short name of examples: SHA-256 over all arrays."""
+  digest = hashlib.sha256()
+  for name, leaf in [("x", data.x), ("y", data.y), ("ids", data.ids), *sorted(data.extra.items())]:
+    array = np.ascontiguousarray(leaf)
+    digest.update(f"{name} {array.dtype} {array.shape};".encode())
+    digest.update(array.tobytes())
+  return digest.hexdigest()[:16]
+
+
+def take(data: Data, positions: np.ndarray) -> Data:
+  """The examples at these positions, with their names."""
+  extra = {name: np.asarray(value)[positions] for name, value in data.extra.items()}
+  return Data(data.x[positions], data.y[positions], data.ids[positions], extra)

@@ -1,0 +1,48 @@
+"""A teacher trained on all labels, and students that see few or all of them."""
+
+import numpy as np
+
+from jdistill.data.subset import balanced_indices
+from jdistill.evaluation.scores import classification_scores
+from jdistill.settings import images
+from jdistill.settings.setting import Request, Setting
+
+
+def supervised(request: Request, *, student_size: int | None = None, teacher_size: int | None = None) -> Setting:
+  """Labelled images; every student seed draws its own class-balanced few of them.
+
+  Args:
+    request: which images.
+    student_size: labelled examples per student; `None` for all of the training part.
+    teacher_size: examples of the teacher; `None` for all of the training part.
+  """
+  found = images.read(request)
+  labels = found.train.y
+
+  def members(seed: int) -> np.ndarray:
+    if student_size is None:
+      return np.arange(len(labels))
+    own = int(np.random.default_rng((request.seed, 17, seed)).integers(2**31))
+    return balanced_indices(labels, student_size, found.num_classes, seed=own, key="setting.student_size")
+
+  teacher = found.train
+  if teacher_size is not None:
+    picked = balanced_indices(labels, teacher_size, found.num_classes, seed=request.seed, key="setting.teacher_size")
+    teacher = images.take(found.train, picked)
+  count = student_size or len(labels)
+  return Setting(
+    data=found.train,
+    members=members,
+    teacher=teacher,
+    validation=found.validation,
+    test=found.test,
+    num_classes=found.num_classes,
+    input_shape=found.train.x.shape[1:],
+    kind="images",
+    score=classification_scores,
+    metric="accuracy",
+    notes=(
+      f"teacher: {len(teacher.y)} training images; each student: {count} of {len(labels)}; choices on "
+      f"{len(found.validation.y)} held-out ones; test: {len(found.test.y)}",
+    ),
+  )

@@ -1,0 +1,139 @@
+"""Stages `tune` and `students`: every arm's choices on held-out examples, then its students on the test examples."""
+
+import hashlib
+import json
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jdistill import catalog
+from jdistill.base import Outputs, UserError
+from jdistill.config import knowledge as config_lib
+from jdistill.files import read_json, write_json
+from jdistill.methods.knowledge import Recipe
+from jdistill.settings.setting import Setting
+from jdistill.stages.context import lead
+from jdistill.stages.knowledge import teacher, train
+from jdistill.stages.knowledge.context import Context
+
+
+def recipe_of(section: dict[str, Any]) -> Recipe:
+  """The recipe of a section `method`."""
+  options = dict(section)
+  return catalog.row(options.pop("name")).build()(**options)
+
+
+def run_tune(ctx: Context) -> None:
+  """Tries every combination of every arm's grid on the validation examples; leaves `stages/tuned.json`."""
+  begin, c = time.monotonic(), ctx.config
+  path = ctx.workdir / "stages" / "tuned.json"
+  found = lead(lambda: read_json(path) if path.exists() else {})
+  teachers = teacher.load(ctx)
+  for label, grid in c["tune"].items():
+    trials = found.setdefault(label, [])
+    for chosen, arm in config_lib.combinations(c["arms"][label], grid)[len(trials) :]:
+      setting = ctx.setting(arm["setting"])
+      seeds = list(range(10_000, 10_000 + c["tune_seeds"]))  # others than the students'
+      words = ", ".join(
+        f"{name.partition('/')[2]}={value:g}" if isinstance(value, float) else f"{name.partition('/')[2]}={value}"
+        for name, value in chosen.items()
+      )
+      try:
+        scores, _ = _students(ctx, teachers, f"{label} ({words})", arm, setting, seeds, setting.validation, "tune")
+        values = [one[setting.metric] for one in scores]
+      except UserError as error:
+        if "not finite" not in str(error):
+          raise
+        values = None  # this combination diverges, which is an answer
+      trials.append({"chosen": chosen, "values": values})
+      lead(lambda: write_json(path, found))
+  lead(lambda: write_json(path, found))
+  for label in found:
+    best = best_trial(ctx, label, found[label])
+    ctx.say(f"tune: {label}: {', '.join(f'{k}={v}' for k, v in best['chosen'].items())}")
+  ctx.finish("tune", begin)
+
+
+def best_trial(ctx: Context, label: str, trials: list[dict]) -> dict:
+  """The trial with the best mean on the validation examples; of equals the first.
+
+  Raises:
+    UserError: every one of them diverged.
+  """
+  higher = ctx.setting(ctx.config["arms"][label]["setting"]).higher
+  whole = [trial for trial in trials if trial["values"] is not None]
+  if not whole:
+    raise UserError(f"tune.{label}: no combination has a finite loss; lower train.lr, or change the grid")
+  return max(whole, key=lambda trial: np.mean(trial["values"]) * (1 if higher else -1))
+
+
+def tuned(ctx: Context) -> dict[str, dict]:
+  """All arms, with what stage `tune` chose for them."""
+  c = ctx.config
+  arms = {label: json.loads(json.dumps(c["arms"][label])) for label in c["order"]}
+  if "tune" in c["stages"] and c["tune"]:
+    for label, trials in read_json(ctx.workdir / "stages" / "tuned.json").items():
+      for dotted, value in best_trial(ctx, label, trials)["chosen"].items():
+        config_lib.set_path(arms[label], dotted, value, f"tune.{label}")
+  return arms
+
+
+def run(ctx: Context) -> None:
+  """Trains the students of all arms and scores them; finished arms are kept in `stages/results.json`."""
+  begin, c = time.monotonic(), ctx.config
+  path = ctx.workdir / "stages" / "results.json"
+  results = lead(lambda: read_json(path) if path.exists() else {})
+  teachers, arms = teacher.load(ctx), tuned(ctx)
+  for label, arm in arms.items():
+    if label in results:
+      continue
+    if ctx.stops():
+      ctx.interrupt("students", begin, f"{len(results)} of {len(arms)} arms are saved")
+    setting = ctx.setting(arm["setting"])
+    scores, figures = _students(ctx, teachers, label, arm, setting, list(range(c["seeds"])), setting.test, "students")
+    results[label] = {"arm": arm, "scores": {k: [one[k] for one in scores] for k in scores[0]}, "figures": figures}
+    lead(lambda: write_json(path, results))
+    values = results[label]["scores"][setting.metric]
+    ctx.say(f"students: {label}: {setting.metric} {np.mean(values):.4g} in {figures['seconds']:.1f} s")
+  ctx.finish("students", begin)
+
+
+def _students(
+  ctx: Context, teachers: teacher.Teachers, label: str, arm: dict, setting: Setting, seeds: list[int], data, stage: str
+) -> tuple[list[dict[str, float]], dict[str, Any]]:
+  """Trains one arm's students and scores each of them on `data`."""
+  recipe = recipe_of(arm["method"])
+  frozen = teacher.source(ctx, teachers, arm["targets"], setting) if "teacher" in recipe.needs else None
+  constants = ()
+  if recipe.prepare is not None:
+    constants = _prepare(recipe, teachers, arm["targets"]["count"], setting)
+  job = train.Job(
+    label=label,
+    network=ctx.network(arm["student"], setting),
+    recipe=recipe,
+    train=arm["train"],
+    data=setting.data,
+    members=np.stack([setting.members(seed) for seed in seeds]),
+    seeds=seeds,
+    teacher=frozen,
+    constants=constants,
+    held_out=setting.validation if recipe.outer is not None else None,
+  )
+  name = hashlib.sha256(json.dumps([stage, label, arm], sort_keys=True).encode()).hexdigest()[:12]
+  trained, figures = train.run(ctx, job, ctx.key("students"), ctx.workdir / "checkpoints" / name, stage=stage)
+  scores = [dict(setting.score(train.predictions(job, trained, i), data)) for i in range(len(seeds))]
+  return scores, figures | {"metrics": name, "target_bytes": frozen.nbytes if frozen else 0}
+
+
+def _prepare(recipe: Recipe, teachers: teacher.Teachers, count: int, setting: Setting):
+  """What a recipe computes once from the teachers on the training examples."""
+  data, size = setting.data, 500
+  found = []
+  for variables in teachers.variables[:count]:
+    ask = jax.jit(lambda v, x: teachers.network.apply(v.params, x, stats=v.stats)._replace(taps={}, norm_inputs={}))
+    parts = [jax.device_get(ask(variables, data.x[i : i + size])) for i in range(0, len(data.x), size)]
+    found.append(Outputs(*(jnp.concatenate([getattr(p, f) for p in parts]) for f in ("logits", "embedding"))))
+  return jax.device_get(recipe.prepare(tuple(found), jnp.asarray(data.y), teachers.variables[:count]))
