@@ -110,4 +110,15 @@ def make_optimizer(
     chain.append(optax.lamb(lr, b2=b2, weight_decay=weight_decay, mask=mask))
   else:
     raise ValueError(f"optimizer {kind!r}: unknown; choose one of {', '.join(OPTIMIZERS)}")
-  return optax.chain(*chain) if len(chain) > 1 else chain[0]
+  whole = optax.chain(*chain) if len(chain) > 1 else chain[0]
+  return optax.GradientTransformation(whole.init, _lenient(whole.update))
+
+
+def _lenient(update: Callable) -> Callable:
+  """optax adds Python numbers to step counters, which JAX's strict dtype promotion refuses."""
+
+  def call(grads: PyTree, state: PyTree, params: PyTree | None = None):
+    with jax.numpy_dtype_promotion("standard"):
+      return update(grads, state, params)
+
+  return call

@@ -87,6 +87,6 @@ TOYS: dict[str, Callable[[catalog.Row], Toy]] = {
   "ce": lambda row: _student(row, "loss/ce"),
   "kd": lambda row: _student(row, "loss/kd"),
   "dkd": lambda row: _student(row, "loss/ce", warmup_epochs=0.0),
-  "dist": lambda row: _student(row, "loss/dist", temperature=1.0),
+  "dist": lambda row: _student(row, "loss/dist", ce_weight=0.0),
   "pld": lambda row: _student(row, "loss/pld"),
 }

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jdistill.base import Data, Key
+from jdistill.base import Data, Key, PyTree
 from jdistill.data.samplers import epoch_batches
 from jdistill.methods.knowledge.recipe import Order, Sight
 
@@ -51,9 +51,12 @@ def selected(key: Key, members: jax.Array, keep: jax.Array, batch_size: int) -> 
 
 
 def sight(
-  data: Data, student: Callable[[jax.Array], jax.Array], teacher: Callable[[jax.Array, jax.Array], jax.Array]
+  data: Data,
+  student: Callable[[jax.Array], jax.Array],
+  teacher: Callable[[jax.Array, jax.Array], jax.Array],
+  constants: PyTree = (),
 ) -> Sight:
-  """A `Sight` of these networks that looks at a few hundred examples at a time."""
+  """A `Sight` of networks `student(x)` and `teacher(x, ids)` that looks at a few hundred examples at a time."""
 
   def look_student(indices: jax.Array) -> jax.Array:
     return lax.map(lambda i: student(data.x[i][None])[0], indices, batch_size=_LOOK)
@@ -61,4 +64,4 @@ def sight(
   def look_teacher(indices: jax.Array) -> jax.Array:
     return lax.map(lambda i: teacher(data.x[i][None], data.ids[i][None])[0], indices, batch_size=_LOOK)
 
-  return Sight(data, look_student, look_teacher)
+  return Sight(data, look_student, look_teacher, constants)

@@ -23,6 +23,7 @@ class View(NamedTuple):
     where: `[B]` bool, false for padding.
     epoch: scalar float32, epochs done, with the fraction of the running one.
     key: for terms that draw random numbers.
+    rows: `[B]` int32 positions of the batch in the data, for a memory with a row per example.
   """
 
   batch: Data
@@ -35,6 +36,7 @@ class View(NamedTuple):
   where: jax.Array
   epoch: jax.Array
   key: Key
+  rows: jax.Array
 
   @property
   def y(self) -> jax.Array:
@@ -78,13 +80,15 @@ class Sight(NamedTuple):
 
   Attributes:
     data: all examples.
-    student: `(x) -> logits` as deployed, in chunks where needed.
-    teacher: `(x, ids) -> logits` of the first teacher.
+    student: `(positions) -> logits` of the student as deployed, in chunks.
+    teacher: `(positions) -> logits` of the first teacher, in chunks.
+    constants: what was computed once before training (`Recipe.prepare`).
   """
 
   data: Data
   student: Callable[[jax.Array], jax.Array]
-  teacher: Callable[[jax.Array, jax.Array], jax.Array]
+  teacher: Callable[[jax.Array], jax.Array]
+  constants: PyTree = ()
 
 
 class Outer(NamedTuple):
@@ -144,6 +148,7 @@ class Recipe(NamedTuple):
       computed once before training, in evaluation mode and without augmentation.
     outer: a role that learns from held-out examples.
     memory: state of a loss.
+    metrics: `(View) -> scalars by name` that are worth a curve; they are reported as `method/NAME`.
     trains: role -> `(epoch) -> bool`; roles that are not named train all the time. (The stages of a plan.)
     deploy: `(Outputs, variables by role, constants) -> logits` of the finished student.
     keeps: the parts that `deploy` needs.
@@ -157,6 +162,7 @@ class Recipe(NamedTuple):
   prepare: Callable[[tuple[Outputs, ...], jax.Array, tuple[Variables, ...]], PyTree] | None = None
   outer: Outer | None = None
   memory: Memory | None = None
+  metrics: Callable[[View], Mapping[str, jax.Array]] | None = None
   trains: Mapping[str, Callable[[jax.Array], jax.Array]] = {}
   deploy: Callable[[Outputs, Mapping[str, Variables], PyTree], jax.Array] = student_logits
   keeps: tuple[str, ...] = ()

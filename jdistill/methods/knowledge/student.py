@@ -135,9 +135,9 @@ def student_method(
     stats = {name: value.stats for name, value in variables.items()}
     return StudentState(init_roles(by_role(params), params), stats, ema, memory)
 
-  def one_step(epoch: Epoch, key: Key, state: StudentState, batch: Data, where: jax.Array, now: jax.Array):
-    key_augment, key_view, key_net, key_term, key_outer = _split(key, 5)
-    batch = constrain(batch)
+  def one_step(epoch: Epoch, key: Key, state: StudentState, rows: jax.Array, where: jax.Array, now: jax.Array):
+    key_augment, key_view, key_net, key_term, key_outer = jax.random.split(key, 5)
+    batch = constrain(_rows(epoch.data, rows))
     pixels = augment.apply(augment.sample(key_augment, batch.x.shape), batch.x)
     x, x_teacher = recipe.views(key_view, batch._replace(x=pixels))
     teachers = lax.stop_gradient(taught(epoch.teacher, x_teacher, batch.ids))
@@ -150,12 +150,16 @@ def student_method(
         variables = Variables(params[name], state.stats[name])
         part_key = jax.random.fold_in(key_net, number + 1)
         values[name], stats[name] = part.apply(variables, student, teachers, train=True, key=part_key)
-      view = View(batch, student, teachers, values, params, state.memory, epoch.constants, where, now, key_term)
+      view = View(batch, student, teachers, values, params, state.memory, epoch.constants, where, now, key_term, rows)
       losses = {name: term.value(view) for name, term in recipe.terms.items()}
       weights = {name: term.weight for name, term in recipe.terms.items()}
       total, logs = weighted_sum(losses, weights, step=now, where=where)
       memory = lax.stop_gradient(recipe.memory.update(view)) if recipe.memory else ()
-      return total, (logs, stats, memory)
+      shown = {f"loss/{name}": value for name, value in logs.items()}
+      if recipe.metrics is not None:
+        found = lax.stop_gradient(recipe.metrics(view))
+        shown |= {f"method/{name}": jnp.asarray(value, jnp.float32) for name, value in found.items()}
+      return total, (shown, stats, memory)
 
     logs, roles = {}, dict(state.roles)
     if outer is not None and outer.through:
@@ -173,8 +177,7 @@ def student_method(
     if ema_decay is not None:
       new = Variables(roles[STUDENT].params, stats[STUDENT])
       ema = jax.tree.map(lambda a, b: ema_decay * a + (1 - ema_decay) * b, ema, new)
-    logs |= {f"loss/{name}": value for name, value in terms.items()}
-    return StudentState(roles, stats, ema, memory), logs
+    return StudentState(roles, stats, ema, memory), logs | terms
 
   def deployed(epoch: Epoch, state: StudentState) -> Callable[[jax.Array], jax.Array]:
     variables = {name: Variables(state.roles[name].params, state.stats[name]) for name in (STUDENT, *recipe.keeps)}
@@ -191,14 +194,15 @@ def student_method(
     if recipe.order is None:
       order = shuffled(key_order, epoch.members, size)
     else:
-      looks = sight(epoch.data, deployed(epoch, state), lambda x, ids: taught(epoch.teacher, x, ids)[0].logits)
+      teacher_logits = lambda x, ids: taught(epoch.teacher, x, ids)[0].logits  # noqa: E731
+      looks = sight(epoch.data, deployed(epoch, state), teacher_logits, epoch.constants)
       order = recipe.order(key_order, epoch.number, looks, epoch.members, size)
     steps = order.indices.shape[0]
 
     def body(state, row):
       indices, where, number = row
       now = epoch.number.astype(jnp.float32) + number.astype(jnp.float32) / steps
-      new, logs = one_step(epoch, jax.random.fold_in(key_steps, number), state, _rows(epoch.data, indices), where, now)
+      new, logs = one_step(epoch, jax.random.fold_in(key_steps, number), state, indices, where, now)
       if recipe.order is not None:
         some = jnp.any(where)
         new = jax.tree.map(lambda a, b: jnp.where(some, a, b), new, state)
@@ -231,10 +235,6 @@ def predictor(network: Network, recipe: Recipe) -> Callable[[Trained, PyTree, ja
 
 def _rows(data: Data, indices: jax.Array) -> Data:
   return jax.tree.map(lambda leaf: leaf[indices], data)
-
-
-def _split(key: Key, number: int) -> list[Key]:
-  return list(jax.random.split(key, number))
 
 
 def _cast(tree: PyTree, dtype) -> PyTree:
