@@ -72,9 +72,12 @@ def base(
   config.teacher = model("mlp", widths=(64, 64))
   config.teacher_method = {"name": "ce"}
   config.teacher_train = schedule(batch_size=600)
-  config.targets = {"source": "online", "top_k": _open(int), "count": 1}
+  config.committee = {}
+  config.targets = {"source": "online", "top_k": _open(int), "count": 1, "also": (), "stored": _open(str)}
   config.student = model("mlp", widths=(32,))
   config.train = schedule(batch_size=100)
+  config.start_method = {"name": "none"}
+  config.start_train = schedule(batch_size=100)
   config.method = dict(method)
   config.arms = {}
   config.order = _open(tuple)
@@ -106,7 +109,7 @@ def tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """Cuts an experiment down to seconds: few digits, few epochs, two trials. The figures mean nothing."""
   config.train_size, config.test_size, config.validation_size = 200, 100, 40
   config.seeds, config.tune_seeds, config.log_every = 2, 1, 1
-  for section in (config.train, config.teacher_train):
+  for section in (config.train, config.teacher_train, config.start_train):
     section.epochs, section.batch_size = 3, 50
     section.warmup_epochs, section.milestones, section.schedule = 0.0, (), "cosine"
   config.tune = {label: {key: tuple(values)[:2] for key, values in grid.items()} for label, grid in config.tune.items()}
@@ -192,6 +195,7 @@ def cifar100_pair(config: ml_collections.ConfigDict, preset: str) -> ml_collecti
     "augment": "crop_flip",
   }
   config.teacher_train, config.train = schedule(lr=0.05, **sgd), schedule(lr=lr, **sgd)
+  config.start_train = schedule(lr=lr, **sgd)
   config.published = dict(PUBLISHED[pair])
   config.tune = {}
   return config

@@ -73,10 +73,17 @@ _TARGETS = {
   "source": Field(str, choices=SOURCES),
   "top_k": Field(int, low=1, optional=True),
   "count": Field(int, low=1, high=64),
+  "also": Field(tuple),
+  "stored": Field(str, optional=True),
 }
-_TARGETS_DEFAULTS = {"source": "online", "top_k": None, "count": 1}
-_ARM_SECTIONS = ("method", "train", "student", "setting", "targets")
-_SECTIONS = ("setting", "teacher", "teacher_method", "teacher_train", "targets", "student", "train", "method")
+_TARGETS_DEFAULTS = {"source": "online", "top_k": None, "count": 1, "also": [], "stored": None}
+_TEACHER_SECTIONS = ("teacher", "teacher_method", "teacher_train")
+_ARM_SECTIONS = (
+  *("method", "train", "student", "setting", "targets", "start_method", "start_train"),
+  *_TEACHER_SECTIONS,
+)
+_SECTIONS = ("setting", "teacher", "teacher_train", "targets", "student", "train", "method")
+NO_START = "none"  # students start from new parameters
 
 
 def resolve(raw: dict[str, Any]) -> dict[str, Any]:
@@ -84,8 +91,11 @@ def resolve(raw: dict[str, Any]) -> dict[str, Any]:
   raw.pop("auto", None)
   fill_parallel(raw)
   raw.setdefault("teacher_method", {"name": "ce"})
+  raw.setdefault("start_method", {"name": NO_START})
+  raw.setdefault("start_train", {})
   raw["targets"] = _TARGETS_DEFAULTS | {k: v for k, v in raw.get("targets", {}).items() if v is not None}
-  check_known("", raw, [*_TOP, *_SECTIONS, "parallel", "arms", "order", "tune", "published"])
+  rest = ("parallel", "arms", "order", "tune", "published", "committee")
+  check_known("", raw, [*_TOP, *_SECTIONS, *_ARM_SECTIONS, *rest])
   for section in _SECTIONS:
     if not isinstance(raw.get(section), dict):
       raise UserError(f"{section}: missing; an experiment's configuration needs this section")
@@ -96,6 +106,7 @@ def resolve(raw: dict[str, Any]) -> dict[str, Any]:
   check_known("parallel", raw["parallel"], PARALLEL)
   given = copy.deepcopy(raw)
   _check_sections("", raw)
+  raw["committee"] = _committee(given)
   raw["arms"] = _arms(given, raw)
   raw["order"] = list(raw["arms"])
   _check_together(raw)
@@ -107,23 +118,31 @@ def resolve(raw: dict[str, Any]) -> dict[str, Any]:
 def _check_sections(prefix: str, raw: dict[str, Any]) -> None:
   """Fills and checks the sections that an arm may change, in place."""
   _check_setting(prefix, raw["setting"])
-  for section in ("method", "teacher_method"):
-    if section in raw:
-      _check_method(f"{prefix}{section}", raw[section])
-  for section in ("train", "teacher_train"):
-    if section in raw:
-      _check_train(f"{prefix}{section}", raw[section])
+  starts = raw["start_method"].get("name") != NO_START
+  if not starts:
+    raw["start_method"], raw["start_train"] = {"name": NO_START}, {}
+  for section in ("method", "teacher_method", *(["start_method"] if starts else [])):
+    _check_method(f"{prefix}{section}", raw[section])
+  for section in ("train", "teacher_train", *(["start_train"] if starts else [])):
+    _check_train(f"{prefix}{section}", raw[section])
   for section in ("teacher", "student"):
-    if section in raw:
-      name = raw[section].get("name")
-      if name not in models.names():
-        raise UserError(f"{prefix}{section}.name={name!r}: unknown{near_matches(name, models.names())}")
-      check_model(raw[section], f"{prefix}{section}")
+    name = raw[section].get("name")
+    if name not in models.names():
+      raise UserError(f"{prefix}{section}.name={name!r}: unknown{near_matches(name, models.names())}")
+    check_model(raw[section], f"{prefix}{section}")
   check_known(f"{prefix}targets", raw["targets"], _TARGETS)
   for key, field in _TARGETS.items():
     raw["targets"][key] = checked(f"{prefix}targets.{key}", raw["targets"].get(key), field)
   if raw["targets"]["top_k"] is not None and raw["targets"]["source"] != "cached":
     raise UserError(f"{prefix}targets.top_k={raw['targets']['top_k']}: needs targets.source='cached'")
+  for label in raw["targets"]["also"]:
+    if label not in (raw.get("committee") or {}):
+      raise UserError(
+        f"{prefix}targets.also={raw['targets']['also']}: no teacher {label!r} in committee"
+        f"{near_matches(label, raw.get('committee') or {})}"
+      )
+  if raw["targets"]["stored"] is not None and (raw["targets"]["count"] > 1 or raw["targets"]["also"]):
+    raise UserError(f"{prefix}targets.stored={raw['targets']['stored']!r}: stands alone; set count=1 and also=()")
   if raw["targets"]["source"] == "cached" and raw["train"]["augment"] != "none":
     raise UserError(
       f"{prefix}targets.source='cached': stored targets are of images without train.augment="
@@ -205,15 +224,30 @@ def _arms(given: dict[str, Any], raw: dict[str, Any]) -> dict[str, dict]:
 
 def _arm(label: str, overrides: Mapping[str, Any], given: dict[str, Any]) -> dict[str, Any]:
   out = {section: copy.deepcopy(given[section]) for section in _ARM_SECTIONS}
-  name = overrides.get("method/name")
-  if name is not None and name != given["method"]["name"]:
-    out["method"] = {"name": name}
-  if (other := overrides.get("setting/name")) is not None and other != given["setting"]["name"]:
-    out["setting"] = {"name": other}
+  for section in ("method", "setting", "teacher", "teacher_method", "start_method", "student"):
+    name = overrides.get(f"{section}/name")
+    if name is not None and name != given[section]["name"]:
+      out[section] = {"name": name}  # the options of another name mean nothing to this one
   for dotted, value in overrides.items():
     set_path(out, dotted, value, f"arms.{label}")
+  out["committee"] = given.get("committee")
   _check_sections(f"arms.{label}: ", out)
+  del out["committee"]
   return out
+
+
+def _committee(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
+  """Additional teachers: the sections `teacher`, `teacher_method` and `teacher_train` of each, whole."""
+  found = {}
+  for label, overrides in (given.get("committee") or {}).items():
+    for dotted, value in overrides.items():
+      if dotted.partition("/")[0] not in _TEACHER_SECTIONS:
+        raise UserError(
+          f"committee.{label}.{dotted}={value!r}: a teacher may set {', '.join(f'{s}/KEY' for s in _TEACHER_SECTIONS)}"
+        )
+    whole = _arm(label, overrides, given)
+    found[label] = {section: whole[section] for section in _TEACHER_SECTIONS}
+  return found
 
 
 def set_path(arm: dict[str, Any], dotted: str, value: Any, where: str) -> None:
@@ -236,7 +270,9 @@ def combinations(arm: Mapping[str, Any], grid: Mapping[str, list]) -> list[tuple
     chosen = dict(zip(grid, values, strict=True))
     for dotted, value in chosen.items():
       set_path(one, dotted, value, "tune")
+    one["committee"] = dict.fromkeys(one["targets"]["also"])  # it was checked with the arm
     _check_sections("tune: ", one)
+    del one["committee"]
     out.append((chosen, one))
   return out
 

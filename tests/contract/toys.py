@@ -87,6 +87,7 @@ TOYS: dict[str, Callable[[catalog.Row], Toy]] = {
   "ce": lambda row: _student(row, "loss/ce"),
   "kd": lambda row: _student(row, "loss/kd"),
   "dkd": lambda row: _student(row, "loss/ce", warmup_epochs=0.0),
-  "dist": lambda row: _student(row, "loss/dist", ce_weight=0.0),
+  "dist": lambda row: _student(row, "loss/dist", temperature=1.0, beta=0.5, gamma=0.5, ce_weight=0.0),
   "pld": lambda row: _student(row, "loss/pld"),
+  "sinkd": lambda row: _student(row, "loss/sinkhorn", ce_weight=0.0, kd_weight=0.0, sd_weight=1.0),
 }

@@ -30,6 +30,7 @@ class Epoch(NamedTuple):
     teacher: `Teacher.arrays`.
     constants: what `Recipe.prepare` made.
     held_out: examples for an outer update, or `None`.
+    start: `Variables` that this student starts from; `None` draws new ones.
   """
 
   number: jax.Array
@@ -38,6 +39,7 @@ class Epoch(NamedTuple):
   teacher: PyTree = ()
   constants: PyTree = ()
   held_out: Data | None = None
+  start: Variables | None = None
 
 
 class StudentState(NamedTuple):
@@ -122,7 +124,7 @@ def student_method(
     keys = {name: jax.random.fold_in(key, n) for n, name in enumerate([STUDENT, "outer", "memory", *recipe.parts])}
     first = _rows(epoch.data, epoch.members[: min(batch_size, epoch.members.shape[0])])
     x, x_teacher = recipe.views(key, first)
-    variables = {STUDENT: network.init(keys[STUDENT])}
+    variables = {STUDENT: network.init(keys[STUDENT]) if epoch.start is None else Variables(*epoch.start)}
     student = network.apply(variables[STUDENT].params, x, stats=variables[STUDENT].stats)
     teachers = taught(epoch.teacher, x_teacher, first.ids)
     for name, part in recipe.parts.items():

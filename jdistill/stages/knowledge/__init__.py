@@ -14,7 +14,7 @@ RUN = {
   "students": students.run,
   "report": lambda ctx: lead(lambda: report.run(ctx)),
 }
-VERIFY = {"teacher": lambda ctx: teacher.load(ctx)}
+VERIFY = {"teacher": teacher.verify}
 
 __all__ = ["RUN", "VERIFY", "Context", "label"]
 

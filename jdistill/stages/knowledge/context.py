@@ -29,13 +29,12 @@ class Context(context.Context):
     """Refuses devices, networks and augmentations that cannot work, and students that fit no data."""
     c = self.config
     parallel.check_sizes(c["parallel"]["pool"] or 1, 1)
-    base = self.setting(c["setting"])
-    self.network(c["teacher"], base)
-    for section in ("train", "teacher_train"):
-      self.augmentation(c[section]["augment"])
     for arm in c["arms"].values():
       setting = self.setting(arm["setting"])
-      self.network(arm["student"], setting)
+      for section in ("student", "teacher"):
+        self.network(arm[section], setting)
+      for section in ("train", "teacher_train", "start_train"):
+        self.augmentation(arm[section].get("augment", "none"))
       setting.members(0)
 
   def setting(self, section: Mapping[str, Any]) -> Setting:

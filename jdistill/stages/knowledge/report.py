@@ -58,7 +58,7 @@ def summarise(ctx: Context) -> dict[str, Any]:
     if (record := ctx.finished(stage)) is not None:
       out["seconds"][stage] = record["seconds"]
   if (record := ctx.finished("teacher")) is not None:
-    out["teacher"] = {"model": c["teacher"]["name"], "hash": record["hash"], "scores": record["scores"]}
+    out["teachers"] = record["teachers"]
   if ctx.finished("students") is None:
     return out
   results = read_json(ctx.workdir / "stages" / "results.json")
@@ -130,10 +130,13 @@ def sections(ctx: Context, summary: dict) -> list[Section]:
   c = ctx.config
   setting = ctx.setting(c["setting"])
   parts = []
-  if "teacher" in summary:
-    scores = [", ".join(f"{k} {v:.4f}" for k, v in one.items()) for one in summary["teacher"]["scores"]]
-    text = "\n".join(f"- {c['teacher']['name']}: {one}" for one in scores)
-    parts.append(Section("Teacher", f"Hash `{summary['teacher']['hash']}`.\n\n{text}"))
+  if summary.get("teachers"):
+    lines = [
+      f"- {one['name']} ({one['model']}, hash `{one['hash']}`): {', '.join(f'{k} {v:.4f}' for k, v in scores.items())}"
+      for one in summary["teachers"]
+      for scores in one["scores"]
+    ]
+    parts.append(Section("Teachers", "On the test examples.\n\n" + "\n".join(lines)))
   if "arms" in summary:
     text = (
       f"{verdict(summary)}.\n\nMean ± standard deviation over {c['seeds']} seeds after the last epoch. Seeds are "

@@ -3,14 +3,14 @@
 import hashlib
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdistill import catalog
-from jdistill.base import Outputs, UserError
+from jdistill.base import Data, Outputs, UserError, Variables
 from jdistill.config import knowledge as config_lib
 from jdistill.files import read_json, write_json
 from jdistill.methods.knowledge import Recipe
@@ -20,18 +20,11 @@ from jdistill.stages.knowledge import teacher, train
 from jdistill.stages.knowledge.context import Context
 
 
-def recipe_of(section: dict[str, Any]) -> Recipe:
-  """The recipe of a section `method`."""
-  options = dict(section)
-  return catalog.row(options.pop("name")).build()(**options)
-
-
 def run_tune(ctx: Context) -> None:
   """Tries every combination of every arm's grid on the validation examples; leaves `stages/tuned.json`."""
   begin, c = time.monotonic(), ctx.config
   path = ctx.workdir / "stages" / "tuned.json"
   found = lead(lambda: read_json(path) if path.exists() else {})
-  teachers = teacher.load(ctx)
   for label, grid in c["tune"].items():
     trials = found.setdefault(label, [])
     for chosen, arm in config_lib.combinations(c["arms"][label], grid)[len(trials) :]:
@@ -42,7 +35,7 @@ def run_tune(ctx: Context) -> None:
         for name, value in chosen.items()
       )
       try:
-        scores, _ = _students(ctx, teachers, f"{label} ({words})", arm, setting, seeds, setting.validation, "tune")
+        scores, _ = _students(ctx, label, f" ({words})", arm, setting, seeds, setting.validation, "tune")
         values = [one[setting.metric] for one in scores]
       except UserError as error:
         if "not finite" not in str(error):
@@ -86,14 +79,14 @@ def run(ctx: Context) -> None:
   begin, c = time.monotonic(), ctx.config
   path = ctx.workdir / "stages" / "results.json"
   results = lead(lambda: read_json(path) if path.exists() else {})
-  teachers, arms = teacher.load(ctx), tuned(ctx)
+  arms = tuned(ctx)
   for label, arm in arms.items():
     if label in results:
       continue
     if ctx.stops():
       ctx.interrupt("students", begin, f"{len(results)} of {len(arms)} arms are saved")
     setting = ctx.setting(arm["setting"])
-    scores, figures = _students(ctx, teachers, label, arm, setting, list(range(c["seeds"])), setting.test, "students")
+    scores, figures = _students(ctx, label, "", arm, setting, list(range(c["seeds"])), setting.test, "students")
     results[label] = {"arm": arm, "scores": {k: [one[k] for one in scores] for k in scores[0]}, "figures": figures}
     lead(lambda: write_json(path, results))
     values = results[label]["scores"][setting.metric]
@@ -102,38 +95,66 @@ def run(ctx: Context) -> None:
 
 
 def _students(
-  ctx: Context, teachers: teacher.Teachers, label: str, arm: dict, setting: Setting, seeds: list[int], data, stage: str
+  ctx: Context, label: str, words: str, arm: dict, setting: Setting, seeds: list[int], data: Data, stage: str
 ) -> tuple[list[dict[str, float]], dict[str, Any]]:
   """Trains one arm's students and scores each of them on `data`."""
-  recipe = recipe_of(arm["method"])
-  frozen = teacher.source(ctx, teachers, arm["targets"], setting) if "teacher" in recipe.needs else None
-  constants = ()
-  if recipe.prepare is not None:
-    constants = _prepare(recipe, teachers, arm["targets"]["count"], setting)
-  job = train.Job(
+  teachers = teacher.load(ctx, label, arm)
+  start, first_seconds = None, 0.0
+  if arm["start_train"]:
+    # told by what determines it, not by the arm: arms that start alike share it
+    first = {name: value for name, value in arm.items() if name not in ("method", "train")}
+    first |= {} if "teacher" in teacher.recipe_of(arm["start_method"]).needs else dict.fromkeys(teacher.SECTIONS)
+    job = _job(ctx, "start", teachers, arm["start_method"], arm["start_train"], arm, setting, seeds)
+    done, figures = train.run(ctx, job, ctx.key("start"), _checkpoints(ctx, [stage, "start", first]), stage=stage)
+    start, first_seconds = done.variables["student"], figures["seconds"]
+  job = _job(ctx, label + words, teachers, arm["method"], arm["train"], arm, setting, seeds, start)
+  directory = _checkpoints(ctx, [stage, label, arm])
+  trained, figures = train.run(ctx, job, ctx.key("students"), directory, stage=stage)
+  scores = [dict(setting.score(train.predictions(job, trained, i), data)) for i in range(len(seeds))]
+  figures["seconds"] += first_seconds
+  return scores, figures | {"metrics": directory.name, "target_bytes": job.teacher.nbytes if job.teacher else 0}
+
+
+def _checkpoints(ctx: Context, identity: list) -> Path:
+  name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+  return ctx.workdir / "checkpoints" / name
+
+
+def _job(
+  ctx: Context,
+  label: str,
+  teachers: teacher.Teachers | None,
+  method: dict,
+  schedule: dict,
+  arm: dict,
+  setting: Setting,
+  seeds: list[int],
+  start: Variables | None = None,
+) -> train.Job:
+  """One phase of an arm's students."""
+  recipe = teacher.recipe_of(method)
+  taught = "teacher" in recipe.needs
+  return train.Job(
     label=label,
     network=ctx.network(arm["student"], setting),
     recipe=recipe,
-    train=arm["train"],
+    train=schedule,
     data=setting.data,
     members=np.stack([setting.members(seed) for seed in seeds]),
     seeds=seeds,
-    teacher=frozen,
-    constants=constants,
+    teacher=teacher.source(ctx, teachers, arm["targets"], setting) if taught else None,
+    constants=_prepare(recipe, teachers, setting) if recipe.prepare is not None else (),
     held_out=setting.validation if recipe.outer is not None else None,
+    start=start,
   )
-  name = hashlib.sha256(json.dumps([stage, label, arm], sort_keys=True).encode()).hexdigest()[:12]
-  trained, figures = train.run(ctx, job, ctx.key("students"), ctx.workdir / "checkpoints" / name, stage=stage)
-  scores = [dict(setting.score(train.predictions(job, trained, i), data)) for i in range(len(seeds))]
-  return scores, figures | {"metrics": name, "target_bytes": frozen.nbytes if frozen else 0}
 
 
-def _prepare(recipe: Recipe, teachers: teacher.Teachers, count: int, setting: Setting):
+def _prepare(recipe: Recipe, teachers: teacher.Teachers, setting: Setting):
   """What a recipe computes once from the teachers on the training examples."""
   data, size = setting.data, 500
   found = []
-  for variables in teachers.variables[:count]:
-    ask = jax.jit(lambda v, x: teachers.network.apply(v.params, x, stats=v.stats)._replace(taps={}, norm_inputs={}))
+  for network, variables in zip(teachers.networks, teachers.variables, strict=True):
+    ask = jax.jit(lambda v, x, n=network: n.apply(v.params, x, stats=v.stats)._replace(taps={}, norm_inputs={}))
     parts = [jax.device_get(ask(variables, data.x[i : i + size])) for i in range(0, len(data.x), size)]
     found.append(Outputs(*(jnp.concatenate([getattr(p, f) for p in parts]) for f in ("logits", "embedding"))))
-  return jax.device_get(recipe.prepare(tuple(found), jnp.asarray(data.y), teachers.variables[:count]))
+  return jax.device_get(recipe.prepare(tuple(found), jnp.asarray(data.y), teachers.variables))

@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdistill.base import Data, Network, PyTree, Teacher, UserError
+from jdistill.base import Data, Network, PyTree, Teacher, UserError, Variables
 from jdistill.methods.knowledge import Epoch, Recipe, Trained, predictor, student_method
 from jdistill.methods.optimizers import make_optimizer, schedule
-from jdistill.reporting import JsonlWriter, Progress, peak_memory_bytes
+from jdistill.reporting import JsonlWriter, Progress, peak_memory_bytes, read_jsonl
+from jdistill.stages.context import lead
 from jdistill.stages.knowledge.context import Context
 from jdistill.training import Checkpoints, Hooks, run_loop
 from jdistill.training.side_by_side import side_by_side
@@ -29,6 +30,7 @@ class Job(NamedTuple):
     members: `[seeds, n]` positions in `data`.
     seeds: numbers of the seeds.
     teacher, constants, held_out: as `Epoch` has them.
+    start: `Variables` of all seeds, stacked, that they start from; `None` draws new ones.
   """
 
   label: str
@@ -41,6 +43,7 @@ class Job(NamedTuple):
   teacher: Teacher | None = None
   constants: PyTree = ()
   held_out: Data | None = None
+  start: Variables | None = None
 
 
 def device(data: Data | None) -> Data | None:
@@ -104,12 +107,13 @@ def run(ctx: Context, job: Job, key: jax.Array, directory: Path, *, stage: str) 
     job.teacher.arrays if job.teacher else (),
     job.constants,
     device(job.held_out),
+    None if job.start is None else jax.tree.map(jnp.asarray, job.start),
   )
   stacked = side_by_side(
     method,
     job.seeds,
-    divide=lambda epoch: (epoch.members, epoch._replace(members=None)),
-    join=lambda members, epoch: epoch._replace(members=members),
+    divide=lambda epoch: ((epoch.members, epoch.start), epoch._replace(members=None, start=None)),
+    join=lambda own, epoch: epoch._replace(members=own[0], start=own[1]),
     at_once=_at_once(job),
     mesh=ctx.mesh("pool") if len(job.seeds) > 1 else None,
   )
@@ -128,13 +132,15 @@ def run(ctx: Context, job: Job, key: jax.Array, directory: Path, *, stage: str) 
     "parameters": sizes.pop("student"),
     "extra_parameters": sum(sizes.values()),
     "peak_memory_bytes": peak_memory_bytes(),
+    "last": _last_metrics(ctx.workdir / "metrics" / f"{directory.name}.jsonl", f"{stage}/{job.label}"),
   }
   return trained, figures
 
 
 def _loop(ctx, job: Job, method, stream: Callable[[int], Epoch], key: jax.Array, directory: Path, stage: str):
   checkpoints = Checkpoints(directory, {"config": ctx.hash, "job": job.label})
-  progress = Progress(f"{stage} {job.label}", job.train["epochs"], stream=ctx.stream)
+  shown = job.label if job.label.startswith(stage) else f"{stage} {job.label}"
+  progress = Progress(shown, job.train["epochs"], stream=ctx.stream)
   writers: list[JsonlWriter] = []
 
   def on_resume(done: int) -> None:
@@ -147,8 +153,8 @@ def _loop(ctx, job: Job, method, stream: Callable[[int], Epoch], key: jax.Array,
         f"{job.label}: epoch {done}: no example was selected; lower method.cutoff, or give a pool the teacher knows"
       )
     writers[0].write(done, metrics)
-    shown = {name.removeprefix("loss/"): value for name, value in metrics.items() if name.startswith("loss/")}
-    progress.update(done, shown)
+    terms = {name.removeprefix("loss/"): value for name, value in metrics.items() if name.startswith("loss/")}
+    progress.update(done, terms)
 
   try:
     return run_loop(
@@ -168,6 +174,12 @@ def _loop(ctx, job: Job, method, stream: Callable[[int], Epoch], key: jax.Array,
     for writer in writers:
       writer.close()
     checkpoints.close()
+
+
+def _last_metrics(path: Path, name: str) -> dict[str, float]:
+  """What the last epoch reported, means over seeds."""
+  rows = lead(lambda: read_jsonl(path, name) if path.exists() else [])
+  return {key: float(value) for key, value in rows[-1].items() if "/" in key} if rows else {}
 
 
 def _at_once(job: Job) -> bool:
