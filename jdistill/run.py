@@ -121,13 +121,15 @@ def run_experiment(
 
 
 def run_sweep(experiment, workdir=None, artefacts=None, stream=None, signals=False) -> Mapping[str, Any]:
-  """Runs an experiment that is a grid of runs; see `jdistill.stages.dataset.sweep`."""
+  """Runs an experiment that is a grid of runs; see `jdistill.stages.sweep`."""
   stream = stream if stream is not None else sys.stderr
-  grid = stages.sweep.cells(experiment)
+  comparison = stages.family(experiment).COMPARISON
+  grid = stages.sweep.cells(experiment, comparison.again)
   resolved = [config.resolve(cell.config) for cell in grid]  # all of them before any work
-  if not {"distill", "evaluate", "report"} <= set(resolved[0]["stages"]):
+  if not set(comparison.needs) <= set(resolved[0]["stages"]):
+    *most, last = comparison.needs
     raise UserError(
-      f"stages={resolved[0]['stages']}: a sweep compares evaluations; it needs distill, evaluate and report"
+      f"stages={resolved[0]['stages']}: a sweep compares {comparison.what}; it needs {', '.join(most)} and {last}"
     )
   workdir = Path(workdir).expanduser() if workdir else Path("runs") / resolved[0]["name"]
   artefacts = Path(artefacts).expanduser() if artefacts else workdir.parent / "artefacts"
@@ -144,7 +146,7 @@ def run_sweep(experiment, workdir=None, artefacts=None, stream=None, signals=Fal
     return run_experiment(one, directory, artefacts=artefacts, stream=log, signals=signals)
 
   say = functools.partial(print, file=stream, flush=True) if distributed.is_writer() else lambda line: None
-  return stages.sweep.run(grid, workdir, run_cell, say)
+  return stages.sweep.run(grid, comparison, workdir, run_cell, say)
 
 
 def first_cell(experiment):
@@ -319,10 +321,7 @@ def _run(values: flags.FlagValues) -> None:
   parallel.use_cores()
   if values["dry_run"].value:
     context = make_context(first_cell(experiment), workdir, artefacts)
-    if topology is None:
-      stages.plan.run(context)
-    else:
-      stages.topology.run(context, topology)
+    stages.family(context.config).dry_run(context, topology)
     return
   _join(values, lambda: make_context(first_cell(experiment), workdir, artefacts).goes_on())
   run_experiment(experiment, workdir, artefacts=artefacts, signals=True)

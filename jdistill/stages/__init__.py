@@ -5,13 +5,12 @@ from typing import Any
 
 from jdistill import catalog
 from jdistill.files import read_json
-from jdistill.stages import dataset, knowledge
+from jdistill.stages import dataset, knowledge, sweep
 from jdistill.stages.context import Context, Interrupted, lead
-from jdistill.stages.dataset import plan, sweep, topology
 
 FAMILIES = {"dataset": dataset, "knowledge": knowledge}
 
-__all__ = ["FAMILIES", "Context", "Interrupted", "family", "knowledge", "plan", "run_stages", "sweep", "topology"]
+__all__ = ["FAMILIES", "Context", "Interrupted", "family", "run_stages", "sweep"]
 
 
 def family(config: Mapping[str, Any]):
@@ -28,7 +27,7 @@ def run_stages(ctx: Context) -> Mapping[str, Any]:
     What `summary.json` holds (an empty mapping without the stage `report`).
   """
   room = family(ctx.config)
-  ctx.check()
+  room.check(ctx)
   ctx.open_workdir()
   for stage in ctx.config["stages"]:
     if stage != "report" and lead(lambda stage=stage: ctx.finished(stage) is not None):

@@ -43,6 +43,8 @@ class Outcome(NamedTuple):
     stopped: whether it was stopped before the last one.
     first_step_seconds: from the call to the end of the first step, compilation included; `None` if there was none.
     step_seconds: mean of the other steps of this call, with everything that happened between them; `None` if none.
+    step_bytes: what the compiled step holds on a device: its arguments and the program's scratch memory; `None` where
+      no step was run or the compiler does not say.
   """
 
   state: PyTree
@@ -50,6 +52,7 @@ class Outcome(NamedTuple):
   stopped: bool
   first_step_seconds: float | None
   step_seconds: float | None
+  step_bytes: int | None = None
 
 
 def guarded(method: Method) -> Callable:
@@ -121,7 +124,7 @@ def run_loop(
   if done == 0:
     hooks.on_snapshot(0, method.result(state))
   step_fn, place = _compile(guarded(method), mesh, route)
-  saved_at, saved_step, first, pending, stopped = clock(), done, None, [], False
+  saved_at, saved_step, first, pending, stopped, held = clock(), done, None, [], False, None
   first_done = done + 1
 
   def save():
@@ -134,12 +137,15 @@ def run_loop(
     return checkpoints is not None and distributed.lead(lambda: clock() - saved_at >= checkpoint_seconds)
 
   while done < steps and not stopped:
-    state, metrics, alive = step_fn(*place((jax.random.fold_in(key, done), state, stream(done), alive)))
+    arguments = place((jax.random.fold_in(key, done), state, stream(done), alive))
+    state, metrics, alive = step_fn(*arguments)
     pending.append((metrics, alive))
     done += 1
     if first is None:
       jax.block_until_ready(state)
       first = clock() - begin
+      held = _held(step_fn, arguments)
+    del arguments
     stopped = distributed.stop_requested(hooks.stop())
     if done % log_every == 0 or done == steps or stopped:
       bad = _report(pending, done, hooks)
@@ -158,7 +164,15 @@ def run_loop(
   save()
   others = done - first_done
   mean = (clock() - begin - first) / others if first is not None and others > 0 else None
-  return Outcome(parallel.local(state), done, stopped and done < steps, first, mean)
+  return Outcome(parallel.local(state), done, stopped and done < steps, first, mean, held)
+
+
+def _held(step: Callable, arguments: tuple) -> int | None:
+  """Bytes of a program that has just run with these arguments; asking for it again does not compile it again."""
+  if not hasattr(step, "lower"):
+    return None
+  found = step.lower(*arguments).compile().memory_analysis()
+  return None if found is None else int(found.argument_size_in_bytes + found.temp_size_in_bytes)
 
 
 def _like(new: jax.Array, old: jax.Array) -> jax.Array:

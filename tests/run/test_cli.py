@@ -49,7 +49,7 @@ def test_dry_run_prints_a_plan_and_writes_nothing(call, tmp_path, monkeypatch):
 
 def test_dry_run_of_a_sweep_plans_its_first_run(call, monkeypatch):
   planned = []
-  monkeypatch.setattr(stages.plan, "run", planned.append)
+  monkeypatch.setattr(stages.dataset.plan, "run", planned.append)
   assert call("--config=experiments/datm_difficulty.py:tiny", "--dry_run") == (0, "", "")
   assert [context.config["method"]["max_start_epoch"] for context in planned] == [1]
 

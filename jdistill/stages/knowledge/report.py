@@ -29,7 +29,7 @@ def run(ctx: Context) -> None:
   summary = summarise(ctx)
   write_json(ctx.workdir / "summary.json", summary)
   if "arms" in summary:
-    ctx.say("\n" + format_table(*table(ctx, summary)) + "\n" + verdict(summary) + "\n")
+    ctx.say("\n" + format_table(*table(summary)) + "\n" + verdict(summary) + "\n")
   ctx.say(f"report: {ctx.workdir / 'report.html'}")
   write_report(ctx.workdir, title(ctx), sections(ctx, summary))
   ctx.finish("report", begin)
@@ -84,7 +84,7 @@ def summarise(ctx: Context) -> dict[str, Any]:
   return out
 
 
-def table(ctx: Context, summary: dict) -> tuple[list[str], list[list[str]]]:
+def table(summary: dict) -> tuple[list[str], list[list[str]]]:
   """All arms, the best first."""
   metric, reference = summary["metric"], summary["reference"]
   others = [name for name in next(iter(summary["arms"].values()))["scores"] if name != metric]
@@ -100,7 +100,7 @@ def table(ctx: Context, summary: dict) -> tuple[list[str], list[list[str]]]:
         gap,
         *(mean_std(arm["scores"][name], 4) for name in others),
         f"{arm['seconds']:.1f}",
-        format_bytes(arm["peak_memory_bytes"]),
+        format_bytes(arm["step_bytes"]) if arm["step_bytes"] else "",
         f"{arm['extra_parameters']:,}",
         chosen,
       ]
@@ -141,9 +141,10 @@ def sections(ctx: Context, summary: dict) -> list[Section]:
     text = (
       f"{verdict(summary)}.\n\nMean ± standard deviation over {c['seeds']} seeds after the last epoch. Seeds are "
       "paired: a seed has the same initial student, order and examples in every arm. Choices were made on held-out "
-      "training examples with other seeds, never on test examples."
+      "training examples with other seeds, never on test examples. Seconds are of all seeds with compilation; memory is "
+      "what the compiled step of one device holds, data, teachers and scratch included."
     )
-    parts.append(Section("Result", text, table=table(ctx, summary), images=_figures(ctx, summary)))
+    parts.append(Section("Result", text, table=table(summary), images=_figures(ctx, summary)))
   parts.append(Section("Data", "\n".join(f"- {note}" for note in setting.notes)))
   row = catalog.row(c["method"]["name"])
   parts.append(Section("Method", f"{row.title} ({row.authors}; {row.venue}; arXiv {row.arxiv})."))

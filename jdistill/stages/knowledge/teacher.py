@@ -111,6 +111,20 @@ def _directory(ctx: Context, want: Want) -> Path:
   return ctx.artefacts / "teachers" / ctx.key_of(**_identity(ctx, want))
 
 
+def model_of(want: Want) -> Mapping[str, Any]:
+  """The section `teacher` of teachers of one kind, also of stored ones.
+
+  Raises:
+    UserError: there is no stored teacher.
+  """
+  if want.stored is None:
+    return want.sections["teacher"]
+  path = Path(want.stored).expanduser()
+  if not _is_complete(path):
+    raise UserError(f"targets.stored={want.stored!r}: no teacher there; give a directory of artefacts/teachers")
+  return read_json(path / "teacher.json")["identity"]["model"]
+
+
 def run(ctx: Context) -> None:
   """Trains the teachers that are missing, and says what all of them are worth."""
   begin, records = time.monotonic(), []
@@ -121,9 +135,9 @@ def run(ctx: Context) -> None:
     for number, scores in enumerate(found.scores):
       name = f"{want.name} {number}" if len(found.scores) > 1 else want.name
       figures = ", ".join(f"{key} {value:.4g}" for key, value in scores.items())
-      ctx.say(f"{name}: {want.sections['teacher']['name']}, {figures}; hash {found.hash}")
+      ctx.say(f"{name}: {model_of(want)['name']}, {figures}; hash {found.hash}")
     records.append(
-      {"name": want.name, "model": want.sections["teacher"]["name"], "hash": found.hash, "scores": found.scores}
+      {"name": want.name, "model": model_of(want)["name"], "hash": found.hash, "scores": found.scores}
     )
   ctx.finish("teacher", begin, teachers=records)
 
@@ -178,12 +192,13 @@ def _load(ctx: Context, want: Want) -> Teachers:
     UserError: they are not there, damaged, or do not fit.
   """
   path = _directory(ctx, want)
+  model = model_of(want)
   if not _is_complete(path):
-    cure = "give a directory of artefacts/teachers" if want.stored else "add 'teacher' to config.stages"
-    raise UserError(f"{path}: no teacher there; {cure}, or give the --artefacts of that run")
+    raise UserError(
+      f"{path}: no teacher there; add 'teacher' to config.stages, or give the --artefacts of that run"
+    )
   setting = ctx.setting(want.sections["setting"])
   found, kept = read_npz(path / "variables.npz"), read_json(path / "teacher.json")
-  model = kept["identity"]["model"]
   network = ctx.network(model, setting)
   form = jax.eval_shape(network.init, jax.random.key(0))
   leaves = [found[name] for name in sorted(found)]

@@ -131,6 +131,7 @@ def run(ctx: Context, job: Job, key: jax.Array, directory: Path, *, stage: str) 
     "seconds_per_step": _per_step(outcome.step_seconds, job),
     "parameters": sizes.pop("student"),
     "extra_parameters": sum(sizes.values()),
+    "step_bytes": outcome.step_bytes,
     "peak_memory_bytes": peak_memory_bytes(),
     "last": _last_metrics(ctx.workdir / "metrics" / f"{directory.name}.jsonl", f"{stage}/{job.label}"),
   }

@@ -1,0 +1,123 @@
+"""What an arm's training looks like without computing anything: shapes of its state, and what its parts refuse."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jdistill.base import Data, PyTree, UserError
+from jdistill.methods.knowledge import Epoch, Recipe, StudentState, student_method
+from jdistill.settings.setting import Setting
+from jdistill.stages.knowledge import teacher, train
+from jdistill.stages.knowledge.context import Context
+from jdistill.teachers.frozen import committee
+
+
+class Form(NamedTuple):
+  """An arm's phase, traced.
+
+  Attributes:
+    state: shapes of everything that changes.
+    parameters: of the student.
+    extra: parameters of everything else that learns.
+    teachers: parameters of all teachers.
+    steps: optimiser steps of one student.
+  """
+
+  state: StudentState
+  parameters: int
+  extra: int
+  teachers: int
+  steps: int
+
+
+def check(ctx: Context) -> None:
+  """Traces all arms, and the phases before them, where there is still something to train.
+
+  Raises:
+    UserError: what does not go together in one of them.
+  """
+  if ctx.finished("students") is not None:
+    return
+  for label in ctx.config["order"]:
+    arm = ctx.config["arms"][label]
+    if arm["start_train"]:
+      trace(ctx, label, arm, arm["start_method"], arm["start_train"])
+    trace(ctx, label, arm, arm["method"], arm["train"])
+
+
+def trace(ctx: Context, label: str, arm: Mapping[str, Any], method: Mapping[str, Any], schedule: Mapping) -> Form:
+  """Traces one phase of an arm.
+
+  Raises:
+    UserError: what networks, connectors and losses refuse: taps that are not there, shapes and classes that differ.
+  """
+  setting = ctx.setting(arm["setting"])
+  recipe = teacher.recipe_of(method)
+  networks, variables = _teachers(ctx, label, arm, setting) if "teacher" in recipe.needs else ((), ())
+  taught = committee(networks, variables).outputs if networks else None
+  if taught is not None and arm["targets"]["source"] == "cached":
+    taught = _without_taps(taught)
+  members = setting.members(0)
+  job = train.Job(label, ctx.network(arm["student"], setting), recipe, schedule, setting.data, members[None], [0])
+  steps = train.steps_per_epoch(job)
+  build = student_method(
+    job.network,
+    recipe,
+    optimizer=train.optimizer_of(schedule, steps),
+    batch_size=schedule["batch_size"],
+    teacher=taught,
+    augment=ctx.augmentation(schedule["augment"]),
+    ema_decay=schedule["ema_decay"],
+    precision=schedule["precision"],
+  )
+  epoch = Epoch(
+    jax.ShapeDtypeStruct((), jnp.int32),
+    _shapes(setting.data),
+    jax.ShapeDtypeStruct(members.shape, jnp.int32),
+    variables,
+    held_out=_shapes(setting.validation) if recipe.outer is not None else None,
+  )
+  state = _traced(label, recipe, build, epoch)
+  sizes = {name: sum(leaf.size for leaf in jax.tree.leaves(role.params)) for name, role in state.roles.items()}
+  own = sizes.pop("student")
+  return Form(state, own, sum(sizes.values()), _size(variables), steps * schedule["epochs"])
+
+
+def _traced(label: str, recipe: Recipe, method, epoch: Epoch) -> StudentState:
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  try:
+    state = jax.eval_shape(method.init, key, epoch)
+    if recipe.prepare is None:  # else the step wants constants that are computed from real outputs
+      jax.eval_shape(method.step, key, state, epoch)
+  except UserError as error:
+    raise UserError(f"{label}: {error}") from error
+  except ValueError as error:  # what pure losses raise while they are traced
+    raise UserError(f"{label}: {error}") from error
+  return state
+
+
+def _teachers(ctx: Context, label: str, arm: Mapping[str, Any], setting: Setting):
+  networks, variables = (), ()
+  for want in teacher.wants_of(ctx, label, arm):
+    network = ctx.network(teacher.model_of(want), setting)
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    networks, variables = networks + (network,) * want.count, variables + (shapes,) * want.count
+  return networks, variables
+
+
+def _without_taps(outputs):
+  def call(arrays, x, ids):
+    return tuple(out._replace(taps={}, norm_inputs={}) for out in outputs(arrays, x, ids))
+
+  return call
+
+
+def _shapes(data: Data) -> PyTree:
+  return jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a), jax.dtypes.canonicalize_dtype(a.dtype)), data)
+
+
+def _size(tree: PyTree) -> int:
+  return sum(leaf.size for leaf in jax.tree.leaves(tree))
