@@ -12,6 +12,8 @@ import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
+# tests compile far more than they compute; a program that runs slower and compiles in half the time suits them
+jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
