@@ -52,6 +52,7 @@ class Worker:
       [sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
     )
     self.seconds: list[float] = []
+    self._ready = False
 
   def _answer(self) -> str:
     line = self._process.stdout.readline()
@@ -60,9 +61,9 @@ class Worker:
     return line.strip()
 
   def wait(self) -> None:
-    """Until it is set up."""
-    while self._answer() != "ready":
-      pass
+    """Until it is set up; at once where it is known to be."""
+    while not self._ready:
+      self._ready = self._answer() == "ready"
 
   def step(self, keep: bool = True) -> float:
     """One step; its seconds."""

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from jdistill.base import Outputs, PyTree, Sites, UserError
 from jdistill.ops import avg_pool2, conv2d, instance_norm, max_pool2, relu
+from jdistill.ops.precision import widen
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   "relu": relu,
@@ -168,7 +169,8 @@ class Norm(nn.Module):
 
   @nn.nowrap
   def _batch(self, x: jax.Array, train: bool, record: Recorder) -> jax.Array:
-    axes = tuple(range(x.ndim - 1))
+    axes, given = tuple(range(x.ndim - 1)), x.dtype
+    x = widen(x)  # moments of many numbers, and running ones that move by little, want more digits than bfloat16 has
     mean = jnp.mean(x, axes)  # [c]
     variance = jnp.mean(jnp.square(x - _along_channels(mean, x.ndim)), axes)  # [c]
     record.norm_input(str(self.name), mean, variance)
@@ -189,7 +191,8 @@ class Norm(nn.Module):
           "stats: none given to a network with batch norm in eval mode; pass the `stats` of its Variables"
         )
       mean, variance = running[0].value, running[1].value
-    return (x - _along_channels(mean, x.ndim)) * _along_channels(jax.lax.rsqrt(variance + EPSILON), x.ndim)
+    out = (x - _along_channels(mean, x.ndim)) * _along_channels(jax.lax.rsqrt(variance + EPSILON), x.ndim)
+    return out.astype(given)
 
 
 def _grouped(x: jax.Array, groups: int) -> jax.Array:

@@ -8,7 +8,7 @@ devices, so nothing of a method changes. `pool` spreads independent networks, su
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -114,8 +114,19 @@ def spread_unroll(unroll: Callable, mesh: Mesh, route: str = "shard_map") -> Cal
   return call
 
 
+def constrain_rows(mesh: Mesh, tree: PyTree) -> PyTree:
+  """Spreads the leading axis of every leaf over `data`, inside a step that `spread_step` compiles by route `"jit"`."""
+  rows = NamedSharding(mesh, PartitionSpec(DATA))
+  return jax.tree.map(lambda leaf: lax.with_sharding_constraint(leaf, rows), tree)
+
+
 def spread_step(
-  step: Callable, mesh: Mesh, route: str = "shard_map", *, donate_argnums: Sequence[int] = ()
+  step: Callable,
+  mesh: Mesh,
+  route: str = "shard_map",
+  *,
+  donate_argnums: Sequence[int] = (),
+  compiler_options: Mapping[str, str] | None = None,
 ) -> Callable:
   """Compiles a step whose arguments and results are the same on all devices of a mesh.
 
@@ -125,6 +136,7 @@ def spread_step(
     route: `"shard_map"` runs the step on every device by itself; `"jit"` leaves it to the compiler how to divide
       what is constrained inside; `"pmap"` is the first in its older form.
     donate_argnums: arguments that the result may take the memory of.
+    compiler_options: as `jax.jit` takes them; not for `"pmap"`.
 
   Returns:
     The step, taking and giving replicated arrays.
@@ -133,12 +145,13 @@ def spread_step(
     ValueError: an unknown route.
   """
   same = NamedSharding(mesh, PartitionSpec())
+  options = {"donate_argnums": donate_argnums, "compiler_options": compiler_options}
   if route == "jit":
-    return jax.jit(step, in_shardings=same, out_shardings=same, donate_argnums=donate_argnums)
+    return jax.jit(step, in_shardings=same, out_shardings=same, **options)
   if route == "shard_map":
     # the step's gradients are whole on every device already; checking would make JAX sum them once more
     spread = jax.shard_map(step, mesh=mesh, in_specs=PartitionSpec(), out_specs=PartitionSpec(), check_vma=False)
-    return jax.jit(spread, in_shardings=same, out_shardings=same, donate_argnums=donate_argnums)
+    return jax.jit(spread, in_shardings=same, out_shardings=same, **options)
   if route == "pmap":
     return _pmap(step, mesh)
   raise ValueError(f"spread_step: unknown route {route!r}; choose one of {', '.join(ROUTES)}")

@@ -28,7 +28,7 @@ class Context(context.Context):
   def check_family(self) -> None:
     """Refuses devices, networks and augmentations that cannot work, and students that fit no data."""
     c = self.config
-    parallel.check_sizes(c["parallel"]["pool"] or 1, 1)
+    parallel.check_sizes(c["parallel"]["pool"] or 1, c["parallel"]["data"] or 1)
     for arm in c["arms"].values():
       setting = self.setting(arm["setting"])
       for section in ("student", "teacher"):
@@ -76,10 +76,10 @@ class Context(context.Context):
     return _BASIC[strategy]() if strategy in _BASIC else super().augmentation(strategy)
 
   def devices(self, axis: str) -> int:
-    """How many devices train seeds; where it is open, as many as there are seeds."""
+    """How many devices train seeds, where it is open as many as there are seeds; and, of `"data"`, share a batch."""
     size = self.config["parallel"][axis]
     if axis != "pool":
-      return 1
+      return size or 1
     if size is not None:
       return size
     most = min(len(jax.devices()), self.config["seeds"])

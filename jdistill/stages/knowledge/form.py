@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdistill.base import Data, PyTree, UserError
+from jdistill.base import Data, Outputs, PyTree, UserError
 from jdistill.methods.knowledge import Epoch, Recipe, StudentState, student_method
 from jdistill.settings.setting import Setting
 from jdistill.stages.knowledge import teacher, train
@@ -42,6 +42,10 @@ def check(ctx: Context) -> None:
   if ctx.finished("students") is not None:
     return
   for label in ctx.config["order"]:
+    _recipe(label, ctx.config["arms"][label]["method"])
+  for want in teacher.wants(ctx):
+    _check_teachers(ctx, want)
+  for label in ctx.config["order"]:
     arm = ctx.config["arms"][label]
     if arm["start_train"]:
       trace(ctx, label, arm, arm["start_method"], arm["start_train"])
@@ -55,11 +59,12 @@ def trace(ctx: Context, label: str, arm: Mapping[str, Any], method: Mapping[str,
     UserError: what networks, connectors and losses refuse: taps that are not there, shapes and classes that differ.
   """
   setting = ctx.setting(arm["setting"])
-  recipe = teacher.recipe_of(method)
+  recipe = _recipe(label, method)
   networks, variables = _teachers(ctx, label, arm, setting) if "teacher" in recipe.needs else ((), ())
   taught = committee(networks, variables).outputs if networks else None
   if taught is not None and arm["targets"]["source"] == "cached":
-    taught = _without_taps(taught)
+    taught = _stored(taught, arm["targets"]["top_k"])
+    recipe = recipe._replace(views=_plain_for_teachers(recipe.views, method["name"]))
   members = setting.members(0)
   job = train.Job(label, ctx.network(arm["student"], setting), recipe, schedule, setting.data, members[None], [0])
   steps = train.steps_per_epoch(job)
@@ -99,6 +104,16 @@ def _traced(label: str, recipe: Recipe, method, epoch: Epoch) -> StudentState:
   return state
 
 
+def _check_teachers(ctx: Context, want: teacher.Want) -> None:
+  """Refuses teachers that would need a teacher, and stored ones that do not fit or know nothing of this data."""
+  if want.stored is not None:
+    teacher.judged(ctx, want)
+    return
+  method = want.sections["teacher_method"]
+  if "teacher" in _recipe(want.name, method).needs:
+    raise UserError(f"{want.name}: teacher_method.name={method['name']!r}: learns from a teacher itself; choose 'ce'")
+
+
 def _teachers(ctx: Context, label: str, arm: Mapping[str, Any], setting: Setting):
   networks, variables = (), ()
   for want in teacher.wants_of(ctx, label, arm):
@@ -108,9 +123,44 @@ def _teachers(ctx: Context, label: str, arm: Mapping[str, Any], setting: Setting
   return networks, variables
 
 
-def _without_taps(outputs):
+def _recipe(label: str, method: Mapping[str, Any]) -> Recipe:
+  try:
+    return teacher.recipe_of(method)
+  except ValueError as error:  # options that do not go together
+    raise UserError(f"{label}: {error}") from error
+
+
+class _Cut(Outputs):
+  """What stored targets without embeddings tell: who asks for more hears it, instead of computing with nothing."""
+
+  @property
+  def embedding(self) -> jax.Array:
+    raise UserError("targets.top_k: the greatest logits come without embeddings; set targets.top_k=None")
+
+
+def _stored(outputs, k: int | None):
   def call(arrays, x, ids):
-    return tuple(out._replace(taps={}, norm_inputs={}) for out in outputs(arrays, x, ids))
+    found = [out._replace(taps={}, norm_inputs={}) for out in outputs(arrays, x, ids)]
+    classes = found[0].logits.shape[-1]
+    if k is None:
+      return tuple(found)
+    if k >= classes:
+      raise UserError(f"targets.top_k={k}: must lie in 1..{classes - 1} for {classes} classes")
+    return tuple(_Cut(*out) for out in found)
+
+  return call
+
+
+def _plain_for_teachers(views, name: str):
+  """Refuses views that show teachers anything but the examples themselves, of which the stored targets are."""
+
+  def call(key, batch):
+    x, x_teacher = views(key, batch)
+    if x_teacher is not batch.x:
+      raise UserError(
+        f"targets.source='cached': {name} shows its teacher other inputs than the stored ones; use 'online'"
+      )
+    return x, x_teacher
 
   return call
 

@@ -141,8 +141,8 @@ def sections(ctx: Context, summary: dict) -> list[Section]:
     text = (
       f"{verdict(summary)}.\n\nMean ± standard deviation over {c['seeds']} seeds after the last epoch. Seeds are "
       "paired: a seed has the same initial student, order and examples in every arm. Choices were made on held-out "
-      "training examples with other seeds, never on test examples. Seconds are of all seeds with compilation; memory is "
-      "what the compiled step of one device holds, data, teachers and scratch included."
+      "training examples with other seeds, never on test examples. Seconds are of all seeds with compilation; memory "
+      "is what the compiled step of one device holds, data, teachers and scratch included."
     )
     parts.append(Section("Result", text, table=table(summary), images=_figures(ctx, summary)))
   parts.append(Section("Data", "\n".join(f"- {note}" for note in setting.notes)))

@@ -30,7 +30,7 @@ class Teachers(NamedTuple):
   Attributes:
     networks, variables: of each.
     hash: of all parameters.
-    scores: what each is worth on the test examples.
+    scores: what each is worth on the test examples; empty where it was not asked.
   """
 
   networks: tuple[Network, ...]
@@ -131,14 +131,12 @@ def run(ctx: Context) -> None:
   for want in wants(ctx):
     if want.stored is None and not lead(lambda want=want: _is_complete(_directory(ctx, want))):
       _train(ctx, want)
-    found = _load(ctx, want)
+    found = judged(ctx, want)
     for number, scores in enumerate(found.scores):
       name = f"{want.name} {number}" if len(found.scores) > 1 else want.name
       figures = ", ".join(f"{key} {value:.4g}" for key, value in scores.items())
       ctx.say(f"{name}: {model_of(want)['name']}, {figures}; hash {found.hash}")
-    records.append(
-      {"name": want.name, "model": model_of(want)["name"], "hash": found.hash, "scores": found.scores}
-    )
+    records.append({"name": want.name, "model": model_of(want)["name"], "hash": found.hash, "scores": found.scores})
   ctx.finish("teacher", begin, teachers=records)
 
 
@@ -194,9 +192,7 @@ def _load(ctx: Context, want: Want) -> Teachers:
   path = _directory(ctx, want)
   model = model_of(want)
   if not _is_complete(path):
-    raise UserError(
-      f"{path}: no teacher there; add 'teacher' to config.stages, or give the --artefacts of that run"
-    )
+    raise UserError(f"{path}: no teacher there; add 'teacher' to config.stages, or give the --artefacts of that run")
   setting = ctx.setting(want.sections["setting"])
   found, kept = read_npz(path / "variables.npz"), read_json(path / "teacher.json")
   network = ctx.network(model, setting)
@@ -210,9 +206,22 @@ def _load(ctx: Context, want: Want) -> Teachers:
     )
   stacked = jax.tree.unflatten(jax.tree.structure(form), leaves)
   variables = tuple(jax.tree.map(lambda a, i=i: jnp.asarray(a[i]), stacked) for i in range(len(leaves[0])))
-  scores = kept["scores"] if want.stored is None else [_score(network, v, setting, want.name) for v in variables[:1]]
   variables = variables[: want.count]
+  scores = kept["scores"] if want.stored is None else []
   return Teachers((network,) * len(variables), variables, variables_hash(variables), scores)
+
+
+def judged(ctx: Context, want: Want) -> Teachers:
+  """Teachers of one kind with what they are worth here, wherever they were made.
+
+  Raises:
+    UserError: they are not there, do not fit, or know nothing about this data.
+  """
+  found = _load(ctx, want)
+  if want.stored is None:
+    return found
+  setting = ctx.setting(want.sections["setting"])
+  return found._replace(scores=[_score(found.networks[0], v, setting, want.name) for v in found.variables])
 
 
 def _score(network: Network, variables: Variables, setting: Setting, name: str) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """One arm: networks of one recipe, trained side by side and resumable, as teachers and students are."""
 
+import functools
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jdistill.base import Data, Network, PyTree, Teacher, UserError, Variables
 from jdistill.methods.knowledge import Epoch, Recipe, Trained, predictor, student_method
@@ -15,7 +17,8 @@ from jdistill.methods.optimizers import make_optimizer, schedule
 from jdistill.reporting import JsonlWriter, Progress, peak_memory_bytes, read_jsonl
 from jdistill.stages.context import lead
 from jdistill.stages.knowledge.context import Context
-from jdistill.training import Checkpoints, Hooks, run_loop
+from jdistill.training import Checkpoints, Hooks, parallel, run_loop
+from jdistill.training.compiling import convolution_options
 from jdistill.training.side_by_side import side_by_side
 
 
@@ -90,6 +93,7 @@ def run(ctx: Context, job: Job, key: jax.Array, directory: Path, *, stage: str) 
     UserError: what the losses refuse, a loss that is not finite, or an order that left nothing to train on.
   """
   begin = time.monotonic()
+  shared = _row_devices(ctx, job)
   method = student_method(
     job.network,
     job.recipe,
@@ -99,6 +103,7 @@ def run(ctx: Context, job: Job, key: jax.Array, directory: Path, *, stage: str) 
     augment=ctx.augmentation(job.train["augment"]),
     ema_decay=job.train["ema_decay"],
     precision=job.train["precision"],
+    constrain=functools.partial(parallel.constrain_rows, shared) if shared else lambda batch: batch,
   )
   epoch = Epoch(
     jnp.int32(0),
@@ -109,6 +114,8 @@ def run(ctx: Context, job: Job, key: jax.Array, directory: Path, *, stage: str) 
     device(job.held_out),
     None if job.start is None else jax.tree.map(jnp.asarray, job.start),
   )
+  if shared:
+    epoch = parallel.replicate(epoch, shared)
   stacked = side_by_side(
     method,
     job.seeds,
@@ -149,9 +156,13 @@ def _loop(ctx, job: Job, method, stream: Callable[[int], Epoch], key: jax.Array,
     writers.append(JsonlWriter(ctx.workdir / "metrics" / f"{directory.name}.jsonl", name, resume_step=done or -1))
 
   def on_metrics(done: int, metrics: Mapping[str, float]) -> None:
-    if metrics.get("order/selected", 1.0) <= 0:
+    if metrics.get("order/selected", 1.0) <= 0 or metrics.get("order/empty", 0.0) > 0:
+      start = "order/confidence_"
+      found = [f"{k.removeprefix(start)} {v:.3g}" for k, v in metrics.items() if k.startswith(start)]
+      shares = f" (confidence: {', '.join(found)})" if found else ""
       raise UserError(
-        f"{job.label}: epoch {done}: no example was selected; lower method.cutoff, or give a pool the teacher knows"
+        f"{job.label}: epoch {done}: no example was selected{shares}; "
+        "lower method.cutoff, or give a pool the teacher knows"
       )
     writers[0].write(done, metrics)
     terms = {name.removeprefix("loss/"): value for name, value in metrics.items() if name.startswith("loss/")}
@@ -167,6 +178,9 @@ def _loop(ctx, job: Job, method, stream: Callable[[int], Epoch], key: jax.Array,
       checkpoint_seconds=ctx.config["checkpoint_seconds"],
       log_every=ctx.config["log_every"],
       hooks=Hooks(on_resume, on_metrics, stop=lambda: ctx.stop_requested),
+      mesh=_row_devices(ctx, job),
+      route="jit",
+      compiler_options=None if _at_once(job) else convolution_options(),
     )
   except ValueError as error:  # what losses and connectors refuse while they are traced
     raise error if isinstance(error, UserError) else UserError(f"{job.label}: {error}") from error
@@ -181,6 +195,22 @@ def _last_metrics(path: Path, name: str) -> dict[str, float]:
   """What the last epoch reported, means over seeds."""
   rows = lead(lambda: read_jsonl(path, name) if path.exists() else [])
   return {key: float(value) for key, value in rows[-1].items() if "/" in key} if rows else {}
+
+
+def _row_devices(ctx: Context, job: Job) -> Mesh | None:
+  """The devices that share every batch of one seed (`parallel.data`); several seeds go to devices of their own.
+
+  Raises:
+    UserError: they cannot divide the batch.
+  """
+  mesh = ctx.mesh("data") if len(job.seeds) == 1 else None
+  size = min(job.train["batch_size"], job.members.shape[1])
+  if mesh is not None and size % mesh.shape[parallel.DATA]:
+    raise UserError(
+      f"parallel.data={mesh.shape[parallel.DATA]}: does not divide the {size} examples of a step of {job.label}; "
+      "change it or train.batch_size"
+    )
+  return mesh
 
 
 def _at_once(job: Job) -> bool:

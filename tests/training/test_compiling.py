@@ -1,0 +1,73 @@
+"""Compiler options for convolutions, and steps whose rows several devices share."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jdistill import models
+from jdistill.base import Data, Method
+from jdistill.methods.knowledge import Epoch, logits, student_method
+from jdistill.teachers.frozen import committee
+from jdistill.training import parallel, run_loop
+from jdistill.training.compiling import convolution_options
+
+CLASSES, SHAPE = 3, (8, 8, 3)
+
+
+def test_convolution_options_reach_the_compiler_and_keep_the_numbers():
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 6, 20)), jnp.float32)
+  kernel = jnp.asarray(np.random.default_rng(1).normal(size=(3, 3, 20, 20)), jnp.float32)
+
+  def convolve(x, kernel):
+    return jax.lax.conv(x.transpose(0, 3, 1, 2), kernel.transpose(3, 2, 0, 1), (1, 1), "SAME")
+
+  compiled = jax.jit(convolve, compiler_options=convolution_options()).lower(x, kernel).compile()
+  assert "ynn" not in compiled.as_text()
+  np.testing.assert_allclose(compiled(x, kernel), convolve(x, kernel), rtol=1e-4, atol=1e-4)
+
+
+def test_convolution_options_are_none_where_the_compiler_refuses_them(monkeypatch):
+  convolution_options.cache_clear()
+  monkeypatch.setattr("jdistill.training.compiling._CONVOLUTIONS_BY_EIGEN", {"xla_cpu_no_such_option": "1"})
+  assert convolution_options() == {}
+  convolution_options.cache_clear()
+
+
+def test_run_loop_hands_compiler_options_on():
+  method = Method(lambda key, batch: batch, lambda key, state, batch: (state + batch, {"m/x": batch}), lambda s: s)
+  ran = run_loop(
+    method, lambda n: jnp.float32(2), key=jax.random.key(0), steps=3, compiler_options=convolution_options()
+  )
+  assert float(ran.state) == 8.0
+
+
+def _network():
+  return models.build("convnet_bn", num_classes=CLASSES, image_shape=SHAPE, width=4, depth=1)
+
+
+def _train(mesh):
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(rng.normal(size=(16, *SHAPE)), jnp.float32)
+  data = Data(x, jnp.asarray(rng.integers(0, CLASSES, 16), jnp.int32), jnp.arange(16, dtype=jnp.int32))
+  teacher = committee([_network()], [_network().init(jax.random.key(7))])
+  method = student_method(
+    _network(),
+    logits.dist(),  # couples the batch
+    optimizer=optax.sgd(0.1, momentum=0.9),
+    batch_size=8,
+    teacher=teacher.outputs,
+    constrain=(lambda batch: parallel.constrain_rows(mesh, batch)) if mesh else lambda batch: batch,
+  )
+  epoch = Epoch(jnp.int32(0), data, jnp.arange(16, dtype=jnp.int32), teacher.arrays)
+  return run_loop(method, lambda n: epoch, key=jax.random.key(1), steps=1, mesh=mesh, route="jit").state
+
+
+def test_a_student_on_two_devices_computes_what_it_does_on_one():
+  one, two = _train(None), _train(parallel.make_mesh(data=2))
+  start = _network().init(jax.random.key(0)).params
+  for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(two), strict=True):
+    # rounding of a bias in front of batch norm, whose gradient is zero, is all that there is of it
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+  kernels = [tree["conv0"]["kernel"] for tree in (start, one.roles["student"].params)]
+  assert not np.allclose(*kernels)
