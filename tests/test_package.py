@@ -41,6 +41,17 @@ def test_importing_the_package_imports_nothing_heavy():
   assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
 
 
+def test_importing_losses_imports_jax_and_the_ground_floor_alone():
+  """No Flax, optax or data library: a loop of one's own pays for the losses and for nothing else."""
+  code = "import sys, jax, numpy; before = set(sys.modules); import jdistill.losses; print(*set(sys.modules) - before)"
+  done = python("-c", code)
+  assert done.returncode == 0, done.stderr
+  found = {".".join(name.split(".")[:2]) if name.startswith("jdistill") else name for name in done.stdout.split()}
+  rooms = {"jdistill", "jdistill.base", "jdistill.losses", "jdistill.ops"}
+  assert rooms <= found
+  assert {name.partition(".")[0] for name in found - rooms} <= {"jax", "numpy"}, found - rooms
+
+
 def test_running_needs_no_tensorflow():
   done = python("-c", "import sys, jdistill.run; print('tensorflow' in sys.modules, 'torch' in sys.modules)")
   assert (done.returncode, done.stdout.split()) == (0, ["False", "False"]), done.stderr

@@ -77,6 +77,7 @@ _TARGETS = {
   "stored": Field(str, optional=True),
 }
 _TARGETS_DEFAULTS = {"source": "online", "top_k": None, "count": 1, "also": [], "stored": None}
+_FIXED_TARGETS = ("targets/count", "targets/also", "targets/stored")  # which teachers there are
 _TEACHER_SECTIONS = ("teacher", "teacher_method", "teacher_train")
 _ARM_SECTIONS = (
   *("method", "train", "student", "setting", "targets", "start_method", "start_train"),
@@ -93,12 +94,10 @@ def resolve(raw: dict[str, Any]) -> dict[str, Any]:
   raw.setdefault("teacher_method", {"name": "ce"})
   raw.setdefault("start_method", {"name": NO_START})
   raw.setdefault("start_train", {})
+  _check_mappings(raw)
   raw["targets"] = _TARGETS_DEFAULTS | {k: v for k, v in raw.get("targets", {}).items() if v is not None}
   rest = ("parallel", "arms", "order", "tune", "published", "committee")
   check_known("", raw, [*_TOP, *_SECTIONS, *_ARM_SECTIONS, *rest])
-  for section in _SECTIONS:
-    if not isinstance(raw.get(section), dict):
-      raise UserError(f"{section}: missing; an experiment's configuration needs this section")
   for key, field in _TOP.items():
     raw[key] = checked(key, raw.get(key), field)
   for key, field in PARALLEL.items():
@@ -113,6 +112,19 @@ def resolve(raw: dict[str, Any]) -> dict[str, Any]:
   raw["tune"] = _grids(raw)
   raw["published"] = dict(raw.get("published") or {})
   return raw
+
+
+def _check_mappings(raw: Mapping[str, Any]) -> None:
+  for section in _SECTIONS:
+    if not isinstance(raw.get(section, {} if section == "targets" else None), Mapping):
+      raise UserError(f"{section}: missing; an experiment's configuration needs this section")
+  for section in (*_ARM_SECTIONS, "arms", "tune", "committee"):
+    if not isinstance(found := raw.get(section) or {}, Mapping):
+      raise UserError(f"{section}={found!r}: must be a section with keys of its own")
+  for section, what in (("arms", "method/temperature"), ("tune", "method/temperature"), ("committee", "teacher/name")):
+    for label, paths in (raw.get(section) or {}).items():
+      if not isinstance(paths, Mapping):
+        raise UserError(f"{section}.{label}={paths!r}: must be a mapping of paths such as {what!r}")
 
 
 def _check_sections(prefix: str, raw: dict[str, Any]) -> None:
@@ -136,11 +148,9 @@ def _check_sections(prefix: str, raw: dict[str, Any]) -> None:
   if raw["targets"]["top_k"] is not None and raw["targets"]["source"] != "cached":
     raise UserError(f"{prefix}targets.top_k={raw['targets']['top_k']}: needs targets.source='cached'")
   for label in raw["targets"]["also"]:
-    if label not in (raw.get("committee") or {}):
-      raise UserError(
-        f"{prefix}targets.also={raw['targets']['also']}: no teacher {label!r} in committee"
-        f"{near_matches(label, raw.get('committee') or {})}"
-      )
+    if label not in (known := raw.get("committee") or {}):
+      cure = near_matches(label, known) if known else ", which is empty; name its teachers there"
+      raise UserError(f"{prefix}targets.also={raw['targets']['also']}: no teacher {label!r} in committee{cure}")
   if raw["targets"]["stored"] is not None and (raw["targets"]["count"] > 1 or raw["targets"]["also"]):
     raise UserError(f"{prefix}targets.stored={raw['targets']['stored']!r}: stands alone; set count=1 and also=()")
   if raw["targets"]["source"] == "cached" and raw["train"]["augment"] != "none":
@@ -165,7 +175,10 @@ def _check_setting(prefix: str, setting: dict[str, Any]) -> None:
 
 
 def _check_method(section: str, method: dict[str, Any]) -> None:
-  row = catalog.row(method.get("name"))
+  name, students = method.get("name"), [row.name for row in catalog.rows() if row.family == "knowledge"]
+  if name not in catalog.names():
+    raise UserError(f"{section}.name={name!r}: unknown{near_matches(name, students)}")
+  row = catalog.row(name)
   if row.family != "knowledge":
     raise UserError(f"{section}.name={row.name!r}: is of family {row.family}; see --list for those of family knowledge")
   known = row.options()
@@ -194,6 +207,8 @@ def _check_like(dotted: str, section: dict[str, Any], key: str, default: Any) ->
 def _range(key: str) -> dict[str, float]:
   if "temperature" in key or key in ("eps", "epsilon", "sigma"):
     return {"above": 0}
+  if key.endswith("_smoothing"):
+    return {"low": 0, "high": 1}
   if key.endswith(("_size", "_count")):
     return {"low": 1}
   return {"low": 0}
@@ -206,6 +221,9 @@ def _check_train(section: str, train: dict[str, Any]) -> None:
     train[key] = checked(f"{section}.{key}", TRAIN_DEFAULTS.get(key) if value is None else value, field)
   if train["schedule"] == "step" and not train["milestones"]:
     raise UserError(f"{section}.milestones=(): schedule 'step' needs the epochs at which the rate drops")
+  for epoch in train["milestones"]:
+    if isinstance(epoch, bool) or not isinstance(epoch, int | float) or epoch <= 0:
+      raise UserError(f"{section}.milestones={train['milestones']}: must be epochs above 0, such as (150, 180, 210)")
   if train["warmup_epochs"] >= train["epochs"]:
     raise UserError(f"{section}.warmup_epochs={train['warmup_epochs']}: must be below epochs={train['epochs']}")
 
@@ -222,16 +240,16 @@ def _arms(given: dict[str, Any], raw: dict[str, Any]) -> dict[str, dict]:
   return {label: _arm(label, controls.get(label, {}), given) for label in order}
 
 
-def _arm(label: str, overrides: Mapping[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+def _arm(label: str, overrides: Mapping[str, Any], given: dict[str, Any], room: str = "arms") -> dict[str, Any]:
   out = {section: copy.deepcopy(given[section]) for section in _ARM_SECTIONS}
   for section in ("method", "setting", "teacher", "teacher_method", "start_method", "student"):
     name = overrides.get(f"{section}/name")
     if name is not None and name != given[section]["name"]:
       out[section] = {"name": name}  # the options of another name mean nothing to this one
   for dotted, value in overrides.items():
-    set_path(out, dotted, value, f"arms.{label}")
+    set_path(out, dotted, value, f"{room}.{label}")
   out["committee"] = given.get("committee")
-  _check_sections(f"arms.{label}: ", out)
+  _check_sections(f"{room}.{label}: ", out)
   del out["committee"]
   return out
 
@@ -245,7 +263,7 @@ def _committee(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
         raise UserError(
           f"committee.{label}.{dotted}={value!r}: a teacher may set {', '.join(f'{s}/KEY' for s in _TEACHER_SECTIONS)}"
         )
-    whole = _arm(label, overrides, given)
+    whole = _arm(label, overrides, given, "committee")
     found[label] = {section: whole[section] for section in _TEACHER_SECTIONS}
   return found
 
@@ -262,16 +280,18 @@ def set_path(arm: dict[str, Any], dotted: str, value: Any, where: str) -> None:
   arm[section][key] = value
 
 
-def combinations(arm: Mapping[str, Any], grid: Mapping[str, list]) -> list[tuple[dict[str, Any], dict]]:
-  """All settings of a grid, as `(what is set, the whole arm)`."""
+def combinations(
+  arm: Mapping[str, Any], grid: Mapping[str, list], where: str = "tune"
+) -> list[tuple[dict[str, Any], dict]]:
+  """All settings of a grid, as `(what is set, the whole arm)`; `where` is for messages."""
   out = []
   for values in itertools.product(*grid.values()):
     one = copy.deepcopy(dict(arm))
     chosen = dict(zip(grid, values, strict=True))
     for dotted, value in chosen.items():
-      set_path(one, dotted, value, "tune")
+      set_path(one, dotted, value, where)
     one["committee"] = dict.fromkeys(one["targets"]["also"])  # it was checked with the arm
-    _check_sections("tune: ", one)
+    _check_sections(f"{where}: ", one)
     del one["committee"]
     out.append((chosen, one))
   return out
@@ -283,10 +303,14 @@ def _grids(raw: dict[str, Any]) -> dict[str, dict[str, list]]:
     if label not in raw["arms"]:
       raise UserError(f"tune.{label}: no such arm{near_matches(label, raw['arms'])}")
     grids[label] = {dotted: list(v) if isinstance(v, list | tuple) else [v] for dotted, v in grid.items()}
+    if not grid:
+      raise UserError(f"tune.{label}: empty; give keys and their values, or leave the arm out")
     for dotted, values in grids[label].items():
       if not values:
         raise UserError(f"tune.{label}.{dotted}: empty; give at least one value")
-    combinations(raw["arms"][label], grids[label])  # refuses what an arm would refuse
+      if dotted.partition("/")[0] in (*_TEACHER_SECTIONS, "setting") or dotted in _FIXED_TARGETS:
+        raise UserError(f"tune.{label}.{dotted}: teachers and data are not searched; give every one of them an arm")
+    combinations(raw["arms"][label], grids[label], f"tune.{label}")  # refuses what an arm would refuse
   return grids
 
 

@@ -58,7 +58,7 @@ def schedule(
   else:
     raise ValueError(f"schedule {kind!r}: unknown; choose one of {', '.join(SCHEDULES)}")
   whole = optax.join_schedules([optax.linear_schedule(0.0, lr, warm), main], [warm]) if warm else main
-  return lambda step: jnp.asarray(whole(step), jnp.float32)
+  return _lenient(lambda step: jnp.asarray(whole(step), jnp.float32))
 
 
 def decays(params: PyTree) -> PyTree:
@@ -114,11 +114,11 @@ def make_optimizer(
   return optax.GradientTransformation(whole.init, _lenient(whole.update))
 
 
-def _lenient(update: Callable) -> Callable:
+def _lenient(function: Callable) -> Callable:
   """optax adds Python numbers to step counters, which JAX's strict dtype promotion refuses."""
 
-  def call(grads: PyTree, state: PyTree, params: PyTree | None = None):
+  def call(*args: PyTree) -> PyTree:
     with jax.numpy_dtype_promotion("standard"):
-      return update(grads, state, params)
+      return function(*args)
 
   return call

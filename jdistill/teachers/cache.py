@@ -21,7 +21,8 @@ class TargetCache(NamedTuple):
   """Stored teacher outputs.
 
   Attributes:
-    logits: `[teachers, N, classes]`, or `[teachers, N, k]` of the `k` greatest.
+    logits: `[teachers, N, classes]`, or `[teachers, N, k]` of the `k` greatest; of sequences and maps with the axes of
+      their positions after `N`, and so are `classes`, `rest` and `embedding`.
     classes: `[teachers, N, k]` int32, to which class each stored logit belongs; `None` where all are stored.
     rest: `[teachers, N]`, log of the probability of all other classes together; `None` where all are stored.
     embedding: `[teachers, N, features]`, or `None`.
@@ -126,6 +127,8 @@ def top_k(cache: TargetCache, k: int) -> TargetCache:
 def cached(cache: TargetCache, *, data: str | None = None, teacher_hash: str | None = None) -> Teacher:
   """A cache as a `Teacher`; its logits of a cut cache are log-probabilities, which is the same to every softmax.
 
+  An example whose name is not in it gets NaN.
+
   Args:
     cache: from `record` or `top_k`.
     data: fingerprint of the data at hand; `None` checks nothing.
@@ -146,25 +149,30 @@ def cached(cache: TargetCache, *, data: str | None = None, teacher_hash: str | N
     del x
     rows = jnp.searchsorted(arrays["ids"], ids)
     # an id that is not there must not quietly take its neighbour's targets
-    known = (arrays["ids"][jnp.minimum(rows, arrays["ids"].shape[0] - 1)] == ids).reshape(-1, 1)
+    known = arrays["ids"][jnp.minimum(rows, arrays["ids"].shape[0] - 1)] == ids
     found = []
     for t in range(count):
       logits = arrays["logits"][t, rows]
       if "classes" in arrays:
         logits = _spread(logits, arrays["classes"][t, rows], arrays["rest"][t, rows], num_classes)
-      logits = jnp.where(known, logits, jnp.nan)
       embedding = arrays["embedding"][t, rows] if "embedding" in arrays else jnp.zeros((ids.shape[0], 0), logits.dtype)
-      found.append(Outputs(logits, embedding))
+      found.append(Outputs(*(_where_known(known, values) for values in (logits, embedding))))
     return tuple(found)
 
   k = "" if cache.classes is None else f" top {cache.classes.shape[-1]}"
-  return Teacher(outputs, arrays, nbytes(stored), f"cached{k}")
+  return Teacher(outputs, arrays, nbytes(arrays), f"cached{k}")
+
+
+def _where_known(known: jax.Array, values: jax.Array) -> jax.Array:
+  return jnp.where(known.reshape(-1, *(1,) * (values.ndim - 1)), values, jnp.nan)
 
 
 def _spread(kept: jax.Array, classes: jax.Array, rest: jax.Array, num_classes: int) -> jax.Array:
-  even = rest - jnp.log(jnp.asarray(num_classes - kept.shape[-1], kept.dtype))
-  whole = jnp.broadcast_to(even.reshape(-1, 1), (kept.shape[0], num_classes))
-  return jax.vmap(lambda row, where, values: row.at[where].set(values))(whole, classes, kept)
+  k = kept.shape[-1]
+  even = rest - jnp.log(jnp.asarray(num_classes - k, kept.dtype))
+  whole = jnp.broadcast_to(even.reshape(-1, 1), (even.size, num_classes))
+  place = jax.vmap(lambda row, where, values: row.at[where].set(values))
+  return place(whole, classes.reshape(-1, k), kept.reshape(-1, k)).reshape(*rest.shape, num_classes)
 
 
 def save(cache: TargetCache, path: str | os.PathLike) -> None:

@@ -208,12 +208,13 @@ def student_method(
       if recipe.order is not None:
         some = jnp.any(where)
         new = jax.tree.map(lambda a, b: jnp.where(some, a, b), new, state)
-        logs = {name: jnp.where(some, value, jnp.nan) for name, value in logs.items()}
+        logs = {name: jnp.where(some, value, 0.0) for name, value in logs.items()}
       return new, logs
 
     state, logs = lax.scan(body, state, (order.indices, order.mask, jnp.arange(steps)))
-    average = jnp.mean if recipe.order is None else jnp.nanmean
-    metrics = {name: average(values) for name, values in logs.items()}
+    # the mean over steps with examples; of an epoch without any it is 0: no number went wrong, and `order` tells
+    counted = jnp.maximum(jnp.sum(jnp.any(order.mask, axis=1)), 1).astype(jnp.float32)
+    metrics = {name: jnp.sum(values) / counted for name, values in logs.items()}
     return state, metrics | {f"order/{name}": value for name, value in order.metrics.items()}
 
   def result(state: StudentState) -> Trained:

@@ -1,0 +1,184 @@
+"""Mistakes in an experiment of knowledge distillation: one line with key, value and cure, and nothing is written."""
+
+import importlib
+import io
+
+import pytest
+
+from jdistill import run
+from jdistill.base import UserError
+
+KD = {"method/name": "kd"}
+CACHED = ("targets.source", "cached")
+
+# name -> experiment (kd where none is named), what is changed, and what the line must say
+CASES = {
+  "an unknown key": ([("sead", 1)], ["sead=1: unknown key", "'seed'"]),
+  "an unknown key of a section": ([("train.epoch", 1)], ["train.epoch=1: unknown key", "'epochs'"]),
+  "an unknown option of the method": ([("method.temprature", 1.0)], ["method.temprature=1.0", "'temperature'"]),
+  "a missing section": ([("method", None)], ["method: missing"]),
+  "a value for a section": ([("targets", 3)], ["targets: missing"]),
+  "a method without a name": ([("method", {})], ["method.name=None: unknown"]),
+  "an unknown method": ([("method.name", "kdd")], ["method.name='kdd': unknown", "'kd'"]),
+  "an unknown method of an arm": (
+    [("arms.ce", {"method/name": "kdd"})],
+    ["arms.ce: method.name='kdd': unknown", "'kd'"],
+  ),
+  "a method of another family": (
+    [("arms.ce", {"method/name": "datm"})],
+    ["arms.ce: method.name='datm': is of family dataset", "--list"],
+  ),
+  "an arm's unknown section": ([("arms.ce", {"metod/name": "ce"})], ["arms.ce.metod/name='ce'", "method/KEY"]),
+  "an arm's path without a key": ([("arms.ce", {"method": "ce"})], ["arms.ce.method='ce'", "method/KEY"]),
+  "an arm's unknown key": ([("arms.ce", {"train/epoch": 3})], ["arms.ce: train.epoch=3: unknown key", "'epochs'"]),
+  "an arm that is a word": ([("arms.ce", "ce")], ["arms.ce='ce'", "method/temperature"]),
+  "a control with the method's name": ([("arms.kd", KD)], ["arms.kd", "own arm"]),
+  "no temperature": ([("method.temperature", 0.0)], ["method.temperature=0.0: must be above 0"]),
+  "an arm's negative temperature": (
+    [("arms.ce", KD | {"method/temperature": -1})],
+    ["arms.ce: method.temperature=-1.0: must be above 0"],
+  ),
+  "a grid with no temperature": (
+    [("tune", {"kd": {"method/temperature": (1.0, 0.0)}})],
+    ["tune.kd: method.temperature=0.0: must be above 0"],
+  ),
+  "a negative weight": ([("method.kd_weight", -1.0)], ["method.kd_weight=-1.0: must be at least 0"]),
+  "too much smoothing": (
+    [("arms.ce", {"method/name": "ce", "method/label_smoothing": 1.5})],
+    ["arms.ce: method.label_smoothing=1.5: must be at most 1"],
+  ),
+  "a word for a number": (
+    [("arms.ce", {"method/name": "ce", "method/label_smoothing": "much"})],
+    ["arms.ce: method.label_smoothing='much': must be of type float"],
+  ),
+  "a stored teacher that is not there": (
+    [("targets.stored", "/nowhere/teacher")],
+    ["targets.stored='/nowhere/teacher': no teacher there", "artefacts/teachers"],
+  ),
+  "a stored teacher among several": (
+    [("targets.stored", "x"), ("targets.count", 2)],
+    ["targets.stored='x': stands alone", "count=1"],
+  ),
+  "an unknown teacher of the committee": (
+    [("committee", {"wide": {"teacher/widths": (9,)}}), ("targets.also", ("wode",))],
+    ["targets.also=['wode']: no teacher 'wode' in committee", "'wide'"],
+  ),
+  "a teacher of no committee": ([("targets.also", ("wide",))], ["no teacher 'wide'", "which is empty"]),
+  "a committee that sets a method": (
+    [("committee", {"wide": {"method/name": "ce"}})],
+    ["committee.wide.method/name='ce'", "teacher/KEY"],
+  ),
+  "a committee's unknown option": (
+    [("committee", {"wide": {"teacher/width": 3}})],
+    ["committee.wide: teacher.width=3", "'widths'"],
+  ),
+  "a teacher that needs one": ([("teacher_method.name", "kd")], ["teacher_method.name='kd'", "choose 'ce'"]),
+  "no teachers": ([("targets.count", 0)], ["targets.count=0: must be at least 1"]),
+  "an unknown source": ([("targets.source", "cache")], ["targets.source='cache': unknown", "'cached'"]),
+  "the greatest logits online": ([("targets.top_k", 3)], ["targets.top_k=3", "targets.source='cached'"]),
+  "as many greatest logits as classes": ([CACHED, ("targets.top_k", 10)], ["targets.top_k=10", "1..9"]),
+  "stored targets of other pixels": (
+    [CACHED, ("train.augment", "crop_flip")],
+    ["targets.source='cached'", "train.augment='crop_flip'", "'online'"],
+  ),
+  "stored targets of other views": (
+    "lad",
+    [CACHED],
+    ["lad: targets.source='cached'", "shows its teacher other inputs", "'online'"],
+  ),
+  "stored targets without maps": ("fitnets", [CACHED], ["fitnets: tap='block1'", "targets.source='online'"]),
+  "cut targets without embeddings": (
+    "rkd",
+    [CACHED, ("targets.top_k", 3)],
+    ["rkd: targets.top_k", "without embeddings", "targets.top_k=None"],
+  ),
+  "a tap that is not there": (
+    "fitnets",
+    [("method.tap", "block9")],
+    ["fitnets: tap='block9'", "block0, block1, embedding"],
+  ),
+  "a batch of one for relations": ("rkd", [("train.batch_size", 1)], ["rkd: ", "at least 2 examples", "got 1"]),
+  "a batch of one for correlations": ("dist", [("train.batch_size", 1)], ["dist: ", "at least 2 examples", "got 1"]),
+  "options that do not go together": ("kd3", [("method.select", "best")], ["kd3: method.select='best'", "classwise"]),
+  "a warm-up as long as training": (
+    [("train.warmup_epochs", 3.0)],
+    ["train.warmup_epochs=3.0: must be below epochs=3"],
+  ),
+  "steps without milestones": ([("train.schedule", "step")], ["train.milestones=()"]),
+  "a milestone that is a word": (
+    [("train.schedule", "step"), ("train.milestones", ("late",))],
+    ["train.milestones=['late']", "above 0"],
+  ),
+  "a milestone before the start": (
+    [("teacher_train.schedule", "step"), ("teacher_train.milestones", (0,))],
+    ["teacher_train.milestones=[0]", "above 0"],
+  ),
+  "no rate": ([("train.lr", 0.0)], ["train.lr=0.0: must be above 0"]),
+  "an unknown precision": ([("train.precision", "float16")], ["train.precision='float16'", "'bfloat16'"]),
+  "an unknown augmentation": ([("train.augment", "flop")], ["'flop'", "flip"]),
+  "too much averaging": ([("train.ema_decay", 1.5)], ["train.ema_decay=1.5: must be at most 1"]),
+  "an unknown phase before": ([("start_method.name", "kdd")], ["start_method.name='kdd': unknown", "'kd'"]),
+  "a phase before without epochs": (
+    [("start_method.name", "kd"), ("start_train.epochs", 0)],
+    ["start_train.epochs=0: must be at least 1"],
+  ),
+  "an unknown network": ([("student.name", "mpl")], ["student.name='mpl': unknown", "'mlp'"]),
+  "an option of another network": ([("student.width", 3)], ["student.width=3: mlp has no such option", "'widths'"]),
+  "an unknown setting": ([("setting.name", "supervise")], ["setting.name='supervise'", "'supervised'"]),
+  "fewer examples than classes": ([("setting.student_size", 5)], ["setting.student_size=5", "at least 10"]),
+  "all examples held out": ([("validation_size", 200)], ["validation_size=200", "200 training images"]),
+  "an unknown reference": ([("reference", "cee")], ["reference='cee': no such arm", "'ce'"]),
+  "an order without an arm": ([("order", ("kd",))], ["order=['kd']", "['ce', 'kd'] once"]),
+  "a grid of no arm": ([("tune", {"kdd": {"method/temperature": (1.0,)}})], ["tune.kdd: no such arm", "'kd'"]),
+  "a grid without values": ([("tune", {"kd": {"method/temperature": ()}})], ["tune.kd.method/temperature: empty"]),
+  "a grid without keys": ([("tune", {"kd": {}})], ["tune.kd: empty"]),
+  "a grid's path without a section": ([("tune", {"kd": {"temperature": (1.0,)}})], ["tune.kd.temperature=1.0"]),
+  "a search over teachers": (
+    [("tune", {"kd": {"teacher/widths": ((3,), (4,))}})],
+    ["tune.kd.teacher/widths", "not searched"],
+  ),
+  "a search over how many": ([("tune", {"kd": {"targets/count": (1, 3)}})], ["tune.kd.targets/count", "not searched"]),
+  "an unknown stage": ([("stages", ("teecher",))], ["stages: unknown stage 'teecher'", "'teacher'"]),
+  "stages out of order": ([("stages", ("report", "students"))], ["stages=", "must be in the order"]),
+}
+
+
+def change(config, path, value):
+  """Sets a key as Python code would, whatever its type was."""
+  *sections, last = path.split(".")
+  with config.unlocked():
+    for name in sections:
+      config = config[name]
+    if last in config:
+      del config[last]
+    config[last] = value
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_mistake_is_one_readable_line(tmp_path, name):
+  *experiment, changes, words = CASES[name]
+  config = importlib.import_module(f"experiments.{experiment[0] if experiment else 'kd'}").get_config("tiny")
+  for path, value in changes:
+    change(config, path, value)
+  said = io.StringIO()
+  with pytest.raises(UserError) as error:
+    run.run_experiment(config, tmp_path / "work", stream=said)
+  line = str(error.value)
+  for word in words:
+    assert word in line
+  assert "\n" not in line and len(line) < 400 and said.getvalue() == ""
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_tpus_that_are_not_there_are_for_another_family(refuse):
+  kd = "--config=experiments/kd.py:tiny"
+  assert refuse("--dry_run", "--topology=v5e:2x4", config=kd) == (
+    "--topology=v5e:2x4: compiles data-set distillation only; leave it out"
+  )
+
+
+def test_the_command_line_names_unknown_keys_of_sections(refuse):
+  kd = "--config=experiments/kd.py:tiny"
+  complaint = refuse("--config.targets.top=3", config=kd)
+  assert complaint.startswith("config.targets.top=3: unknown key") and "'targets.top_k'" in complaint
+  assert "method.temperature=0.0: must be above 0" in refuse("--config.method.temperature=0", config=kd)
