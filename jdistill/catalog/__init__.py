@@ -6,6 +6,7 @@ may set, what its stream is made of, and where its experiment and its tests are.
 
 import difflib
 import importlib
+import re
 from collections.abc import Callable
 
 from jdistill.base import UserError
@@ -70,10 +71,11 @@ def citation(name: str) -> str:
   """
   entry = row(name)
   year = entry.venue.split()[-1]
+  title = re.sub(r"([&%#_])", r"\\\1", entry.title)  # special characters of LaTeX
   return "\n".join(
     (
       f"@inproceedings{{{entry.name}{year},",
-      f"  title = {{{entry.title}}},",
+      f"  title = {{{title}}},",
       f"  author = {{{entry.authors}}},",
       f"  booktitle = {{{entry.venue.rsplit(' ', 1)[0]}}},",
       f"  year = {{{year}}},",

@@ -156,7 +156,9 @@ def crd_init(key: jax.Array, num_examples: int, *, features: int = 128) -> CRDSt
   return CRDState(banks[0], banks[1], jnp.float32(-jnp.inf), jnp.float32(-jnp.inf))
 
 
-def crd_negatives(key: jax.Array, labels: jax.Array, train_labels: jax.Array, count: int) -> jax.Array:
+def crd_negatives(
+  key: jax.Array, labels: jax.Array, train_labels: jax.Array, count: int, *, where: jax.Array | None = None
+) -> jax.Array:
   """Draws examples of other classes, uniformly and with repetition.
 
   Args:
@@ -165,12 +167,13 @@ def crd_negatives(key: jax.Array, labels: jax.Array, train_labels: jax.Array, co
     train_labels: `[N]` integers, the classes of the training set; at least two of them must occur.
     count: `K`, negatives per example; 16384 in the paper. (The released code repeats only when a class has fewer
       others than `K`.)
+    where: `[N]`, which training examples may be drawn; at least two classes must be among them.
 
   Returns:
     `[B, count]` int32 indices into the training set, none of the class of its row.
 
   Raises:
-    ValueError: if the labels are not integer vectors or `count < 1`.
+    ValueError: if the labels are not integer vectors, `count < 1`, or `where` is not `[N]`.
 
   Cost: a sort of the training labels.
   """
@@ -179,11 +182,13 @@ def crd_negatives(key: jax.Array, labels: jax.Array, train_labels: jax.Array, co
       raise ValueError(f"crd_negatives: {side} must be a vector of integers, got {x.dtype} {x.shape}")
   if count < 1:
     raise ValueError(f"crd_negatives: count must be at least 1, got {count}")
+  allowed = row_mask("crd_negatives", where, train_labels.shape[0])
+  train_labels = jnp.where(allowed, train_labels, jnp.iinfo(train_labels.dtype).max)  # the excluded come last
   order = jnp.argsort(train_labels)
   ordered = train_labels[order]
   first = jnp.searchsorted(ordered, labels, side="left").astype(jnp.int32)[:, None]  # [B, 1]
   own = jnp.searchsorted(ordered, labels, side="right").astype(jnp.int32)[:, None] - first
-  others = jnp.maximum(train_labels.shape[0] - own, 1)
+  others = jnp.maximum(jnp.sum(allowed).astype(jnp.int32) - own, 1)
   drawn = jax.random.randint(key, (labels.shape[0], count), 0, jnp.broadcast_to(others, (labels.shape[0], count)))
   return order[jnp.where(drawn >= first, drawn + own, drawn)].astype(jnp.int32)  # steps over the block of its class
 

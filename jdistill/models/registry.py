@@ -16,6 +16,7 @@ from jdistill.base import Key, Network, Outputs, PyTree, Sites, UserError, Varia
 from jdistill.models.alexnet import AlexNet
 from jdistill.models.cifar_resnet import CifarResNet
 from jdistill.models.convnet import ConvNet
+from jdistill.models.gru import GRU
 from jdistill.models.initialise import INITS, draw_params
 from jdistill.models.layers import ACTIVATIONS, NORMS, POOLINGS, Recorder
 from jdistill.models.lenet import LeNet
@@ -34,6 +35,7 @@ from jdistill.models.wide_resnet import WideResNet
 class _Entry(NamedTuple):
   module: type[nn.Module]
   preset: Mapping[str, Any] = {}
+  tokens: bool = False  # takes ids `[n, tokens]` instead of images
 
 
 _ZOO = {
@@ -69,6 +71,7 @@ _ZOO = {
   "vit": _Entry(ViT),
   "mixer": _Entry(Mixer),
   "segnet": _Entry(SegNet),
+  "gru": _Entry(GRU, tokens=True),
 }
 _CHOICES = {
   "norm": NORMS,
@@ -102,7 +105,7 @@ def options(name: str) -> dict[str, Any]:
   return {field.name: field.default for field in fields} | {"init": INITS[0]}
 
 
-def build(name: str, *, num_classes: int, image_shape: tuple[int, int, int], **choices: Any) -> Network:
+def build(name: str, *, num_classes: int, image_shape: tuple[int, ...], **choices: Any) -> Network:
   """Builds a network of the zoo as two pure functions.
 
   `init(key)` gives `Variables` of plain dicts, `{"conv0": {"kernel": ..., "bias": ...}, ..., "head": ...}`; for nets
@@ -112,8 +115,8 @@ def build(name: str, *, num_classes: int, image_shape: tuple[int, int, int], **c
 
   Args:
     name: one of `names()`; `*_bn` are the batch-norm variants.
-    num_classes: length of the logits; `"segnet"` gives that many for every pixel.
-    image_shape: `(height, width, channels)` of the input space.
+    num_classes: length of the logits; `"segnet"` gives that many for every pixel, `"gru"` for every token.
+    image_shape: `(height, width, channels)` of the input space; `(tokens,)` for `"gru"`, which takes int ids.
     **choices: see `options(name)`; e.g. `width`, `depth`, `norm`, `act`, `pooling`, and `init`: `"torch"`
       (uniform by fan-in, biases too), `"flax"` (LeCun normal, zero biases) or `"he"` (convolutions normal by fan-out).
 
@@ -132,20 +135,24 @@ def build(name: str, *, num_classes: int, image_shape: tuple[int, int, int], **c
       )
     _check_value(option, value)
   _check_positive("num_classes", num_classes)
-  if len(image_shape) != 3 or not all(isinstance(n, numbers.Integral) and n > 0 for n in image_shape):
-    raise UserError(f"image_shape: {image_shape} is not (height, width, channels) of positive whole numbers")
+  if len(image_shape) != (1 if entry.tokens else 3) or not all(
+    isinstance(n, numbers.Integral) and n > 0 for n in image_shape
+  ):
+    wanted = f"(tokens,), which model {name!r} takes," if entry.tokens else "(height, width, channels)"
+    raise UserError(f"image_shape: {image_shape} is not {wanted} of positive whole numbers")
   shape = tuple(int(n) for n in image_shape)
   fields = {option: tuple(value) if isinstance(value, list) else value for option, value in choices.items()}
   init = fields.pop("init", INITS[0])
   return _network(entry.module(num_classes=int(num_classes), **entry.preset, **fields), name, shape, init)
 
 
-def describe(network: Network, image_shape: tuple[int, int, int]) -> list[tuple[str, tuple[int, ...], int]]:
+def describe(network: Network, image_shape: tuple[int, ...]) -> list[tuple[str, tuple[int, ...], int]]:
   """Lists the parameters of a network without computing anything.
 
   Args:
     network: any `Network`.
-    image_shape: `(height, width, channels)`; the forward pass is traced at this size, so a misfit shows here.
+    image_shape: `(height, width, channels)`, or `(tokens,)`; the forward pass is traced at this size, so a misfit
+      shows here.
 
   Returns:
     `(path, shape, count)` per parameter array, such as `("conv0/kernel", (3, 3, 3, 128), 3456)`.
@@ -154,7 +161,7 @@ def describe(network: Network, image_shape: tuple[int, int, int]) -> list[tuple[
     UserError: the network does not take images of this shape.
   """
   variables = jax.eval_shape(network.init, jax.random.key(0))
-  x = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+  x = jax.ShapeDtypeStruct((1, *image_shape), _input_type(image_shape))
   jax.eval_shape(lambda v, x: network.apply(v.params, x, stats=v.stats), variables, x)
   leaves, _ = jax.tree.flatten_with_path(variables.params)
   return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf.shape, leaf.size) for path, leaf in leaves]
@@ -165,7 +172,9 @@ def _network(module: nn.Module, name: str, image_shape: tuple[int, ...], init_na
   @jax.jit
   def init(key: Key) -> Variables:
     shapes = jax.eval_shape(
-      lambda: module.init(jax.random.key(0), jnp.zeros((1, *image_shape), jnp.float32), train=False, record=Recorder())
+      lambda: module.init(
+        jax.random.key(0), jnp.zeros((1, *image_shape), _input_type(image_shape)), train=False, record=Recorder()
+      )
     )
     stats = {layer: _fresh_moments(leaves) for layer, leaves in shapes.get("batch_stats", {}).items()}
     return Variables(draw_params(key, shapes["params"], init_name), stats)
@@ -179,7 +188,7 @@ def _network(module: nn.Module, name: str, image_shape: tuple[int, ...], init_na
     stats: PyTree | None = None,
     sites: Sites | None = None,
   ) -> Outputs:
-    _check_images(x, name, image_shape)
+    (_check_images if len(image_shape) == 3 else _check_tokens)(x, name, image_shape)
     record = Recorder(sites)
     variables = {"params": params, "batch_stats": stats} if stats else {"params": params}
     mutable = ["batch_stats"] if train and stats else []
@@ -205,6 +214,17 @@ def _check_images(x: jax.Array, name: str, image_shape: tuple[int, ...]) -> None
     raise UserError(f"x: {x.shape[-1]} channels given to model {name!r}, built for images {image_shape}")
   if not jnp.issubdtype(x.dtype, jnp.floating):
     raise UserError(f"x: {x.dtype} pixels given to model {name!r}; normalise them to floating point first")
+
+
+def _check_tokens(x: jax.Array, name: str, shape: tuple[int, ...]) -> None:
+  if x.ndim != 2:
+    raise UserError(f"x: shape {x.shape} given to model {name!r}; it takes [batch, tokens] such as {shape}")
+  if not jnp.issubdtype(x.dtype, jnp.integer):
+    raise UserError(f"x: {x.dtype} values given to model {name!r}; it takes whole numbers, ids of tokens")
+
+
+def _input_type(shape: tuple[int, ...]):
+  return jnp.float32 if len(shape) == 3 else jnp.int32
 
 
 def _entry(name: str) -> _Entry:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdistill import catalog, losses, models
-from jdistill.base import Method, PyTree
+from jdistill.base import Method, Network, Outputs, PyTree, Variables
 from jdistill.methods import knowledge
 from jdistill.methods.dataset import Segment
 from jdistill.methods.optimizers import make_optimizer
@@ -58,10 +58,14 @@ def _trajectory(row: catalog.Row) -> Toy:
   return Toy(method, lambda step: segments[step % len(segments)], "match/loss")
 
 
-def _student(row: catalog.Row, objective: str, **options) -> Toy:
+MLPS = ({"name": "mlp", "widths": (8,)}, {"name": "mlp", "widths": (8, 6)})
+CONVS = ({"name": "convnet", "width": 4, "depth": 1, "norm": "none", "act": "leaky_relu", "pooling": "none"},) * 2
+MEANS = tuple({"name": "convnet_bn", "width": width, "depth": 1} for width in (8, 4))  # heads on a global mean
+
+
+def _student(row: catalog.Row, objective: str, networks=MLPS, **options) -> Toy:
   """Two steps per epoch over twelve images of 2x2 pixels and three classes, taught by a fixed random network."""
-  shape = {"num_classes": 3, "image_shape": (2, 2, 1)}
-  network, teacher = (models.build("mlp", widths=widths, **shape) for widths in ((8,), (8, 6)))
+  network, teacher = (models.build(num_classes=3, image_shape=(2, 2, 1), **one) for one in networks)
   rng = np.random.default_rng(0)
   x, y = jnp.float32(rng.normal(size=(12, 2, 2, 1))), jnp.asarray(rng.integers(0, 3, 12), jnp.int32)
   data = knowledge.Data(x, y, jnp.arange(12, dtype=jnp.int32))
@@ -81,6 +85,48 @@ def _student(row: catalog.Row, objective: str, **options) -> Toy:
   return Toy(method, epoch, objective)
 
 
+def _maps(row: catalog.Row, objective: str, **options) -> Toy:
+  """Twelve images of 3x3 pixels with three classes per pixel and an empty label channel; networks see single pixels."""
+
+  def init(key):
+    return Variables({"w": jax.random.normal(key, (3, 3)), "b": jnp.zeros(3)})
+
+  def apply(params, x, **_):
+    return Outputs(x @ params["w"] + jnp.broadcast_to(params["b"], (*x.shape[:-1], 3)), x.mean((1, 2)))
+
+  rng = np.random.default_rng(0)
+  x, y = rng.normal(size=(12, 3, 3, 3)), jnp.asarray(rng.integers(-1, 3, (12, 3, 3)), jnp.int32)
+  x[..., -1] = 0
+  data = knowledge.Data(jnp.float32(x), y, jnp.arange(12, dtype=jnp.int32), {"present": jnp.ones((12, 3), bool)})
+  network = Network(init, apply)
+  frozen = committee([network], [init(jax.random.key(5))])
+  method = knowledge.student_method(
+    network, row.build()(**options), optimizer=make_optimizer("sgd", 0.2), batch_size=6, teacher=frozen.outputs
+  )
+
+  def epoch(step: int) -> knowledge.Epoch:
+    return knowledge.Epoch(jnp.int32(step), data, data.ids, frozen.arrays)
+
+  return Toy(method, epoch, objective)
+
+
+def _tokens(row: catalog.Row, objective: str, **options) -> Toy:
+  """Two steps per epoch over twelve sequences that count up to five, one position of each private."""
+  network, teacher = (models.build("gru", num_classes=5, image_shape=(4,), width=width) for width in (6, 8))
+  x = (np.arange(12)[:, None] + np.arange(4)) % 5
+  extra = {"private": jnp.float32(np.eye(4)[np.arange(12) % 4]), "mask": jnp.ones((12, 4), bool).at[3, 2:].set(False)}
+  data = knowledge.Data(jnp.int32(x), jnp.int32((x + 1) % 5), jnp.arange(12, dtype=jnp.int32), extra)
+  frozen = committee([teacher], [teacher.init(jax.random.key(5))])
+  method = knowledge.student_method(
+    network, row.build()(**options), optimizer=make_optimizer("sgd", 0.5), batch_size=6, teacher=frozen.outputs
+  )
+
+  def epoch(step: int) -> knowledge.Epoch:
+    return knowledge.Epoch(jnp.int32(step), data, data.ids, frozen.arrays)
+
+  return Toy(method, epoch, objective)
+
+
 TOYS: dict[str, Callable[[catalog.Row], Toy]] = {
   "datm": _trajectory,
   "mtt": _trajectory,
@@ -89,5 +135,21 @@ TOYS: dict[str, Callable[[catalog.Row], Toy]] = {
   "dkd": lambda row: _student(row, "loss/ce", warmup_epochs=0.0),
   "dist": lambda row: _student(row, "loss/dist", temperature=1.0, beta=0.5, gamma=0.5, ce_weight=0.0),
   "pld": lambda row: _student(row, "loss/pld"),
+  "fitnets": lambda row: _student(row, "loss/hint", tap="block0", hint_weight=1.0),
+  "at": lambda row: _student(row, "loss/at", CONVS, taps="all", at_weight=5.0),
+  "rkd": lambda row: _student(row, "loss/distance", distance_weight=5.0, angle_weight=5.0),
+  "crd": lambda row: _student(row, "loss/crd", features=4, negatives=6),
+  "crd_inbatch": lambda row: _student(row, "loss/contrast", features=4),
+  "reviewkd": lambda row: _student(row, "loss/review", taps="block0", review_weight=1.0, warmup_epochs=0.0),
+  "nd": lambda row: _student(row, "loss/nd", dropout=0.0),
   "sinkd": lambda row: _student(row, "loss/sinkhorn", ce_weight=0.0, kd_weight=0.0, sd_weight=1.0),
+  "ofa": lambda row: _student(row, "loss/exits", stages="block0", targets="labels", exit_weight=0.3),
+  "trg": lambda row: _student(row, "loss/global", level="instance", tokens=1, neighbours=2, kd_weight=0.0),
+  "kd3": lambda row: _student(row, "loss/feature", MEANS, cutoff=0.3, contrast_size=4),
+  "cwd": lambda row: _maps(row, "loss/cwd"),
+  "lad": lambda row: _maps(row, "loss/cwd"),
+  "tgeo_kd": lambda row: _student(row, "loss/fused"),
+  "swing": lambda row: _tokens(row, "loss/ce", ce_weight=1.0),
+  "meal_v2": lambda row: _student(row, "loss/ce", hard_weight=0.5),
+  "ssld": lambda row: _student(row, "loss/divergence", mine="none"),
 }

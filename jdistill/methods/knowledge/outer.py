@@ -37,7 +37,12 @@ def outer_gradient(
 
   Returns:
     `({"outer/loss": held-out loss after the virtual step}, gradient)`.
+
+  Raises:
+    ValueError: there are no held-out examples.
   """
+  if held_out is None or held_out.y.shape[0] == 0:
+    raise ValueError(f"{outer.role}: no held-out examples to learn from; give Epoch.held_out, apart from the data")
   count = held_out.y.shape[0]
   rows = jax.random.permutation(key, count)[: min(outer.batch_size, count)]
   batch = jax.tree.map(lambda leaf: leaf[rows], held_out)

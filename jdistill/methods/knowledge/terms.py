@@ -26,24 +26,48 @@ def between(weight: float, first: float, last: float | None = None) -> Callable[
   return schedule
 
 
+def over_positions(view: View, values: jax.Array) -> jax.Array:
+  """The mean per example `[B]` over any number of positions; those that `mask` among the examples' extra excludes are
+  left out, and an example without any has 0."""
+  values = values.reshape(values.shape[0], -1)
+  if "mask" not in view.batch.extra:
+    return jnp.mean(values, axis=1)
+  mask = view.batch.extra["mask"].reshape(values.shape)
+  return jnp.sum(jnp.where(mask, values, 0), axis=1) / jnp.maximum(jnp.sum(mask, axis=1), 1).astype(values.dtype)
+
+
 def cross_entropy_term(weight=1.0, *, label_smoothing: float = 0.0) -> Term:
-  """Cross entropy with the labels, over any number of positions per example, `[B]`."""
+  """Cross entropy with the labels, over any number of positions per example, `[B]`.
+
+  Of label maps `[B, H, W]` it is the mean over the labelled pixels of the whole batch, a scalar; -1 is no label.
+  """
 
   def value(view: View) -> jax.Array:
     logits = view.student.logits
+    if view.y.ndim == 3:
+      if label_smoothing:
+        raise ValueError(f"label_smoothing={label_smoothing}: is for one label per example; set it to 0 for label maps")
+      return losses.segmentation_cross_entropy(logits, view.y, where=view.where)
     out = losses.cross_entropy(logits, view.y)
     if label_smoothing:
       uniform = -jnp.mean(jax.nn.log_softmax(logits), axis=-1)
       out = (1 - label_smoothing) * out + label_smoothing * uniform
-    return jnp.mean(out.reshape(out.shape[0], -1), axis=1)
+    return over_positions(view, out)
 
   return Term(value, weight)
 
 
 def kd_term(weight, temperature: float) -> Term:
-  """`T^2 KL(teacher || student)`, `[B]`."""
+  """`T^2 KL(teacher || student)`, the mean over any number of positions per example, `[B]`."""
 
   def value(view: View) -> jax.Array:
-    return losses.kl_divergence(view.student.logits, view.teacher.logits, temperature=temperature)
+    out = losses.kl_divergence(view.student.logits, view.teacher.logits, temperature=temperature)
+    return over_positions(view, out)
 
   return Term(value, weight)
+
+
+def label_terms(ce_weight: float, kd_weight: float, temperature: float) -> dict[str, Term]:
+  """`ce_weight CE`, and `kd_weight KD` unless that weight is 0: what losses on features are added to."""
+  terms = {"ce": cross_entropy_term(ce_weight)}
+  return terms | ({"kd": kd_term(kd_weight, temperature)} if kd_weight else {})

@@ -1,0 +1,85 @@
+"""What LAD's teachers make of right and wrong label maps, and what its students see, from a finished run.
+
+python -m benchmarks.lad_look --workdir=runs/lad --png=docs/images/lad.png
+"""
+
+import argparse
+from pathlib import Path
+
+import jax
+import matplotlib.pyplot as plt
+import numpy as np
+
+from jdistill.files import read_json
+from jdistill.settings.segmentation import scores, scores_with_labels
+from jdistill.stages.knowledge import Context, students, teacher, train
+
+
+def ask(network, variables):
+  """A network as `(x) -> logits`."""
+  call = jax.jit(lambda v, x: network.apply(v.params, x, stats=v.stats).logits)
+  return lambda x: np.asarray(call(variables, x))
+
+
+def look_at_teachers(ctx: Context) -> None:
+  """Prints every arm's teacher: mean IoU without labels, with the right and with wrong maps, on the test images."""
+  for label, arm in ctx.config["arms"].items():
+    if (found := teacher.load(ctx, label, arm)) is None:
+      continue
+    predict, test = ask(found.networks[0], found.variables[0]), ctx.setting(arm["setting"]).test
+    line = f"{label}: teacher {found.hash}: without labels {scores(predict, test)['miou']:.4f}"
+    if arm["teacher_method"]["name"] == "lad":
+      for codes in ("random", "fixed"):
+        seen = scores_with_labels(predict, test, codes=codes, scale=arm["teacher_method"]["scale"])
+        line += f"; {codes} codes: right {seen['miou_labels']:.4f}, wrong {seen['miou_wrong_labels']:.4f}"
+    print(line)
+
+
+def student_of(ctx: Context, label: str):
+  """The first student of an arm, from its last checkpoint."""
+  arm = students.tuned(ctx)[label]
+  setting = ctx.setting(arm["setting"])
+  seeds = list(range(ctx.config["seeds"]))
+  loaded = teacher.load(ctx, label, arm)
+  job = students._job(ctx, label, loaded, arm["method"], arm["train"], arm, setting, seeds)
+  directory = students._checkpoints(ctx, ["students", label, arm])
+  trained, _ = train.run(ctx, job, ctx.key("students"), directory, stage="students")
+  return train.predictions(job, trained, 0)
+
+
+def picture(ctx: Context, path: Path, arms: tuple[str, ...], count: int) -> None:
+  """The first test images, their masks, and the maps of one student of every arm."""
+  test = ctx.setting(ctx.config["setting"]).test
+  x, y = test.x[:count], test.y[:count]
+  low, high = (np.quantile(x[..., :-1], q) for q in (0.01, 0.99))
+  rows = [("image", np.clip((x[..., :-1] - low) / (high - low), 0, 1)), ("mask", y)]
+  rows += [(label, np.argmax(student_of(ctx, label)(x), -1)) for label in arms]
+  figure, axes = plt.subplots(len(rows), count, figsize=(count, len(rows) * 1.05))
+  for line, (name, maps) in zip(axes, rows, strict=True):
+    for axis, one in zip(line, maps, strict=True):
+      limits = {} if one.ndim == 3 else {"vmin": -1, "vmax": 10, "cmap": "tab20", "interpolation": "nearest"}
+      axis.imshow(one, **limits)
+      axis.set(xticks=[], yticks=[])
+    line[0].set_ylabel(name, fontsize=9)
+  figure.tight_layout(pad=0.2)
+  figure.savefig(path, dpi=100)
+
+
+def main() -> None:
+  """Reads a finished run and prints what is known of its networks."""
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("--workdir", type=Path, required=True)
+  parser.add_argument("--artefacts", type=Path, help="where the run keeps its teachers")
+  parser.add_argument("--png", type=Path)
+  parser.add_argument("--arms", default="cwd,lad")
+  parser.add_argument("--count", type=int, default=10)
+  args = parser.parse_args()
+  config = read_json(args.workdir / "config.json")
+  ctx = Context(config, args.workdir, args.artefacts or args.workdir.parent / "artefacts")
+  look_at_teachers(ctx)
+  if args.png:
+    picture(ctx, args.png, tuple(args.arms.split(",")), args.count)
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,116 @@
+"""Recipes in which an example's student embedding must recognise its teacher embedding: CRD, and without its memory."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jdistill import losses
+from jdistill.base import Connector, Key
+from jdistill.methods.knowledge.recipe import Memory, Recipe, Term, View
+from jdistill.methods.knowledge.terms import label_terms
+from jdistill.models.connectors import mlp_head
+
+_UNSEEN = -1
+
+
+class Remembered(NamedTuple):
+  """What CRD keeps between steps.
+
+  Attributes:
+    banks: embeddings of every example on both sides, and the constants of the first batch.
+    labels: `[N]` int32, the label of every example that was in a batch, -1 of the others. Negatives come from those
+      that were seen, so that a student with few examples meets no others.
+  """
+
+  banks: losses.CRDState
+  labels: jax.Array
+
+
+def crd(
+  *,
+  crd_weight: float = 0.8,
+  features: int = 128,
+  negatives: int = 16384,
+  contrast_temperature: float = 0.07,
+  bank_momentum: float = 0.5,
+  ce_weight: float = 1.0,
+  kd_weight: float = 0.0,
+  temperature: float = 4.0,
+) -> Recipe:
+  """`CE + crd_weight L_crd`: linear heads on both embeddings, a memory bank on both sides (arXiv 1910.10699).
+
+  The teacher's head is trained, too. The normalising constants are those of the first batch and stay. Negatives are
+  drawn with repetition from examples of other classes that were in a batch before or are in this one (so in the first
+  epoch from fewer than later); the released code draws from all of its training set from the start.
+
+  Args:
+    crd_weight: 0.8 in the paper.
+    features: width of the heads.
+    negatives: per example.
+    contrast_temperature: of the scores against the banks.
+    bank_momentum: how much of a bank's entry stays when its example comes by.
+    ce_weight: of the labels.
+    kd_weight, temperature: of the KD term; 1 and 4 for what is published as CRD+KD.
+  """
+
+  def contrast(view: View) -> tuple[jax.Array, losses.CRDState]:
+    known = _with_batch(view)
+    drawn = losses.crd_negatives(view.key, view.y, known, negatives, where=known != _UNSEEN)
+    return losses.crd_loss(
+      view.memory.banks,
+      view.parts["student_head"],
+      view.parts["teacher_head"],
+      view.rows,
+      drawn,
+      temperature=contrast_temperature,
+      momentum=bank_momentum,
+      where=view.where,
+    )
+
+  def init(key: Key, size: int) -> Remembered:
+    return Remembered(losses.crd_init(key, size, features=features), jnp.full(size, _UNSEEN, jnp.int32))
+
+  terms = label_terms(ce_weight, kd_weight, temperature) | {"crd": Term(lambda view: contrast(view)[0], crd_weight)}
+  memory = Memory(init, lambda view: Remembered(contrast(view)[1], _with_batch(view)))
+  return Recipe(terms, parts=_heads(features), memory=memory)
+
+
+def crd_inbatch(
+  *,
+  contrast_weight: float = 0.8,
+  features: int = 128,
+  contrast_temperature: float = 0.07,
+  ce_weight: float = 1.0,
+  kd_weight: float = 0.0,
+  temperature: float = 4.0,
+) -> Recipe:
+  """CRD's idea without its memory: student and teacher as two views among those of the batch. Not CRD.
+
+  Args:
+    contrast_weight: of the contrastive term.
+    features: width of the heads.
+    contrast_temperature: on cosine similarities.
+    ce_weight: of the labels.
+    kd_weight, temperature: of the KD term.
+  """
+
+  def contrast(view: View) -> jax.Array:
+    heads = view.parts["student_head"], view.parts["teacher_head"]
+    return losses.crd_inbatch(*heads, temperature=contrast_temperature, where=view.where)
+
+  terms = label_terms(ce_weight, kd_weight, temperature) | {"contrast": Term(contrast, contrast_weight)}
+  return Recipe(terms, parts=_heads(features))
+
+
+def _heads(features: int) -> dict[str, Connector]:
+  """Linear heads on both embeddings; the teacher's features come without a gradient, its head learns."""
+  teacher_head = mlp_head((features,), lambda student, teachers: teachers[0].embedding)
+  return {"student_head": mlp_head((features,)), "teacher_head": teacher_head}
+
+
+def _with_batch(view: View) -> jax.Array:
+  """The labels that are known, with those of this batch."""
+  labels = view.memory.labels
+  rows = jnp.where(view.where, view.rows, labels.shape[0])  # beyond the end: dropped
+  return labels.at[rows].set(view.y.astype(labels.dtype), mode="drop")

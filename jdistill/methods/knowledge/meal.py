@@ -1,0 +1,103 @@
+"""MEAL V2: a committee's average probabilities as the only target, and a discriminator on the logits."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jdistill import losses
+from jdistill.base import Connector, Outputs, PyTree, UserError, Variables
+from jdistill.methods.knowledge.recipe import Recipe, Term, View
+from jdistill.methods.knowledge.terms import cross_entropy_term
+from jdistill.models.connectors import discriminator
+
+DISCRIMINATOR = "discriminator"
+MODES = ("joint", "adversarial", "off")
+
+
+def meal_v2(
+  *,
+  mode: str = "joint",
+  discriminator_weight: float = 1.0,
+  hard_weight: float = 0.0,
+  last_relu: bool = True,
+) -> Recipe:
+  """`-sum_c pbar_c log softmax(z_s)_c + L_D`, with `pbar = mean_m softmax(z_m)` over all teachers (arXiv 2009.08453).
+
+  `L_D` is the binary cross entropy of a discriminator that tells `z_s` from `zbar = mean_m z_m`. One backward pass
+  serves both networks, and both have one optimiser and learning rate: the release gives the discriminator 1e-4, and
+  then its schedule overwrites the rates of all groups. Start from a student that is trained already
+  (`config.start_method`), without weight decay.
+
+  Args:
+    mode: what the student gets from the discriminator: `"joint"`, the plain gradient, so that it helps to be told
+      apart, as released; `"adversarial"`, the reversed one, as the paper says; `"off"` leaves the discriminator out.
+    discriminator_weight: of `L_D`, for student and discriminator alike.
+    hard_weight: of the cross entropy with labels, 0 in the paper; the soft targets have `1 - hard_weight`.
+    last_relu: a ReLU after the discriminator's last layer, as released.
+
+  Returns:
+    The `Recipe`; with one teacher, the control of the committee. The metric `told_apart` is the share of rows that
+    the discriminator assigns rightly, ties half (0.5 for one that knows nothing).
+
+  Raises:
+    UserError: an unknown mode, or `hard_weight` above 1. At trace time, teachers with different class counts.
+
+  References:
+    Shen and Savvides, "MEAL V2: Boosting Vanilla ResNet-50 to 80%+ Top-1 Accuracy on ImageNet without Tricks"
+    (arXiv 2009.08453).
+  """
+  if mode not in MODES:
+    raise UserError(f"method.mode={mode!r}: unknown; choose one of {', '.join(MODES)}")
+  if not 0 <= hard_weight <= 1:
+    raise UserError(f"method.hard_weight={hard_weight}: is a share of the labels; give a number within [0, 1]")
+
+  def similarity(view: View) -> jax.Array:
+    probabilities, _ = losses.ensemble_soft_targets([out.logits for out in view.teachers])
+    return losses.soft_cross_entropy(view.student.logits, jnp.log(jnp.maximum(probabilities, 1e-30)))
+
+  terms = {"similarity": Term(similarity, 1 - hard_weight)}
+  if hard_weight:
+    terms["ce"] = cross_entropy_term(hard_weight)
+  needs = ("teacher", "labels") if hard_weight else ("teacher",)
+  if mode == "off":
+    return Recipe(terms, needs=needs)
+  part = discriminator(losses.discriminator_widths, last_relu=last_relu)
+  scores = scorer(part)
+
+  def told_apart(view: View) -> jax.Array:
+    return losses.discriminator_loss(
+      scores, view.params[DISCRIMINATOR], view.student.logits, mean_logits(view), mode=mode, where=view.where
+    )
+
+  return Recipe(
+    terms | {"discriminator": Term(told_apart, discriminator_weight)},
+    parts={DISCRIMINATOR: part},
+    metrics=lambda view: {"told_apart": accuracy(scores, view)},
+    needs=needs,
+  )
+
+
+def mean_logits(view: View) -> jax.Array:
+  """`zbar [B, C]`, the mean of all teachers' logits."""
+  return losses.ensemble_soft_targets([out.logits for out in view.teachers])[1]
+
+
+def scorer(part: Connector) -> Callable[[PyTree, jax.Array], jax.Array]:
+  """A connector on the student's logits as a function `(params, logits [N, C]) -> [N, 2]`."""
+
+  def scores(params: PyTree, rows: jax.Array) -> jax.Array:
+    asked = Outputs(rows, rows)
+    return part.apply(Variables(params), asked, (), train=True, key=jax.random.key(0))[0]
+
+  return scores
+
+
+def accuracy(scores: Callable[[PyTree, jax.Array], jax.Array], view: View) -> jax.Array:
+  """The share of student's and teachers' rows whose larger score is the right one, ties half."""
+  params, where = view.params[DISCRIMINATOR], view.where.astype(jnp.float32)
+  right = []
+  for rows, own in ((view.student.logits, 0), (mean_logits(view), 1)):
+    both = scores(params, rows)
+    right.append(jnp.heaviside(both[:, own] - both[:, 1 - own], 0.5))
+  return jnp.sum(jnp.stack(right) * where[None]) / jnp.maximum(2 * jnp.sum(where), 1)

@@ -1,0 +1,138 @@
+"""ND: a term on length and direction of the embedding, added to KD, DKD, DIST or ReviewKD (KD++, DKD++, ...)."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jdistill import losses
+from jdistill.base import Outputs, UserError, Variables
+from jdistill.losses.compose import masked_mean
+from jdistill.methods.knowledge import feature, logits
+from jdistill.methods.knowledge.recipe import Recipe, Term, View
+from jdistill.methods.knowledge.terms import cross_entropy_term, kd_term, warmup
+from jdistill.models.connectors import embedding_map
+
+BASES = ("kd", "dkd", "dist", "reviewkd")
+ALIGNMENTS = ("nd", "direction", "norm", "example")
+
+
+def nd(
+  *,
+  base: str = "kd",
+  nd_weight: float = 2.0,
+  kd_weight: float = 1.0,
+  alignment: str = "nd",
+  temperature: float = 4.0,
+  alpha: float | None = None,
+  beta: float | None = None,
+  gamma: float | None = None,
+  taps: str = "stages",
+  warmup_epochs: float = 20.0,
+  ce_weight: float = 1.0,
+  dropout: float = 0.5,
+) -> Recipe:
+  """`CE + kd_weight min(1, epoch / warmup) L_base + nd_weight ND` (arXiv 2305.17007).
+
+  `ND = 1 - <s, e> / max(||s||, ||t||)` with the student's embedding `s`, the teacher's of the same image `t`, and the
+  unit vector `e` towards the teacher's mean embedding of the image's class. The means come from one pass of the teacher
+  over the training examples before training, in evaluation mode, without augmentation and in full precision (the
+  released ones are rounded to four decimals). Where the widths differ, a map that only this term uses (batch norm,
+  dropout, dense) takes `s` to the teacher's width.
+
+  Metrics: `norm` is the mean of `||s||`, `norm_ratio` that of `||s|| / ||t||`, `cosine` that of `<s, e> / ||s||`.
+
+  Args:
+    base: `"kd"`, `"dkd"`, `"dist"` or `"reviewkd"`: KD++, DKD++, DIST++ or ReviewKD++.
+    nd_weight: 0.5 to 4 by pair in the paper; 0 is the base alone, with the same metrics.
+    kd_weight: of the base's term (0.5 to 8 by pair); for `"dkd"` its `alpha` and `beta` have that role.
+    alignment: `"nd"`; or a part of it as a control: `"direction"` is `1 - cos(s, e)`, `"norm"` is
+      `1 - ||s|| / max(||s||, ||t||)`, `"example"` is `1 - cos(s, t)`, towards each image's own embedding.
+    temperature: of both softmaxes.
+    alpha, beta: DKD's weights, 1 and 8 where they are open; `beta` is also DIST's, 1 where it is open.
+    gamma: DIST's other weight, 1 where it is open.
+    taps: which maps ReviewKD compares.
+    warmup_epochs: until the base's term has its full weight.
+    ce_weight: of the labels.
+    dropout: of the map between different widths.
+
+  Raises:
+    UserError: an unknown base or alignment; and when the means are computed, classes without an example or with a mean
+      of length zero.
+  """
+  if alignment not in ALIGNMENTS:
+    raise UserError(f"method.alignment={alignment!r}: unknown; choose one of {', '.join(ALIGNMENTS)}")
+  kept = Recipe({"ce": cross_entropy_term(ce_weight), "kd": kd_term(kd_weight, temperature)})
+  if base == "dkd":
+    kept = logits.dkd(temperature=temperature, alpha=_or(alpha, 1.0), beta=_or(beta, 8.0), ce_weight=ce_weight)
+  elif base == "dist":
+    kept = logits.dist(temperature=temperature, beta=_or(beta, 1.0), gamma=_or(gamma, 1.0), ce_weight=ce_weight)
+  elif base == "reviewkd":
+    kept = feature.reviewkd(taps=taps, ce_weight=ce_weight)
+  elif base != "kd":
+    raise UserError(f"method.base={base!r}: unknown; choose one of {', '.join(BASES)}")
+  # one warm-up and one weight for all bases
+  terms = {
+    name: term if name == "ce" else term._replace(weight=warmup(kd_weight, warmup_epochs))
+    for name, term in kept.terms.items()
+  }
+  terms["nd"] = Term(lambda view: _aligned(view, alignment), nd_weight)
+  return kept._replace(
+    terms=terms,
+    parts=dict(kept.parts) | {"embedding_map": embedding_map(dropout=dropout)},
+    prepare=teacher_class_means,
+    metrics=_measures,
+  )
+
+
+def teacher_class_means(outputs: tuple[Outputs, ...], y: jax.Array, variables: tuple[Variables, ...]) -> jax.Array:
+  """The first teacher's mean embedding of each class.
+
+  Args:
+    outputs: of every teacher on the training examples.
+    y: `[n]` labels.
+    variables: of every teacher; not used.
+
+  Returns:
+    `[classes, D]`.
+
+  Raises:
+    UserError: a class has no example, or a mean of length zero; their numbers are listed.
+  """
+  del variables
+  teacher = outputs[0]
+  means, counts = losses.class_means(teacher.embedding, y, teacher.logits.shape[-1])
+  try:
+    losses.check_class_counts(counts)
+  except ValueError as error:
+    raise UserError(f"method: {error}") from error
+  flat = np.flatnonzero(np.linalg.norm(np.asarray(means, np.float64), axis=1) == 0).tolist()
+  if flat:
+    raise UserError(f"method: the teacher's mean embeddings of the classes {flat} are zero and point nowhere")
+  return means
+
+
+def _aligned(view: View, alignment: str) -> jax.Array:
+  student, teacher = view.parts["embedding_map"], view.teacher.embedding
+  if alignment == "direction":
+    return losses.direction_only_loss(student, view.constants, view.y)
+  if alignment == "norm":
+    return losses.norm_only_loss(student, teacher)
+  if alignment == "example":
+    return losses.direction_only_loss(student, teacher, jnp.arange(teacher.shape[0], dtype=jnp.int32))
+  return losses.norm_direction_loss(student, teacher, view.constants, view.y)
+
+
+def _measures(view: View) -> Mapping[str, jax.Array]:
+  student, teacher = (jnp.linalg.norm(x, axis=1) for x in (view.parts["embedding_map"], view.teacher.embedding))
+  cosine = 1 - losses.direction_only_loss(view.parts["embedding_map"], view.constants, view.y)
+  ratio = student / jnp.maximum(teacher, 1e-12)
+  return {
+    name: masked_mean(values, view.where)
+    for name, values in (("norm", student), ("norm_ratio", ratio), ("cosine", cosine))
+  }
+
+
+def _or(value: float | None, default: float) -> float:
+  return default if value is None else value

@@ -1,0 +1,88 @@
+"""OFA-KD: every stage of the student gets an exit, and all exits learn from the teacher's final logits."""
+
+from collections.abc import Sequence
+
+import jax
+
+from jdistill import losses
+from jdistill.base import UserError
+from jdistill.methods.knowledge.recipe import Recipe, Term, View
+from jdistill.methods.knowledge.terms import cross_entropy_term
+from jdistill.models.connectors import stage_exit
+from jdistill.ops.precision import widen
+
+TARGETS = ("teacher", "labels")
+
+
+def ofa(
+  *,
+  eps: float | Sequence[float] = 1.0,
+  temperature: float = 1.0,
+  scale_t2: bool = False,
+  ce_weight: float = 1.0,
+  kd_weight: float = 1.0,
+  exit_weight: float = 1.0,
+  stages: str = "1,2,3,4",
+  targets: str = "teacher",
+  label_smoothing: float = 0.0,
+  width: int | None = None,
+  heads: int = 4,
+  grid: int = 7,
+) -> Recipe:
+  """`CE + L(z_s; eps_last) + sum_k L(h_k; eps_k)` with `L` of `losses.ofa_loss` and exits `h_k` (arXiv 2310.19444).
+
+  Exits are trained with the student and thrown away. Only the teacher's final logits are needed, so teacher and student
+  may be of any kind, and stored targets will do.
+
+  Args:
+    eps: exponent of the targets: one value, or one for each stage and then one for the final logits. 1 is the cross
+      entropy with the teacher; 1.0 to 1.5 in the paper.
+    temperature: 1 in the paper.
+    scale_t2: multiply what is compared with the teacher by `T^2`; not in the paper, whose `T` is 1.
+    ce_weight, kd_weight, exit_weight: of the labels, of the teacher on the final logits, and of every exit.
+    stages: which stages get exits: quarters of the network, or names of taps, separated by commas.
+    targets: `"teacher"`, the method; with `"labels"` exits learn the labels instead (deep supervision, a control).
+    label_smoothing: of the cross entropy with the labels; 0.1 for the paper's convolutional students.
+    width, heads, grid: see `jdistill.models.connectors.stage_exit`.
+
+  Raises:
+    UserError: neither one `eps` nor one per stage and one more, an `eps` that is not positive, no stages, or unknown
+      targets.
+  """
+  words = stages.replace(",", " ").split()
+  if not words or len(set(words)) != len(words):
+    raise UserError(f"method.stages={stages!r}: name every stage once, such as '1,2,3,4'")
+  if targets not in TARGETS:
+    raise UserError(f"method.targets={targets!r}: unknown; choose one of {', '.join(TARGETS)}")
+  exponents = _exponents(eps, len(words))
+
+  def against_teacher(logits: jax.Array, view: View, exponent: float) -> jax.Array:
+    loss = losses.ofa_loss(logits, view.teacher.logits, view.y, eps=exponent, temperature=temperature)
+    return loss * temperature**2 if scale_t2 else loss
+
+  def at_exit(view: View, name: str, exponent: float) -> jax.Array:
+    if targets == "labels":
+      return losses.cross_entropy(widen(view.parts[name]), view.y)
+    return against_teacher(view.parts[name], view, exponent)
+
+  parts = {f"exit{word}": stage_exit(word, width=width, heads=heads, grid=grid) for word in words}
+  of_exit = dict(zip(parts, exponents, strict=False))  # the last one is that of the final logits
+  terms = {"exits": Term(lambda view: sum(at_exit(view, *one) for one in of_exit.items()), exit_weight)}
+  if ce_weight:
+    terms["ce"] = cross_entropy_term(ce_weight, label_smoothing=label_smoothing)
+  if kd_weight:
+    terms["kd"] = Term(lambda view: against_teacher(view.student.logits, view, exponents[-1]), kd_weight)
+  return Recipe(terms, parts=parts)
+
+
+def _exponents(eps: float | Sequence[float], stages: int) -> list[float]:
+  """One exponent for each stage and one for the final logits."""
+  values = [float(eps)] * (stages + 1) if isinstance(eps, int | float) else [float(e) for e in eps]
+  if len(values) != stages + 1:
+    raise UserError(
+      f"method.eps={tuple(values)}: give one value, or {stages + 1}: one for each of {stages} stages and then one for "
+      "the final logits"
+    )
+  if not min(values) > 0:
+    raise UserError(f"method.eps={eps}: must be above 0")
+  return values

@@ -1,0 +1,88 @@
+"""Swing distillation: what a teacher says at private positions of a sequence is softened and blurred."""
+
+import jax
+
+from jdistill import losses
+from jdistill.base import UserError
+from jdistill.methods.knowledge.recipe import Recipe, Term, View
+from jdistill.methods.knowledge.terms import over_positions
+
+NO_NOISE = "none"
+
+
+def swing(
+  *,
+  tau_lo: float = 1.0,
+  tau_hi: float = 10.0,
+  epsilon: float = 1000.0,
+  mechanism: str = "laplace",
+  noise_on: str = "probabilities",
+  mask_labels: bool = True,
+  mask_private: bool = False,
+  reverse: bool = False,
+  ce_weight: float = 0.1,
+  kd_weight: float = 0.9,
+) -> Recipe:
+  """`ce_weight (1 - rho) CE + kd_weight KL(u || softmax(z_s / tau))`, means over positions (arXiv 2212.08349).
+
+  `rho` is how likely the predicted token is private, the examples' `private` `[B, L]`. The temperature swings with it,
+  `tau = tau_lo + (tau_hi - tau_lo) rho`, and `u` is the teacher's `softmax(z_t / tau)` with fresh noise in every step.
+  There is no factor `tau^2`, which would give private positions the largest gradients.
+
+  The abstract of the paper fixes that the temperature depends on `rho` and that the targets are noisy; the formulas are
+  this library's reading (unverified). Noise on targets alone gives **no** formal differential privacy.
+
+  Args:
+    tau_lo: temperature of ordinary positions; 1 to 2.
+    tau_hi: temperature of private positions; 10 and more.
+    epsilon: the budget; the noise has scale `1 / epsilon` in every class.
+    mechanism: `"laplace"`, `"gaussian"`, or `"none"` for no noise.
+    noise_on: `"probabilities"` (then cut at 0 and normalised again) or `"logits"`.
+    mask_labels: leave private positions out of the cross entropy; else the student learns them from the data itself.
+    mask_private: leave them out of the divergence, too, so that nothing at all is learned there.
+    reverse: `1 - rho` for the temperature: the control that should fail.
+    ce_weight, kd_weight: of labels and teacher.
+
+  Raises:
+    ValueError: `tau_lo > tau_hi` or an unknown mechanism; at trace time, an unknown `noise_on`, or examples without
+      `private` or with one of another shape. `rho` outside [0, 1] makes the loss NaN, which stops a run.
+  """
+  if not 0 < tau_lo <= tau_hi:
+    raise UserError(f"method.tau_lo={tau_lo}: must be above 0 and at most tau_hi={tau_hi}")
+  if mechanism not in (NO_NOISE, "laplace", "gaussian"):
+    raise UserError(f"method.mechanism={mechanism!r}: unknown; choose laplace, gaussian or {NO_NOISE}")
+  noise = {"epsilon": float("inf"), "mechanism": "laplace"} if mechanism == NO_NOISE else {
+    "epsilon": epsilon, "mechanism": mechanism,
+  }  # fmt: skip
+
+  def labels(view: View) -> jax.Array:
+    values = losses.cross_entropy(view.student.logits, view.y)
+    return over_positions(view, values * (1 - _rho(view)) if mask_labels else values)
+
+  def teacher(view: View) -> jax.Array:
+    rho = _rho(view)
+    values = losses.swing_kd_loss(
+      view.student.logits,
+      view.teacher.logits,
+      1 - rho if reverse else rho,
+      view.key,
+      tau_lo=tau_lo,
+      tau_hi=tau_hi,
+      noise_on=noise_on,
+      where=view.batch.extra.get("mask"),
+      **noise,
+    )
+    return over_positions(view, values * (1 - rho) if mask_private else values)
+
+  return Recipe({"ce": Term(labels, ce_weight), "swing": Term(teacher, kd_weight)})
+
+
+def _rho(view: View) -> jax.Array:
+  rho = view.batch.extra.get("private")
+  if rho is None or rho.shape != view.student.logits.shape[:-1]:
+    found = "are missing" if rho is None else f"have shape {rho.shape}"
+    raise ValueError(
+      f"private: probabilities of private positions {found}, and logits {view.student.logits.shape} need "
+      f"{view.student.logits.shape[:-1]}; use a setting of token sequences that has them, such as 'canaries'"
+    )
+  return rho

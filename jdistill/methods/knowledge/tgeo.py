@@ -1,0 +1,194 @@
+"""TGeo-KD: a weight of the teacher per example, learned on held-out examples; and the rules that it competes with."""
+
+import warnings
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jdistill import losses
+from jdistill.base import Key, Outputs, UserError, Variables
+from jdistill.methods.knowledge.recipe import Outer, Recipe, Term, View
+
+CONTROLLER = "controller"
+RULES = ("learned", "fixed", "linear", "correct", "confidence", "oracle")
+OUTER = ("hypergradient", "none")
+_COLUMNS = {"probabilities": 4, "student_edges": 3, "edges": 5, "angles": 2}
+
+
+def tgeo_kd(
+  *,
+  rule: str = "learned",
+  outer: str = "hypergradient",
+  state: str = "probabilities+edges",
+  temperature: float = 1.5,
+  alpha: float = 0.5,
+  alpha_last: float = 0.0,
+  decay_epochs: float = 300.0,
+  hidden: int = 32,
+  virtual_lr: float = 0.1,
+  held_out_size: int = 200,
+) -> Recipe:
+  """`mean_i [alpha_i T^2 KL_i(teacher || student) + (1 - alpha_i) CE_i]` (arXiv 2312.15112).
+
+  With `rule="learned"`, a controller `alpha_i = sigmoid(MLP(state_i))` reads where student, teacher, label and the
+  teacher's mean prediction for the label's class stand to each other. It descends the cross entropy on held-out
+  examples that the student has after one virtual step of SGD on this loss: the true hypergradient, through
+  `jdistill.bilevel.one_step_hypergradient`. Then the student takes its real step with the new weights.
+
+  The released script computes `alpha` without gradients, so that its controller keeps its random start: that is
+  `outer="none"`. It also feeds probabilities to a cross entropy of logits, which is not done here.
+
+  Args:
+    rule: where `alpha_i` comes from.
+
+      - `"learned"`: the controller.
+      - `"fixed"`: `alpha`.
+      - `"linear"`: from `alpha` to `alpha_last` over `decay_epochs`.
+      - `"correct"`: `alpha` where the teacher's likeliest class is the label, and 0 elsewhere.
+      - `"confidence"`: `alpha` times the teacher's largest probability.
+      - `"oracle"`: 1 where the label is known to be wrong, 0 where only the teacher is, `alpha` elsewhere. It reads
+        `batch.extra["clean_labels"]`, and shows what a perfect choice would bring.
+    outer: `"hypergradient"`, or `"none"` for a controller that stays at its random start.
+    state: what the controller sees, see `jdistill.losses.trilateral_state`.
+    temperature: of the teacher's term.
+    alpha, alpha_last, decay_epochs: of the rules; `alpha` and `alpha_last` in `[0, 1]`.
+    hidden: width of the controller's first layer; the second has half of it.
+    virtual_lr: of the virtual step, plain SGD. With an adaptive optimiser, one whose steps are about as long.
+    held_out_size: held-out examples per step.
+
+  Returns:
+    The `Recipe`. Its metrics are `alpha_mean`, `alpha_min` and `alpha_max` of a batch, and where the examples have
+    `extra["clean_labels"]`, `separation`: the chance that an example with a wrong label has a larger `alpha` than one
+    whose teacher is wrong (the area under the ROC curve; 0.5 where a batch lacks either kind).
+
+  Raises:
+    UserError: an unknown rule, state or outer update, or an `alpha` outside `[0, 1]`.
+
+  References:
+    Hu et al., "Less or More From Teacher: Exploiting Trilateral Geometry For Knowledge Distillation"
+    (arXiv 2312.15112). Three passes forward and back per step instead of one.
+  """
+  _check(rule, outer, state, {"alpha": alpha, "alpha_last": alpha_last}, decay_epochs)
+  learned = rule == "learned"
+  ratio = _controller(state) if learned else _rule(rule, alpha, alpha_last, decay_epochs)
+
+  def fused(view: View) -> jax.Array:
+    return losses.fused_kd_loss(view.student.logits, view.teacher.logits, view.y, ratio(view), temperature=temperature)
+
+  def init(key: Key, student: Outputs, teachers: tuple[Outputs, ...]):
+    del teachers
+    columns = sum(_COLUMNS[part] for part in state.split("+"))
+    return losses.init_fusion_ratio(key, columns * student.logits.shape[-1], (hidden, max(hidden // 2, 1)))
+
+  controller = Outer(
+    CONTROLLER,
+    init,
+    lambda out, y: losses.cross_entropy(out.logits, y),
+    batch_size=held_out_size,
+    lr=virtual_lr,
+    through=outer == "hypergradient",
+  )
+  return Recipe(
+    {"fused": Term(fused)},
+    prepare=mean_predictions if learned else None,
+    outer=controller if learned else None,
+    metrics=lambda view: alpha_metrics(view, ratio(view)),
+    needs=("teacher", "labels", "held_out") if learned else ("teacher", "labels"),
+  )
+
+
+def mean_predictions(teachers: tuple[Outputs, ...], y: jax.Array, variables: tuple[Variables, ...]) -> jax.Array:
+  """What the first teacher says on average about each class, `[C, C]` probabilities.
+
+  A class without any example has the uniform distribution, with a warning that names it.
+  """
+  del variables
+  probabilities = jax.nn.softmax(teachers[0].logits)
+  means, counts = losses.class_mean_predictions(probabilities, y, probabilities.shape[-1])
+  absent = np.flatnonzero(np.asarray(counts) == 0)
+  if absent.size:
+    names = ", ".join(str(c) for c in absent)
+    warnings.warn(f"tgeo_kd: no training example of class {names}: its mean teacher prediction is taken as uniform")
+  return means
+
+
+def alpha_metrics(view: View, alpha: jax.Array) -> dict[str, jax.Array]:
+  """Mean, least and greatest weight of a batch, and the separation where the right labels are known."""
+  alpha = jnp.broadcast_to(jnp.asarray(alpha, jnp.float32), view.where.shape)
+  count = jnp.maximum(jnp.sum(view.where), 1).astype(jnp.float32)
+  out = {
+    "alpha_mean": jnp.sum(jnp.where(view.where, alpha, 0)) / count,
+    "alpha_min": jnp.min(jnp.where(view.where, alpha, 1)),
+    "alpha_max": jnp.max(jnp.where(view.where, alpha, 0)),
+  }
+  if "clean_labels" in view.batch.extra:
+    noisy, wrong = errors(view)
+    out["separation"] = separation(alpha, noisy & view.where, wrong & view.where)
+  return out
+
+
+def errors(view: View) -> tuple[jax.Array, jax.Array]:
+  """`[B]` bool each: where only the label is wrong, and where only the teacher is."""
+  clean = view.batch.extra["clean_labels"]
+  label, teacher = view.y == clean, jnp.argmax(view.teacher.logits, axis=-1) == clean
+  return teacher & ~label, label & ~teacher
+
+
+def separation(score: jax.Array, high: jax.Array, low: jax.Array) -> jax.Array:
+  """The area under the ROC curve: how often a score of `high` is above one of `low`, ties half; 0.5 without pairs.
+
+  Args:
+    score: `[B]`.
+    high, low: `[B]` bool.
+  """
+  above = jnp.heaviside(score[:, None] - score[None], 0.5)
+  pairs = (high[:, None] & low[None]).astype(jnp.float32)
+  count = jnp.sum(pairs)
+  return jnp.where(count > 0, jnp.sum(above * pairs) / jnp.maximum(count, 1), 0.5)
+
+
+def _controller(option: str) -> Callable[[View], jax.Array]:
+  def ratio(view: View) -> jax.Array:
+    student, teacher = (jax.nn.softmax(out.logits) for out in (view.student, view.teacher))
+    onehot = jax.nn.one_hot(view.y, teacher.shape[-1], dtype=teacher.dtype)
+    state = losses.trilateral_state(student, teacher, onehot, view.constants[view.y], option=option)
+    return losses.fusion_ratio(view.params[CONTROLLER], state)
+
+  return ratio
+
+
+def _rule(rule: str, alpha: float, last: float, epochs: float) -> Callable[[View], jax.Array]:
+  def ratio(view: View) -> jax.Array:
+    if rule == "linear":
+      done = jnp.clip(view.epoch / epochs, 0, 1)
+      return jnp.broadcast_to(alpha + (last - alpha) * done, view.y.shape)
+    if rule == "correct":
+      return jnp.where(jnp.argmax(view.teacher.logits, axis=-1) == view.y, alpha, 0.0)
+    if rule == "confidence":
+      return alpha * jnp.max(jax.nn.softmax(view.teacher.logits), axis=-1)
+    if rule == "oracle":
+      if "clean_labels" not in view.batch.extra:
+        raise UserError(
+          "method.rule='oracle': needs extra['clean_labels'] of every example; setting.name='noisy_labels'"
+        )
+      noisy, wrong = errors(view)
+      return jnp.where(noisy, 1.0, jnp.where(wrong, 0.0, alpha))
+    return jnp.full(view.y.shape, alpha)
+
+  return ratio
+
+
+def _check(rule: str, outer: str, state: str, alphas: dict[str, float], epochs: float) -> None:
+  for key, value, known in (("rule", rule, RULES), ("outer", outer, OUTER)):
+    if value not in known:
+      raise UserError(f"method.{key}={value!r}: unknown; choose one of {', '.join(known)}")
+  parts = state.split("+")
+  if not set(parts) <= set(_COLUMNS) or len(set(parts)) < len(parts):
+    raise UserError(f"method.state={state!r}: join different ones of {', '.join(_COLUMNS)} with '+'")
+  for key, value in alphas.items():
+    if not 0 <= value <= 1:
+      raise UserError(f"method.{key}={value}: is a share of the teacher; give a number within [0, 1]")
+  if epochs <= 0:
+    raise UserError(f"method.decay_epochs={epochs}: must be above 0")

@@ -1,0 +1,214 @@
+"""KD^3: distillation on web images, which it selects anew every epoch, with the teacher's own classifier on top."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jdistill import losses
+from jdistill.augment.mix import mix_distribution
+from jdistill.base import Data, Key, Outputs, PyTree, UserError, Variables
+from jdistill.methods.knowledge.recipe import Order, Recipe, Sight, Term, View, same_view
+from jdistill.models.connectors import feature_transfer, last_map, mlp_head
+from jdistill.selection import classwise_confidence_select, selection_mixing_weight
+
+SELECTIONS = ("classwise", "teacher", "random", "all")
+_QUANTILES = {"low": 10, "median": 50, "high": 90}  # per cent of the pool that is less confident
+
+
+def kd3(
+  *,
+  select: str = "classwise",
+  cutoff: float = 0.95,
+  ramp: int = 160,
+  until: int = 120,
+  repeat: bool = False,
+  shared_classifier: bool = True,
+  feature_weight: float = 1.0,
+  weighted: bool = True,
+  contrast_weight: float = 0.001,
+  contrast_temperature: float = 0.3,
+  contrast_size: int = 128,
+  mix_beta: float = 0.1,
+  kd_weight: float = 0.0,
+  temperature: float = 4.0,
+  factor: int = 2,
+) -> Recipe:
+  """`feature_weight L_feat + contrast_weight L_con + kd_weight KD` on selected images (arXiv 2307.11469).
+
+  The student is its network, the transfer block, a global mean and the teacher's frozen classifier. `L_feat` is
+  `mean_i sigmoid(||z_s - z_t||) mean((transfer(f_s) - f_t)^2)`, the larger map averaged to the size of the smaller;
+  `L_con` is NT-Xent between an image and what MixDistribution makes of it, for student and teacher, through a linear
+  head each. No label is used. Images and their mixed versions go through the networks as one batch of twice the size,
+  where the released code runs them one after the other, so batch norm sees both together.
+
+  Args:
+    select: `"classwise"`: more confident than the threshold of its class, by logits that go over from the teacher to
+      the student; `"teacher"`: the teacher is more confident than `cutoff`; `"random"`: as many as `"classwise"` would
+      keep, whichever; `"all"`.
+    cutoff: threshold of the commonest class, or of all.
+    ramp, until: epochs of the teacher's share, `selection.selection_mixing_weight`; 160 and 120 of 240 in the paper.
+    repeat: an epoch always has as many steps as the whole pool has batches, and goes through the selected images
+      again until they are filled; otherwise it goes through them once, as in the paper.
+    shared_classifier: false leaves the student its own classifier, which `kd_weight` must then train.
+    feature_weight: of `L_feat`; 0 leaves it out.
+    weighted: false weighs all images alike in `L_feat`.
+    contrast_weight: of `L_con`; 0 leaves it and MixDistribution out.
+    contrast_temperature, contrast_size: of NT-Xent, and how long its embeddings are.
+    mix_beta: of MixDistribution.
+    kd_weight, temperature: of `T^2 KL(teacher || student)`, which is no part of the method.
+    factor: how much narrower than the teacher's map the transfer block is inside.
+
+  Raises:
+    ValueError: an unknown selection, or nothing that trains the student or its classifier.
+  """
+  if select not in SELECTIONS:
+    raise ValueError(f"method.select={select!r}: unknown; choose one of {', '.join(SELECTIONS)}")
+  if not shared_classifier and not kd_weight:
+    raise ValueError("method.shared_classifier=False: nothing trains the student's classifier; set method.kd_weight")
+  if not feature_weight and not kd_weight:
+    raise ValueError("method.feature_weight=0: nothing teaches the student; set method.kd_weight")
+  mixed = contrast_weight > 0
+  first = (lambda x: x[: x.shape[0] // 2]) if mixed else (lambda x: x)
+  finished = feature_transfer(factor=factor)
+  parts, terms = {}, {}
+  if shared_classifier or feature_weight:
+    parts["transfer"] = feature_transfer(factor=factor, rows=first)
+
+  def logits(view: View) -> tuple[jax.Array, jax.Array]:
+    student = _classify(view.parts["transfer"], view.constants) if shared_classifier else first(view.student.logits)
+    return student, first(view.teacher.logits)
+
+  def feature_loss(view: View) -> jax.Array:
+    student, teacher = _one_size(view.parts["transfer"], first(last_map(view.teacher, "teacher")))
+    weights = losses.logit_gap_weights(*logits(view)) if weighted else jnp.ones(student.shape[0], jnp.float32)
+    return losses.weighted_feature_mse(student, teacher, weights)
+
+  if feature_weight:
+    terms["feature"] = Term(feature_loss, feature_weight)
+  if mixed:
+    parts["student_head"] = mlp_head((contrast_size,))
+    parts["teacher_head"] = mlp_head((contrast_size,), lambda student, teachers: teachers[0].embedding)
+    terms["contrast"] = Term(lambda view: _contrast(view, contrast_temperature), contrast_weight)
+  if kd_weight:
+    terms["kd"] = Term(lambda view: losses.kl_divergence(*logits(view), temperature=temperature), kd_weight)
+
+  def views(key: Key, batch: Data) -> tuple[jax.Array, jax.Array]:
+    both = jnp.concatenate([batch.x, mix_distribution(key, batch.x, beta=mix_beta)])
+    return both, both
+
+  def order(key: Key, epoch: jax.Array, sight: Sight, members: jax.Array, batch_size: int) -> Order:
+    key_choice, key_order = jax.random.split(key)
+    share = selection_mixing_weight(epoch, ramp=ramp, until=until)
+    keep, metrics = _choose(select, key_choice, sight, members, share, cutoff)
+    if (inside := sight.data.extra.get("inside")) is not None:
+      chosen = keep.astype(jnp.float32)
+      found = jnp.sum(chosen * inside[members].astype(jnp.float32))
+      metrics["inside"] = found / jnp.maximum(jnp.sum(chosen), 1)
+    return _walk(key_order, members, keep, batch_size, repeat, metrics)
+
+  def deploy(outputs: Outputs, variables: Mapping[str, Variables], constants: PyTree) -> jax.Array:
+    if not shared_classifier:
+      return outputs.logits
+    feature, _ = finished.apply(variables["transfer"], outputs, (), train=False, key=jax.random.key(0))
+    return _classify(feature, constants)
+
+  return Recipe(
+    terms,
+    parts=parts,
+    views=views if mixed else same_view,
+    order=order,
+    prepare=_classifier,
+    metrics=_classifier_input if "transfer" in parts else None,
+    deploy=deploy,
+    keeps=("transfer",) if shared_classifier else (),
+  )
+
+
+def _classifier(outputs: tuple[Outputs, ...], y: jax.Array, variables: tuple[Variables, ...]) -> dict[str, np.ndarray]:
+  """The first teacher's classifier, and its logits of all examples.
+
+  Raises:
+    UserError: its logits are no affine function of its embedding.
+  """
+  del y
+  out, head = outputs[0], variables[0].params.get("head", {})
+  cure = "KD^3 needs a teacher whose last layer is one dense layer, such as resnet8"
+  if set(head) != {"kernel", "bias"} or np.shape(head["kernel"]) != (out.embedding.shape[-1], out.logits.shape[-1]):
+    raise UserError(f"teacher: has no dense layer from its embedding {out.embedding.shape[1:]} to its logits; {cure}")
+  kernel, bias, logits = (np.asarray(value) for value in (head["kernel"], head["bias"], out.logits))
+  gap = float(np.max(np.abs(np.asarray(out.embedding) @ kernel + bias - logits), initial=0))
+  if gap > 1e-3 * max(1.0, float(np.max(np.abs(logits), initial=0))):
+    raise UserError(f"teacher: its logits differ from its last dense layer by up to {gap:.3g}; {cure}")
+  return {"kernel": kernel, "bias": bias, "logits": logits}
+
+
+def _classify(feature: jax.Array, constants: PyTree) -> jax.Array:
+  """The teacher's classifier on the global mean of a map `[B, H, W, D_t]`."""
+  kernel, bias = constants["kernel"], constants["bias"]
+  if feature.shape[-1] != kernel.shape[0]:
+    raise ValueError(
+      f"teacher: its classifier takes {kernel.shape[0]} numbers and its last map has {feature.shape[-1]} channels; "
+      "choose a network with a global mean before the last layer, such as resnet8"
+    )
+  return jnp.mean(feature, (1, 2)) @ kernel + bias.reshape(1, -1)
+
+
+def _classifier_input(view: View) -> dict[str, jax.Array]:
+  """How far the teacher's embedding is from the global mean of its last map: 0 where the classifier can be shared."""
+  means = jnp.mean(last_map(view.teacher, "teacher"), (1, 2))
+  if means.shape != view.teacher.embedding.shape:
+    return {}
+  return {"embedding_gap": jnp.max(jnp.abs(means - view.teacher.embedding))}
+
+
+def _one_size(student: jax.Array, teacher: jax.Array) -> tuple[jax.Array, jax.Array]:
+  size = tuple(min(a, b) for a, b in zip(student.shape[1:3], teacher.shape[1:3], strict=True))
+  student, teacher = (x if x.shape[1:3] == size else losses.adaptive_average_pool(x, size) for x in (student, teacher))
+  return student, teacher
+
+
+def _contrast(view: View, temperature: float) -> jax.Array:
+  total = jnp.float32(0)
+  for head in ("student_head", "teacher_head"):
+    pair = jnp.split(view.parts[head], 2)
+    both = losses.nt_xent(*pair, temperature=temperature, where=view.where)
+    total = total + jnp.mean(both.reshape(2, -1), axis=0)
+  return total
+
+
+def _choose(
+  select: str, key: Key, sight: Sight, members: jax.Array, share: jax.Array, cutoff: float
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """`([n] bool, metrics)` of one epoch."""
+  if select == "all":
+    return jnp.ones(members.shape[0], bool), {}
+  logits = sight.constants["logits"][members]
+  if select != "teacher":
+    logits = share * logits + (1 - share) * sight.student(members)
+  p = jax.nn.softmax(logits)
+  confidence = jnp.max(p, axis=-1)
+  counts = jnp.zeros(p.shape[-1], jnp.int32).at[jnp.argmax(p, axis=-1)].add(1)
+  metrics = {f"confidence_{name}": jnp.percentile(confidence, q) for name, q in _QUANTILES.items()}
+  # the threshold of a class that is never predicted is 0: it will admit whatever comes first
+  metrics["empty_classes"] = jnp.sum(counts == 0).astype(jnp.float32)
+  keep = confidence > cutoff if select == "teacher" else classwise_confidence_select(p, cutoff=cutoff)
+  if select == "random":
+    keep = jax.random.permutation(key, keep)
+  return keep, metrics
+
+
+def _walk(
+  key: Key, members: jax.Array, keep: jax.Array, batch_size: int, repeat: bool, metrics: Mapping[str, jax.Array]
+) -> Order:
+  """The kept members in random order; the rest of the shape is filled with kept ones, so batch norm sees no others."""
+  n = members.shape[0]
+  steps = -(-n // batch_size)
+  shuffle = jax.random.permutation(key, n)
+  kept_first = members[shuffle[jnp.argsort(jnp.logical_not(keep[shuffle]), stable=True)]]
+  count, places = jnp.sum(keep), jnp.arange(steps * batch_size)
+  indices = kept_first[places % jnp.maximum(count, 1)]
+  mask = jnp.logical_and(places < count, count > 0) if not repeat else jnp.broadcast_to(count > 0, places.shape)
+  selected = {"selected": jnp.mean(keep.astype(jnp.float32)), "empty": (count == 0).astype(jnp.float32)}
+  return Order(indices.reshape(steps, batch_size), mask.reshape(steps, batch_size), selected | dict(metrics))

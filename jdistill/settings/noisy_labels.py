@@ -1,0 +1,117 @@
+"""Wrong labels in half of the classes, and a teacher that is wrong in the other half: whom to believe differs."""
+
+import numpy as np
+
+from jdistill.base import Data, UserError
+from jdistill.data.subset import balanced_indices
+from jdistill.evaluation.scores import classification_scores
+from jdistill.settings import images
+from jdistill.settings.overlap import refuse_overlap
+from jdistill.settings.setting import Request, Setting
+
+TRAINS_ON = ("noisy", "held_out")
+
+
+def noisy_labels(
+  request: Request,
+  *,
+  student_size: int | None = 500,
+  label_noise: float = 0.4,
+  teacher_noise: float = 0.8,
+  trains_on: str = "noisy",
+) -> Setting:
+  """Labelled images; students see wrong labels in half of the classes, the teacher learned wrong ones in the other.
+
+  A random half of the classes is the students' noisy one: there, each label is replaced with probability `label_noise`
+  by another class, all being as likely (symmetric noise). Teachers see the right labels there; in the other half, each
+  of theirs is replaced with probability `teacher_noise` by the next class of that half, so that they learn a systematic
+  mistake. Validation and test examples have the right labels.
+
+  Args:
+    request: which images.
+    student_size: examples per student, balanced over the right classes; `None` for all of the training part.
+    label_noise, teacher_noise: probabilities.
+    trains_on: `"noisy"`, or `"held_out"` for a control that trains on the validation examples and their right labels
+      instead: what these are worth by themselves.
+
+  Returns:
+    A `Setting`; `extra["clean_labels"]` has the right labels.
+
+  Raises:
+    UserError: a probability outside `[0, 1]`, fewer than 4 classes, or validation examples among the training ones.
+  """
+  for key, value in (("label_noise", label_noise), ("teacher_noise", teacher_noise)):
+    if not 0 <= value <= 1:
+      raise UserError(f"setting.{key}={value}: is a probability; give a number within [0, 1]")
+  if trains_on not in TRAINS_ON:
+    raise UserError(f"setting.trains_on={trains_on!r}: unknown; choose one of {', '.join(TRAINS_ON)}")
+  found = images.read(request)
+  if found.num_classes < 4:
+    raise UserError(f"dataset={request.dataset!r}: {found.num_classes} classes; halves with a mistake in them need 4")
+  refuse_overlap(found.train, found.validation)
+  clean = found.train.y
+  rng = np.random.default_rng((request.seed, 29))
+  classes = rng.permutation(found.num_classes).astype(np.int32)
+  noisy, wrong = np.split(classes, [found.num_classes // 2])
+  labels = _symmetric(rng, clean, np.isin(clean, noisy) & (rng.random(len(clean)) < label_noise), found.num_classes)
+  taught = _cyclic(clean, np.isin(clean, wrong) & (rng.random(len(clean)) < teacher_noise), wrong)
+  data = found.train._replace(y=labels, extra={"clean_labels": clean})
+
+  def members(seed: int) -> np.ndarray:
+    if trains_on == "held_out" or student_size is None:
+      return np.arange(len(data.y))
+    own = int(np.random.default_rng((request.seed, 17, seed)).integers(2**31))
+    return balanced_indices(clean, student_size, found.num_classes, seed=own, key="setting.student_size")
+
+  teacher = found.train._replace(y=taught)
+  if trains_on == "held_out":
+    data = found.validation._replace(extra={"clean_labels": found.validation.y})
+  return Setting(
+    data=data,
+    members=members,
+    teacher=teacher,
+    validation=found.validation,
+    test=found.test,
+    num_classes=found.num_classes,
+    input_shape=found.train.x.shape[1:],
+    kind="images",
+    score=_scores(noisy, wrong),
+    metric="accuracy",
+    notes=(
+      f"students: labels of classes {_listed(noisy)} wrong with probability {label_noise:g} "
+      f"({int((labels != clean).sum())} of {len(clean)}); {len(members(0))} examples each",
+      f"teacher: labels of classes {_listed(wrong)} wrong with probability {teacher_noise:g} "
+      f"({int((taught != clean).sum())} of {len(clean)})",
+      f"right labels: {len(found.validation.y)} held-out examples (choices, outer updates) and {len(found.test.y)} of "
+      "the test",
+    ),
+  )
+
+
+def _symmetric(rng: np.random.Generator, labels: np.ndarray, replaced: np.ndarray, count: int) -> np.ndarray:
+  other = (labels + rng.integers(1, count, len(labels))) % count
+  return np.where(replaced, other, labels).astype(np.int32)
+
+
+def _cyclic(labels: np.ndarray, replaced: np.ndarray, classes: np.ndarray) -> np.ndarray:
+  after = np.arange(labels.max() + 1)
+  after[classes] = np.roll(classes, -1)
+  return np.where(replaced, after[labels], labels).astype(np.int32)
+
+
+def _scores(noisy: np.ndarray, wrong: np.ndarray):
+  """Accuracy, and that on each half of the classes."""
+
+  def score(predict, data: Data) -> dict[str, float]:
+    out = classification_scores(predict, data)
+    del out["balanced_accuracy"]
+    hits = np.argmax(predict(data.x), axis=-1) == data.y
+    for name, part in (("noisy_half", noisy), ("wrong_half", wrong)):
+      out[name] = float(hits[np.isin(data.y, part)].mean())
+    return out
+
+  return score
+
+
+def _listed(classes: np.ndarray) -> str:
+  return ", ".join(str(c) for c in sorted(classes))

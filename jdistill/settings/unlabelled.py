@@ -1,0 +1,154 @@
+"""Few labelled images and a pool without labels, in which images of the classes and junk are mixed."""
+
+import jax
+import numpy as np
+
+from jdistill import data
+from jdistill.base import Data, UserError
+from jdistill.data import preprocess
+from jdistill.data.subset import balanced_indices
+from jdistill.evaluation.scores import classification_scores
+from jdistill.selection import near_duplicate_mask
+from jdistill.settings.setting import Request, Setting, take
+from jdistill.settings.shifts import drawings, shrink
+
+POOLS = ("mixed", "none")
+
+
+def unlabelled(
+  request: Request,
+  *,
+  side: int | None = None,
+  teacher_size: int = 1500,
+  labelled_size: int = 300,
+  pool_size: int | None = None,
+  junk_size: int | None = None,
+  junk: str = "drawn",
+  pool: str = "mixed",
+  duplicate_threshold: float = 0.95,
+) -> Setting:
+  """Teachers have labelled images; students a few of these, and a pool of others without labels.
+
+  The pool are training images that neither teachers nor validation have, and junk: images of other things. Images of
+  the pool that are nearly the same as one of validation or test are left out: those whose pixels, less the mean of all
+  training images, have a cosine of at least `duplicate_threshold` with it.
+
+  The labels of the pool are -1. `extra["labelled"]` and `extra["junk"]` are flags; the latter is for figures, never for
+  training.
+
+  Args:
+    request: which images.
+    side: to make images smaller: blocks of pixels are averaged (`jdistill.settings.shifts.shrink`).
+    teacher_size: labelled images of the teachers.
+    labelled_size: how many of these each student has, balanced; every student draws its own.
+    pool_size: other training images in the pool; `None` for all that are left.
+    junk_size: junk in the pool; `None` for as many as there are others.
+    junk: `"drawn"` (random shapes, lines and textures), or the name or path of another image set of the same size.
+    pool: `"mixed"`, or `"none"` for controls whose students have the labelled images alone.
+    duplicate_threshold: a cosine.
+
+  Raises:
+    UserError: no image is left for the pool, or fewer than `pool_size`; junk of another size or too little of it; an
+      unknown pool.
+  """
+  if pool not in POOLS:
+    raise UserError(f"setting.pool={pool!r}: unknown; choose one of {', '.join(POOLS)}")
+  loaded = data.load(
+    request.dataset,
+    data_dir=request.data_dir,
+    train_size=request.train_size,
+    test_size=request.test_size,
+    seed=request.seed,
+  )
+  small = (lambda x: np.asarray(x, np.float32)) if side is None else (lambda x: shrink(x, side))
+  pixels, labels = small(loaded.train_x), loaded.train_y.astype(np.int32)
+  fitted = preprocess.fit(request.preprocessing, pixels)
+
+  def network(x: np.ndarray) -> np.ndarray:
+    return np.asarray(preprocess.transform(fitted, x), np.float32)
+
+  held, taught, others = _divide(labels, request, loaded.num_classes, teacher_size, pool_size)
+  foreign = _junk(junk, request, len(others) if junk_size is None else junk_size, loaded.image_shape)
+  test_pixels = small(loaded.test_x)
+  gathered = np.concatenate([pixels[others], small(foreign)])
+  twins = _twins(gathered, np.concatenate([pixels[held], test_pixels]), pixels.mean(0), duplicate_threshold)
+  is_junk = np.arange(len(gathered)) >= len(others)
+  gathered, is_junk = gathered[~twins], is_junk[~twins]
+
+  everything = Data(network(pixels), labels, np.arange(len(labels), dtype=np.int32))
+  teacher = take(everything, taught)
+  students = _union(teacher, network(gathered), is_junk)
+  extra = np.arange(len(taught), len(students.y)) if pool == "mixed" else np.zeros(0, np.int64)
+
+  def members(seed: int) -> np.ndarray:
+    own = int(np.random.default_rng((request.seed, 17, seed)).integers(2**31))
+    few = balanced_indices(teacher.y, labelled_size, loaded.num_classes, seed=own, key="setting.labelled_size")
+    return np.concatenate([few, extra])
+
+  test_y = loaded.test_y.astype(np.int32)
+  return Setting(
+    data=students,
+    members=members,
+    teacher=teacher,
+    validation=take(everything, held),
+    test=Data(network(test_pixels), test_y, np.arange(len(test_y), dtype=np.int32)),
+    num_classes=loaded.num_classes,
+    input_shape=pixels.shape[1:],
+    kind="images",
+    score=classification_scores,
+    metric="accuracy",
+    notes=(
+      f"teachers: {len(taught)} labelled images; students: {labelled_size} of these each; choices on {len(held)} "
+      f"held-out ones; test: {len(test_y)}",
+      f"pool: {(~is_junk).sum()} images without labels and {is_junk.sum()} of junk ({junk}); {twins.sum()} near-"
+      f"duplicates of held-out or test images left out" + ("" if pool == "mixed" else "; not used by these students"),
+    ),
+  )
+
+
+def _divide(labels, request: Request, classes: int, teacher_size: int, pool_size: int | None):
+  """Positions of validation, teachers and pool, no two of them alike."""
+  held = balanced_indices(labels, request.validation_size, classes, seed=request.seed, key="validation_size")
+  rest = np.setdiff1d(np.arange(len(labels)), held)
+  picked = balanced_indices(labels[rest], teacher_size, classes, seed=request.seed, key="setting.teacher_size")
+  others = np.delete(rest, picked)
+  wanted = len(others) if pool_size is None else pool_size
+  if not 0 < wanted <= len(others):
+    raise UserError(
+      f"setting.pool_size={pool_size}: {len(others)} images are left for the pool; lower it, setting.teacher_size="
+      f"{teacher_size} or validation_size={request.validation_size}"
+    )
+  others = np.random.default_rng((request.seed, 43)).permutation(others)[:wanted]
+  return held, rest[picked], np.sort(others)
+
+
+def _junk(junk: str, request: Request, count: int, shape: tuple[int, int, int]) -> np.ndarray:
+  rng = np.random.default_rng((request.seed, 47))
+  if junk == "drawn":
+    return drawings(rng, count, shape)
+  found = np.asarray(data.load(junk, data_dir=request.data_dir).train_x, np.float32)
+  if found.shape[1:] != shape:
+    raise UserError(
+      f"setting.junk={junk!r}: images {found.shape[1:]}, and {request.dataset!r} has {shape}; resize them"
+    )
+  if len(found) < count:
+    raise UserError(f"setting.junk_size={count}: {junk!r} has {len(found)} images; use at most those")
+  return found[rng.permutation(len(found))[:count]]
+
+
+def _twins(pool: np.ndarray, held_out: np.ndarray, mean: np.ndarray, threshold: float) -> np.ndarray:
+  rows = [(part - mean).reshape(len(part), -1) for part in (pool, held_out)]
+  return np.array(jax.device_get(near_duplicate_mask(*rows, threshold)))
+
+
+def _union(labelled: Data, pool: np.ndarray, is_junk: np.ndarray) -> Data:
+  count, more = len(labelled.y), len(pool)
+  return Data(
+    np.concatenate([labelled.x, pool]),
+    np.concatenate([labelled.y, np.full(more, -1, np.int32)]),
+    np.arange(count + more, dtype=np.int32),
+    {
+      "labelled": np.arange(count + more) < count,
+      "junk": np.concatenate([np.zeros(count, bool), is_junk]),
+    },
+  )

@@ -1,0 +1,311 @@
+"""KD^3: its loss, its selection and its deployed student against NumPy; what is trained, and what is refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jdistill import models
+from jdistill.base import Data, Outputs, UserError, Variables
+from jdistill.methods import knowledge
+from jdistill.methods.knowledge import Sight, View
+from jdistill.methods.knowledge.web import kd3
+from jdistill.methods.optimizers import make_optimizer
+from jdistill.teachers.frozen import committee
+
+RNG = np.random.default_rng(11)
+B, C, D = 4, 3, 5
+KERNEL, BIAS = RNG.normal(size=(D, C)), RNG.normal(size=C)
+CONSTANTS = {"kernel": jnp.float32(KERNEL), "bias": jnp.float32(BIAS)}
+MOVED = RNG.normal(size=(B, 2, 2, D))  # the student's map after the transfer block
+STUDENT, TEACHER = RNG.normal(size=(2 * B, C)), RNG.normal(size=(2 * B, C))
+HEADS = {name: RNG.normal(size=(2 * B, 6)) for name in ("student_head", "teacher_head")}
+
+
+def view(teacher_map, where=None, parts=None):
+  """A step as the terms see it: an image in the first half of the rows, its mixed version in the second."""
+  student = Outputs(jnp.float32(STUDENT), jnp.zeros((2 * B, 2)))
+  teacher = Outputs(jnp.float32(TEACHER), jnp.float32(teacher_map.mean((1, 2))), {"block0": jnp.float32(teacher_map)})
+  batch = Data(jnp.zeros((B, 1)), jnp.zeros(B, jnp.int32), jnp.arange(B, dtype=jnp.int32))
+  given = {"transfer": jnp.float32(MOVED)} | {name: jnp.float32(value) for name, value in HEADS.items()}
+  where = jnp.ones(B, bool) if where is None else jnp.asarray(where)
+  return View(
+    batch, student, (teacher,), parts or given, {}, (), CONSTANTS, where, jnp.float32(0), jax.random.key(0), batch.ids
+  )
+
+
+def nt_xent(both, temperature):
+  """One number per image: the mean over its two views."""
+  unit = both / np.linalg.norm(both, axis=1, keepdims=True)
+  scores = unit @ unit.T / temperature
+  n, out = len(both), np.zeros(len(both))
+  for i in range(n):
+    others = [scores[i, j] for j in range(n) if j != i]
+    out[i] = np.log(np.exp(others).sum()) - scores[i, (i + n // 2) % n]
+  return out.reshape(2, -1).mean(0)
+
+
+def kl(z_s, z_t, temperature):
+  p, q = (np.exp(z / temperature) for z in (z_t, z_s))
+  p, q = p / p.sum(1, keepdims=True), q / q.sum(1, keepdims=True)
+  return temperature**2 * (p * np.log(p / q)).sum(1)
+
+
+def test_features_are_weighed_by_the_gap_of_the_logits_and_the_larger_map_is_averaged():
+  large = RNG.normal(size=(2 * B, 4, 4, D))
+  pooled = large.reshape(2 * B, 2, 2, 2, 2, D).mean((2, 4))[:B]
+  logits = MOVED.mean((1, 2)) @ KERNEL + BIAS
+  weights = 1 / (1 + np.exp(-np.linalg.norm(logits - TEACHER[:B], axis=1)))
+  errors = ((MOVED - pooled) ** 2).mean((1, 2, 3))
+  np.testing.assert_allclose(kd3().terms["feature"].value(view(large)), weights * errors, rtol=1e-5)
+  np.testing.assert_allclose(kd3(weighted=False).terms["feature"].value(view(large)), errors, rtol=1e-5)
+  own = kd3(shared_classifier=False, kd_weight=1.0)
+  weights = 1 / (1 + np.exp(-np.linalg.norm(STUDENT[:B] - TEACHER[:B], axis=1)))
+  np.testing.assert_allclose(own.terms["feature"].value(view(large)), weights * errors, rtol=1e-5)
+
+
+def test_a_larger_map_of_the_student_is_averaged_too():
+  small = RNG.normal(size=(2 * B, 1, 1, D))
+  errors = ((MOVED.mean((1, 2), keepdims=True) - small[:B]) ** 2).mean((1, 2, 3))
+  np.testing.assert_allclose(kd3(weighted=False).terms["feature"].value(view(small)), errors, rtol=1e-5)
+
+
+def test_contrast_is_of_both_heads_and_minds_padding():
+  term = kd3(contrast_temperature=0.5).terms["contrast"]
+  want = sum(nt_xent(both, 0.5) for both in HEADS.values())
+  square = RNG.normal(size=(2 * B, 2, 2, D))
+  np.testing.assert_allclose(term.value(view(square)), want, rtol=1e-5)
+  rows = [0, 2, 4, 6]  # the first and third image and their mixed versions
+  want = sum(nt_xent(both[rows], 0.5) for both in HEADS.values())
+  got = np.asarray(term.value(view(square, where=[True, False, True, False])))
+  np.testing.assert_allclose(got[[0, 2]], want, rtol=1e-5)
+  assert (term.weight, kd3().terms["feature"].weight) == (0.001, 1.0)
+
+
+def test_kd_compares_what_is_deployed():
+  square = RNG.normal(size=(2 * B, 2, 2, D))
+  shared, own = kd3(kd_weight=2.0, temperature=3.0), kd3(kd_weight=2.0, temperature=3.0, shared_classifier=False)
+  logits = MOVED.mean((1, 2)) @ KERNEL + BIAS
+  np.testing.assert_allclose(shared.terms["kd"].value(view(square)), kl(logits, TEACHER[:B], 3.0), rtol=1e-4)
+  np.testing.assert_allclose(own.terms["kd"].value(view(square)), kl(STUDENT[:B], TEACHER[:B], 3.0), rtol=1e-4)
+  assert shared.terms["kd"].weight == 2.0 and "kd" not in kd3().terms
+
+
+def test_components_go_away_with_their_parts():
+  assert set(kd3().parts) == {"transfer", "student_head", "teacher_head"} and kd3().keeps == ("transfer",)
+  assert set(kd3(contrast_weight=0.0).parts) == {"transfer"}
+  plain = kd3(shared_classifier=False, feature_weight=0.0, contrast_weight=0.0, kd_weight=1.0)
+  assert (set(plain.terms), set(plain.parts), plain.keeps) == ({"kd"}, set(), ())
+  batch = Data(jnp.float32(RNG.normal(size=(3, 2, 2, 1))), jnp.zeros(3, jnp.int32), jnp.arange(3))
+  student, teacher = plain.views(jax.random.key(0), batch)
+  np.testing.assert_array_equal(student, batch.x)
+  student, teacher = kd3().views(jax.random.key(0), batch)
+  assert student.shape == teacher.shape == (6, 2, 2, 1)
+  np.testing.assert_array_equal(student[:3], batch.x)
+  assert not np.allclose(student[3:], batch.x)
+
+
+# selection ----------------------------------------------------------------------------------------------------------
+
+N = 12
+Z_T, Z_S = 3 * RNG.normal(size=(N + 3, C)), 3 * RNG.normal(size=(N + 3, C))
+MEMBERS = np.array([14, 0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 12])
+
+
+def order_of(recipe, epoch, batch_size=5, z_t=Z_T, seed=0):
+  inside = jnp.asarray(np.arange(N + 3) % 2 == 0)
+  data = Data(jnp.zeros((N + 3, 1)), jnp.zeros(N + 3, jnp.int32), jnp.arange(N + 3), {"inside": inside})
+  sight = Sight(data, lambda i: jnp.float32(Z_S)[i], lambda i: jnp.float32(z_t)[i], {"logits": jnp.float32(z_t)})
+  members = jnp.asarray(MEMBERS, jnp.int32)
+  return recipe.order(jax.random.key(seed), jnp.int32(epoch), sight, members, batch_size)
+
+
+def selected(epoch, cutoff, ramp, until):
+  """KD^3's selection in NumPy: positions that are kept."""
+  a = 1 - np.exp(-5 * ((epoch + 1) / ramp - 1) ** 2) if epoch < until else 0.0
+  z = (a * Z_T + (1 - a) * Z_S)[MEMBERS]
+  p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
+  counts = np.bincount(p.argmax(1), minlength=C)
+  share = counts / counts.max()
+  return set(MEMBERS[p.max(1) > (cutoff * share / (2 - share))[p.argmax(1)]])
+
+
+@pytest.mark.parametrize("epoch", [0, 3, 9])
+def test_the_selection_goes_over_from_the_teacher_to_the_student(epoch):
+  want = selected(epoch, 0.9, 8, 6)
+  assert 0 < len(want) < N
+  order = order_of(kd3(cutoff=0.9, ramp=8, until=6), epoch)
+  assert order.indices.shape == order.mask.shape == (3, 5)
+  seen = np.asarray(order.indices)[np.asarray(order.mask)]
+  assert sorted(seen.tolist()) == sorted(want)  # each once
+  assert set(np.asarray(order.indices).ravel()) == want  # the filling is of kept images, too: batch norm sees it
+  assert float(order.metrics["selected"]) == pytest.approx(len(want) / N)
+  assert float(order.metrics["inside"]) == pytest.approx(np.mean([i % 2 == 0 for i in want]))
+
+
+def test_epochs_differ_in_what_they_select():
+  assert selected(0, 0.9, 8, 6) != selected(9, 0.9, 8, 6)
+
+
+def test_the_other_selections():
+  confidence = (np.exp(Z_T) / np.exp(Z_T).sum(1, keepdims=True)).max(1)[MEMBERS]
+  order = order_of(kd3(select="teacher", cutoff=0.9), 9)
+  seen = set(np.asarray(order.indices)[np.asarray(order.mask)].tolist())
+  assert seen == set(MEMBERS[confidence > 0.9]) and 0 < len(seen) < N
+  assert float(order.metrics["confidence_median"]) == pytest.approx(np.percentile(confidence, 50), rel=1e-5)
+  everything = order_of(kd3(select="all"), 0)
+  assert sorted(np.asarray(everything.indices)[np.asarray(everything.mask)].tolist()) == sorted(MEMBERS.tolist())
+  options = {"cutoff": 0.9, "ramp": 8, "until": 6}
+  draws = [order_of(kd3(select="random", **options), 9, seed=seed) for seed in range(4)]
+  sets = [frozenset(np.asarray(o.indices)[np.asarray(o.mask)].tolist()) for o in draws]
+  assert {len(s) for s in sets} == {len(selected(9, 0.9, 8, 6))} and len(set(sets)) > 1
+
+
+def test_repeated_epochs_have_whole_batches_of_kept_images():
+  order = order_of(kd3(cutoff=0.9, ramp=8, until=6, repeat=True), 9)
+  want = selected(9, 0.9, 8, 6)
+  assert np.asarray(order.mask).all()
+  counts = np.bincount(np.asarray(order.indices).ravel(), minlength=N + 3)
+  assert set(np.flatnonzero(counts)) == want
+  assert counts[counts > 0].max() - counts[counts > 0].min() <= 1
+
+
+@pytest.mark.parametrize("repeat", [False, True])
+def test_an_empty_selection_shows_and_trains_nothing(repeat):
+  order = order_of(kd3(select="teacher", repeat=repeat), 0, z_t=np.zeros_like(Z_T))
+  assert not np.asarray(order.mask).any()
+  assert (float(order.metrics["selected"]), float(order.metrics["empty"])) == (0.0, 1.0)
+  assert float(order.metrics["confidence_high"]) == pytest.approx(1 / 3)
+  assert float(order.metrics["empty_classes"]) == 2.0  # ties go to class 0
+
+
+# training -----------------------------------------------------------------------------------------------------------
+
+
+def built(recipe, widths=(2, 4)):
+  """A tiny student, a random teacher, and an epoch of six images in two steps."""
+  student, teacher = (
+    models.build("convnet_bn", num_classes=3, image_shape=(2, 2, 1), width=width, depth=1) for width in widths
+  )
+  x = jnp.float32(RNG.normal(size=(6, 2, 2, 1)))
+  data = Data(x, jnp.zeros(6, jnp.int32), jnp.arange(6, dtype=jnp.int32))
+  frozen = committee([teacher], [teacher.init(jax.random.key(1))])
+  constants = recipe.prepare(frozen.outputs(frozen.arrays, x, data.ids), data.y, frozen.arrays)
+  optimizer = make_optimizer("sgd", 0.1)
+  method = knowledge.student_method(student, recipe, optimizer=optimizer, batch_size=3, teacher=frozen.outputs)
+  return method, student, frozen, knowledge.Epoch(jnp.int32(0), data, data.ids, frozen.arrays, constants)
+
+
+def test_the_student_is_its_network_the_block_and_the_teachers_classifier():
+  recipe = kd3(select="all", contrast_size=4)
+  method, student, frozen, epoch = built(recipe)
+  before = method.init(jax.random.key(2), epoch)
+  after, metrics = jax.jit(method.step)(jax.random.key(3), before, epoch)
+  assert float(metrics["method/embedding_gap"]) == pytest.approx(0, abs=1e-6)
+  changed = {
+    name: any(
+      not np.array_equal(a, b)
+      for a, b in zip(jax.tree.leaves(role.params), jax.tree.leaves(after.roles[name].params), strict=True)
+    )
+    for name, role in before.roles.items()
+  }
+  assert changed == {"student": True, "transfer": True, "student_head": True, "teacher_head": True}
+  head = [state.roles["student"].params["head"] for state in (before, after)]
+  jax.tree.map(np.testing.assert_array_equal, *head)  # nobody asks the student's own classifier
+
+  trained = method.result(after)
+  assert set(trained.variables) == {"student", "transfer"}
+  got = knowledge.predictor(student, recipe)(trained, epoch.constants, epoch.data.x)
+  params, stats = trained.variables["student"]
+  x = np.asarray(student.apply(params, epoch.data.x, stats=stats).taps["block0"], np.float64)
+  block = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), trained.variables["transfer"])
+  for n, size in enumerate((1, 3, 1)):
+    kernel, pad = block.params[f"conv{n}"]["kernel"], size // 2
+    wide = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    places = [(i, j) for i in range(size) for j in range(size)]
+    x = sum(np.einsum("bhwi,io->bhwo", wide[:, i : i + 2, j : j + 2], kernel[i, j]) for i, j in places)
+    moments = block.stats[f"norm{n}"]
+    x = (x - moments["mean"]) / np.sqrt(moments["var"] + 1e-5)
+    x = np.maximum(x * block.params[f"norm{n}"]["scale"] + block.params[f"norm{n}"]["bias"], 0)
+  classifier = frozen.arrays[0].params["head"]
+  want = x.mean((1, 2)) @ np.asarray(classifier["kernel"]) + np.asarray(classifier["bias"])
+  np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_an_epoch_that_selects_nothing_changes_nothing_and_says_so():
+  recipe = kd3(select="teacher", cutoff=0.999, contrast_weight=0.0)
+  method, _, _, epoch = built(recipe)
+  before = method.init(jax.random.key(2), epoch)
+  after, metrics = jax.jit(method.step)(jax.random.key(3), before, epoch)
+  jax.tree.map(np.testing.assert_array_equal, before, after)
+  assert float(metrics["order/empty"]) == 1.0 and float(metrics["loss/feature"]) == 0.0
+  assert all(np.isfinite(value) for value in metrics.values())
+
+
+def test_without_sharing_the_students_own_classifier_is_deployed():
+  recipe = kd3(shared_classifier=False, kd_weight=1.0, contrast_weight=0.0)
+  variables = {"student": Variables({}), "transfer": Variables({})}
+  out = Outputs(jnp.ones((2, 3)), jnp.zeros((2, 1)))
+  np.testing.assert_array_equal(recipe.deploy(out, variables, CONSTANTS), out.logits)
+
+
+# what cannot work ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({"select": "best"}, "method.select='best': unknown; choose one of classwise, teacher, random, all"),
+    ({"shared_classifier": False}, "nothing trains the student's classifier; set method.kd_weight"),
+    ({"feature_weight": 0.0}, "nothing teaches the student; set method.kd_weight"),
+  ],
+)
+def test_options_that_train_nothing_are_refused(options, message):
+  with pytest.raises(ValueError, match=message) as caught:
+    kd3(**options)
+  assert "\n" not in str(caught.value)
+
+
+def prepare(params, embedding, logits):
+  return kd3().prepare((Outputs(logits, embedding),), None, (Variables(params),))
+
+
+def test_the_teachers_classifier_must_be_its_last_dense_layer():
+  embedding = RNG.normal(size=(7, D)).astype(np.float32)
+  head = {"kernel": np.float32(KERNEL), "bias": np.float32(BIAS)}
+  logits = embedding @ head["kernel"] + head["bias"]
+  found = prepare({"head": head}, embedding, logits)
+  np.testing.assert_allclose(found["logits"], logits)
+  with pytest.raises(UserError, match=r"teacher: has no dense layer from its embedding \(5,\) .* such as resnet8"):
+    prepare({"other": head}, embedding, logits)
+  with pytest.raises(UserError, match="has no dense layer"):
+    prepare({"head": head}, embedding[:, :4], logits)
+  with pytest.raises(UserError, match="teacher: its logits differ from its last dense layer by up to"):
+    prepare({"head": head}, embedding, 2 * logits)
+
+
+def test_a_classifier_on_flattened_maps_cannot_be_shared():
+  recipe = kd3(select="all", contrast_size=4)
+  student, teacher = (
+    models.build("convnet_bn", num_classes=3, image_shape=(4, 4, 1), width=2, depth=1) for _ in range(2)
+  )
+  x = jnp.float32(RNG.normal(size=(4, 4, 4, 1)))
+  data = Data(x, jnp.zeros(4, jnp.int32), jnp.arange(4, dtype=jnp.int32))
+  frozen = committee([teacher], [teacher.init(jax.random.key(1))])
+  constants = recipe.prepare(frozen.outputs(frozen.arrays, x, data.ids), data.y, frozen.arrays)
+  options = {"optimizer": make_optimizer("sgd", 0.1), "batch_size": 2, "teacher": frozen.outputs}
+  method = knowledge.student_method(student, recipe, **options)
+  epoch = knowledge.Epoch(jnp.int32(0), data, data.ids, frozen.arrays, constants)
+  state = jax.eval_shape(method.init, jax.random.key(0), epoch)
+  with pytest.raises(ValueError, match="its classifier takes 8 numbers and its last map has 2 channels; choose"):
+    jax.eval_shape(method.step, jax.random.key(0), state, epoch)
+
+
+def test_networks_without_maps_and_batches_of_one_are_refused():
+  recipe = kd3(select="all", contrast_size=4)
+  flat = Outputs(jnp.zeros((2, 3)), jnp.zeros((2, 4)), {"block0": jnp.zeros((2, 4))})
+  with pytest.raises(ValueError, match="teacher: shows no feature map; choose a convolutional network"):
+    recipe.parts["transfer"].init(jax.random.key(0), flat, (flat,))
+  one = Data(jnp.zeros((1, 2, 2, 1)), jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32))
+  with pytest.raises(UserError, match="a batch of 1; mixing needs at least 2 images"):
+    recipe.views(jax.random.key(0), one)

@@ -1,0 +1,167 @@
+"""The web pool: who is in it, that nobody of it is elsewhere, what the shifts do to pixels, and what is refused."""
+
+import numpy as np
+import pytest
+
+from jdistill.base import UserError
+from jdistill.data import load
+from jdistill.settings import Request, shifts
+from jdistill.settings.web import KINDS, web
+
+SIZES = {"teacher_size": 600, "shifted_size": 90, "rotated_size": 20, "junk_size": 30}
+RNG = np.random.default_rng(0)
+
+
+def request(**changes):
+  return Request("digits", None, None, None, "none", 200, 0)._replace(**changes)
+
+
+def rows(x):
+  return {image.tobytes() for image in np.ascontiguousarray(x)}
+
+
+def test_the_pool_has_flags_and_no_labels():
+  setting = web(request(), **SIZES)
+  pool = setting.data
+  assert len(pool.y) == 140 and not pool.y.any()
+  kinds = [KINDS[k] for k in pool.extra["kind"]]
+  assert {name: kinds.count(name) for name in KINDS} == {
+    "inverted": 30,
+    "blurred": 30,
+    "dimmed": 30,
+    "rotated": 20,
+    "junk": 30,
+  }
+  np.testing.assert_array_equal(pool.extra["inside"], pool.extra["kind"] != KINDS.index("junk"))
+  np.testing.assert_array_equal(pool.extra["inside"], pool.extra["hidden_label"] >= 0)
+  assert pool.x.min() >= 0 and pool.x.max() <= 1
+  np.testing.assert_array_equal(setting.members(3), np.arange(140))
+  assert "made from 497 others of the set: 30 inverted, 30 blurred, 30 dimmed, 20 rotated, 30 junk" in setting.notes[1]
+
+
+def test_teacher_validation_and_sources_share_no_image():
+  setting, data = web(request(), **SIZES), load("digits")
+  assert (len(setting.teacher.y), len(setting.validation.y), len(setting.test.y)) == (600, 200, 500)
+  used = np.concatenate([setting.teacher.ids, setting.validation.ids])
+  assert len(np.unique(used)) == 800
+  np.testing.assert_array_equal(setting.teacher.y, data.train_y[setting.teacher.ids])
+  inverted = setting.data.x[setting.data.extra["kind"] == 0]
+  found = [np.flatnonzero((np.abs(data.train_x - (1 - x)) < 1e-6).all((1, 2, 3))) for x in inverted]
+  assert all(len(f) for f in found) and not set(np.concatenate(found)) & set(used)
+  labels = setting.data.extra["hidden_label"][setting.data.extra["kind"] == 0]
+  assert [data.train_y[f[0]] for f in found] == labels.tolist()
+
+
+def test_a_source_that_comes_again_is_shifted_otherwise():
+  setting = web(request(), **SIZES | {"teacher_size": 1059, "shifted_size": 114, "rotated_size": 0, "junk_size": 0})
+  assert "made from 38 others" in setting.notes[1]
+  kinds = setting.data.extra["kind"]
+  np.testing.assert_array_equal(np.bincount(kinds, minlength=3), [38, 38, 38])
+  for source in range(38):
+    assert sorted(kinds[source::38]) == [0, 1, 2]
+  labels = setting.data.extra["hidden_label"].reshape(3, 38)
+  np.testing.assert_array_equal(labels, labels[[0, 0, 0]])
+
+
+def test_the_seed_decides_and_preprocessing_is_that_of_the_clean_images():
+  one, two, other = (web(request(seed=seed), **SIZES).data for seed in (0, 0, 1))
+  np.testing.assert_array_equal(one.x, two.x)
+  assert not np.array_equal(one.x, other.x)
+  standard = web(request(preprocessing="standardize"), **SIZES)
+  train = load("digits").train_x
+  np.testing.assert_allclose(standard.data.x, (one.x - train.mean()) / train.std(), atol=1e-5)
+
+
+def test_the_original_pool_is_the_teachers_without_labels():
+  setting = web(request(), pool="original", **SIZES)
+  np.testing.assert_array_equal(setting.data.x, setting.teacher.x)
+  assert not setting.data.y.any() and setting.teacher.y.any() and setting.data.extra["inside"].all()
+
+
+def test_junk_from_a_file(tmp_path):
+  junk = RNG.random((50, 8, 8, 3)).astype(np.float32)
+  arrays = {"images": junk, "labels": np.arange(50) % 2}
+  np.savez(tmp_path / "junk.npz", **{f"{part}_{k}": v for part in ("train", "test") for k, v in arrays.items()})
+  pool = web(request(), junk=str(tmp_path / "junk.npz"), **SIZES).data
+  found = pool.x[pool.extra["kind"] == KINDS.index("junk")]
+  assert len(rows(found)) == 30 and rows(found) <= rows(junk.mean(-1, keepdims=True))
+  with pytest.raises(UserError, match=r"setting.junk_size=51: .*junk.npz' has 50 images"):
+    web(request(), junk=str(tmp_path / "junk.npz"), **SIZES | {"junk_size": 51})
+  np.savez(tmp_path / "large.npz", **{f"{p}_{k}": v for p in ("train", "test") for k, v in arrays.items()})
+  arrays["images"] = RNG.random((50, 9, 8, 1)).astype(np.float32)
+  np.savez(tmp_path / "large.npz", **{f"{p}_{k}": v for p in ("train", "test") for k, v in arrays.items()})
+  with pytest.raises(UserError, match=r"setting.junk=.*large.npz': images \(9, 8, 1\), and 'digits' has \(8, 8, 1\)"):
+    web(request(), junk=str(tmp_path / "large.npz"), **SIZES)
+
+
+def test_smaller_images():
+  setting = web(request(), side=4, **SIZES)
+  assert setting.input_shape == (4, 4, 1) and setting.data.x.shape == (140, 4, 4, 1)
+  want = load("digits").test_x.reshape(500, 4, 2, 4, 2, 1).mean((2, 4))
+  np.testing.assert_allclose(setting.test.x, want, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({"pool": "net"}, "setting.pool='net': unknown; choose one of web, original"),
+    ({"side": 8}, "setting.side=8: images are 8x8; leave it unset"),
+    ({"teacher_size": 1200}, "setting.teacher_size=1200: a class-balanced subset of these 1097 images has at most"),
+  ],
+)
+def test_bad_options_are_refused(options, message):
+  with pytest.raises(UserError, match=message):
+    web(request(), **SIZES | options)
+
+
+def test_no_image_left_for_the_pool(tmp_path):
+  arrays = {"images": RNG.random((10, 4, 4, 1)).astype(np.float32), "labels": np.arange(10) % 2}
+  np.savez(tmp_path / "few.npz", **{f"{part}_{k}": v for part in ("train", "test") for k, v in arrays.items()})
+  with pytest.raises(UserError, match=r"setting\.teacher_size=6: no image is left to make the pool from"):
+    web(request(dataset=str(tmp_path / "few.npz"), validation_size=4), teacher_size=6)
+
+
+# shifts -------------------------------------------------------------------------------------------------------------
+
+
+def test_quarter_turns_are_exact():
+  x = RNG.random((3, 5, 5, 2))
+  for turns in range(4):
+    got = shifts.rotate(x, np.full(3, 90.0 * turns))
+    np.testing.assert_allclose(got, np.rot90(x, turns, axes=(1, 2)), atol=1e-9)
+
+
+def test_rotation_interpolates_between_pixels():
+  x = np.zeros((1, 9, 9, 1))
+  x[0, 4, 7] = 1.0  # three right of the centre
+  got = shifts.rotate(x, np.array([45.0]))[0, ..., 0]
+  weights = got / got.sum()
+  place = np.array([(weights * axis).sum() for axis in np.meshgrid(*[np.arange(9)] * 2, indexing="ij")]) - 4
+  np.testing.assert_allclose(place, [-3 / np.sqrt(2), 3 / np.sqrt(2)], atol=0.15)  # up and right: anticlockwise
+
+
+def test_blur_keeps_brightness_and_dimming_keeps_order():
+  x = np.zeros((1, 8, 8, 1))
+  x[0, 4, 4] = 1.0
+  blurred = shifts.blur(RNG, x)[0, ..., 0]
+  np.testing.assert_allclose(blurred[3:6, 3:6], np.outer([1, 2, 1], [1, 2, 1]) / 16)
+  assert blurred.sum() == pytest.approx(1.0)
+  images = RNG.random((4, 8, 8, 1))
+  dimmed = shifts.dim(RNG, images)
+  contrast = (dimmed.max((1, 2, 3)) - dimmed.min((1, 2, 3))) / (images.max((1, 2, 3)) - images.min((1, 2, 3)))
+  assert (contrast >= 0.3).all() and (contrast <= 0.6).all() and dimmed.min() >= 0.1 and dimmed.max() <= 1.0
+
+
+def test_padding_before_shrinking():
+  x = np.ones((2, 28, 28, 1), np.float32)
+  got = shifts.shrink(x, 8)  # padded to 32
+  assert got.shape == (2, 8, 8, 1)
+  np.testing.assert_allclose(got[0, 3, 3], 1.0)
+  np.testing.assert_allclose([got[0, 0, 0, 0], got[0, 0, 3, 0]], [0.25, 0.5])
+
+
+def test_drawings_differ_and_are_images():
+  drawn = shifts.drawings(np.random.default_rng(1), 40, (28, 28, 3))
+  assert drawn.shape == (40, 28, 28, 3) and drawn.min() >= 0 and drawn.max() <= 1
+  assert len(rows(drawn)) == 40 and (drawn.max((1, 2, 3)) > 0.2).mean() > 0.9
+  np.testing.assert_array_equal(drawn[..., 0], drawn[..., 2])
