@@ -24,6 +24,8 @@ CONTROLS = {
   "reversed": {"method/reverse": True},
   "tau_hi_30": {"method/tau_hi": 30.0},
   "epsilon_100": {"method/epsilon": 100.0},
+  "ce_private_masked": {"method/kd_weight": 0.0, "method/ce_weight": 1.0},
+  "never_planted": {"method/name": "ce", "setting/insertions": 0},
 }
 
 

@@ -67,6 +67,6 @@ def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
   config.train.batch_size = 500
   config.teacher_train.batch_size = 500
   if preset == "tiny":
-    config.setting.student_size = 50
-    config.train.batch_size = 50
+    config.setting.student_size = config.train.batch_size = 50
+    config.tune = {"tgeo_kd": {"method/virtual_lr": (0.1,)}}
   return config
