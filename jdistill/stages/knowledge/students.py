@@ -14,6 +14,7 @@ from jdistill.base import Data, Outputs, UserError, Variables
 from jdistill.config import knowledge as config_lib
 from jdistill.files import read_json, write_json
 from jdistill.methods.knowledge import Recipe
+from jdistill.settings.overlap import refuse_overlap
 from jdistill.settings.setting import Setting
 from jdistill.stages.context import lead
 from jdistill.stages.knowledge import teacher, train
@@ -133,6 +134,8 @@ def _job(
 ) -> train.Job:
   """One phase of an arm's students."""
   recipe = teacher.recipe_of(method)
+  if recipe.outer is not None:
+    refuse_overlap(setting.data, setting.validation)
   taught = "teacher" in recipe.needs
   return train.Job(
     label=label,
