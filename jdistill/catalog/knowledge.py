@@ -246,7 +246,7 @@ ROWS = (
     builder="jdistill.methods.knowledge.swing:swing",
     stream="canaries",
     config="experiments/swing.py",
-    test="tests/methods/test_swing.py",
+    test="tests/methods/test_swing_recipe.py",
     **_KD,
   ),
   Row(

@@ -21,9 +21,8 @@ def log_softmax(z):
 def view(epoch=0.0):
   outputs = [Outputs(jnp.float32(z), jnp.zeros((5, 2))) for z in (STUDENT, TEACHER)]
   batch = Data(jnp.zeros((5, 1)), jnp.int32(LABELS), jnp.arange(5, dtype=jnp.int32))
-  return View(
-    batch, outputs[0], (outputs[1],), {}, {}, (), (), jnp.ones(5, bool), jnp.float32(epoch), jax.random.key(0)
-  )
+  now, key = jnp.float32(epoch), jax.random.key(0)
+  return View(batch, outputs[0], (outputs[1],), {}, {}, (), (), jnp.ones(5, bool), now, key, batch.ids)
 
 
 def total(recipe, epoch=0.0):
