@@ -138,7 +138,9 @@ def sinkd_batch_loss(
   """SinKD: transport the batch of the student's distributions to the teacher's, `sum_ij P_ij |s_i - t_j|_1 / B`.
 
   With `s, t = softmax(z / T)` and `P` the plan of `sinkhorn_plan` for these distances between all examples. Bounded,
-  and its gradient does not vanish where student and teacher hardly overlap. **Coupled over the batch**: under data
+  and its gradient in the probabilities does not vanish where student and teacher hardly overlap; in the logits it does
+  where the student is sure. It does not ask which example is whose, so it cannot stand alone. **Coupled over the
+  batch**: under data
   parallelism compute it on the gathered batch or say that it is per device. For sequences pass the valid tokens of
   `[B * L, vocabulary]`. Without the cross entropy and the KL term that the method adds.
 
