@@ -62,7 +62,7 @@ def picture(ctx: Context, path: Path, arms: tuple[str, ...], count: int) -> None
       axis.set(xticks=[], yticks=[])
     line[0].set_ylabel(name, fontsize=9)
   figure.tight_layout(pad=0.2)
-  figure.savefig(path, dpi=100)
+  figure.savefig(path, dpi=75)
 
 
 def main() -> None:
