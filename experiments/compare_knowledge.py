@@ -32,7 +32,10 @@ ARMS: dict[str, tuple[Mapping[str, Any], Mapping[str, tuple]]] = {
   "dist": ({"method/name": "dist"}, {"method/temperature": (1.0, 4.0), "method/beta": (1.0, 2.0)}),
   "pld": ({"method/name": "pld"}, {"method/temperature": (1.0, 2.0, 4.0, 8.0)}),
   "sinkd": ({"method/name": "sinkd"}, {"method/temperature": (2.0, 4.0), "method/sd_weight": (0.0128, 0.128)}),
-  "ofa": ({"method/name": "ofa"}, {"method/eps": (1.0, 1.5), "method/temperature": (1.0, 4.0)}),
+  "ofa": (
+    {"method/name": "ofa", "method/stages": "block0,block1,block2", "method/scale_t2": True},
+    {"method/eps": (1.0, 1.5), "method/temperature": (1.0, 4.0)},
+  ),
   "kd++": (
     {"method/name": "nd", "method/warmup_epochs": 10.0},
     {"method/kd_weight": (1.0, 3.0), "method/nd_weight": (0.5, 2.0)},
@@ -87,9 +90,12 @@ def _mixed(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """What the pair of two families changes: the student, and no arm that needs maps of both."""
   student = common.model("mixer", patch=2, dim=32, depth=4, width=None)
   keep = [label for label in config.order if label not in MAPS]
+  arms = {label: dict(ARMS[label][0]) for label in keep if label != "kd"}
+  if "ofa" in arms:
+    arms["ofa"]["method/stages"] = "1,2,3,4"
   return {
     "student": student,
-    "arms": {label: dict(ARMS[label][0]) for label in keep if label != "kd"},
+    "arms": arms,
     "order": tuple(keep),
     "tune": {label: config.tune[label].to_dict() for label in keep if label in config.tune},
   }

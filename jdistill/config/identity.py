@@ -37,8 +37,8 @@ def difference(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> 
 def flat_keys(config: ml_collections.ConfigDict, prefix: str = "") -> list[str]:
   """All dotted keys of a configuration, for messages about unknown ones."""
   out = []
-  for key in config:
-    value = config.get_oneway_ref(key).get() if hasattr(config, "get_oneway_ref") else config[key]
+  whole = isinstance(config, ml_collections.ConfigDict)  # references stay: asked for, an unset one raises
+  for key, value in config.items(preserve_field_references=True) if whole else config.items():
     if isinstance(value, Mapping | ml_collections.ConfigDict):
       out += flat_keys(value, f"{prefix}{key}.") if key != "auto" else []
     else:

@@ -423,3 +423,19 @@ def test_a_recipe_without_a_teacher_sees_none():
   recipe = ce()._replace(metrics=lambda view: {"teachers": jnp.float32(len(view.teachers))})
   _, shown = run(build(recipe, teacher=None), teacher=())
   assert shown[0]["method/teachers"] == 0
+
+
+def test_one_program_serves_all_numbers_of_a_method():
+  """With `rebuild`, other numbers give what a recipe of these numbers gives, and compile nothing."""
+  rebuild = lambda options: kd(ce_weight=0.5, **options)  # noqa: E731
+  method = build(rebuild({"kd_weight": 1.0, "temperature": 2.0}), rebuild=rebuild)
+  step = jax.jit(method.step)
+  for kd_weight, temperature in ((1.0, 2.0), (3.0, 5.0)):
+    options = {"kd_weight": jnp.float32(kd_weight), "temperature": jnp.float32(temperature)}
+    start = method.init(KEY, epoch(options=options))
+    found, shown = step(KEY, start, epoch(options=options))
+    static = build(rebuild({"kd_weight": kd_weight, "temperature": temperature}))
+    want, wanted = jax.jit(static.step)(KEY, start, epoch())
+    close(found.roles["student"].params, want.roles["student"].params)
+    assert float(shown["loss/kd"]) == pytest.approx(float(wanted["loss/kd"]), rel=1e-5)
+  assert step._cache_size() == 1

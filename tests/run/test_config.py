@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments import common, datm, mtt
+from experiments import common, compare_knowledge, datm, mtt
 from jdistill import config
 from jdistill.base import UserError
 from jdistill.data import load
@@ -185,6 +185,12 @@ def test_flat_keys_are_those_that_can_be_set():
   keys = config.flat_keys(_experiment())
   assert {"ipc", "method.image_lr", "model.widths", "eval.models", "data_dir"} <= set(keys)
   assert not [key for key in keys if key.startswith("auto")]
+
+
+def test_flat_keys_pass_over_what_is_not_set():
+  """Groups of a sweep set plain `None`s, to which ml_collections gives no reference."""
+  keys = config.flat_keys(compare_knowledge.get_config("digits"))
+  assert "setting.student_size" in keys and any(key.startswith("sweep.groups.full labels") for key in keys)
 
 
 def test_ipc_may_be_as_large_as_the_smallest_class():

@@ -77,12 +77,12 @@ def ofa(
 
 def _exponents(eps: float | Sequence[float], stages: int) -> list[float]:
   """One exponent for each stage and one for the final logits."""
-  values = [float(eps)] * (stages + 1) if isinstance(eps, int | float) else [float(e) for e in eps]
+  values = list(eps) if isinstance(eps, Sequence) else [eps] * (stages + 1)
   if len(values) != stages + 1:
     raise UserError(
       f"method.eps={tuple(values)}: give one value, or {stages + 1}: one for each of {stages} stages and then one for "
       "the final logits"
     )
-  if not min(values) > 0:
+  if not all(isinstance(value, jax.core.Tracer) or value > 0 for value in values):
     raise UserError(f"method.eps={eps}: must be above 0")
   return values

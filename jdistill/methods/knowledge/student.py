@@ -31,6 +31,7 @@ class Epoch(NamedTuple):
     constants: what `Recipe.prepare` made.
     held_out: examples for an outer update, or `None`.
     start: `Variables` that this student starts from; `None` draws new ones.
+    options: settings of the method that are arguments of the program, for `student_method`'s `rebuild`.
   """
 
   number: jax.Array
@@ -40,6 +41,7 @@ class Epoch(NamedTuple):
   constants: PyTree = ()
   held_out: Data | None = None
   start: Variables | None = None
+  options: Mapping[str, jax.Array] = {}
 
 
 class StudentState(NamedTuple):
@@ -80,6 +82,7 @@ def student_method(
   ema_decay: float | None = None,
   precision: str = "float32",
   constrain: Callable[[PyTree], PyTree] = lambda batch: batch,
+  rebuild: Callable[[Mapping[str, jax.Array]], Recipe] | None = None,
 ) -> Method:
   """Builds the training of one student.
 
@@ -99,6 +102,8 @@ def student_method(
     precision: in which type networks compute, `"float32"` or `"bfloat16"`; parameters, statistics and losses stay in
       float32.
     constrain: put around every batch, such as a sharding constraint.
+    rebuild: `recipe` with `Epoch.options` in place of some of its numbers, so that one compiled program serves all
+      their values; of the same structure as `recipe`.
 
   Returns:
     A `Method`: `init(key, Epoch)`, `step(key, state, Epoch)` runs one epoch, `result(state) -> Trained`.
@@ -111,7 +116,6 @@ def student_method(
   dtype = PRECISIONS[precision]
   own = dict(optimizers or {})
   taught = teacher or (lambda arrays, x, ids: ())
-  outer = recipe.outer
 
   def by_role(names) -> dict[str, optax.GradientTransformation]:
     return {name: own.get(name, optimizer) for name in names}
@@ -130,6 +134,7 @@ def student_method(
     for name, part in recipe.parts.items():
       variables[name] = part.init(keys[name], student, teachers)
     params = {name: value.params for name, value in variables.items()}
+    outer = recipe.outer
     if outer is not None:
       params[outer.role] = outer.init(keys["outer"], student, teachers)
     memory = recipe.memory.init(keys["memory"], epoch.data.ids.shape[0]) if recipe.memory else ()
@@ -137,8 +142,9 @@ def student_method(
     stats = {name: value.stats for name, value in variables.items()}
     return StudentState(init_roles(by_role(params), params), stats, ema, memory)
 
-  def one_step(epoch: Epoch, key: Key, state: StudentState, rows: jax.Array, where: jax.Array, now: jax.Array):
+  def one_step(recipe: Recipe, epoch: Epoch, key: Key, state: StudentState, rows, where, now):
     key_augment, key_view, key_net, key_term, key_outer = jax.random.split(key, 5)
+    outer = recipe.outer
     batch = constrain(_rows(epoch.data, rows))
     pixels = augment.apply(augment.sample(key_augment, batch.x.shape), batch.x)
     x, x_teacher = recipe.views(key_view, batch._replace(x=pixels))
@@ -181,7 +187,7 @@ def student_method(
       ema = jax.tree.map(lambda a, b: ema_decay * a + (1 - ema_decay) * b, ema, new)
     return StudentState(roles, stats, ema, memory), logs | terms
 
-  def deployed(epoch: Epoch, state: StudentState) -> Callable[[jax.Array], jax.Array]:
+  def deployed(recipe: Recipe, epoch: Epoch, state: StudentState) -> Callable[[jax.Array], jax.Array]:
     variables = {name: Variables(state.roles[name].params, state.stats[name]) for name in (STUDENT, *recipe.keeps)}
 
     def logits(x: jax.Array) -> jax.Array:
@@ -191,21 +197,22 @@ def student_method(
     return logits
 
   def step(key: Key, state: StudentState, epoch: Epoch) -> tuple[StudentState, Metrics]:
+    current = recipe if rebuild is None else rebuild(epoch.options)
     key_order, key_steps = jax.random.split(key)
     size = min(batch_size, epoch.members.shape[0])
-    if recipe.order is None:
+    if current.order is None:
       order = shuffled(key_order, epoch.members, size)
     else:
       teacher_logits = lambda x, ids: taught(epoch.teacher, x, ids)[0].logits  # noqa: E731
-      looks = sight(epoch.data, deployed(epoch, state), teacher_logits, epoch.constants)
-      order = recipe.order(key_order, epoch.number, looks, epoch.members, size)
+      looks = sight(epoch.data, deployed(current, epoch, state), teacher_logits, epoch.constants)
+      order = current.order(key_order, epoch.number, looks, epoch.members, size)
     steps = order.indices.shape[0]
 
     def body(state, row):
       indices, where, number = row
       now = epoch.number.astype(jnp.float32) + number.astype(jnp.float32) / steps
-      new, logs = one_step(epoch, jax.random.fold_in(key_steps, number), state, indices, where, now)
-      if recipe.order is not None:
+      new, logs = one_step(current, epoch, jax.random.fold_in(key_steps, number), state, indices, where, now)
+      if current.order is not None:
         some = jnp.any(where)
         new = jax.tree.map(lambda a, b: jnp.where(some, a, b), new, state)
         logs = {name: jnp.where(some, value, 0.0) for name, value in logs.items()}

@@ -52,6 +52,11 @@ class Context(context.Context):
     return build
 
   @functools.cached_property
+  def fixed(self) -> set[str]:
+    """Arms whose method decides in Python about the numbers that are searched, so that each needs a program."""
+    return set()
+
+  @functools.cached_property
   def _fingerprints(self) -> dict[int, str]:
     return {}
 

@@ -110,10 +110,27 @@ def _students(
     start, first_seconds = done.variables["student"], figures["seconds"]
   job = _job(ctx, label + words, teachers, arm["method"], arm["train"], arm, setting, seeds, start)
   directory = _checkpoints(ctx, [stage, label, arm])
-  trained, figures = train.run(ctx, job, ctx.key("students"), directory, stage=stage)
+  trained, figures = _train(ctx, label, arm["method"], job, directory, stage)
   scores = [dict(setting.score(train.predictions(job, trained, i), data)) for i in range(len(seeds))]
   figures["seconds"] += first_seconds
   return scores, figures | {"metrics": directory.name, "target_bytes": job.teacher.nbytes if job.teacher else 0}
+
+
+def _train(ctx: Context, label: str, method: dict, job: train.Job, directory: Path, stage: str):
+  """`train.run` with the numbers that the arm's grid searches as arguments of the program, where its method allows.
+
+  All points of a grid and the students afterwards are then served by one compiled program.
+  """
+  key = ctx.key("students")
+  searched = [dotted.removeprefix("method/") for dotted in ctx.config["tune"].get(label, {})]
+  options = {name: method[name] for name in searched if isinstance(method.get(name), float)}
+  if options and label not in ctx.fixed:
+    traced = job._replace(options=options, rebuild=lambda values: teacher.recipe_of(method | values))
+    try:
+      return train.run(ctx, traced, key, directory, stage=stage)
+    except TypeError:  # of all kinds that traced numbers raise where Python decides; a real one comes again below
+      ctx.fixed.add(label)
+  return train.run(ctx, job, key, directory, stage=stage)
 
 
 def _checkpoints(ctx: Context, identity: list) -> Path:

@@ -34,6 +34,8 @@ class Job(NamedTuple):
     seeds: numbers of the seeds.
     teacher, constants, held_out: as `Epoch` has them.
     start: `Variables` of all seeds, stacked, that they start from; `None` draws new ones.
+    options: numbers of the method that are searched: arguments of the compiled program where that is possible.
+    rebuild: `(options) -> recipe` with these numbers, which may be traced.
   """
 
   label: str
@@ -47,6 +49,8 @@ class Job(NamedTuple):
   constants: PyTree = ()
   held_out: Data | None = None
   start: Variables | None = None
+  options: Mapping[str, float] = {}
+  rebuild: Callable[[Mapping[str, Any]], Recipe] | None = None
 
 
 def device(data: Data | None) -> Data | None:
@@ -103,6 +107,7 @@ def run(ctx: Context, job: Job, key: jax.Array, directory: Path, *, stage: str) 
     augment=ctx.augmentation(job.train["augment"]),
     ema_decay=job.train["ema_decay"],
     precision=job.train["precision"],
+    rebuild=job.rebuild if job.options else None,
     constrain=functools.partial(parallel.constrain_rows, shared) if shared else lambda batch: batch,
   )
   epoch = Epoch(
@@ -113,6 +118,7 @@ def run(ctx: Context, job: Job, key: jax.Array, directory: Path, *, stage: str) 
     job.constants,
     device(job.held_out),
     None if job.start is None else jax.tree.map(jnp.asarray, job.start),
+    {name: jnp.float32(value) for name, value in job.options.items()},
   )
   if shared:
     epoch = parallel.replicate(epoch, shared)
