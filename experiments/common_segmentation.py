@@ -63,7 +63,6 @@ def tiny(config: ml_collections.ConfigDict) -> None:
   """A few small pictures, two epochs, the method and cross entropy, and no search. The figures mean nothing."""
   config.order = (config.method.name, "ce")
   common.tiny(config)
-  config.tune = {}
   config.train_size, config.test_size, config.validation_size, config.seeds = 24, 8, 8, 1
   for section in (config.teacher_train, config.train, config.start_train):
     section.epochs, section.batch_size = 2, 8

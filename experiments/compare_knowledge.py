@@ -79,7 +79,6 @@ def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
   pairs = {"convnet to convnet": {}, "convnet to mixer": _mixed(config)}
   if preset == "tiny":
     config.seeds = 2
-    config.tune = {}
     regimes = {"few labels": {"setting/student_size": 50, "setting/teacher_size": 100}}
     pairs["convnet to mixer"] |= {"tune": {}}
   config.sweep = {"groups": regimes, "series": pairs, "order": tuple(pairs), "seeds": (0,)}

@@ -1,6 +1,7 @@
 """MEAL V2: Boosting Vanilla ResNet-50 to 80%+ Top-1 Accuracy on ImageNet without Tricks (arXiv 2009.08453).
 
 python -m jdistill.run --config=experiments/meal_v2.py                                   digits, three teachers
+python -m jdistill.run --config=experiments/meal_v2.py:committee             new teachers, 60 new students, no controls
 python -m jdistill.run --config=experiments/meal_v2.py:cifar100_resnet56_resnet20        a pair, for accelerators
 
 Teachers and students have the same images, randomly moved, scaled and turned. Students are first trained on labels
@@ -19,7 +20,7 @@ SCRATCH = {"start_method/name": "none"}
 
 def presets() -> list[str]:
   """The names after the colon."""
-  return common.presets()
+  return [*common.presets(), "committee"]
 
 
 def controls() -> dict[str, dict]:
@@ -40,12 +41,19 @@ def controls() -> dict[str, dict]:
 
 
 def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
-  """The experiment; `preset` is `digits`, `tiny` or a CIFAR-100 pair (three teachers of one network)."""
+  """The experiment; `preset` is `digits`, `committee`, `tiny` or a CIFAR-100 pair (three teachers of one network).
+
+  `committee` asks one question with three times the students: is the committee above its first teacher alone?
+  """
   arms = controls()
   if preset.startswith("cifar100"):
     arms = {label: arm for label, arm in arms.items() if label not in ("single_wide", "single_deep")}
     arms = {label: arm | ({"targets/count": 1} if "targets/also" in arm else {}) for label, arm in arms.items()}
-  config = common.experiment(preset, "meal_v2", {"name": "meal_v2"}, controls=arms, grids={"kd": common.KD_GRID})
+  grids = {"kd": common.KD_GRID}
+  if preset == "committee":
+    arms, grids = {label: arms[label] for label in ("single", "off")}, {}
+  base = "digits" if preset == "committee" else preset
+  config = common.experiment(base, "meal_v2", {"name": "meal_v2"}, controls=arms, grids=grids)
   config.reference = "single"
   config.start_method = {"name": "ce"}
   if preset.startswith("cifar100"):
@@ -61,4 +69,6 @@ def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
   config.train = common.schedule(optimizer="sgd", lr=0.01, schedule="step", milestones=(60,), **views)
   config.setting = {"name": "supervised"}
   config.seeds = 20
+  if preset == "committee":
+    config.seed, config.seeds = 1, 60
   return common.tiny(config) if preset == "tiny" else config

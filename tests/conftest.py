@@ -1,5 +1,6 @@
 """Strict JAX for every test: implicit rank and dtype promotion are errors, and there are eight devices."""
 
+import importlib.metadata
 import os
 import shutil
 import tempfile
@@ -7,19 +8,48 @@ import tempfile
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # runs share their compiled programs within a session of tests, and leave the user's cache alone
 os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="jdistill-tests-")
+# Tests compile far more than they compute: a program that runs slower and compiles in a third of the time suits them.
+# The commands that tests start inherit it. XLA aborts on a flag it does not know, so it is given to the one it is for.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+  flags = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+  os.environ["XLA_FLAGS"] = f"{flags} {os.environ.get('XLA_FLAGS', '')}".strip()
 
 import jax
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 jax.config.update("jax_num_cpu_devices", 8)
-# tests compile far more than they compute; a program that runs slower and compiles in half the time suits them
-jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
 def pytest_unconfigure():
   shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def cache_directory(tmp_path_factory):
+  """Where `compiled_once` keeps programs, also those of processes that tests start."""
+  return tmp_path_factory.mktemp("programs")
+
+
+@pytest.fixture(scope="module")
+def compiled_once(cache_directory):
+  """Keeps all compiled programs, however small, for files whose tests run the same thing again and again."""
+  settings = {
+    "jax_compilation_cache_dir": str(cache_directory),
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": 0,
+  }
+  before = {name: getattr(jax.config, name) for name in settings}
+  for name, value in settings.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
+  yield
+  for name, value in before.items():
+    jax.config.update(name, value)
+  compilation_cache.reset_cache()
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jdistill import catalog
 from jdistill.training import Checkpoints, Hooks, run_loop
 
+pytestmark = pytest.mark.usefixtures("compiled_once")  # what resumes is the same program again
 ROOT = Path(__file__).resolve().parents[2]
 KEY = jax.random.key(11)
 every_method = pytest.mark.parametrize("name", catalog.names())

@@ -71,7 +71,7 @@ def test_slow_steps_and_resumed_runs():
 
 
 def test_terminal_rewrites_in_place(monkeypatch):
-  monkeypatch.setattr(shutil, "get_terminal_size", lambda: os.terminal_size((30, 24)))
+  monkeypatch.setattr(shutil, "get_terminal_size", lambda *_, **__: os.terminal_size((30, 24)))
   clock, stream = _Clock(), _Terminal()
   progress = Progress("a", 9, stream=stream, clock=clock)
   progress.update(1, {"a long name of a metric": 2.0, "loss": 1.0})

@@ -6,9 +6,7 @@ import pathlib
 import shutil
 from typing import NamedTuple
 
-import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from jdistill import run
 
@@ -54,28 +52,9 @@ def in_repository(monkeypatch):
   monkeypatch.chdir(REPOSITORY)
 
 
-@pytest.fixture(scope="session")
-def cache_directory(tmp_path_factory):
-  """Compiled programs of all runs, of this process and of others: most runs here are the same run again."""
-  return tmp_path_factory.mktemp("programs")
-
-
 @pytest.fixture(scope="module", autouse=True)
-def compiled_once(cache_directory):
-  """Keeps compiled programs while the tests of a file run."""
-  settings = {
-    "jax_compilation_cache_dir": str(cache_directory),
-    "jax_persistent_cache_min_compile_time_secs": 0.0,
-    "jax_persistent_cache_min_entry_size_bytes": 0,
-  }
-  before = {name: getattr(jax.config, name) for name in settings}
-  for name, value in settings.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
+def programs(compiled_once):
+  """Most runs here are the same run again."""
 
 
 @pytest.fixture(name="call")
@@ -98,7 +77,7 @@ def refuse(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def done(tmp_path_factory, cache_directory):
+def done(tmp_path_factory):
   """The directory of one finished tiny run: `work` and `artefacts`. Not to be written to."""
   root = tmp_path_factory.mktemp("done")
   with contextlib.chdir(REPOSITORY):

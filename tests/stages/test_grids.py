@@ -10,6 +10,7 @@ from jdistill import run
 from jdistill.files import read_json
 from jdistill.stages.knowledge import Context, teacher
 
+pytestmark = pytest.mark.usefixtures("compiled_once")
 GRIDS = {
   "kd": {"method/temperature": (1.0, 4.0), "method/kd_weight": (0.5, 2.0)},
   "sinkd": {"method/sd_weight": (0.0, 0.5)},  # a term that 0 leaves out: SinKD asks in Python

@@ -143,6 +143,8 @@ class Recipe(NamedTuple):
     parts: connectors by name; each is a role with parameters of its own.
     views: `(key, augmented batch) -> (student's input, teachers' input)`; inputs may have more rows than the batch,
       which the terms then know.
+    passes: how many equal parts of its input the student sees one after the other, so that batch norm takes the moments
+      of each by itself; its outputs are put together again.
     order: `(key, epoch, sight, members, batch_size) -> Order`; `None` shuffles.
     prepare: `(outputs of every teacher on the training examples, y [n], Variables of every teacher) -> pytree`,
       computed once before training, in evaluation mode and without augmentation.
@@ -158,6 +160,7 @@ class Recipe(NamedTuple):
   terms: Mapping[str, Term]
   parts: Mapping[str, Connector] = {}
   views: Callable[[Key, Data], tuple[jax.Array, jax.Array]] = same_view
+  passes: int = 1
   order: Callable[..., Order] | None = None
   prepare: Callable[[tuple[Outputs, ...], jax.Array, tuple[Variables, ...]], PyTree] | None = None
   outer: Outer | None = None

@@ -152,7 +152,7 @@ def student_method(
     params = {name: role.params for name, role in state.roles.items()}
 
     def loss(params: Mapping[str, PyTree]):
-      student = forward(params[STUDENT], state.stats[STUDENT], x, key_net, True)
+      student = _in_passes(forward, recipe.passes, params[STUDENT], state.stats[STUDENT], x, key_net)
       values, stats = {}, {STUDENT: student.stats}
       for number, (name, part) in enumerate(recipe.parts.items()):
         variables = Variables(params[name], state.stats[name])
@@ -241,6 +241,19 @@ def predictor(network: Network, recipe: Recipe) -> Callable[[Trained, PyTree, ja
     return recipe.deploy(network.apply(params, x, stats=stats), trained.variables, constants)
 
   return predict
+
+
+def _in_passes(forward: Callable[..., Outputs], passes: int, params, stats, x: jax.Array, key: Key) -> Outputs:
+  """The student in training mode on equal parts of `x` in turn; running statistics go from one to the next."""
+  if passes == 1:
+    return forward(params, stats, x, key, True)
+  seen = []
+  for part, own in zip(jnp.split(x, passes), jax.random.split(key, passes), strict=True):
+    out = forward(params, stats, part, own, True)
+    seen.append(out._replace(norm_inputs={}, stats={}))  # moments of parts are not those of the whole
+    stats = out.stats
+  whole = jax.tree.map(lambda *parts: jnp.concatenate(parts), *seen)
+  return whole._replace(stats=stats)
 
 
 def _rows(data: Data, indices: jax.Array) -> Data:

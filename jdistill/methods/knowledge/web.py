@@ -40,8 +40,8 @@ def kd3(
   The student is its network, the transfer block, a global mean and the teacher's frozen classifier. `L_feat` is
   `mean_i sigmoid(||z_s - z_t||) mean((transfer(f_s) - f_t)^2)`, the larger map averaged to the size of the smaller;
   `L_con` is NT-Xent between an image and what MixDistribution makes of it, for student and teacher, through a linear
-  head each. No label is used. Images and their mixed versions go through the networks as one batch of twice the size,
-  where the released code runs them one after the other, so batch norm sees both together.
+  head each. No label is used. The student sees images and their mixed versions one after the other, so that batch norm
+  takes the moments of each by itself, as in the released code.
 
   Args:
     select: `"classwise"`: more confident than the threshold of its class, by logits that go over from the teacher to
@@ -118,6 +118,7 @@ def kd3(
     terms,
     parts=parts,
     views=views if mixed else same_view,
+    passes=2 if mixed else 1,
     order=order,
     prepare=_classifier,
     metrics=_classifier_input if "transfer" in parts else None,
