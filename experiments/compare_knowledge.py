@@ -24,7 +24,7 @@ MAPS = ("at", "fitnets", "reviewkd")  # compare maps of both networks place by p
 # label -> (what the arm sets, what is searched on held-out examples)
 ARMS: dict[str, tuple[Mapping[str, Any], Mapping[str, tuple]]] = {
   "ce": ({"method/name": "ce"}, {}),
-  "smoothed": ({"method/name": "ce"}, {"method/label_smoothing": (0.05, 0.1, 0.2)}),
+  "smoothed": ({"method/name": "ce"}, {"method/label_smoothing": (0.1, 0.2, 0.4)}),
   "dkd": (
     {"method/name": "dkd", "method/warmup_epochs": 10.0},
     {"method/temperature": (2.0, 4.0), "method/beta": (2.0, 8.0)},
@@ -38,19 +38,22 @@ ARMS: dict[str, tuple[Mapping[str, Any], Mapping[str, tuple]]] = {
   ),
   "kd++": (
     {"method/name": "nd", "method/warmup_epochs": 10.0},
-    {"method/kd_weight": (1.0, 3.0), "method/nd_weight": (0.5, 2.0)},
+    {"method/kd_weight": (1.0, 3.0), "method/nd_weight": (0.1, 0.5, 2.0)},
   ),
   "rkd": (
     {"method/name": "rkd"},
-    {"method/distance_weight": (5.0, 25.0), "method/angle_weight": (10.0, 50.0)},
+    {"method/distance_weight": (1.0, 5.0, 25.0), "method/angle_weight": (2.0, 10.0)},
   ),
-  "crd": ({"method/name": "crd", "method/negatives": 256}, {"method/crd_weight": (0.1, 0.3, 0.8)}),
-  "trg": ({"method/name": "trg"}, {"method/kd_weight": (0.9, 3.0), "method/global_weight": (0.1, 1.0)}),
-  "at": ({"method/name": "at", "method/taps": "all"}, {"method/at_weight": (10.0, 100.0, 1000.0)}),
+  "crd": ({"method/name": "crd", "method/negatives": 256}, {"method/crd_weight": (0.03, 0.1, 0.3)}),
+  "trg": (
+    {"method/name": "trg", "method/local_weight": 5.0, "method/contrast_epochs": 30.0},
+    {"method/inner_weight": (5.0, 50.0), "method/global_weight": (0.02, 0.1)},
+  ),
+  "at": ({"method/name": "at", "method/taps": "all"}, {"method/at_weight": (1.0, 10.0, 100.0)}),
   "fitnets": ({"method/name": "fitnets"}, {"method/hint_weight": (1.0, 10.0, 100.0)}),
   "reviewkd": (
     {"method/name": "reviewkd", "method/taps": "all", "method/warmup_epochs": 10.0},
-    {"method/review_weight": (0.5, 1.5, 5.0)},
+    {"method/review_weight": (0.1, 0.5, 1.5)},
   ),
 }
 KD_GRID = {"method/temperature": (1.0, 2.0, 4.0), "method/kd_weight": (0.9, 3.0)}
@@ -72,13 +75,13 @@ def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
     controls={label: values for label, (values, _) in ARMS.items()},
     grids={"kd": KD_GRID} | {label: grid for label, (_, grid) in ARMS.items() if grid},
   )
-  config.reference, config.seeds = "ce", 8
+  config.reference, config.seeds, config.tune_seeds = "ce", 8, 3
   regimes = {"few labels": FEW, "full labels": FULL}
   if preset in ("few", "full"):
     regimes = {name: values for name, values in regimes.items() if name.startswith(preset)}
   pairs = {"convnet to convnet": {}, "convnet to mixer": _mixed(config)}
   if preset == "tiny":
-    config.seeds = 2
+    config.seeds, config.tune_seeds = 2, 1
     regimes = {"few labels": {"setting/student_size": 50, "setting/teacher_size": 100}}
     pairs["convnet to mixer"] |= {"tune": {}}
   config.sweep = {"groups": regimes, "series": pairs, "order": tuple(pairs), "seeds": (0,)}
