@@ -93,7 +93,11 @@ def _primitive(name: str, fn: Callable[..., jax.Array]) -> Primitive:
     return jax.jit(functools.partial(primitive.bind, padding=padding))
 
   primitive.def_abstract_eval(abstract)
-  primitive.def_impl(lambda *operands, padding: compiled(padding)(*operands))
+  def run(*operands, padding):
+    with jax.disable_jit(False):  # the primitive is its own jitted form: without `jit` it would call itself
+      return compiled(padding)(*operands)
+
+  primitive.def_impl(run)
   for platform, loop in ((None, False), ("cpu", True)):
     lowering = mlir.lower_fun(functools.partial(fn, loop=loop), multiple_results=False)
     mlir.register_lowering(primitive, lowering, platform=platform)

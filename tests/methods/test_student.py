@@ -439,3 +439,31 @@ def test_one_program_serves_all_numbers_of_a_method():
     close(found.roles["student"].params, want.roles["student"].params)
     assert float(shown["loss/kd"]) == pytest.approx(float(wanted["loss/kd"]), rel=1e-5)
   assert step._cache_size() == 1
+
+
+def test_a_student_in_passes_takes_the_moments_of_each_part_by_itself():
+  """Batch norm takes a factor of all pixels away, so images and the same ones three times as bright come out alike."""
+  network = models.build("convnet_bn", num_classes=CLASSES, image_shape=(2, 2, 1), width=3, depth=1)
+  data = DATA._replace(x=jnp.float32(RNG.normal(size=(N, 2, 2, 1))))
+
+  def gap(view):
+    first, second = jnp.split(view.student.logits, 2)
+    return {"gap": jnp.max(jnp.abs(first - second))}
+
+  def step(passes):
+    recipe = Recipe(
+      {"none": Term(lambda view: jnp.zeros(N))},
+      views=lambda key, batch: (jnp.concatenate([batch.x, 3 * batch.x]),) * 2,
+      passes=passes,
+      metrics=gap,
+    )
+    method = student_method(network, recipe, optimizer=SGD, batch_size=N)
+    state = method.init(KEY, epoch(data=data))
+    return state, *jax.jit(method.step)(KEY, state, epoch(data=data))
+
+  (start, parts, shown), (_, whole, shown_whole) = step(2), step(1)
+  assert float(shown["method/gap"]) < 1e-3 < 0.05 < float(shown_whole["method/gap"])
+  # each part moves the running moments by a tenth: two of them leave 0.81 of the start
+  moved = lambda state: state.stats["student"]["norm0"]["var"]  # noqa: E731
+  assert not np.allclose(moved(parts), moved(whole), rtol=1e-2)
+  assert jax.tree.structure(parts) == jax.tree.structure(start)

@@ -118,6 +118,16 @@ def test_scan_and_checkpoint():
   np.testing.assert_allclose(jax.grad(run)(k, jax.checkpoint), plain, rtol=1e-5, atol=1e-6)
 
 
+def test_values_and_gradients_without_jit():
+  """Who debugs with `jax.disable_jit` gets the same numbers."""
+  x, kernel, options = operands(CASES[0])
+  loss = lambda x, kernel: jnp.sum(jnp.sin(conv2d(x, kernel, **options)))  # noqa: E731
+  want = jax.jit(jax.value_and_grad(loss, (0, 1)))(x, kernel)
+  with jax.disable_jit():
+    found = jax.value_and_grad(loss, (0, 1))(x, kernel)
+  jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), found, want)
+
+
 def test_no_naive_kernel_gradient_inside_scan_on_cpu():
   """The kernel gradient of a loop body must be matmuls: a convolution there would run as a naive loop."""
   x, k, _ = operands(((2, 8, 8), (8, 8), (3, 3), 1, "SAME"))
