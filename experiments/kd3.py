@@ -56,15 +56,16 @@ def get_config(preset: str = "mnist5k") -> ml_collections.ConfigDict:
   """The experiment; `preset` is `mnist5k`, `digits`, `cifar10` or `tiny`."""
   if preset not in presets():
     raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(presets())}")
-  epochs = 40
+  epochs = 100
   # the shares of 160 and 120 epochs in the paper's 240
   method = {"name": "kd3", "repeat": True, "ramp": epochs * 2 // 3, "until": epochs // 2}
   pool = {"teacher_size": 2000, "shifted_size": 1536, "rotated_size": 512, "junk_size": 1536}
   config = common.base("kd3", method, setting={"name": "web", "junk": "drawn", "pool": "web"} | pool)
   config.setting.side = config_dict.placeholder(int)
   config.dataset, config.validation_size, config.seeds, config.log_every = "mnist5k", 500, 5, 1
-  config.teacher = common.model("convnet_bn", width=16, depth=3)
-  config.student = common.model("convnet_bn", width=8, depth=3)
+  # a student of width 8 cannot follow the teacher's maps (held-out images: 0.69 against 0.83 for KD)
+  config.teacher = common.model("convnet_bn", width=32, depth=3)
+  config.student = common.model("convnet_bn", width=16, depth=3)
   config.teacher_train = common.schedule(epochs=60, batch_size=100, lr=0.003)
   config.train = common.schedule(epochs=epochs, batch_size=128, lr=0.01)
   common.tune(common.arms(config, _CONTROLS), _GRIDS)
@@ -76,6 +77,7 @@ def get_config(preset: str = "mnist5k") -> ml_collections.ConfigDict:
     config.setting.update({"teacher_size": 600, "shifted_size": 768, "rotated_size": 256, "junk_size": 768})
   if preset == "tiny":
     common.tiny(config)
+    config.teacher.width, config.student.width = 16, 8
     config.setting.update({"teacher_size": 80, "shifted_size": 48, "rotated_size": 16, "junk_size": 36})
     config.teacher_train.update({"epochs": 20, "batch_size": 20})  # it has to be better than chance
     config.method.update({"ramp": 2, "until": 1, "cutoff": 0.1, "contrast_size": 8})

@@ -1,12 +1,13 @@
 """MEAL V2: Boosting Vanilla ResNet-50 to 80%+ Top-1 Accuracy on ImageNet without Tricks (arXiv 2009.08453).
 
 python -m jdistill.run --config=experiments/meal_v2.py                                   digits, three teachers
-python -m jdistill.run --config=experiments/meal_v2.py:committee             new teachers, 60 new students, no controls
+python -m jdistill.run --config=experiments/meal_v2.py:committee          teachers of 200 images, 60 untrained students
 python -m jdistill.run --config=experiments/meal_v2.py:cifar100_resnet56_resnet20        a pair, for accelerators
 
 Teachers and students have the same images, randomly moved, scaled and turned. Students are first trained on labels
 (`start_train`). Then they learn from the average probabilities of three teachers of different width and seed, without
-labels and without weight decay; `ce` goes on with labels on the same schedule.
+labels and without weight decay; `ce` goes on with labels on the same schedule. `committee` asks one question alone,
+where teachers differ more: they have 200 labelled images, and untrained students see all images without their labels.
 """
 
 import ml_collections
@@ -41,17 +42,14 @@ def controls() -> dict[str, dict]:
 
 
 def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
-  """The experiment; `preset` is `digits`, `committee`, `tiny` or a CIFAR-100 pair (three teachers of one network).
-
-  `committee` asks one question with three times the students: is the committee above its first teacher alone?
-  """
+  """The experiment; `preset` is `digits`, `committee`, `tiny` or a CIFAR-100 pair (three teachers of one network)."""
   arms = controls()
   if preset.startswith("cifar100"):
     arms = {label: arm for label, arm in arms.items() if label not in ("single_wide", "single_deep")}
     arms = {label: arm | ({"targets/count": 1} if "targets/also" in arm else {}) for label, arm in arms.items()}
   grids = {"kd": common.KD_GRID}
   if preset == "committee":
-    arms, grids = {label: arms[label] for label in ("single", "off")}, {}
+    arms, grids = {label: arms[label] for label in ("single", "single_wide", "single_deep", "off")}, {}
   base = "digits" if preset == "committee" else preset
   config = common.experiment(base, "meal_v2", {"name": "meal_v2"}, controls=arms, grids=grids)
   config.reference = "single"
@@ -70,5 +68,7 @@ def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
   config.setting = {"name": "supervised"}
   config.seeds = 20
   if preset == "committee":
-    config.seed, config.seeds = 1, 60
+    config.seed, config.seeds = 2, 60
+    config.setting = {"name": "supervised", "teacher_size": 200}
+    config.start_method, config.train = {"name": "none"}, common.schedule(**views)
   return common.tiny(config) if preset == "tiny" else config
