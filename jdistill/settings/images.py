@@ -31,19 +31,46 @@ class Images(NamedTuple):
   pixels: np.ndarray
 
 
-def read(request: Request) -> Images:
-  """Reads an image set and holds a class-balanced part of its training images out.
+def load(request: Request) -> data.Dataset:
+  """Reads what a run asks for, pixels in [0, 1].
 
   Raises:
-    UserError: it is unknown or broken, or has too few images for the validation part.
+    UserError: the set is unknown or broken.
   """
-  loaded = data.load(
+  return data.load(
     request.dataset,
     data_dir=request.data_dir,
     train_size=request.train_size,
     test_size=request.test_size,
     seed=request.seed,
   )
+
+
+def few(request: Request, labels: np.ndarray, size: int, classes: int, *, seed: int, key: str) -> np.ndarray:
+  """The class-balanced few examples that the student of one seed draws.
+
+  Args:
+    request: its seed decides, too.
+    labels: of all examples that may be drawn.
+    size: how many.
+    classes: number of classes.
+    seed: of the student.
+    key: what asked for so many, for messages.
+
+  Raises:
+    UserError: there are not that many.
+  """
+  own = int(np.random.default_rng((request.seed, 17, seed)).integers(2**31))
+  return balanced_indices(labels, size, classes, seed=own, key=key)
+
+
+def read(request: Request) -> Images:
+  """Reads an image set and holds a class-balanced part of its training images out.
+
+  Raises:
+    UserError: it is unknown or broken, or has too few images for the validation part.
+  """
+  loaded = load(request)
   fitted = preprocess.fit(request.preprocessing, loaded.train_x)
 
   def transform(pixels: np.ndarray) -> np.ndarray:

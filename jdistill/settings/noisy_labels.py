@@ -3,7 +3,6 @@
 import numpy as np
 
 from jdistill.base import Data, UserError
-from jdistill.data.subset import balanced_indices
 from jdistill.evaluation.scores import classification_scores
 from jdistill.settings import images
 from jdistill.settings.overlap import refuse_overlap
@@ -60,8 +59,8 @@ def noisy_labels(
   def members(seed: int) -> np.ndarray:
     if trains_on == "held_out" or student_size is None:
       return np.arange(len(data.y))
-    own = int(np.random.default_rng((request.seed, 17, seed)).integers(2**31))
-    return balanced_indices(clean, student_size, found.num_classes, seed=own, key="setting.student_size")
+    key = "setting.student_size"
+    return images.few(request, clean, student_size, found.num_classes, seed=seed, key=key)
 
   teacher = found.train._replace(y=taught)
   if trains_on == "held_out":

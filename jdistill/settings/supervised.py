@@ -22,8 +22,8 @@ def supervised(request: Request, *, student_size: int | None = None, teacher_siz
   def members(seed: int) -> np.ndarray:
     if student_size is None:
       return np.arange(len(labels))
-    own = int(np.random.default_rng((request.seed, 17, seed)).integers(2**31))
-    return balanced_indices(labels, student_size, found.num_classes, seed=own, key="setting.student_size")
+    key = "setting.student_size"
+    return images.few(request, labels, student_size, found.num_classes, seed=seed, key=key)
 
   teacher = found.train
   if teacher_size is not None:

@@ -3,14 +3,15 @@
 import jax
 import numpy as np
 
-from jdistill import data
 from jdistill.base import Data, UserError
 from jdistill.data import preprocess
 from jdistill.data.subset import balanced_indices
 from jdistill.evaluation.scores import classification_scores
 from jdistill.selection import near_duplicate_mask
+from jdistill.settings import images
+from jdistill.settings.junk import foreign
 from jdistill.settings.setting import Request, Setting, take
-from jdistill.settings.shifts import drawings, shrink
+from jdistill.settings.shifts import shrink
 
 POOLS = ("mixed", "none")
 
@@ -53,13 +54,7 @@ def unlabelled(
   """
   if pool not in POOLS:
     raise UserError(f"setting.pool={pool!r}: unknown; choose one of {', '.join(POOLS)}")
-  loaded = data.load(
-    request.dataset,
-    data_dir=request.data_dir,
-    train_size=request.train_size,
-    test_size=request.test_size,
-    seed=request.seed,
-  )
+  loaded = images.load(request)
   small = (lambda x: np.asarray(x, np.float32)) if side is None else (lambda x: shrink(x, side))
   pixels, labels = small(loaded.train_x), loaded.train_y.astype(np.int32)
   fitted = preprocess.fit(request.preprocessing, pixels)
@@ -68,9 +63,10 @@ def unlabelled(
     return np.asarray(preprocess.transform(fitted, x), np.float32)
 
   held, taught, others = _divide(labels, request, loaded.num_classes, teacher_size, pool_size)
-  foreign = _junk(junk, request, len(others) if junk_size is None else junk_size, loaded.image_shape)
+  wanted = len(others) if junk_size is None else junk_size
+  junk_pixels = foreign(junk, request, np.random.default_rng((request.seed, 47)), wanted, loaded.image_shape)
   test_pixels = small(loaded.test_x)
-  gathered = np.concatenate([pixels[others], small(foreign)])
+  gathered = np.concatenate([pixels[others], small(junk_pixels)])
   twins = _twins(gathered, np.concatenate([pixels[held], test_pixels]), pixels.mean(0), duplicate_threshold)
   is_junk = np.arange(len(gathered)) >= len(others)
   gathered, is_junk = gathered[~twins], is_junk[~twins]
@@ -81,9 +77,9 @@ def unlabelled(
   extra = np.arange(len(taught), len(students.y)) if pool == "mixed" else np.zeros(0, np.int64)
 
   def members(seed: int) -> np.ndarray:
-    own = int(np.random.default_rng((request.seed, 17, seed)).integers(2**31))
-    few = balanced_indices(teacher.y, labelled_size, loaded.num_classes, seed=own, key="setting.labelled_size")
-    return np.concatenate([few, extra])
+    key = "setting.labelled_size"
+    own = images.few(request, teacher.y, labelled_size, loaded.num_classes, seed=seed, key=key)
+    return np.concatenate([own, extra])
 
   test_y = loaded.test_y.astype(np.int32)
   return Setting(
@@ -120,20 +116,6 @@ def _divide(labels, request: Request, classes: int, teacher_size: int, pool_size
     )
   others = np.random.default_rng((request.seed, 43)).permutation(others)[:wanted]
   return held, rest[picked], np.sort(others)
-
-
-def _junk(junk: str, request: Request, count: int, shape: tuple[int, int, int]) -> np.ndarray:
-  rng = np.random.default_rng((request.seed, 47))
-  if junk == "drawn":
-    return drawings(rng, count, shape)
-  found = np.asarray(data.load(junk, data_dir=request.data_dir).train_x, np.float32)
-  if found.shape[1:] != shape:
-    raise UserError(
-      f"setting.junk={junk!r}: images {found.shape[1:]}, and {request.dataset!r} has {shape}; resize them"
-    )
-  if len(found) < count:
-    raise UserError(f"setting.junk_size={count}: {junk!r} has {len(found)} images; use at most those")
-  return found[rng.permutation(len(found))[:count]]
 
 
 def _twins(pool: np.ndarray, held_out: np.ndarray, mean: np.ndarray, threshold: float) -> np.ndarray:

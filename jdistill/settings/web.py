@@ -4,13 +4,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jdistill import data
 from jdistill.base import Data, UserError
 from jdistill.data import preprocess
 from jdistill.data.subset import balanced_indices
 from jdistill.evaluation.scores import classification_scores
+from jdistill.settings import images
+from jdistill.settings.junk import foreign
 from jdistill.settings.setting import Request, Setting, take
-from jdistill.settings.shifts import SHIFTS, drawings, rotate, shrink
+from jdistill.settings.shifts import SHIFTS, rotate, shrink
 
 KINDS = (*SHIFTS, "rotated", "junk")
 POOLS = ("web", "original")
@@ -59,13 +60,7 @@ def web(
   """
   if pool not in POOLS:
     raise UserError(f"setting.pool={pool!r}: unknown; choose one of {', '.join(POOLS)}")
-  loaded = data.load(
-    request.dataset,
-    data_dir=request.data_dir,
-    train_size=request.train_size,
-    test_size=request.test_size,
-    seed=request.seed,
-  )
+  loaded = images.load(request)
   small = (lambda x: x) if side is None else (lambda x: shrink(x, side))
   train = _Pixels(small(loaded.train_x), loaded.train_y.astype(np.int32))
   fitted = preprocess.fit(request.preprocessing, train.x)
@@ -80,7 +75,7 @@ def web(
     students = own._replace(y=np.zeros_like(own.y), extra=_extra(np.zeros(len(own.y), np.int64), own.y))
   else:
     originals = _Pixels(np.asarray(loaded.train_x, np.float32)[source], train.y[source])
-    made, kinds, hidden = _pool(rng, originals, sizes, lambda n: _junk(junk, rng, n, loaded.image_shape, request))
+    made, kinds, hidden = _pool(rng, originals, sizes, lambda n: foreign(junk, request, rng, n, loaded.image_shape))
     ids = np.arange(len(made), dtype=np.int32)
     students = Data(network(small(made)), np.zeros(len(made), np.int32), ids, _extra(kinds, hidden))
   test_y = loaded.test_y.astype(np.int32)
@@ -130,21 +125,6 @@ def _pool(rng: np.random.Generator, originals: _Pixels, sizes: tuple[int, int, i
   kinds = np.concatenate([which, np.full(rotated, len(SHIFTS)), np.full(foreign, len(SHIFTS) + 1)])
   hidden = np.concatenate([originals.y[picked], originals.y[turned], np.full(foreign, -1)])
   return np.concatenate(parts).astype(np.float32), kinds, hidden
-
-
-def _junk(junk: str, rng: np.random.Generator, count: int, shape: tuple[int, int, int], request: Request) -> np.ndarray:
-  if junk == "drawn":
-    return drawings(rng, count, shape)
-  found = np.asarray(data.load(junk, data_dir=request.data_dir).train_x, np.float32)
-  if shape[-1] == 1 and found.shape[-1] == 3:
-    found = found.mean(-1, keepdims=True)
-  if found.shape[1:] != shape:
-    raise UserError(
-      f"setting.junk={junk!r}: images {found.shape[1:]}, and {request.dataset!r} has {shape}; resize them"
-    )
-  if len(found) < count:
-    raise UserError(f"setting.junk_size={count}: {junk!r} has {len(found)} images; use at most those")
-  return found[rng.permutation(len(found))[:count]]
 
 
 def _extra(kinds: np.ndarray, hidden: np.ndarray) -> dict[str, np.ndarray]:
