@@ -13,7 +13,8 @@ from jdistill.stages.knowledge import Context, teacher
 pytestmark = pytest.mark.usefixtures("compiled_once")
 GRIDS = {
   "kd": {"method/temperature": (1.0, 4.0), "method/kd_weight": (0.5, 2.0)},
-  "sinkd": {"method/sd_weight": (0.0, 0.5)},  # a term that 0 leaves out: SinKD asks in Python
+  "sinkd": {"method/final_temperature": (1.0, 3.0)},  # which SinKD looks at in Python
+  "alone": {"method/ce_weight": (0.0, 0.5)},  # 0 leaves a term out
 }
 
 
@@ -22,7 +23,7 @@ def search(tmp_path, monkeypatch, *, constants=False):
   config = kd.get_config("tiny")
   config.teacher.widths, config.student.widths, config.parallel.pool = (16,), (8,), 1
   with config.unlocked():
-    config.arms, config.order = {"sinkd": {"method/name": "sinkd"}}, ("kd", "sinkd")
+    config.arms, config.order = {"sinkd": {"method/name": "sinkd"}, "alone": {}}, ("kd", "sinkd", "alone")
     config.reference, config.tune, config.stages = None, copy.deepcopy(GRIDS), ("teacher", "tune")
   built, real = [], teacher.recipe_of
   monkeypatch.setattr(teacher, "recipe_of", lambda section: built.append(dict(section)) or real(section))

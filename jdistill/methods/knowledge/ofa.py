@@ -7,7 +7,7 @@ import jax
 from jdistill import losses
 from jdistill.base import UserError
 from jdistill.methods.knowledge.recipe import Recipe, Term, View
-from jdistill.methods.knowledge.terms import cross_entropy_term
+from jdistill.methods.knowledge.terms import cross_entropy_term, present
 from jdistill.models.connectors import stage_exit
 from jdistill.ops.precision import widen
 
@@ -68,9 +68,9 @@ def ofa(
   parts = {f"exit{word}": stage_exit(word, width=width, heads=heads, grid=grid) for word in words}
   of_exit = dict(zip(parts, exponents, strict=False))  # the last one is that of the final logits
   terms = {"exits": Term(lambda view: sum(at_exit(view, *one) for one in of_exit.items()), exit_weight)}
-  if ce_weight:
+  if present(ce_weight):
     terms["ce"] = cross_entropy_term(ce_weight, label_smoothing=label_smoothing)
-  if kd_weight:
+  if present(kd_weight):
     terms["kd"] = Term(lambda view: against_teacher(view.student.logits, view, exponents[-1]), kd_weight)
   return Recipe(terms, parts=parts)
 

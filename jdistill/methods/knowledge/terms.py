@@ -9,6 +9,11 @@ from jdistill import losses
 from jdistill.methods.knowledge.recipe import Term, View
 
 
+def present(weight) -> bool:
+  """Whether a term with this weight is there: not if it is 0. One that is traced is another number than 0."""
+  return isinstance(weight, jax.core.Tracer) or bool(weight)
+
+
 def warmup(weight: float, epochs: float) -> Callable[[jax.Array], jax.Array] | float:
   """`weight min(1, epoch / epochs)`; the plain number for `epochs = 0`."""
   if not epochs:
@@ -45,11 +50,11 @@ def cross_entropy_term(weight=1.0, *, label_smoothing: float = 0.0) -> Term:
   def value(view: View) -> jax.Array:
     logits = view.student.logits
     if view.y.ndim == 3:
-      if label_smoothing:
+      if present(label_smoothing):
         raise ValueError(f"label_smoothing={label_smoothing}: is for one label per example; set it to 0 for label maps")
       return losses.segmentation_cross_entropy(logits, view.y, where=view.where)
     out = losses.cross_entropy(logits, view.y)
-    if label_smoothing:
+    if present(label_smoothing):
       uniform = -jnp.mean(jax.nn.log_softmax(logits), axis=-1)
       out = (1 - label_smoothing) * out + label_smoothing * uniform
     return over_positions(view, out)
@@ -70,4 +75,4 @@ def kd_term(weight, temperature: float) -> Term:
 def label_terms(ce_weight: float, kd_weight: float, temperature: float) -> dict[str, Term]:
   """`ce_weight CE`, and `kd_weight KD` unless that weight is 0: what losses on features are added to."""
   terms = {"ce": cross_entropy_term(ce_weight)}
-  return terms | ({"kd": kd_term(kd_weight, temperature)} if kd_weight else {})
+  return terms | ({"kd": kd_term(kd_weight, temperature)} if present(kd_weight) else {})

@@ -121,9 +121,12 @@ def _train(ctx: Context, label: str, method: dict, job: train.Job, directory: Pa
 
   All points of a grid and the students afterwards are then served by one compiled program.
   """
-  key = ctx.key("students")
-  searched = [dotted.removeprefix("method/") for dotted in ctx.config["tune"].get(label, {})]
-  options = {name: method[name] for name in searched if isinstance(method.get(name), float)}
+  key, options = ctx.key("students"), {}
+  for dotted, values in ctx.config["tune"].get(label, {}).items():
+    section, _, name = dotted.partition("/")
+    # a weight of 0 is the absence of a term, and so another program
+    if section == "method" and all(isinstance(value, float) and value for value in values):
+      options[name] = method[name]
   if options and label not in ctx.fixed:
     traced = job._replace(options=options, rebuild=lambda values: teacher.recipe_of(method | values))
     try:
