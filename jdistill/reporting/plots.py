@@ -92,6 +92,9 @@ def curves(
   _save(figure, path)
 
 
+_HATCHES = ("", "////", "....")
+
+
 def grouped_bars(
   path: str | os.PathLike,
   groups: Sequence[str],
@@ -132,7 +135,10 @@ def grouped_bars(
       width * 0.92,
       yerr=errors,
       color=COLOURS[index % len(COLOURS)],
-      error_kw={"ecolor": "#222222", "elinewidth": 1.1, "capsize": 3},
+      hatch=_HATCHES[index // len(COLOURS) % len(_HATCHES)],  # colours come again, with another pattern
+      edgecolor="white",
+      linewidth=0,
+      error_kw={"ecolor": "#222222", "elinewidth": 1.1, "capsize": min(3, 15 * width)},
       label=name,
     )
     handles.append(bars)
@@ -150,7 +156,7 @@ def grouped_bars(
       label=name,
     )
     handles.append(lines)
-  axes.set_xticks(centres, [str(group) for group in groups])
+  axes.set_xticks(centres, [str(group).replace(", ", "\n") for group in groups])
   axes.grid(visible=False, axis="x")
   if ylim is not None:
     axes.set_ylim(*ylim)
