@@ -1,6 +1,6 @@
 """KD^3: Distribution Shift Matters for Knowledge Distillation with Webly Collected Images (arXiv 2307.11469).
 
-python -m jdistill.run --config=experiments/kd3.py              5,000 MNIST images at 8x8 (extra `mnist`); minutes
+python -m jdistill.run --config=experiments/kd3.py              5,000 MNIST images at 8x8 (extra `mnist`)
 python -m jdistill.run --config=experiments/kd3.py:digits       scikit-learn's digits, nothing else is needed
 python -m jdistill.run --config=experiments/kd3.py:cifar10 --config.data_dir=DIR        for accelerators
     --config.setting.junk=imagenet_resized/32x32                                        (or a file of other images)

@@ -13,6 +13,7 @@ from jdistill.files import write_bytes
 
 # The eight colours of Okabe and Ito, which colour-blind readers can tell apart, strongest first.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
+_HATCHES = ("", "////", "....")
 _DASHES = ("-", "--", ":", "-.")
 _CONTROLS = ("#222222", "#8B1A4A", "#5B4A9E")  # dark: they cross the bars
 _GREY = "#555555"
@@ -90,9 +91,6 @@ def curves(
   if len(series) > 1:
     axes.legend(frameon=False, fontsize=9)
   _save(figure, path)
-
-
-_HATCHES = ("", "////", "....")
 
 
 def grouped_bars(

@@ -463,7 +463,10 @@ def test_a_student_in_passes_takes_the_moments_of_each_part_by_itself():
 
   (start, parts, shown), (_, whole, shown_whole) = step(2), step(1)
   assert float(shown["method/gap"]) < 1e-3 < 0.05 < float(shown_whole["method/gap"])
-  # each part moves the running moments by a tenth: two of them leave 0.81 of the start
-  moved = lambda state: state.stats["student"]["norm0"]["var"]  # noqa: E731
-  assert not np.allclose(moved(parts), moved(whole), rtol=1e-2)
+  # each part moves the running variance by a tenth: the first to its own, the second to nine times that
+  first = network.apply(start.roles["student"].params, data.x, stats=start.stats["student"])
+  own = first.norm_inputs["norm0"][1] * (4 * N / (4 * N - 1))
+  found = parts.stats["student"]["norm0"]["var"]
+  np.testing.assert_allclose(found, 0.9 * (0.9 + 0.1 * own) + 0.1 * 9 * own, rtol=1e-4)
+  assert not np.allclose(found, whole.stats["student"]["norm0"]["var"], rtol=1e-2)
   assert jax.tree.structure(parts) == jax.tree.structure(start)
