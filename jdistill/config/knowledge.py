@@ -204,12 +204,15 @@ def _check_like(dotted: str, section: dict[str, Any], key: str, default: Any) ->
   section[key] = checked(dotted, value, Field(kind, **limits))
 
 
+_MAY_BE_ABSENT = ("rotated_size", "junk_size")  # parts of a pool
+
+
 def _range(key: str) -> dict[str, float]:
   if "temperature" in key or key in ("eps", "epsilon", "sigma"):
     return {"above": 0}
   if key.endswith("_smoothing"):
     return {"low": 0, "high": 1}
-  if key.endswith(("_size", "_count")):
+  if key.endswith(("_size", "_count")) and key not in _MAY_BE_ABSENT:
     return {"low": 1}
   return {"low": 0}
 

@@ -93,6 +93,7 @@ def _primitive(name: str, fn: Callable[..., jax.Array]) -> Primitive:
     return jax.jit(functools.partial(primitive.bind, padding=padding))
 
   primitive.def_abstract_eval(abstract)
+
   def run(*operands, padding):
     with jax.disable_jit(False):  # the primitive is its own jitted form: without `jit` it would call itself
       return compiled(padding)(*operands)

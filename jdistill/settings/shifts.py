@@ -23,6 +23,19 @@ def shrink(x: np.ndarray, side: int) -> np.ndarray:
   return x.reshape(len(x), side, factor, side, factor, x.shape[-1]).mean((2, 4))
 
 
+def middle(x: np.ndarray, side: int) -> np.ndarray:
+  """The `side` by `side` pixels in the middle.
+
+  Raises:
+    UserError: there are not as many.
+  """
+  height, width = x.shape[1:3]
+  if not 0 < side <= min(height, width):
+    raise UserError(f"setting.crop={side}: images are {height}x{width}; crop to 1 to {min(height, width)} pixels")
+  top, left = (height - side) // 2, (width - side) // 2
+  return x[:, top : top + side, left : left + side]
+
+
 def invert(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
   """`1 - x`."""
   del rng

@@ -1,5 +1,6 @@
 """The original images are gone, and what can be had instead is a web pool: shifted, turned and foreign images."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -9,11 +10,11 @@ from jdistill.data import preprocess
 from jdistill.data.subset import balanced_indices
 from jdistill.evaluation.scores import classification_scores
 from jdistill.settings import images
-from jdistill.settings.junk import foreign
+from jdistill.settings.junk import fitted, foreign, other
 from jdistill.settings.setting import Request, Setting, take
-from jdistill.settings.shifts import SHIFTS, rotate, shrink
+from jdistill.settings.shifts import SHIFTS, middle, rotate, shrink
 
-KINDS = (*SHIFTS, "rotated", "junk")
+KINDS = (*SHIFTS, "rotated", "junk", "elsewhere")
 POOLS = ("web", "original")
 
 
@@ -24,14 +25,24 @@ class _Pixels(NamedTuple):
   y: np.ndarray
 
 
+class _Seen(NamedTuple):
+  """Images of the classes in a pool: pixels as networks see them but for the scale, positions in `KINDS`, classes."""
+
+  x: np.ndarray
+  kinds: np.ndarray
+  hidden: np.ndarray
+
+
 def web(
   request: Request,
   *,
+  crop: int | None = None,
   side: int | None = None,
   teacher_size: int = 2000,
   shifted_size: int = 1500,
   rotated_size: int = 500,
   junk_size: int = 1500,
+  elsewhere: str | None = None,
   junk: str = "drawn",
   pool: str = "web",
 ) -> Setting:
@@ -47,37 +58,48 @@ def web(
 
   Args:
     request: which images.
+    crop: only so many pixels in the middle of the set's images are used, on either side.
     side: to make images smaller: they are padded with zeros to a multiple of it, and blocks of pixels are averaged.
     teacher_size: clean labelled images of the teacher.
     shifted_size, rotated_size, junk_size: images of the pool. Sources are used again, with another shift or angle,
       where there are too few.
-    junk: `"drawn"` (random shapes, lines and textures), or the name or path of another image set of the same size.
+    elsewhere: the name or path of another image set with the same classes, from whose training images `shifted_size`
+      are taken as they are and `rotated_size` others turned.
+    junk: `"drawn"` (random shapes, lines and textures), or the name or path of another image set. Without `side`, it
+      and `elsewhere` have to have images of the same size as the set (after `crop`).
     pool: `"web"`, or `"original"` for a control whose students see the teacher's own images, without labels.
 
   Raises:
-    UserError: no image is left to make copies from, junk of another size or too little of it, an unknown pool, or a
-      side that is not smaller than the images.
+    UserError: no image is left to make copies from, junk or images from elsewhere of another size or too few of them,
+      other classes there, an unknown pool, or a side that is not smaller than the images.
   """
   if pool not in POOLS:
     raise UserError(f"setting.pool={pool!r}: unknown; choose one of {', '.join(POOLS)}")
   loaded = images.load(request)
+  cropped = (lambda x: x) if crop is None else (lambda x: middle(x, crop))
   small = (lambda x: x) if side is None else (lambda x: shrink(x, side))
-  train = _Pixels(small(loaded.train_x), loaded.train_y.astype(np.int32))
-  fitted = preprocess.fit(request.preprocessing, train.x)
-  network = lambda x: np.asarray(preprocess.transform(fitted, np.asarray(x, np.float32)), np.float32)  # noqa: E731
+  train = _Pixels(small(cropped(loaded.train_x)), loaded.train_y.astype(np.int32))
+  scale = preprocess.fit(request.preprocessing, train.x)
+  network = lambda x: np.asarray(preprocess.transform(scale, np.asarray(x, np.float32)), np.float32)  # noqa: E731
   held, taught, source = _divide(train.y, request, loaded.num_classes, teacher_size)
 
   everything = Data(network(train.x), train.y, np.arange(len(train.y), dtype=np.int32))
-  sizes = (shifted_size, rotated_size, junk_size)
   rng = np.random.default_rng((request.seed, 41))
   if pool == "original":
     own = take(everything, taught)
     students = own._replace(y=np.zeros_like(own.y), extra=_extra(np.zeros(len(own.y), np.int64), own.y))
   else:
-    originals = _Pixels(np.asarray(loaded.train_x, np.float32)[source], train.y[source])
-    made, kinds, hidden = _pool(rng, originals, sizes, lambda n: foreign(junk, request, rng, n, loaded.image_shape))
-    ids = np.arange(len(made), dtype=np.int32)
-    students = Data(network(small(made)), np.zeros(len(made), np.int32), ids, _extra(kinds, hidden))
+    shape = cropped(loaded.test_x[:1]).shape[1:]
+    if elsewhere is None:
+      originals = _Pixels(cropped(np.asarray(loaded.train_x, np.float32)[source]), train.y[source])
+      seen = _copies(rng, originals, shifted_size, rotated_size, small)
+    else:
+      seen = _others(rng, elsewhere, request, shape, side, loaded.num_classes, shifted_size, rotated_size)
+    x = np.concatenate([seen.x, foreign(junk, request, rng, junk_size, shape, side)])
+    kinds = np.concatenate([seen.kinds, np.full(junk_size, KINDS.index("junk"))])
+    hidden = np.concatenate([seen.hidden, np.full(junk_size, -1)])
+    ids = np.arange(len(x), dtype=np.int32)
+    students = Data(network(x), np.zeros(len(x), np.int32), ids, _extra(kinds, hidden))
   test_y = loaded.test_y.astype(np.int32)
   members = np.arange(len(students.y))
   return Setting(
@@ -85,7 +107,7 @@ def web(
     members=lambda seed: members,
     teacher=take(everything, taught),
     validation=take(everything, held),
-    test=Data(network(small(loaded.test_x)), test_y, np.arange(len(test_y), dtype=np.int32)),
+    test=Data(network(small(cropped(loaded.test_x))), test_y, np.arange(len(test_y), dtype=np.int32)),
     num_classes=loaded.num_classes,
     input_shape=train.x.shape[1:],
     kind="images",
@@ -93,7 +115,9 @@ def web(
     metric="accuracy",
     notes=(
       f"teacher: {len(taught)} clean labelled images; choices on {len(held)} held-out ones; test: {len(test_y)}",
-      _describe(students, len(source)) if pool == "web" else f"students: the teacher's {len(taught)}, without labels",
+      _describe(students, f"made from {len(source)} others of the set" if elsewhere is None else f"with {elsewhere}")
+      if pool == "web"
+      else f"students: the teacher's {len(taught)}, without labels",
     ),
   )
 
@@ -111,9 +135,9 @@ def _divide(labels: np.ndarray, request: Request, classes: int, teacher_size: in
   return held, rest[picked], source
 
 
-def _pool(rng: np.random.Generator, originals: _Pixels, sizes: tuple[int, int, int], junk) -> tuple[np.ndarray, ...]:
-  """Images in [0, 1], their kinds and the classes of what they were made from."""
-  shifted, rotated, foreign = sizes
+def _copies(
+  rng: np.random.Generator, originals: _Pixels, shifted: int, rotated: int, small: Callable[[np.ndarray], np.ndarray]
+) -> _Seen:
   order = rng.permutation(len(originals.y))
   rounds, place = np.divmod(np.arange(shifted), len(order))
   picked, which = order[place], (place + rounds) % len(SHIFTS)  # a source that comes again gets the next shift
@@ -121,10 +145,41 @@ def _pool(rng: np.random.Generator, originals: _Pixels, sizes: tuple[int, int, i
   for number, shift in enumerate(SHIFTS.values()):
     x[which == number] = shift(rng, x[which == number])
   turned = order[(np.arange(rotated) + shifted) % len(order)]
-  parts = [x, rotate(originals.x[turned], rng.uniform(30, 330, rotated)), junk(foreign)]
-  kinds = np.concatenate([which, np.full(rotated, len(SHIFTS)), np.full(foreign, len(SHIFTS) + 1)])
-  hidden = np.concatenate([originals.y[picked], originals.y[turned], np.full(foreign, -1)])
-  return np.concatenate(parts).astype(np.float32), kinds, hidden
+  x = np.concatenate([x, _turned(rng, originals.x[turned])])
+  kinds = np.concatenate([which, np.full(rotated, KINDS.index("rotated"))])
+  return _Seen(small(x), kinds, np.concatenate([originals.y[picked], originals.y[turned]]))
+
+
+def _others(
+  rng: np.random.Generator,
+  name: str,
+  request: Request,
+  shape: tuple[int, int, int],
+  side: int | None,
+  num_classes: int,
+  shifted: int,
+  rotated: int,
+) -> _Seen:
+  found = other("elsewhere", name, request)
+  if found.num_classes != num_classes:
+    raise UserError(
+      f"setting.elsewhere={name!r}: {found.num_classes} classes, and {request.dataset!r} has {num_classes}; the same"
+      " classes are needed"
+    )
+  if shifted + rotated > len(found.train_y):
+    raise UserError(
+      f"setting.shifted_size={shifted}: with {rotated} turned ones that is more than the {len(found.train_y)} images of"
+      f" {name!r}; lower it"
+    )
+  picked = rng.permutation(len(found.train_y))[: shifted + rotated]
+  x = fitted("elsewhere", name, found.train_x, request, shape, side)[picked]
+  x[shifted:] = _turned(rng, x[shifted:])
+  kinds = np.repeat([KINDS.index("elsewhere"), KINDS.index("rotated")], [shifted, rotated])
+  return _Seen(x, kinds, found.train_y[picked].astype(np.int32))
+
+
+def _turned(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
+  return rotate(x, rng.uniform(30, 330, len(x))).astype(np.float32)
 
 
 def _extra(kinds: np.ndarray, hidden: np.ndarray) -> dict[str, np.ndarray]:
@@ -132,7 +187,7 @@ def _extra(kinds: np.ndarray, hidden: np.ndarray) -> dict[str, np.ndarray]:
   return {"inside": hidden >= 0, "kind": kinds.astype(np.int32), "hidden_label": hidden}
 
 
-def _describe(pool: Data, sources: int) -> str:
+def _describe(pool: Data, origin: str) -> str:
   counts = np.bincount(pool.extra["kind"], minlength=len(KINDS))
-  parts = ", ".join(f"{count} {name}" for name, count in zip(KINDS, counts, strict=True))
-  return f"students: a pool of {len(pool.y)} images without labels, made from {sources} others of the set: {parts}"
+  parts = ", ".join(f"{count} {name}" for name, count in zip(KINDS, counts, strict=True) if count)
+  return f"students: a pool of {len(pool.y)} images without labels, {origin}: {parts}"

@@ -14,6 +14,8 @@ from jdistill.augment import operators
 
 NAMES = ("color", "crop", "cutout", "flip", "scale", "rotate")  # order of the default strategy
 SHAPES = [(4, 8, 8, 1), (3, 6, 5, 3)]
+# two programs may round the coordinates of a grid differently, and by how much depends on the processor
+ROUNDING = 1e-5
 
 
 def augmented(aug, record, x):
@@ -55,7 +57,7 @@ def test_op_selects_the_operator_of_the_strategy(shape):
   assert record.op.shape == () and record.op.dtype == jnp.int32
   for op, name in enumerate(NAMES):
     y = apply(record._replace(op=jnp.int32(op)), x)
-    np.testing.assert_allclose(y, spelled_out(name, record, x), atol=1e-6, err_msg=name)
+    np.testing.assert_allclose(y, spelled_out(name, record, x), atol=ROUNDING, err_msg=name)
     assert np.abs(np.asarray(y) - np.asarray(x)).max() > 1e-2, name
 
 
@@ -72,7 +74,7 @@ def test_multiple_applies_all_in_order():
   aug = augment.dsa("cutout_rotate_color", mode="multiple")
   record = draw(aug, x.shape)
   y = spelled_out("color", record, spelled_out("rotate", record, spelled_out("cutout", record, x)))
-  np.testing.assert_allclose(augmented(aug, record, x), y, atol=1e-6)
+  np.testing.assert_allclose(augmented(aug, record, x), y, atol=ROUNDING)
   other = spelled_out("cutout", record, spelled_out("rotate", record, spelled_out("color", record, x)))
   assert float(jnp.abs(y - other).max()) > 0.01
   assert int(record.op) == 0
@@ -168,7 +170,7 @@ def test_params_change_the_strengths():
   apply = [augmented(aug, record._replace(op=jnp.int32(op)), x) for op in range(6)]
   grey = jnp.mean(x, axis=-1, keepdims=True)
   np.testing.assert_allclose(
-    apply[0], jnp.broadcast_to(operators.contrast(grey, record.color[:, 2]), x.shape), atol=1e-6
+    apply[0], jnp.broadcast_to(operators.contrast(grey, record.color[:, 2]), x.shape), atol=ROUNDING
   )
   np.testing.assert_array_equal(apply[1], x)
   assert float(jnp.count_nonzero(apply[2])) < x.size
@@ -266,7 +268,7 @@ def test_only_one_operator_runs_and_a_batch_of_ops_still_works():
   mapped = jax.jit(jax.vmap(aug.apply, (0, None)))(records, x)
   for n in range(3):
     single = augmented(aug, jax.tree.map(lambda leaf, n=n: leaf[n], records), x)
-    np.testing.assert_allclose(mapped[n], single, atol=1e-6)
+    np.testing.assert_allclose(mapped[n], single, atol=ROUNDING)
   networks = jax.make_jaxpr(jax.vmap(aug.apply, (None, 0)))(one, jnp.stack([x, x]))
   assert "cond[" in str(networks)
 
@@ -281,7 +283,7 @@ def test_a_batch_sharded_over_devices_stays_there_and_gives_the_same_pixels():
   compiled = jax.jit(aug.apply).lower(split, placed).compile()
   for collective in ("all-gather", "all-reduce", "all-to-all"):
     assert collective not in compiled.as_text()
-  np.testing.assert_allclose(compiled(split, placed), augmented(aug, record, x), atol=1e-6)
+  np.testing.assert_allclose(compiled(split, placed), augmented(aug, record, x), atol=ROUNDING)
 
 
 @pytest.mark.parametrize(

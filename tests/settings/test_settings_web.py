@@ -16,6 +16,11 @@ def request(**changes):
   return Request("digits", None, None, None, "none", 200, 0)._replace(**changes)
 
 
+def archive(path, x, y):
+  np.savez(path, **{f"{part}_{k}": v for part in ("train", "test") for k, v in (("images", x), ("labels", y))})
+  return str(path)
+
+
 def rows(x):
   return {image.tobytes() for image in np.ascontiguousarray(x)}
 
@@ -31,6 +36,7 @@ def test_the_pool_has_flags_and_no_labels():
     "dimmed": 30,
     "rotated": 20,
     "junk": 30,
+    "elsewhere": 0,
   }
   np.testing.assert_array_equal(pool.extra["inside"], pool.extra["kind"] != KINDS.index("junk"))
   np.testing.assert_array_equal(pool.extra["inside"], pool.extra["hidden_label"] >= 0)
@@ -80,18 +86,43 @@ def test_the_original_pool_is_the_teachers_without_labels():
 
 def test_junk_from_a_file(tmp_path):
   junk = RNG.random((50, 8, 8, 3)).astype(np.float32)
-  arrays = {"images": junk, "labels": np.arange(50) % 2}
-  np.savez(tmp_path / "junk.npz", **{f"{part}_{k}": v for part in ("train", "test") for k, v in arrays.items()})
+  archive(tmp_path / "junk.npz", junk, np.arange(50) % 2)
   pool = web(request(), junk=str(tmp_path / "junk.npz"), **SIZES).data
   found = pool.x[pool.extra["kind"] == KINDS.index("junk")]
   assert len(rows(found)) == 30 and rows(found) <= rows(junk.mean(-1, keepdims=True))
   with pytest.raises(UserError, match=r"setting.junk_size=51: .*junk.npz' has 50 images"):
     web(request(), junk=str(tmp_path / "junk.npz"), **SIZES | {"junk_size": 51})
-  np.savez(tmp_path / "large.npz", **{f"{p}_{k}": v for p in ("train", "test") for k, v in arrays.items()})
-  arrays["images"] = RNG.random((50, 9, 8, 1)).astype(np.float32)
-  np.savez(tmp_path / "large.npz", **{f"{p}_{k}": v for p in ("train", "test") for k, v in arrays.items()})
+  archive(tmp_path / "large.npz", RNG.random((50, 9, 8, 1)).astype(np.float32), np.arange(50) % 2)
   with pytest.raises(UserError, match=r"setting.junk=.*large.npz': images \(9, 8, 1\), and 'digits' has \(8, 8, 1\)"):
     web(request(), junk=str(tmp_path / "large.npz"), **SIZES)
+
+
+def test_a_pool_of_another_set_and_junk_of_any_size(tmp_path):
+  theirs, labels = RNG.random((60, 12, 16, 3)).astype(np.float32), np.arange(60) % 10
+  other = archive(tmp_path / "other.npz", theirs, labels)
+  junk = archive(tmp_path / "junk.npz", RNG.random((40, 3, 3, 1)).astype(np.float32), np.arange(40) % 2)
+  options = {"crop": 6, "side": 3, "elsewhere": other, "junk": junk, "teacher_size": 600, "junk_size": 40}
+  setting = web(request(), **options, shifted_size=50, rotated_size=10)
+  assert setting.input_shape == (3, 3, 1) and setting.data.x.shape == (100, 3, 3, 1)
+  middle = load("digits").test_x[:, 1:7, 1:7].reshape(500, 3, 2, 3, 2, 1).mean((2, 4))
+  np.testing.assert_allclose(setting.test.x, middle, atol=1e-6)
+  kinds, hidden = setting.data.extra["kind"], setting.data.extra["hidden_label"]
+  assert [int((kinds == KINDS.index(k)).sum()) for k in ("elsewhere", "rotated", "junk")] == [50, 10, 40]
+  np.testing.assert_array_equal(np.bincount(hidden[hidden >= 0]), np.full(10, 6))
+  padded = np.pad(theirs.mean(-1), ((0, 0), (3, 3), (1, 1)))  # to 18 by 18
+  want = padded.reshape(60, 3, 6, 3, 6).mean((2, 4))
+  for x, label in zip(setting.data.x[kinds == KINDS.index("elsewhere")], hidden, strict=False):
+    (which,) = np.flatnonzero(np.abs(want - x[..., 0]).max((1, 2)) < 1e-6)
+    assert labels[which] == label
+  assert setting.notes[1].endswith(f"without labels, with {other}: 10 rotated, 40 junk, 50 elsewhere")
+  with pytest.raises(UserError, match=r"setting.shifted_size=51: with 10 turned ones that is more than the 60 images"):
+    web(request(), **options, shifted_size=51, rotated_size=10)
+  with pytest.raises(UserError, match=r"setting.elsewhere=.*: 2 classes, and 'digits' has 10"):
+    web(request(), **options | {"elsewhere": junk}, shifted_size=5, rotated_size=0)
+  with pytest.raises(UserError, match=r"setting.elsewhere='no.npz': there is no such file"):
+    web(request(), elsewhere="no.npz", **SIZES)
+  with pytest.raises(UserError, match=r"setting.crop=9: images are 8x8; crop to 1 to 8 pixels"):
+    web(request(), crop=9, **SIZES)
 
 
 def test_smaller_images():
@@ -115,8 +146,7 @@ def test_bad_options_are_refused(options, message):
 
 
 def test_no_image_left_for_the_pool(tmp_path):
-  arrays = {"images": RNG.random((10, 4, 4, 1)).astype(np.float32), "labels": np.arange(10) % 2}
-  np.savez(tmp_path / "few.npz", **{f"{part}_{k}": v for part in ("train", "test") for k, v in arrays.items()})
+  archive(tmp_path / "few.npz", RNG.random((10, 4, 4, 1)).astype(np.float32), np.arange(10) % 2)
   with pytest.raises(UserError, match=r"setting\.teacher_size=6: no image is left to make the pool from"):
     web(request(dataset=str(tmp_path / "few.npz"), validation_size=4), teacher_size=6)
 
