@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jdistill.base import Outputs, PyTree, Sites, UserError
-from jdistill.ops import avg_pool2, conv2d, instance_norm, max_pool2, relu
+from jdistill.ops import avg_pool2, conv2d, instance_norm, max_pool2, relu, standardize
 from jdistill.ops.precision import widen
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -185,24 +185,19 @@ class Norm(nn.Module):
       unbiased = variance * (count / max(count - 1, 1))
       for variable, new in zip(running, (mean, unbiased), strict=True):
         variable.value = MOMENTUM * variable.value + (1 - MOMENTUM) * jax.lax.stop_gradient(new)
-    elif not train:
-      if running is None:
-        raise UserError(
-          "stats: none given to a network with batch norm in eval mode; pass the `stats` of its Variables"
-        )
-      mean, variance = running[0].value, running[1].value
-    out = (x - _along_channels(mean, x.ndim)) * _along_channels(jax.lax.rsqrt(variance + EPSILON), x.ndim)
-    return out.astype(given)
+    if train:
+      return standardize(x, axes, EPSILON).astype(given)
+    if running is None:
+      raise UserError("stats: none given to a network with batch norm in eval mode; pass the `stats` of its Variables")
+    mean, variance = (_along_channels(moment.value, x.ndim) for moment in running)
+    return ((x - mean) * jax.lax.rsqrt(variance + EPSILON)).astype(given)
 
 
 def _grouped(x: jax.Array, groups: int) -> jax.Array:
   if x.shape[-1] % groups:
     raise UserError(f"groups: {groups} does not divide {x.shape[-1]} channels; choose a divisor")
   split = x.reshape(*x.shape[:-1], groups, -1)  # [n, h, w, groups, c / groups]
-  axes = (*range(1, x.ndim - 1), x.ndim)
-  mean = jnp.mean(split, axes, keepdims=True)
-  variance = jnp.mean(jnp.square(split - mean), axes, keepdims=True)
-  return ((split - mean) * jax.lax.rsqrt(variance + EPSILON)).reshape(x.shape)
+  return standardize(split, (*range(1, x.ndim - 1), x.ndim), EPSILON).reshape(x.shape)
 
 
 def conv_norm(

@@ -2,6 +2,15 @@
 
 from jdistill.ops.conv import conv2d
 from jdistill.ops.rows import fold_rows, suggest_chunk_size
-from jdistill.ops.spatial import avg_pool2, instance_norm, max_pool2, relu
+from jdistill.ops.spatial import avg_pool2, instance_norm, max_pool2, relu, standardize
 
-__all__ = ["avg_pool2", "conv2d", "fold_rows", "instance_norm", "max_pool2", "relu", "suggest_chunk_size"]
+__all__ = [
+  "avg_pool2",
+  "conv2d",
+  "fold_rows",
+  "instance_norm",
+  "max_pool2",
+  "relu",
+  "standardize",
+  "suggest_chunk_size",
+]

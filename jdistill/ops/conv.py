@@ -28,6 +28,8 @@ Padding = tuple[tuple[int, int], tuple[int, int]]
 
 # XLA:CPU's kernel takes three channels one by one and four at once, which pays while the outputs are not many either.
 _THIN_CHANNELS, _THIN_WIDTH, _FEW_OUTPUTS = 3, 4, 64
+# Its kernels are far from their best with so few outputs; see `_in_pairs`.
+_NARROW = 16
 
 
 def _lax_conv(x: jax.Array, k: jax.Array, padding: Padding) -> jax.Array:
@@ -35,12 +37,29 @@ def _lax_conv(x: jax.Array, k: jax.Array, padding: Padding) -> jax.Array:
 
 
 def _lax_conv_cpu(x: jax.Array, k: jax.Array, padding: Padding) -> jax.Array:
-  """F(x, k) for one kernel; colour images get a fourth channel of zeros."""
+  """F(x, k) for one kernel; colour images get a fourth channel of zeros, narrow layers compute pixels in pairs."""
   if x.shape[-1] == _THIN_CHANNELS and k.shape[-1] <= _FEW_OUTPUTS:
     more = _THIN_WIDTH - _THIN_CHANNELS
     x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, more)))
     k = jnp.pad(k, ((0, 0), (0, 0), (0, more), (0, 0)))
+  width = x.shape[2] + sum(padding[1]) - k.shape[1] + 1
+  if max(k.shape[2:]) <= _NARROW and k.shape[1] % 2 and k.shape[1] > 1 and width % 2 == 0:
+    return _in_pairs(x, k, padding)
   return _lax_conv(x, k, padding)
+
+
+def _in_pairs(x: jax.Array, k: jax.Array, padding: Padding) -> jax.Array:
+  """F(x, k) with two neighbouring pixels of a row as one pixel of twice the channels.
+
+  A pair of outputs needs `w + 1` columns, which are `(w + 1) / 2` pairs of inputs. The kernel of pairs holds `k` twice,
+  one column apart: `(w + 1) / w` times the products, but of matrices twice as wide.
+  """
+  h, w, inputs, outputs = k.shape
+  x = _pad_space(x, ((0, 0), padding[1]))
+  x = x.reshape(*x.shape[:2], -1, 2 * inputs)
+  k = jnp.stack([jnp.pad(k, ((0, 0), (at, 1 - at), (0, 0), (0, 0))) for at in (0, 1)], 3)  # [h, w + 1, I, 2, O]
+  y = _lax_conv(x, k.reshape(h, (w + 1) // 2, 2 * inputs, 2 * outputs), (padding[0], (0, 0)))
+  return y.reshape(*y.shape[:2], -1, outputs)
 
 
 def _pad_space(x: jax.Array, padding: Padding) -> jax.Array:

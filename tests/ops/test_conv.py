@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 from jax.test_util import check_grads
 
-from jdistill.ops import avg_pool2, conv2d, instance_norm, max_pool2, relu
+from jdistill.ops import avg_pool2, conv2d, instance_norm, max_pool2, relu, standardize
 
 CASES = [
   # size, channels in/out, kernel, stride, padding
@@ -17,6 +17,7 @@ CASES = [
   ((2, 6, 6), (5, 3), (3, 3), 1, "VALID"),
   ((2, 4, 4), (1, 3), (3, 3), 1, ((3, 3), (3, 3))),  # more padding than the kernel covers: gradients crop
   ((2, 7, 5), (6, 2), (5, 3), 1, ((2, 1), (0, 1))),
+  ((2, 5, 8), (3, 2), (3, 5), 1, ((0, 1), (1, 3))),  # pairs of pixels that need three pairs each
   ((2, 7, 6), (3, 4), (3, 3), 2, ((1, 1), (1, 1))),
   ((2, 5, 5), (3, 4), (1, 1), 2, "VALID"),
   ((2, 8, 8), (2, 3), (5, 5), 3, "SAME"),
@@ -141,6 +142,17 @@ def test_no_naive_kernel_gradient_inside_scan_on_cpu():
 
 
 @pytest.mark.parametrize(
+  "width, channels, kernel",
+  [(8, (5, 16), "3x2x10x32"), (8, (5, 17), "3x3x5x17"), (8, (17, 4), "3x3x17x4"), (7, (5, 16), "3x3x5x16")],
+)
+def test_narrow_layers_of_even_width_are_computed_in_pairs_on_cpu(width, channels, kernel):
+  x, k, _ = operands(((2, 4, width), channels, (3, 3), 1, "SAME"))
+  (line,) = [line for line in jax.jit(conv2d).lower(x, k).as_text().splitlines() if "convolution(" in line]
+  assert f"tensor<{kernel}xf32>" in line
+  np.testing.assert_allclose(conv2d(x, k), lax_conv(x, k), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
   "x_shape, k_shape, dtype, match",
   [
     ((2, 4, 4, 3), (3, 3, 2, 4), np.float32, "same I"),
@@ -202,3 +214,28 @@ def test_grouped_and_dilated_kernels_equal_a_loop(groups, dilation, strides):
         window = x[:, i * strides :: dilation, j * strides :: dilation, block][:, :3, :2]
         want[:, i, j, out] = np.einsum("nhwc,hwc->n", window, k[..., out])
   np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_standardize_and_its_derivatives_equal_those_of_its_parts(x64):
+  rng = np.random.default_rng(2)
+  x, t = (jnp.asarray(rng.normal(1.0, 2.0, size=(3, 4, 2, 5))) for _ in range(2))
+
+  def spelled_out(x, axes, eps):
+    mean = jnp.mean(x, axes, keepdims=True)
+    return (x - mean) / jnp.sqrt(jnp.mean((x - mean) ** 2, axes, keepdims=True) + eps)
+
+  for axes in ((0, 1, 2), (1, 3)):
+    ours, theirs = (functools.partial(f, axes=axes, eps=0.1) for f in (standardize, spelled_out))
+    np.testing.assert_allclose(ours(x), theirs(x), rtol=1e-12, atol=1e-12)
+    found = []
+    for f in (lambda x, axes=axes: standardize(x, axes, 0.1), theirs):
+      grad = jax.grad(lambda x, f=f: jnp.sum(jnp.tanh(f(x)) ** 2))
+      found.append(
+        (
+          grad(x),
+          jax.jvp(f, (x,), (t,)),
+          jax.jvp(grad, (x,), (t,)),
+          jax.grad(lambda x, g=grad: jnp.sum(jnp.sin(g(x))))(x),
+        )
+      )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10), *found)
