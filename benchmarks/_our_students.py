@@ -15,7 +15,6 @@ from jdistill.methods.optimizers import make_optimizer
 from jdistill.teachers.cache import cached, record
 from jdistill.teachers.frozen import committee
 from jdistill.training import parallel
-from jdistill.training.compiling import convolution_options
 from jdistill.training.loop import guarded
 from jdistill.training.side_by_side import side_by_side
 
@@ -77,14 +76,14 @@ def training(targets: str, seeds: int, devices: int) -> tuple[Callable[[], None]
     at_once=False,
     mesh=parallel.make_mesh(pool=devices) if seeds > 1 else None,
   )
-  options, alive = convolution_options(), jnp.ones((), bool)
+  alive = jnp.ones((), bool)
   key = jax.random.key(0)
   state = jax.jit(method.init)(key, epoch)
   if rows:
-    step = parallel.spread_step(guarded(method), rows, "jit", donate_argnums=(1,), compiler_options=options)
+    step = parallel.spread_step(guarded(method), rows, "jit", donate_argnums=(1,))
     key, state, epoch, alive = parallel.replicate((key, state, epoch, alive), rows)
   else:
-    step = jax.jit(guarded(method), donate_argnums=(1,), compiler_options=options)
+    step = jax.jit(guarded(method), donate_argnums=(1,))
 
   def run() -> None:
     nonlocal state, alive
@@ -96,7 +95,7 @@ def training(targets: str, seeds: int, devices: int) -> tuple[Callable[[], None]
 def _first_steps(x, y, ids, variables: Variables, teacher) -> dict[str, np.ndarray]:
   """Both networks' first weights, and losses, gradients and statistics of one step from there on each check batch."""
   method = _method(teacher)
-  init, step = jax.jit(method.init), jax.jit(method.step, compiler_options=convolution_options())
+  init, step = jax.jit(method.init), jax.jit(method.step)
   out = {}
   for number, rows in enumerate(_students.check_batches()):
     batch = Data(*(jnp.asarray(leaf[rows]) for leaf in (x, y, ids)))

@@ -87,7 +87,6 @@ def run_loop(
   clock: Callable[[], float] = time.monotonic,
   mesh: Mesh | None = None,
   route: str = "shard_map",
-  compiler_options: Mapping[str, str] | None = None,
 ) -> Outcome:
   """Runs a method for `steps` steps, or what is left of them.
 
@@ -105,7 +104,6 @@ def run_loop(
     mesh: devices that the step runs on together, of this process or of many; its state is the same on all. `None` for
       one. Process 0 alone writes checkpoints, and the others read them.
     route: how the step is compiled for a mesh; see `jdistill.training.parallel.spread_step`.
-    compiler_options: of the step, as `jax.jit` takes them.
 
   Returns:
     `Outcome`; its state is that of one device.
@@ -125,7 +123,7 @@ def run_loop(
   hooks.on_resume(done)
   if done == 0:
     hooks.on_snapshot(0, method.result(state))
-  step_fn, place = _compile(guarded(method), mesh, route, compiler_options)
+  step_fn, place = _compile(guarded(method), mesh, route)
   saved_at, saved_step, first, pending, stopped, held = clock(), done, None, [], False, None
   first_done = done + 1
 
@@ -183,13 +181,11 @@ def _like(new: jax.Array, old: jax.Array) -> jax.Array:
   return jax.device_put(new, old.sharding) if spread else new
 
 
-def _compile(
-  step: Callable, mesh: Mesh | None, route: str, options: Mapping[str, str] | None
-) -> tuple[Callable, Callable]:
+def _compile(step: Callable, mesh: Mesh | None, route: str) -> tuple[Callable, Callable]:
   """The compiled step, and what puts its arguments where it wants them."""
   if mesh is None:
-    return jax.jit(step, donate_argnums=(1,), compiler_options=options), lambda arguments: arguments
-  spread = parallel.spread_step(step, mesh, route, donate_argnums=(1,), compiler_options=options)
+    return jax.jit(step, donate_argnums=(1,)), lambda arguments: arguments
+  spread = parallel.spread_step(step, mesh, route, donate_argnums=(1,))
   return spread, lambda arguments: parallel.replicate(arguments, mesh)
 
 

@@ -8,7 +8,7 @@ devices, so nothing of a method changes. `pool` spreads independent networks, su
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -121,12 +121,7 @@ def constrain_rows(mesh: Mesh, tree: PyTree) -> PyTree:
 
 
 def spread_step(
-  step: Callable,
-  mesh: Mesh,
-  route: str = "shard_map",
-  *,
-  donate_argnums: Sequence[int] = (),
-  compiler_options: Mapping[str, str] | None = None,
+  step: Callable, mesh: Mesh, route: str = "shard_map", *, donate_argnums: Sequence[int] = ()
 ) -> Callable:
   """Compiles a step whose arguments and results are the same on all devices of a mesh.
 
@@ -136,7 +131,6 @@ def spread_step(
     route: `"shard_map"` runs the step on every device by itself; `"jit"` leaves it to the compiler how to divide
       what is constrained inside; `"pmap"` is the first in its older form.
     donate_argnums: arguments that the result may take the memory of.
-    compiler_options: as `jax.jit` takes them; not for `"pmap"`.
 
   Returns:
     The step, taking and giving replicated arrays.
@@ -145,7 +139,7 @@ def spread_step(
     ValueError: an unknown route.
   """
   same = NamedSharding(mesh, PartitionSpec())
-  options = {"donate_argnums": donate_argnums, "compiler_options": compiler_options}
+  options = {"donate_argnums": donate_argnums}
   if route == "jit":
     return jax.jit(step, in_shardings=same, out_shardings=same, **options)
   if route == "shard_map":

@@ -18,7 +18,6 @@ from jdistill.reporting import JsonlWriter, Progress, peak_memory_bytes, read_js
 from jdistill.stages.context import lead
 from jdistill.stages.knowledge.context import Context
 from jdistill.training import Checkpoints, Hooks, parallel, run_loop
-from jdistill.training.compiling import convolution_options
 from jdistill.training.side_by_side import side_by_side
 
 
@@ -186,7 +185,6 @@ def _loop(ctx, job: Job, method, stream: Callable[[int], Epoch], key: jax.Array,
       hooks=Hooks(on_resume, on_metrics, stop=lambda: ctx.stop_requested),
       mesh=_row_devices(ctx, job),
       route="jit",
-      compiler_options=None if _at_once(job) else convolution_options(),
     )
   except ValueError as error:  # what losses and connectors refuse while they are traced
     raise error if isinstance(error, UserError) else UserError(f"{job.label}: {error}") from error

@@ -1,4 +1,4 @@
-"""Compiler options for convolutions, and steps whose rows several devices share."""
+"""Students whose rows several devices share."""
 
 import jax
 import jax.numpy as jnp
@@ -6,40 +6,12 @@ import numpy as np
 import optax
 
 from jdistill import models
-from jdistill.base import Data, Method
+from jdistill.base import Data
 from jdistill.methods.knowledge import Epoch, logits, student_method
 from jdistill.teachers.frozen import committee
 from jdistill.training import parallel, run_loop
-from jdistill.training.compiling import convolution_options
 
 CLASSES, SHAPE = 3, (8, 8, 3)
-
-
-def test_convolution_options_reach_the_compiler_and_keep_the_numbers():
-  x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 6, 20)), jnp.float32)
-  kernel = jnp.asarray(np.random.default_rng(1).normal(size=(3, 3, 20, 20)), jnp.float32)
-
-  def convolve(x, kernel):
-    return jax.lax.conv(x.transpose(0, 3, 1, 2), kernel.transpose(3, 2, 0, 1), (1, 1), "SAME")
-
-  compiled = jax.jit(convolve, compiler_options=convolution_options()).lower(x, kernel).compile()
-  assert "ynn" not in compiled.as_text()
-  np.testing.assert_allclose(compiled(x, kernel), convolve(x, kernel), rtol=1e-4, atol=1e-4)
-
-
-def test_convolution_options_are_none_where_the_compiler_refuses_them(monkeypatch):
-  convolution_options.cache_clear()
-  monkeypatch.setattr("jdistill.training.compiling._CONVOLUTIONS_BY_EIGEN", {"xla_cpu_no_such_option": "1"})
-  assert convolution_options() == {}
-  convolution_options.cache_clear()
-
-
-def test_run_loop_hands_compiler_options_on():
-  method = Method(lambda key, batch: batch, lambda key, state, batch: (state + batch, {"m/x": batch}), lambda s: s)
-  ran = run_loop(
-    method, lambda n: jnp.float32(2), key=jax.random.key(0), steps=3, compiler_options=convolution_options()
-  )
-  assert float(ran.state) == 8.0
 
 
 def _network():
