@@ -44,7 +44,8 @@ def unlabelled(
     labelled_size: how many of these each student has, balanced; every student draws its own.
     pool_size: other training images in the pool; `None` for all that are left.
     junk_size: junk in the pool; `None` for as many as there are others.
-    junk: `"drawn"` (random shapes, lines and textures), or the name or path of another image set of the same size.
+    junk: `"drawn"` (random shapes, lines and textures), or the name or path of another image set, whose images have the
+      same size where `side` is not given.
     pool: `"mixed"`, or `"none"` for controls whose students have the labelled images alone.
     duplicate_threshold: a cosine.
 
@@ -64,9 +65,9 @@ def unlabelled(
 
   held, taught, others = _divide(labels, request, loaded.num_classes, teacher_size, pool_size)
   wanted = len(others) if junk_size is None else junk_size
-  junk_pixels = foreign(junk, request, np.random.default_rng((request.seed, 47)), wanted, loaded.image_shape)
+  junk_pixels = foreign(junk, request, np.random.default_rng((request.seed, 47)), wanted, loaded.image_shape, side)
   test_pixels = small(loaded.test_x)
-  gathered = np.concatenate([pixels[others], small(junk_pixels)])
+  gathered = np.concatenate([pixels[others], junk_pixels])
   twins = _twins(gathered, np.concatenate([pixels[held], test_pixels]), pixels.mean(0), duplicate_threshold)
   is_junk = np.arange(len(gathered)) >= len(others)
   gathered, is_junk = gathered[~twins], is_junk[~twins]

@@ -1,8 +1,5 @@
 """The original images are gone, and what can be had instead is a web pool: shifted, turned and foreign images."""
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import numpy as np
 
 from jdistill.base import Data, UserError
@@ -10,27 +7,12 @@ from jdistill.data import preprocess
 from jdistill.data.subset import balanced_indices
 from jdistill.evaluation.scores import classification_scores
 from jdistill.settings import images
-from jdistill.settings.junk import fitted, foreign, other
+from jdistill.settings.junk import foreign
+from jdistill.settings.pool import KINDS, Pixels, copies, from_elsewhere, others
 from jdistill.settings.setting import Request, Setting, take
-from jdistill.settings.shifts import SHIFTS, middle, rotate, shrink
+from jdistill.settings.shifts import middle, shrink
 
-KINDS = (*SHIFTS, "rotated", "junk", "elsewhere")
 POOLS = ("web", "original")
-
-
-class _Pixels(NamedTuple):
-  """Images in [0, 1] and their classes."""
-
-  x: np.ndarray
-  y: np.ndarray
-
-
-class _Seen(NamedTuple):
-  """Images of the classes in a pool: pixels as networks see them but for the scale, positions in `KINDS`, classes."""
-
-  x: np.ndarray
-  kinds: np.ndarray
-  hidden: np.ndarray
 
 
 def web(
@@ -78,7 +60,7 @@ def web(
   loaded = images.load(request)
   cropped = (lambda x: x) if crop is None else (lambda x: middle(x, crop))
   small = (lambda x: x) if side is None else (lambda x: shrink(x, side))
-  train = _Pixels(small(cropped(loaded.train_x)), loaded.train_y.astype(np.int32))
+  train = Pixels(small(cropped(loaded.train_x)), loaded.train_y.astype(np.int32))
   scale = preprocess.fit(request.preprocessing, train.x)
   network = lambda x: np.asarray(preprocess.transform(scale, np.asarray(x, np.float32)), np.float32)  # noqa: E731
   held, taught, source = _divide(train.y, request, loaded.num_classes, teacher_size)
@@ -91,10 +73,11 @@ def web(
   else:
     shape = cropped(loaded.test_x[:1]).shape[1:]
     if elsewhere is None:
-      originals = _Pixels(cropped(np.asarray(loaded.train_x, np.float32)[source]), train.y[source])
-      seen = _copies(rng, originals, shifted_size, rotated_size, small)
+      originals = Pixels(cropped(np.asarray(loaded.train_x, np.float32)[source]), train.y[source])
+      seen = copies(rng, originals, shifted_size, rotated_size, small)
     else:
-      seen = _others(rng, elsewhere, request, shape, side, loaded.num_classes, shifted_size, rotated_size)
+      found = from_elsewhere(elsewhere, request, shape, side, loaded.num_classes)
+      seen = others(rng, elsewhere, found, shifted_size, rotated_size)
     x = np.concatenate([seen.x, foreign(junk, request, rng, junk_size, shape, side)])
     kinds = np.concatenate([seen.kinds, np.full(junk_size, KINDS.index("junk"))])
     hidden = np.concatenate([seen.hidden, np.full(junk_size, -1)])
@@ -133,53 +116,6 @@ def _divide(labels: np.ndarray, request: Request, classes: int, teacher_size: in
       f"setting.teacher_size={teacher_size}: no image is left to make the pool from; lower it, or validation_size"
     )
   return held, rest[picked], source
-
-
-def _copies(
-  rng: np.random.Generator, originals: _Pixels, shifted: int, rotated: int, small: Callable[[np.ndarray], np.ndarray]
-) -> _Seen:
-  order = rng.permutation(len(originals.y))
-  rounds, place = np.divmod(np.arange(shifted), len(order))
-  picked, which = order[place], (place + rounds) % len(SHIFTS)  # a source that comes again gets the next shift
-  x = originals.x[picked]
-  for number, shift in enumerate(SHIFTS.values()):
-    x[which == number] = shift(rng, x[which == number])
-  turned = order[(np.arange(rotated) + shifted) % len(order)]
-  x = np.concatenate([x, _turned(rng, originals.x[turned])])
-  kinds = np.concatenate([which, np.full(rotated, KINDS.index("rotated"))])
-  return _Seen(small(x), kinds, np.concatenate([originals.y[picked], originals.y[turned]]))
-
-
-def _others(
-  rng: np.random.Generator,
-  name: str,
-  request: Request,
-  shape: tuple[int, int, int],
-  side: int | None,
-  num_classes: int,
-  shifted: int,
-  rotated: int,
-) -> _Seen:
-  found = other("elsewhere", name, request)
-  if found.num_classes != num_classes:
-    raise UserError(
-      f"setting.elsewhere={name!r}: {found.num_classes} classes, and {request.dataset!r} has {num_classes}; the same"
-      " classes are needed"
-    )
-  if shifted + rotated > len(found.train_y):
-    raise UserError(
-      f"setting.shifted_size={shifted}: with {rotated} turned ones that is more than the {len(found.train_y)} images of"
-      f" {name!r}; lower it"
-    )
-  picked = rng.permutation(len(found.train_y))[: shifted + rotated]
-  x = fitted("elsewhere", name, found.train_x, request, shape, side)[picked]
-  x[shifted:] = _turned(rng, x[shifted:])
-  kinds = np.repeat([KINDS.index("elsewhere"), KINDS.index("rotated")], [shifted, rotated])
-  return _Seen(x, kinds, found.train_y[picked].astype(np.int32))
-
-
-def _turned(rng: np.random.Generator, x: np.ndarray) -> np.ndarray:
-  return rotate(x, rng.uniform(30, 330, len(x))).astype(np.float32)
 
 
 def _extra(kinds: np.ndarray, hidden: np.ndarray) -> dict[str, np.ndarray]:

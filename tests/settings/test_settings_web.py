@@ -6,7 +6,8 @@ import pytest
 from jdistill.base import UserError
 from jdistill.data import load
 from jdistill.settings import Request, shifts
-from jdistill.settings.web import KINDS, web
+from jdistill.settings.pool import KINDS
+from jdistill.settings.web import web
 
 SIZES = {"teacher_size": 600, "shifted_size": 90, "rotated_size": 20, "junk_size": 30}
 RNG = np.random.default_rng(0)
