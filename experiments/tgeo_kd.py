@@ -2,6 +2,7 @@
 
 python -m jdistill.run --config=experiments/tgeo_kd.py                    digits, wrong labels and a wrong teacher
 python -m jdistill.run --config=experiments/tgeo_kd.py:cifar100_resnet56_resnet20        a pair, for accelerators
+    --config.method.controller_lr=0.1 --config.method.controller_weight_decay=0.05   the released script's controller
 
 In half of the classes 40 % of the students' labels are wrong; in the other half the teacher is. The best weight of the
 teacher then differs between examples. `random_controller` is what the released script does, `oracle` knows which labels

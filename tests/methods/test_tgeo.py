@@ -238,6 +238,28 @@ def test_the_controller_moves_only_with_the_hypergradient():
   assert max(jax.tree.leaves(moved["student"].params)) > 0
 
 
+def test_a_rate_of_its_own_gives_the_controller_an_adam_with_the_decay_in_its_gradient():
+  moved = {}
+  for decay in (0.0, 1e4):
+    method, epoch = toy(tgeo_kd(hidden=4, held_out_size=6, controller_lr=0.1, controller_weight_decay=decay), lr=0.3)
+    before = method.init(jax.random.key(1), epoch)
+    roles = jax.jit(method.step)(jax.random.key(2), before, epoch)[0].roles
+    old, new = before.roles["controller"].params, roles["controller"].params
+    moved[decay] = [(np.asarray(b - a), np.asarray(a)) for a, b in zip(*map(jax.tree.leaves, (old, new)), strict=True)]
+    assert (
+      max(
+        float(jnp.abs(a - b).max())
+        for a, b in zip(*(jax.tree.leaves(r["student"].params) for r in (before.roles, roles)), strict=True)
+      )
+      > 0
+    )
+  # Adam's first step is its rate against the sign of the gradient, and a huge decay is all of that gradient
+  steps = np.concatenate([np.abs(step).ravel() for step, _ in moved[0.0]])
+  assert 0.09 < np.median(steps[steps > 0]) <= 0.1 + 1e-6
+  for step, old in moved[1e4]:
+    np.testing.assert_allclose(step[old != 0], -0.1 * np.sign(old[old != 0]), rtol=1e-3)
+
+
 def test_an_outer_update_without_held_out_examples_is_refused():
   method, epoch = toy(tgeo_kd(hidden=4), held_out=False)
   state = method.init(jax.random.key(1), epoch)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
+import optax
 
 from jdistill.base import Connector, Data, Key, Outputs, PyTree, Variables
 from jdistill.losses.compose import Weight
@@ -101,6 +102,7 @@ class Outer(NamedTuple):
     batch_size: held-out examples per step.
     lr: of the virtual step; `(epoch) -> scalar` or a number.
     through: false trains nothing (a frozen random controller, as a control).
+    optimizer: of the role; `None` for the student's.
   """
 
   role: str
@@ -109,6 +111,7 @@ class Outer(NamedTuple):
   batch_size: int
   lr: Weight
   through: bool = True
+  optimizer: optax.GradientTransformation | None = None
 
 
 class Memory(NamedTuple):

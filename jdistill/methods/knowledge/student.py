@@ -93,7 +93,8 @@ def student_method(
   Args:
     network: the student.
     recipe: the method.
-    optimizer: of the student and of every role without one of its own; its schedules count steps.
+    optimizer: of the student and of every role without one of its own (here or in `Outer.optimizer`); its schedules
+      count steps.
     batch_size: examples per step; all of them where there are fewer.
     teacher: `Teacher.outputs`; `None` for recipes without a teacher.
     optimizers: by role, where they differ.
@@ -117,8 +118,10 @@ def student_method(
   own = dict(optimizers or {})
   taught = teacher or (lambda arrays, x, ids: ())
 
-  def by_role(names) -> dict[str, optax.GradientTransformation]:
-    return {name: own.get(name, optimizer) for name in names}
+  def by_role(recipe: Recipe, names) -> dict[str, optax.GradientTransformation]:
+    outer = recipe.outer
+    special = {outer.role: outer.optimizer} if outer is not None and outer.optimizer is not None else {}
+    return {name: own.get(name, special.get(name, optimizer)) for name in names}
 
   def forward(params, stats, x: jax.Array, key: Key, train: bool) -> Outputs:
     return network.apply(_cast(params, dtype), _cast(x, dtype), train=train, rngs={"dropout": key}, stats=stats)
@@ -140,7 +143,7 @@ def student_method(
     memory = recipe.memory.init(keys["memory"], epoch.data.ids.shape[0]) if recipe.memory else ()
     ema = variables[STUDENT] if ema_decay is not None else ()
     stats = {name: value.stats for name, value in variables.items()}
-    return StudentState(init_roles(by_role(params), params), stats, ema, memory)
+    return StudentState(init_roles(by_role(recipe, params), params), stats, ema, memory)
 
   def one_step(recipe: Recipe, epoch: Epoch, key: Key, state: StudentState, rows, where, now):
     key_augment, key_view, key_net, key_term, key_outer = jax.random.split(key, 5)
@@ -172,7 +175,7 @@ def student_method(
     logs, roles = {}, dict(state.roles)
     if outer is not None and outer.through:
       logs, grads = outer_gradient(outer, epoch.held_out, loss, params, state.stats[STUDENT], forward, key_outer, now)
-      roles |= update_roles(by_role([outer.role]), roles, {outer.role: grads})
+      roles |= update_roles(by_role(recipe, [outer.role]), roles, {outer.role: grads})
     params = {name: role.params for name, role in roles.items()}
     learners = [name for name in params if outer is None or name != outer.role]
     fixed = {name: value for name, value in params.items() if name not in learners}
@@ -180,7 +183,7 @@ def student_method(
       {name: params[name] for name in learners}
     )
     moves = {name: recipe.trains[name](now) if name in recipe.trains else True for name in learners}
-    roles = update_roles(by_role(roles), roles, grads, moves)
+    roles = update_roles(by_role(recipe, roles), roles, grads, moves)
     ema = state.ema
     if ema_decay is not None:
       new = Variables(roles[STUDENT].params, stats[STUDENT])
