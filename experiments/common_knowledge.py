@@ -1,10 +1,12 @@
 """Fragments that experiments in knowledge distillation share: every key, the digits default and the tiny variant."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_collections
 from ml_collections import config_dict
+
+from jdistill import catalog
 
 
 def _open(kind: type):
@@ -48,6 +50,20 @@ def schedule(**values: Any) -> dict:
   return keys | values
 
 
+def whole_method(name: str, **options: Any) -> dict:
+  """A section `method`; options that are not given are open, so that the command line can set every one."""
+  return _whole(catalog.row(name).build(), name, options)
+
+
+def whole_setting(name: str, **options: Any) -> dict:
+  """A section `setting`; options that are not given are open."""
+  return _whole(catalog.setting(name), name, options)
+
+
+def _whole(builder: Callable, name: str, options: Mapping[str, Any]) -> dict:
+  return {"name": name} | {key: _open(kind) for key, kind in catalog.option_types(builder).items()} | dict(options)
+
+
 def base(
   name: str, method: Mapping[str, Any], *, setting: Mapping[str, Any] | None = None
 ) -> ml_collections.ConfigDict:
@@ -68,7 +84,7 @@ def base(
   config.test_size = _open(int)
   config.validation_size = 200
   config.preprocessing = "standardize"
-  config.setting = dict(setting or {"name": "supervised", "student_size": 100, "teacher_size": 600})
+  config.setting = whole_setting(**(setting or {"name": "supervised", "student_size": 100, "teacher_size": 600}))
   config.teacher = model("mlp", widths=(64, 64))
   config.teacher_method = {"name": "ce"}
   config.teacher_train = schedule(batch_size=600)
@@ -78,7 +94,7 @@ def base(
   config.train = schedule(batch_size=100)
   config.start_method = {"name": "none"}
   config.start_train = schedule(batch_size=100)
-  config.method = dict(method)
+  config.method = whole_method(**method)
   config.arms = {}
   config.order = _open(tuple)
   config.reference = _open(str)
@@ -192,7 +208,7 @@ def cifar100_pair(config: ml_collections.ConfigDict, preset: str) -> ml_collecti
   config.dataset, config.preprocessing = "cifar100", "channel"
   config.train_size = config.test_size = None
   config.validation_size, config.seeds = 1000, 5
-  config.setting = {"name": "supervised"}
+  config.setting = whole_setting("supervised")
   config.teacher, config.student = model(teacher, init="he"), model(student, init="he")
   sgd = {
     "epochs": 240,
@@ -244,7 +260,7 @@ def experiment(
   elif preset != "digits":
     cifar100_pair(config, preset)
     own = by_pair or {}
-    config.method = {"name": method["name"]} | dict(own.get(preset.removeprefix("cifar100_"), own.get("*", {})))
+    config.method = whole_method(method["name"], **own.get(preset.removeprefix("cifar100_"), own.get("*", {})))
   return config
 
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
-from ml_collections import config_dict
 
 from experiments import common_knowledge as common
 
@@ -42,7 +41,7 @@ def experiment(
   """
   if preset not in presets():
     raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(presets())}")
-  config = common.base(method["name"], method, setting={"name": "segmentation", "ignore": config_dict.placeholder(int)})
+  config = common.base(method["name"], method, setting={"name": "segmentation"})
   config.dataset, config.preprocessing, config.validation_size, config.seeds = "shapes", "channel", 100, 6
   for section in ("teacher", "student"):
     config[section] = common.model("segnet", width=8, levels=2)

@@ -11,7 +11,6 @@ No student sees a label, and no student but those of `kd_original` sees an origi
 """
 
 import ml_collections
-from ml_collections import config_dict
 
 from experiments import common_knowledge as common
 
@@ -38,7 +37,6 @@ _GRIDS = {
   "kd_all": {"method/temperature": (1.0, 4.0), "train/lr": (0.003, 0.01)},
   "kd_confident": {"method/temperature": (1.0, 4.0), "train/lr": (0.003, 0.01)},
 }
-_OPEN = {"crop": int, "side": int, "elsewhere": str}
 _CIFAR = {
   "epochs": 240,
   "optimizer": "sgd",
@@ -64,7 +62,6 @@ def get_config(preset: str = "mnist5k") -> ml_collections.ConfigDict:
   method = {"name": "kd3", "repeat": True, "ramp": epochs * 2 // 3, "until": epochs // 2}
   pool = {"teacher_size": 2000, "shifted_size": 1536, "rotated_size": 512, "junk_size": 1536}
   config = common.base("kd3", method, setting={"name": "web", "junk": "drawn", "pool": "web"} | pool)
-  config.setting.update({key: config_dict.placeholder(kind) for key, kind in _OPEN.items()})
   config.dataset, config.validation_size, config.seeds, config.log_every = "mnist5k", 500, 5, 1
   # a student of width 8 cannot follow the teacher's maps (held-out images: 0.69 against 0.83 for KD)
   config.teacher = common.model("convnet_bn", width=32, depth=3)
@@ -93,7 +90,7 @@ def get_config(preset: str = "mnist5k") -> ml_collections.ConfigDict:
     config.teacher, config.student = (common.model(name, init="he") for name in ("resnet18_bn", "resnet10_bn"))
     config.teacher_train = common.schedule(batch_size=128, **_CIFAR)
     config.train = common.schedule(batch_size=1024, **_CIFAR)
-    config.method = {"name": "kd3", "repeat": True}
+    config.method = common.whole_method("kd3", repeat=True)
     config.tune = {}
   return config
 

@@ -91,7 +91,7 @@ def _cifar100(config: ml_collections.ConfigDict, preset: str) -> ml_collections.
   """300 epochs at 32x32 with random crops and flips, and the paper's schedule for each kind of network."""
   (teacher, teacher_train), (student, train), eps = PAIRS[preset]
   config.dataset, config.preprocessing, config.validation_size, config.seeds = "cifar100", "channel", 1000, 3
-  config.setting = {"name": "supervised"}
+  config.setting = common.whole_setting("supervised")
   config.teacher, config.student = common.model(teacher, init="he"), common.model(student, init="he")
   shared = {"epochs": 300, "batch_size": 128, "augment": "crop_flip"}
   config.teacher_train, config.train = common.schedule(**shared | teacher_train), common.schedule(**shared | train)

@@ -55,5 +55,5 @@ def get_config(preset: str = "text") -> ml_collections.ConfigDict:
   config.tune_seeds, config.reference = 2, "kd"
   if preset == "tiny":
     common.tiny(config)
-    config.setting = {"name": "canaries", "length": 16, "planted": 2, "insertions": 5, "digits": 2}
+    config.setting = common.whole_setting("canaries", length=16, planted=2, insertions=5, digits=2)
   return config

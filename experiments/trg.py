@@ -65,6 +65,6 @@ def _tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 def _cifar100(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """CIFAR-100-LT with the schedule of the field's balanced pairs; imbalance, networks and weights are our choice."""
   common.cifar100_pair(config, "cifar100_resnet56_resnet20")
-  config.setting = {"name": "long_tailed", "imbalance": 100.0, "tail_classes": 30}
+  config.setting = common.whole_setting("long_tailed", imbalance=100.0, tail_classes=30)
   config.method.contrast_epochs, config.published = 240.0, {}
   return config

@@ -11,10 +11,11 @@ from collections.abc import Callable
 
 from jdistill.base import UserError
 from jdistill.catalog import dataset, knowledge
-from jdistill.catalog.row import Row, builder_options
+from jdistill.catalog.row import Row, builder_options, option_types
 
 __all__ = [
-  "Row", "builder_options", "citation", "names", "near_matches", "row", "rows", "setting", "setting_names", "table",
+  "Row", "builder_options", "citation", "names", "near_matches", "option_types", "row", "rows", "setting",
+  "setting_names", "table",
 ]  # fmt: skip
 
 _ROWS = dataset.ROWS + knowledge.ROWS

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -44,6 +45,18 @@ class Row(NamedTuple):
   def options(self) -> dict[str, Any]:
     """Every hyper-parameter a configuration may set, with its default."""
     return builder_options(self.build()) | dict(self.stream_options) | dict(self.values)
+
+
+def option_types(builder: Callable) -> dict[str, type]:
+  """The type of each of `builder_options`: that of its default, or of what its annotation allows beside `None`."""
+  hints = typing.get_type_hints(builder)
+
+  def kind(name: str, default: Any) -> type:
+    if default is not None:
+      return type(default)
+    return next(t for t in typing.get_args(hints[name]) if t is not type(None))
+
+  return {name: kind(name, default) for name, default in builder_options(builder).items()}
 
 
 def builder_options(builder: Callable) -> dict[str, Any]:

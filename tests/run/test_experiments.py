@@ -77,6 +77,17 @@ def test_every_preset_resolves(name, preset):
       assert preset == f"{resolved['dataset']}_ipc{resolved['ipc']}"
 
 
+@pytest.mark.parametrize(("name", "preset"), [pair for pair in _presets() if not pair[0].startswith(("datm", "mtt"))])
+def test_the_command_line_reaches_every_option_of_the_method_and_the_setting(name, preset):
+  experiment = _module(name).get_config(preset)
+  options = catalog.row(experiment.method.name).options()
+  assert set(experiment.method) >= {"name", *options}
+  assert set(experiment.setting) >= {"name", *catalog.builder_options(catalog.setting(experiment.setting.name))}
+  for key, default in options.items():
+    if isinstance(default, float):  # of the right type, so that an override is parsed
+      experiment.method[key] = default
+
+
 def test_every_method_of_the_catalog_has_its_experiment():
   for row in catalog.rows():
     path = REPOSITORY / row.config
