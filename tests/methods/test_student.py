@@ -248,6 +248,16 @@ def test_an_empty_step_changes_nothing():
   assert plain[0]["order/some"] == 0.5
 
 
+def test_rates_are_those_of_the_epoch_whatever_steps_were_empty():
+  later = {"optimizer": make_optimizer("sgd", lambda step: 0.1 * (step >= 2))}
+  moved = {}
+  for label, batches in (("early", (FIRST, SECOND, [])), ("late", ([], [], FIRST))):
+    states, _ = run(build(ce()._replace(order=ordered(*batches)), **later))
+    params = [state.roles["student"].params for state in states[:2]]
+    moved[label] = max(float(jnp.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, params), strict=True))
+  assert moved["early"] == 0 and moved["late"] > 1e-3
+
+
 def test_an_epoch_without_any_example_leaves_everything():
   states, shown = run(build(ce()._replace(order=ordered([], []))))
   same(states[1], states[0])

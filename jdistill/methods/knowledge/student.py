@@ -217,7 +217,7 @@ def student_method(
       new, logs = one_step(current, epoch, jax.random.fold_in(key_steps, number), state, indices, where, now)
       if current.order is not None:
         some = jnp.any(where)
-        new = jax.tree.map(lambda a, b: jnp.where(some, a, b), new, state)
+        new = _if_any(some, new, state)
         logs = {name: jnp.where(some, value, 0.0) for name, value in logs.items()}
       return new, logs
 
@@ -257,6 +257,12 @@ def _in_passes(forward: Callable[..., Outputs], passes: int, params, stats, x: j
     stats = out.stats
   whole = jax.tree.map(lambda *parts: jnp.concatenate(parts), *seen)
   return whole._replace(stats=stats)
+
+
+def _if_any(some: jax.Array, new: StudentState, old: StudentState) -> StudentState:
+  """The old state after a step without examples, but for how far schedules are: rates are those of the epoch."""
+  is_count = lambda node: isinstance(node, optax.ScaleByScheduleState)  # noqa: E731
+  return jax.tree.map(lambda a, b: a if is_count(a) else jnp.where(some, a, b), new, old, is_leaf=is_count)
 
 
 def _rows(data: Data, indices: jax.Array) -> Data:
