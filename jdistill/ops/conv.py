@@ -21,10 +21,10 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, batching
 
-Padding = tuple[tuple[int, int], tuple[int, int]]
+from jdistill.ops.bilinear import Padding, pad_space, primitive, transposed_padding
+from jdistill.ops.depthwise import depthwise
 
 # XLA:CPU's kernel takes three channels one by one and four at once, which pays while the outputs are not many either.
 _THIN_CHANNELS, _THIN_WIDTH, _FEW_OUTPUTS = 3, 4, 64
@@ -55,17 +55,11 @@ def _in_pairs(x: jax.Array, k: jax.Array, padding: Padding) -> jax.Array:
   one column apart: `(w + 1) / w` times the products, but of matrices twice as wide.
   """
   h, w, inputs, outputs = k.shape
-  x = _pad_space(x, ((0, 0), padding[1]))
+  x = pad_space(x, ((0, 0), padding[1]))
   x = x.reshape(*x.shape[:2], -1, 2 * inputs)
   k = jnp.stack([jnp.pad(k, ((0, 0), (at, 1 - at), (0, 0), (0, 0))) for at in (0, 1)], 3)  # [h, w + 1, I, 2, O]
   y = _lax_conv(x, k.reshape(h, (w + 1) // 2, 2 * inputs, 2 * outputs), (padding[0], (0, 0)))
   return y.reshape(*y.shape[:2], -1, outputs)
-
-
-def _pad_space(x: jax.Array, padding: Padding) -> jax.Array:
-  (top, bottom), (left, right) = padding
-  config = [(0, 0, 0), (top, bottom, 0), (left, right, 0), (0, 0, 0)]  # lax.pad takes negative padding: it crops
-  return lax.pad(x, jnp.zeros((), x.dtype), config)
 
 
 def _kernel_gradient(x: jax.Array, g: jax.Array, padding: Padding) -> jax.Array:
@@ -98,44 +92,14 @@ def _kernel(x: jax.Array, g: jax.Array, *, padding: Padding, loop: bool) -> jax.
   return _over_kernels(functools.partial(one, padding=padding), x, g, loop)
 
 
-def _primitive(name: str, fn: Callable[..., jax.Array]) -> Primitive:
-  """A primitive that lowers to `fn`: kernels one after another on CPU, batched on accelerators."""
-  primitive = Primitive(name)
-
-  def abstract(*operands, padding):
-    # `lax.map` and `vmap` give the same shapes; the batched form traces faster.
-    out = jax.eval_shape(functools.partial(fn, padding=padding, loop=False), *operands)
-    return jax.core.ShapedArray(out.shape, out.dtype)
-
-  @functools.cache
-  def compiled(padding):
-    return jax.jit(functools.partial(primitive.bind, padding=padding))
-
-  primitive.def_abstract_eval(abstract)
-
-  def run(*operands, padding):
-    with jax.disable_jit(False):  # the primitive is its own jitted form: without `jit` it would call itself
-      return compiled(padding)(*operands)
-
-  primitive.def_impl(run)
-  for platform, loop in ((None, False), ("cpu", True)):
-    lowering = mlir.lower_fun(functools.partial(fn, loop=loop), multiple_results=False)
-    mlir.register_lowering(primitive, lowering, platform=platform)
-  return primitive
-
-
-forward_p = _primitive("jdistill_conv", _forward)
-kernel_p = _primitive("jdistill_conv_kernel", _kernel)
-
-
-def _transposed_padding(kernel_size: Sequence[int], padding: Padding) -> Padding:
-  return tuple((size - 1 - low, size - 1 - high) for size, (low, high) in zip(kernel_size, padding, strict=True))
+forward_p = primitive("jdistill_conv", _forward)
+kernel_p = primitive("jdistill_conv_kernel", _kernel)
 
 
 def _input_gradient(g: jax.Array, k: jax.Array, *, padding: Padding) -> jax.Array:
   """X(g, k) for stacked operands: a forward convolution with the kernel turned round."""
   turned = jnp.swapaxes(jnp.flip(k, (1, 2)), 3, 4)
-  return forward_p.bind(g, turned, padding=_transposed_padding(k.shape[1:3], padding))
+  return forward_p.bind(g, turned, padding=transposed_padding(k.shape[1:3], padding))
 
 
 def _forward_transpose_x(ct, x, k, *, padding):
@@ -217,13 +181,20 @@ def _strided_as_dense(x: jax.Array, kernel: jax.Array, stride: int, padding: Pad
   out_height, out_width = (height - kh) // stride + 1, (width - kw) // stride + 1
   blocks_h, blocks_w = -(-kh // stride), -(-kw // stride)
   need_h, need_w = (out_height + blocks_h - 1) * stride, (out_width + blocks_w - 1) * stride
-  x = _pad_space(x, ((top, need_h - height + bottom), (left, need_w - width + right)))
+  x = pad_space(x, ((top, need_h - height + bottom), (left, need_w - width + right)))
   x = x.reshape(x.shape[0], need_h // stride, stride, need_w // stride, stride, channels_in)
   x = x.transpose(0, 1, 3, 2, 4, 5).reshape(x.shape[0], need_h // stride, need_w // stride, -1)
   kernel = jnp.pad(kernel, ((0, blocks_h * stride - kh), (0, blocks_w * stride - kw), (0, 0), (0, 0)))
   kernel = kernel.reshape(blocks_h, stride, blocks_w, stride, channels_in, channels_out)
   kernel = kernel.transpose(0, 2, 1, 3, 4, 5).reshape(blocks_h, blocks_w, -1, channels_out)
   return x, kernel
+
+
+def _by_group(x: jax.Array, kernel: jax.Array, groups: int) -> jax.Array:
+  """A 1x1 convolution in groups as one product of matrices per group; `kernel` is `[I / groups, O]`."""
+  x = x.reshape(*x.shape[:-1], groups, -1)
+  y = jnp.einsum("nhwgi,igo->nhwgo", x, kernel.reshape(kernel.shape[0], groups, -1))
+  return y.reshape(*y.shape[:3], -1)
 
 
 def conv2d(
@@ -239,8 +210,10 @@ def conv2d(
 
   `y[n,a,b,o] = sum_{h,w,i} x[n, a*strides + h - top, b*strides + w - left, i] * kernel[h,w,i,o]`, zeros outside `x`.
 
-  Dilated and grouped kernels fall back to `jax.lax.conv_general_dilated`: the same numbers, but a kernel gradient that
-  runs as a naive loop inside `lax.scan` on CPU.
+  Depthwise kernels with as many outputs as inputs have primitives of their own (`jdistill.ops.depthwise`), and grouped
+  ones of one pixel are products of matrices. Dilated and other grouped ones fall back to
+  `jax.lax.conv_general_dilated`: the same numbers, but a kernel gradient that runs as a naive loop inside `lax.scan` on
+  CPU.
 
   Args:
     x: `[batch, height, width, channels_in]`.
@@ -265,6 +238,11 @@ def conv2d(
   pads = _explicit_padding(padding, x.shape[1:3], reach, (strides, strides))
   if any(size + sum(pad) < k for size, pad, k in zip(x.shape[1:3], pads, reach, strict=True)):
     raise ValueError(f"conv2d: kernel {kernel.shape} does not fit into x {x.shape} with padding {pads}")
+  if dilation == 1 and 1 < groups == kernel.shape[3] == x.shape[-1]:
+    # XLA:CPU computes the pixels that are kept and no others
+    return depthwise(x, kernel[:, :, 0], pads)[:, ::strides, ::strides]
+  if kernel.shape[:2] == (1, 1) and groups > 1:
+    return _by_group(pad_space(x, pads)[:, ::strides, ::strides], kernel[0, 0], groups)
   if dilation > 1 or groups > 1:
     return lax.conv_general_dilated(
       x,
@@ -276,7 +254,7 @@ def conv2d(
       feature_group_count=groups,
     )
   if strides > 1 and kernel.shape[:2] == (1, 1):  # most of a block would meet zeros only
-    x, pads, strides = _pad_space(x, pads)[:, ::strides, ::strides], ((0, 0), (0, 0)), 1
+    x, pads, strides = pad_space(x, pads)[:, ::strides, ::strides], ((0, 0), (0, 0)), 1
   if strides > 1:
     x, kernel = _strided_as_dense(x, kernel, strides, pads)
     pads = ((0, 0), (0, 0))

@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 from jax.test_util import check_grads
 
-from jdistill.ops import avg_pool2, conv2d, instance_norm, max_pool2, relu, standardize
+from jdistill.ops import avg_pool2, conv2d, depthwise, instance_norm, max_pool2, relu, standardize
 
 CASES = [
   # size, channels in/out, kernel, stride, padding
@@ -216,6 +216,50 @@ def test_grouped_and_dilated_kernels_equal_a_loop(groups, dilation, strides):
   np.testing.assert_allclose(got, want, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+  "size, channels, kernel, groups, strides, padding",
+  [
+    ((3, 6, 5), 4, (3, 3), 4, 1, "SAME"),
+    ((2, 7, 6), 3, (3, 5), 3, 2, ((1, 1), (2, 1))),
+    ((2, 4, 4), 2, (3, 3), 2, 1, ((3, 3), (3, 3))),  # more padding than the kernel covers: gradients crop
+    ((2, 5, 6), 6, (1, 1), 3, 2, "VALID"),
+  ],
+)
+def test_groups_and_their_derivatives_equal_lax(size, channels, kernel, groups, strides, padding, x64):
+  rng = np.random.default_rng(5)
+  x = jnp.asarray(rng.normal(size=(*size, channels)))
+  k = jnp.asarray(rng.normal(size=(*kernel, channels // groups, channels)))
+  ours = functools.partial(conv2d, strides=strides, padding=padding, groups=groups)
+
+  def theirs(x, k):
+    return lax.conv_general_dilated(
+      x, k, (strides, strides), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=groups
+    )
+
+  np.testing.assert_allclose(ours(x, k), theirs(x, k), rtol=1e-12, atol=1e-12)
+  for build in (lambda conv: lambda x, k: jnp.sum(jnp.tanh(conv(x, k))), second_order):
+    got, want = (jax.jit(jax.grad(build(f), argnums=(0, 1)))(x, k) for f in (ours, theirs))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10), got, want)
+  check_grads(lambda x, k: jnp.tanh(ours(x, k)), (x, k), order=2, modes=["fwd", "rev"])
+  gradient = lambda x, k: jax.grad(lambda x, k: jnp.sum(jnp.tanh(ours(x, k))), (0, 1))(x, k)  # noqa: E731
+  xs, ks = jnp.stack([x, 2 * x]), jnp.stack([k, k - 1])
+  for axes in ((0, 0), (0, None), (None, 0)):
+    at = [(xs[i] if axes[0] == 0 else x, ks[i] if axes[1] == 0 else k) for i in range(2)]
+    got = jax.vmap(gradient, axes)(*(s if a == 0 else one for s, a, one in zip((xs, ks), axes, (x, k), strict=True)))
+    want = [jnp.stack(leaves) for leaves in zip(*(gradient(*one) for one in at), strict=True)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10), list(got), want)
+
+
+def test_depthwise_on_other_platforms_is_the_same_map():
+  x, k, g = (
+    jnp.asarray(np.random.default_rng(6).normal(size=s), jnp.float32) for s in ((2, 5, 4, 3), (3, 3, 3), (2, 5, 4, 3))
+  )
+  for fn, a, b in ((depthwise._forward, x, k), (depthwise._kernel, x, g)):
+    padding = ((1, 1), (1, 1))
+    ours, theirs = (fn(a, b, padding=padding, loop=loop) for loop in (True, False))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
 def test_standardize_and_its_derivatives_equal_those_of_its_parts(x64):
   rng = np.random.default_rng(2)
   x, t = (jnp.asarray(rng.normal(1.0, 2.0, size=(3, 4, 2, 5))) for _ in range(2))
@@ -239,3 +283,12 @@ def test_standardize_and_its_derivatives_equal_those_of_its_parts(x64):
         )
       )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-10), *found)
+
+
+def test_depthwise_sums_halves_in_single_precision():
+  rng = np.random.default_rng(7)
+  x, k = (jnp.asarray(rng.normal(size=size), jnp.bfloat16) for size in ((40, 12, 12, 2), (3, 3, 1, 2)))
+  got = jax.grad(lambda k: jnp.sum(conv2d(x, k, groups=2).astype(jnp.float32)))(k)
+  want = jax.grad(lambda k: jnp.sum(conv2d(x.astype(jnp.float32), k, groups=2)))(k.astype(jnp.float32))
+  assert got.dtype == jnp.bfloat16
+  np.testing.assert_allclose(got.astype(jnp.float32), want, rtol=2**-7, atol=1e-2)
