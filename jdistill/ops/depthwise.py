@@ -54,21 +54,19 @@ def _forward(x: jax.Array, k: jax.Array, *, padding: Padding, loop: bool) -> jax
 
 
 def _kernel(x: jax.Array, g: jax.Array, *, padding: Padding, loop: bool) -> jax.Array:
-  size = _kernel_size(x, g, padding)
+  size, given = _kernel_size(x, g, padding), x.dtype
   if not loop:
     k = jax.ShapeDtypeStruct((*size, x.shape[-1]), x.dtype)
     (out,) = jax.linear_transpose(lambda k: _forward(x, k, padding=padding, loop=False), k)(g)
     return out
 
-  def add(total, pair):  # image by image: both stay in the cache for all taps
-    image, slope = (widen(one) for one in pair)
-    rows = [jnp.sum(part[0] * slope, 0) for part in _taps(image[None], size, padding)]
-    return total + jnp.stack(rows), None
-
-  # without the barrier, what made `x` and `g` is computed again for every tap
-  start = jnp.zeros((size[0] * size[1], *g.shape[2:]), widen(x).dtype)
-  total, _ = lax.scan(add, start, lax.optimization_barrier((x, g)))  # [h w, W', C]
-  return jnp.sum(total, 1).reshape(*size, -1).astype(x.dtype)
+  # Without the barrier, what made `x` and `g` is computed again for every tap. One reduction of all taps reads both
+  # once, and where the images lie on several devices, each reduces its own.
+  x, g = lax.optimization_barrier((widen(x), widen(g)))
+  products = tuple(part * g for part in _taps(x, size, padding))
+  zeros = (jnp.zeros((), g.dtype),) * len(products)
+  sums = lax.reduce(products, zeros, lambda a, b: tuple(map(jnp.add, a, b)), (0, 1, 2))
+  return jnp.stack(sums).reshape(*size, -1).astype(given)
 
 
 forward_p = primitive("jdistill_depthwise", _forward)

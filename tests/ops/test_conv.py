@@ -1,12 +1,14 @@
 """The convolution against `lax.conv_general_dilated`: values and derivatives of every order and mode."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.test_util import check_grads
 
 from jdistill.ops import avg_pool2, conv2d, depthwise, instance_norm, max_pool2, relu, standardize
@@ -292,3 +294,17 @@ def test_depthwise_sums_halves_in_single_precision():
   want = jax.grad(lambda k: jnp.sum(conv2d(x.astype(jnp.float32), k, groups=2)))(k.astype(jnp.float32))
   assert got.dtype == jnp.bfloat16
   np.testing.assert_allclose(got.astype(jnp.float32), want, rtol=2**-7, atol=1e-2)
+
+
+def test_depthwise_on_images_of_two_devices_exchanges_sums_alone():
+  mesh = Mesh(jax.devices()[:2], ("data",))
+  rng = np.random.default_rng(8)
+  x, k = (jnp.asarray(rng.normal(size=size), jnp.float32) for size in ((4, 5, 6, 3), (3, 3, 1, 3)))
+  gradient = jax.jit(jax.grad(lambda x, k: jnp.sum(jnp.tanh(conv2d(x, k, groups=3))), (0, 1)))
+  placed = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
+  split = jax.device_put(k, NamedSharding(mesh, PartitionSpec()))
+  compiled = gradient.lower(placed, split).compile()
+  exchanged = re.findall(r"= f32\[([\d,]+)\]\S* all-(?:gather|reduce|to-all)\(", compiled.as_text())
+  assert exchanged and max(np.prod([int(n) for n in shape.split(",")]) for shape in exchanged) <= k.size
+  got, want = compiled(placed, split), gradient(x, k)
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), got, want)
