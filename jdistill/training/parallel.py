@@ -139,13 +139,12 @@ def spread_step(
     ValueError: an unknown route.
   """
   same = NamedSharding(mesh, PartitionSpec())
-  options = {"donate_argnums": donate_argnums}
   if route == "jit":
-    return jax.jit(step, in_shardings=same, out_shardings=same, **options)
+    return jax.jit(step, in_shardings=same, out_shardings=same, donate_argnums=donate_argnums)
   if route == "shard_map":
     # the step's gradients are whole on every device already; checking would make JAX sum them once more
     spread = jax.shard_map(step, mesh=mesh, in_specs=PartitionSpec(), out_specs=PartitionSpec(), check_vma=False)
-    return jax.jit(spread, in_shardings=same, out_shardings=same, **options)
+    return jax.jit(spread, in_shardings=same, out_shardings=same, donate_argnums=donate_argnums)
   if route == "pmap":
     return _pmap(step, mesh)
   raise ValueError(f"spread_step: unknown route {route!r}; choose one of {', '.join(ROUTES)}")

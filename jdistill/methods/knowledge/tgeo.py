@@ -69,13 +69,18 @@ def tgeo_kd(
     whose teacher is wrong (the area under the ROC curve; 0.5 where a batch lacks either kind).
 
   Raises:
-    UserError: an unknown rule, state or outer update, or an `alpha` outside `[0, 1]`.
+    UserError: an unknown rule, state or outer update, an `alpha` outside `[0, 1]`, or a decay without a rate.
 
   References:
     Hu et al., "Less or More From Teacher: Exploiting Trilateral Geometry For Knowledge Distillation"
     (arXiv 2312.15112). Three passes forward and back per step instead of one.
   """
   _check(rule, outer, state, {"alpha": alpha, "alpha_last": alpha_last}, decay_epochs)
+  if controller_lr is None and controller_weight_decay != 0:
+    raise UserError(
+      f"method.controller_weight_decay={controller_weight_decay}: the controller has the student's optimiser; set"
+      " method.controller_lr, too"
+    )
   learned = rule == "learned"
   ratio = _controller(state) if learned else _rule(rule, alpha, alpha_last, decay_epochs)
 

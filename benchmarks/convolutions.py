@@ -1,0 +1,108 @@
+"""Layers that XLA:CPU computes slowly as they are: `jdistill.ops.conv2d` against `lax.conv_general_dilated`, in turn.
+
+  python -m benchmarks.convolutions [--repeats=5]
+
+3x3 layers with zeros around them: `forward` is one call, `step` a gradient in pixels and kernel inside `lax.scan`. Then
+a training step on 16 CIFAR images of networks made of such layers, ours alone. All on one core where the system can say
+so, as in a run, whose other devices keep the other cores busy. With more cores than devices XLA shares single plain
+convolutions out better than those in pairs.
+"""
+
+import os
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from benchmarks import _reports
+from jdistill import models
+from jdistill.ops import conv2d
+
+# images, side, channels in and out, stride, groups
+LAYERS = {
+  "narrow, 16 to 16": (32, 32, 16, 16, 1, 1),
+  "narrow, 1 to 16": (50, 28, 1, 16, 1, 1),
+  "narrow, 3 to 16": (50, 32, 3, 16, 1, 1),
+  "narrow, 8 to 8": (50, 8, 8, 8, 1, 1),
+  "depthwise, 16": (50, 28, 16, 16, 1, 16),
+  "depthwise, 16, stride 2": (50, 28, 16, 16, 2, 16),
+}
+NETWORKS = ("mobilenetv2", "shufflenetv1", "shufflenetv2")
+STEPS = 2
+
+
+def ours(x, k, stride, groups):
+  return conv2d(x, k, strides=stride, padding=((1, 1), (1, 1)), groups=groups)
+
+
+def plain(x, k, stride, groups):
+  numbers = ("NHWC", "HWIO", "NHWC")
+  pads = ((1, 1), (1, 1))
+  return lax.conv_general_dilated(x, k, (stride, stride), pads, dimension_numbers=numbers, feature_group_count=groups)
+
+
+def in_a_loop(loss, *start):
+  """A program of `STEPS` steps of gradient descent on all arguments."""
+
+  def step(carry, _):
+    grads = jax.grad(loss, range(len(start)))(*carry)
+    return jax.tree.map(lambda a, g: a - 1e-6 * g, carry, grads), None
+
+  return jax.jit(lambda *carry: lax.scan(step, carry, None, length=STEPS)[0])
+
+
+def in_turn(programs, arguments, repeats: int) -> list[float]:
+  """Median seconds of each program, which run one after the other, `repeats` times."""
+  for program in programs:
+    jax.block_until_ready(program(*arguments))
+  seconds = [[] for _ in programs]
+  for _ in range(repeats):
+    for program, found in zip(programs, seconds, strict=True):
+      begin = time.perf_counter()
+      jax.block_until_ready(program(*arguments))
+      found.append(time.perf_counter() - begin)
+  return [statistics.median(found) for found in seconds]
+
+
+def layer(images, side, inputs, outputs, stride, groups, repeats):
+  """Milliseconds `(forward ours, forward lax, step ours, step lax)`."""
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(rng.normal(size=(images, side, side, inputs)), jnp.float32)
+  k = jnp.asarray(rng.normal(size=(3, 3, inputs // groups, outputs)), jnp.float32)
+  forms = [lambda x, k, f=f: f(x, k, stride, groups) for f in (ours, plain)]
+  np.testing.assert_allclose(*(form(x, k) for form in forms), rtol=1e-3, atol=1e-3)
+  forward = in_turn([jax.jit(form) for form in forms], (x, k), repeats)
+  losses = [lambda x, k, f=form: jnp.sum(f(x, k) ** 2) for form in forms]
+  step = in_turn([in_a_loop(loss, x, k) for loss in losses], (x, k), repeats)
+  return [1e3 * s for s in forward] + [1e3 * s / STEPS for s in step]
+
+
+def network(name: str, repeats: int) -> float:
+  """Milliseconds of a step."""
+  net = models.build(name, num_classes=10, image_shape=(32, 32, 3))
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(16, 32, 32, 3)), jnp.float32)
+  params = net.init(jax.random.key(0)).params
+  program = in_a_loop(lambda p: jnp.sum(net.apply(p, x, train=True).logits ** 2), params)
+  return 1e3 * in_turn([program], (params,), repeats)[0] / STEPS
+
+
+def main() -> None:
+  arguments = _reports.parser(__doc__).parse_args()
+  if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+  figures = {"machine": _reports.machine(1), "repeats": arguments.repeats}
+  columns = ["forward", "forward lax", "step", "step lax"]
+  figures["layers_ms"] = {
+    name: dict(zip(columns, layer(*case, arguments.repeats), strict=True)) for name, case in LAYERS.items()
+  }
+  figures["networks_ms"] = {name: network(name, arguments.repeats) for name in NETWORKS}
+  print(_reports.table(["layer, ms", *columns], [[n, *row.values()] for n, row in figures["layers_ms"].items()]))
+  print(_reports.table(["network", "step, ms"], [list(row) for row in figures["networks_ms"].items()]))
+  _reports.write("convolutions", figures, arguments.out)
+
+
+if __name__ == "__main__":
+  main()
