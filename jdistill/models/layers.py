@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jdistill.base import Outputs, PyTree, Sites, UserError
-from jdistill.ops import avg_pool2, conv2d, instance_norm, max_pool2, relu, standardize
+from jdistill.ops import avg_pool2, batch_norm, conv2d, instance_norm, max_pool2, relu, standardize
 from jdistill.ops.precision import widen
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -160,19 +160,18 @@ class Norm(nn.Module):
     if self.kind == "instance" and x.shape[1:-1] != (1, 1):
       return instance_norm(x, scale, bias, eps=EPSILON)
     if self.kind == "batch":
-      x = self._batch(x, train, record)
-    elif self.kind != "instance":
+      return self._batch(x, scale, bias, train, record)
+    if self.kind != "instance":
       x = _grouped(x, 1 if self.kind == "layer" else self.groups)
     if self.kind == "layer":
       return x * scale[None] + bias[None]
     return x * _along_channels(scale, x.ndim) + _along_channels(bias, x.ndim)
 
   @nn.nowrap
-  def _batch(self, x: jax.Array, train: bool, record: Recorder) -> jax.Array:
-    axes, given = tuple(range(x.ndim - 1)), x.dtype
+  def _batch(self, x: jax.Array, scale: jax.Array, bias: jax.Array, train: bool, record: Recorder) -> jax.Array:
+    given = x.dtype
     x = widen(x)  # moments of many numbers, and running ones that move by little, want more digits than bfloat16 has
-    mean = jnp.mean(x, axes)  # [c]
-    variance = jnp.mean(jnp.square(x - _along_channels(mean, x.ndim)), axes)  # [c]
+    y, mean, variance = batch_norm(x, widen(scale), widen(bias), EPSILON)
     record.norm_input(str(self.name), mean, variance)
     running = None
     if self.is_initializing() or self.has_variable("batch_stats", "mean"):
@@ -186,11 +185,12 @@ class Norm(nn.Module):
       for variable, new in zip(running, (mean, unbiased), strict=True):
         variable.value = MOMENTUM * variable.value + (1 - MOMENTUM) * jax.lax.stop_gradient(new)
     if train:
-      return standardize(x, axes, EPSILON).astype(given)
+      return y.astype(given)
     if running is None:
       raise UserError("stats: none given to a network with batch norm in eval mode; pass the `stats` of its Variables")
     mean, variance = (_along_channels(moment.value, x.ndim) for moment in running)
-    return ((x - mean) * jax.lax.rsqrt(variance + EPSILON)).astype(given)
+    x = ((x - mean) * jax.lax.rsqrt(variance + EPSILON)).astype(given)
+    return x * _along_channels(scale, x.ndim) + _along_channels(bias, x.ndim)
 
 
 def _grouped(x: jax.Array, groups: int) -> jax.Array:

@@ -2,10 +2,11 @@
 
 from jdistill.ops.conv import conv2d
 from jdistill.ops.rows import fold_rows, suggest_chunk_size
-from jdistill.ops.spatial import avg_pool2, instance_norm, max_pool2, relu, standardize
+from jdistill.ops.spatial import avg_pool2, batch_norm, instance_norm, max_pool2, relu, standardize
 
 __all__ = [
   "avg_pool2",
+  "batch_norm",
   "conv2d",
   "fold_rows",
   "instance_norm",

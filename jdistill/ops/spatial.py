@@ -58,6 +58,62 @@ def instance_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, *, eps: float
   return x * gain + (bias.reshape(1, 1, 1, -1) - mean * gain)
 
 
+@functools.partial(jax.custom_jvp, nondiff_argnums=(3,))
+def batch_norm(
+  x: jax.Array, scale: jax.Array, bias: jax.Array, eps: float = 1e-5
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Normalises every channel over the batch and its pixels: `(x - mean) / sqrt(variance + eps) * scale + bias`.
+
+  The derivative is stated in the two sums over all rows that a gradient needs anyway: with `d` what arrives, they are
+  `sum d`, the gradient of `bias`, and `sum d x`, which gives that of `scale`. So a gradient reads `x` and `d` twice and
+  keeps nothing but `x`. It is made of differentiable operations: derivatives of any order and mode exist. Its rounding
+  error is about `1e-7 |mean| / deviation`.
+
+  Args:
+    x: `[..., channels]`.
+    scale: `[channels]`.
+    bias: `[channels]`.
+    eps: added to the biased variance.
+
+  Returns:
+    `(y, mean, variance)`: the shape of `x`, and the moments `[channels]`.
+
+  References:
+    Ioffe & Szegedy, "Batch Normalization" (arXiv 1502.03167), algorithm 1.
+  """
+  axes = tuple(range(x.ndim - 1))
+  mean = jnp.mean(x, axes)
+  variance = jnp.maximum(jnp.mean(jnp.square(x), axes) - jnp.square(mean), 0)
+  gain = lax.rsqrt(variance + eps) * scale
+  return (x - _along_rows(mean, x)) * _along_rows(gain, x) + _along_rows(bias, x), mean, variance
+
+
+@batch_norm.defjvp
+def _batch_norm_jvp(eps, primals, tangents):
+  (x, scale, _), (t, t_scale, t_bias) = primals, tangents
+  y, mean, variance = batch_norm(*primals, eps)
+  gain, axes = lax.rsqrt(variance + eps), tuple(range(x.ndim - 1))
+
+  def moments(t):
+    """Tangents of the mean and of half the variance."""
+    t_mean = jnp.mean(t, axes)
+    return t_mean, jnp.mean(x * t, axes) - mean * t_mean
+
+  # With z = (x - mean) gain, the tangent of z scale + bias is t - mean(t) - z mean(z t) + z t_scale + t_bias for a `t`
+  # that is scaled already. In x instead of z, so that the transpose sums d and d x instead of d, d z, and the same
+  # with d scale.
+  scaled = t * _along_rows(gain * scale, x)
+  drift, spread = moments(scaled)
+  slope = gain * (t_scale - gain * spread)
+  out = scaled + x * _along_rows(slope, x) + _along_rows(t_bias - drift - mean * slope, x)
+  t_mean, half = moments(t)
+  return (y, mean, variance), (out, t_mean, 2 * half)
+
+
+def _along_rows(values: jax.Array, x: jax.Array) -> jax.Array:
+  return values.reshape((1,) * (x.ndim - 1) + (-1,))
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))
 def standardize(x: jax.Array, axes: Sequence[int], eps: float = 1e-5) -> jax.Array:
   """`y = (x - mean) / sqrt(variance + eps)` with the mean and the biased variance over `axes`.
