@@ -83,7 +83,8 @@ def define_flags(argv: Sequence[str]) -> flags.FlagValues:
   flags.DEFINE_string(
     "compilation_cache",
     None,
-    "Where compiled programs are kept for later runs; in the user's cache folder if not given, 'off' for nowhere.",
+    "Where compiled programs are kept for later runs, 'off' for nowhere. If not given, in the user's cache folder, but "
+    "on CPUs none with convolutions: those can be kept or be at their fastest.",
     flag_values=values,
   )
   flags.DEFINE_bool("help", False, "Print this help and stop.", short_name="h", flag_values=values)

@@ -23,21 +23,24 @@ import jax.numpy as jnp
 from jax import lax
 from jax.interpreters import ad, batching
 
-from jdistill.ops.bilinear import Padding, pad_space, primitive, transposed_padding
+from jdistill.ops import onednn
+from jdistill.ops.bilinear import Padding, crop, pad_space, primitive, transposed_padding
 from jdistill.ops.depthwise import depthwise
 
 # XLA:CPU's kernel takes three channels one by one and four at once, which pays while the outputs are not many either.
 _THIN_CHANNELS, _THIN_WIDTH, _FEW_OUTPUTS = 3, 4, 64
 # Its kernels are far from their best with so few outputs; see `_in_pairs`.
 _NARROW = 16
+_NO_PADDING = ((0, 0), (0, 0))
 
 
-def _lax_conv(x: jax.Array, k: jax.Array, padding: Padding) -> jax.Array:
-  return lax.conv_general_dilated(x, k, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+def _lax_conv(x: jax.Array, k: jax.Array, padding: Padding, stride: int = 1) -> jax.Array:
+  return lax.conv_general_dilated(x, k, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
 
 
 def _lax_conv_cpu(x: jax.Array, k: jax.Array, padding: Padding) -> jax.Array:
   """F(x, k) for one kernel; colour images get a fourth channel of zeros, narrow layers compute pixels in pairs."""
+  x, padding = crop(x, padding)
   if x.shape[-1] == _THIN_CHANNELS and k.shape[-1] <= _FEW_OUTPUTS:
     more = _THIN_WIDTH - _THIN_CHANNELS
     x = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, more)))
@@ -69,6 +72,7 @@ def _kernel_gradient(x: jax.Array, g: jax.Array, padding: Padding) -> jax.Array:
 
 def _kernel_gradient_cpu(x: jax.Array, g: jax.Array, padding: Padding) -> jax.Array:
   """The same on exchanged copies, so that it is an ordinary convolution also inside a loop."""
+  x, padding = crop(x, padding)
   k = _lax_conv(x.transpose(3, 1, 2, 0), g.transpose(1, 2, 0, 3), padding)  # [I, h, w, O]
   return k.transpose(1, 2, 0, 3)
 
@@ -82,40 +86,76 @@ def _over_kernels(fn: Callable[..., jax.Array], a: jax.Array, b: jax.Array, loop
   return jax.vmap(fn)(a, b)
 
 
-def _forward(x: jax.Array, k: jax.Array, *, padding: Padding, loop: bool) -> jax.Array:
-  one = _lax_conv_cpu if loop else _lax_conv
+def _forward(x: jax.Array, k: jax.Array, *, padding: Padding, stride: int, loop: bool) -> jax.Array:
+  if stride > 1 and loop:
+    x, k = jax.vmap(functools.partial(_strided_as_dense, stride=stride, padding=padding))(x, k)
+    return _forward(x, k, padding=_NO_PADDING, stride=1, loop=loop)
+  one = _lax_conv_cpu if loop else functools.partial(_lax_conv, stride=stride)
   return _over_kernels(functools.partial(one, padding=padding), x, k, loop)
 
 
-def _kernel(x: jax.Array, g: jax.Array, *, padding: Padding, loop: bool) -> jax.Array:
+def _kernel(
+  x: jax.Array, g: jax.Array, *, padding: Padding, stride: int, size: tuple[int, int], loop: bool
+) -> jax.Array:
+  if stride > 1:
+    k = jax.ShapeDtypeStruct((x.shape[0], *size, x.shape[-1], g.shape[-1]), x.dtype)
+    (out,) = jax.linear_transpose(lambda k: _dense(x, k, padding, stride), k)(g)
+    return out
   one = _kernel_gradient_cpu if loop else _kernel_gradient
   return _over_kernels(functools.partial(one, padding=padding), x, g, loop)
 
 
-forward_p = primitive("jdistill_conv", _forward)
-kernel_p = primitive("jdistill_conv_kernel", _kernel)
+def _forward_by_onednn(x: jax.Array, k: jax.Array, *, padding: Padding, stride: int) -> jax.Array | None:
+  if onednn.suits(x[0], k[0], stride) and onednn.usable(x.dtype):
+    return _over_kernels(functools.partial(onednn.forward, padding=padding, stride=stride), x, k, loop=True)
+  return None
 
 
-def _input_gradient(g: jax.Array, k: jax.Array, *, padding: Padding) -> jax.Array:
+def _kernel_by_onednn(
+  x: jax.Array, g: jax.Array, *, padding: Padding, stride: int, size: tuple[int, int]
+) -> jax.Array | None:
+  if onednn.suits_kernel_gradient(x[0], g[0], size) and onednn.usable(x.dtype):
+    one = functools.partial(onednn.kernel_gradient, padding=padding, stride=stride, size=size)
+    return _over_kernels(one, x, g, loop=True)
+  return None
+
+
+forward_p = primitive("jdistill_conv", _forward, _forward_by_onednn)
+kernel_p = primitive("jdistill_conv_kernel", _kernel, _kernel_by_onednn)
+onednn.spread(forward_p, kernel_p)
+
+
+def _input_gradient(g: jax.Array, k: jax.Array, x: jax.ShapeDtypeStruct, padding: Padding, stride: int) -> jax.Array:
   """X(g, k) for stacked operands: a forward convolution with the kernel turned round."""
+  if stride > 1:
+    (out,) = jax.linear_transpose(lambda x: _dense(x, k, padding, stride), x)(g)
+    return out
   turned = jnp.swapaxes(jnp.flip(k, (1, 2)), 3, 4)
-  return forward_p.bind(g, turned, padding=transposed_padding(k.shape[1:3], padding))
+  return forward_p.bind(g, turned, padding=transposed_padding(k.shape[1:3], padding), stride=1)
 
 
-def _forward_transpose_x(ct, x, k, *, padding):
-  return _input_gradient(ct, k, padding=padding)
+def _dense(x: jax.Array, k: jax.Array, padding: Padding, stride: int) -> jax.Array:
+  """A strided convolution of stacked operands by the stride-1 primitives, whose derivatives are ordinary ones."""
+  x, k = jax.vmap(functools.partial(_strided_as_dense, stride=stride, padding=padding))(x, k)
+  return forward_p.bind(x, k, padding=_NO_PADDING, stride=1)
 
 
-def _forward_transpose_k(ct, x, k, *, padding):
-  return kernel_p.bind(x, ct, padding=padding)
+def _forward_transpose_x(ct, x, k, *, padding, stride):
+  return _input_gradient(ct, k, x.aval, padding, stride)
 
 
-def _kernel_transpose_x(ct, x, g, *, padding):
-  return _input_gradient(g, ct, padding=padding)
+def _forward_transpose_k(ct, x, k, *, padding, stride):
+  return kernel_p.bind(x, ct, padding=padding, stride=stride, size=k.aval.shape[1:3])
 
 
-def _kernel_transpose_g(ct, x, g, *, padding):
-  return forward_p.bind(x, ct, padding=padding)
+def _kernel_transpose_x(ct, x, g, *, padding, stride, size):
+  del size
+  return _input_gradient(g, ct, x.aval, padding, stride)
+
+
+def _kernel_transpose_g(ct, x, g, *, padding, stride, size):
+  del g, size
+  return forward_p.bind(x, ct, padding=padding, stride=stride)
 
 
 ad.defbilinear(forward_p, _forward_transpose_x, _forward_transpose_k)
@@ -127,35 +167,35 @@ def _merge_leading(x: jax.Array, axis: int) -> jax.Array:
   return x.reshape(-1, *x.shape[2:])
 
 
-def _forward_batch(operands, axes, *, padding):
+def _forward_batch(operands, axes, **params):
   """`vmap`: into the images where only they are stacked, into the output channels where only kernels are."""
   (x, k), (x_axis, k_axis) = operands, axes
   size = x.shape[x_axis] if x_axis is not None else k.shape[k_axis]
   if k_axis is None:
     x = jnp.moveaxis(x, x_axis, 1)  # [G, B, N, H, W, I]
-    y = forward_p.bind(x.reshape(x.shape[0], -1, *x.shape[3:]), k, padding=padding)
+    y = forward_p.bind(x.reshape(x.shape[0], -1, *x.shape[3:]), k, **params)
     return y.reshape(*x.shape[:3], *y.shape[2:]), 1
   if x_axis is None:
     k = jnp.moveaxis(k, k_axis, 4)  # [G, h, w, I, B, O]
-    y = forward_p.bind(x, k.reshape(*k.shape[:4], -1), padding=padding)
+    y = forward_p.bind(x, k.reshape(*k.shape[:4], -1), **params)
     return y.reshape(*y.shape[:4], size, -1), 4
-  y = forward_p.bind(_merge_leading(x, x_axis), _merge_leading(k, k_axis), padding=padding)
+  y = forward_p.bind(_merge_leading(x, x_axis), _merge_leading(k, k_axis), **params)
   return y.reshape(size, -1, *y.shape[1:]), 0
 
 
-def _kernel_batch(operands, axes, *, padding):
+def _kernel_batch(operands, axes, **params):
   """`vmap`: into the channels of the operand that is stacked, into `G` where both are."""
   (x, g), (x_axis, g_axis) = operands, axes
   size = x.shape[x_axis] if x_axis is not None else g.shape[g_axis]
   if g_axis is None:
     x = jnp.moveaxis(x, x_axis, 4)  # [G, N, H, W, B, I]
-    y = kernel_p.bind(x.reshape(*x.shape[:4], -1), g, padding=padding)
+    y = kernel_p.bind(x.reshape(*x.shape[:4], -1), g, **params)
     return y.reshape(*y.shape[:3], size, -1, y.shape[-1]), 3
   if x_axis is None:
     g = jnp.moveaxis(g, g_axis, 4)  # [G, N, H', W', B, O]
-    y = kernel_p.bind(x, g.reshape(*g.shape[:4], -1), padding=padding)
+    y = kernel_p.bind(x, g.reshape(*g.shape[:4], -1), **params)
     return y.reshape(*y.shape[:4], size, -1), 4
-  y = kernel_p.bind(_merge_leading(x, x_axis), _merge_leading(g, g_axis), padding=padding)
+  y = kernel_p.bind(_merge_leading(x, x_axis), _merge_leading(g, g_axis), **params)
   return y.reshape(size, -1, *y.shape[1:]), 0
 
 
@@ -218,7 +258,8 @@ def conv2d(
   Args:
     x: `[batch, height, width, channels_in]`.
     kernel: `[kernel_height, kernel_width, channels_in / groups, channels_out]`, the dtype of `x`.
-    strides: one step for both directions. Values above 1 are computed as a stride-1 convolution over blocks of pixels.
+    strides: one step for both directions. On CPUs, and for gradients in `x`, values above 1 are computed as a stride-1
+      convolution over blocks of pixels.
     padding: `"SAME"`, `"VALID"`, or `((top, bottom), (left, right))`.
     dilation: distance of the kernel's taps, in both directions.
     groups: independent blocks of channels; `channels_in` of them are depthwise.
@@ -254,8 +295,5 @@ def conv2d(
       feature_group_count=groups,
     )
   if strides > 1 and kernel.shape[:2] == (1, 1):  # most of a block would meet zeros only
-    x, pads, strides = pad_space(x, pads)[:, ::strides, ::strides], ((0, 0), (0, 0)), 1
-  if strides > 1:
-    x, kernel = _strided_as_dense(x, kernel, strides, pads)
-    pads = ((0, 0), (0, 0))
-  return forward_p.bind(x[None], kernel[None], padding=pads)[0]
+    x, pads, strides = pad_space(x, pads)[:, ::strides, ::strides], _NO_PADDING, 1
+  return forward_p.bind(x[None], kernel[None], padding=pads, stride=strides)[0]

@@ -1,4 +1,8 @@
-"""The compilation cache on disk: the second run of a program starts at once."""
+"""The compilation cache on disk: the second run of a program starts at once.
+
+A program on a CPU holds either oneDNN's convolutions (`jdistill.ops.onednn`) or can be kept. Who asks for a cache gets
+it; who does not gets the convolutions, and what needs none of them is kept.
+"""
 
 import hashlib
 import os
@@ -9,6 +13,7 @@ import jax
 import platformdirs
 
 from jdistill.base import UserError
+from jdistill.ops import onednn
 
 VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 
@@ -43,7 +48,8 @@ def enable(choice: str | None = None) -> Path | None:
   Where the user has set JAX's own variable, JAX has read it with all that belongs to it (it may be no directory but an
   address of a bucket) and is left alone.
 
-  Only programs that took half a second or more are kept. A cache folder that cannot be written costs nothing but its
+  Only programs that took half a second or more are kept. Where nobody chose a cache, fast convolutions on CPUs come
+  before it. A cache folder that cannot be written costs nothing but its
   use; one that the user named must work.
 
   Raises:
@@ -52,6 +58,8 @@ def enable(choice: str | None = None) -> Path | None:
   path = directory(choice)
   if choice is None and VARIABLE in os.environ:
     return path
+  if choice is None:
+    onednn.come_before_cache()
   if path is not None:
     try:
       path.mkdir(parents=True, exist_ok=True)

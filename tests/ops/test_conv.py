@@ -154,6 +154,20 @@ def test_narrow_layers_of_even_width_are_computed_in_pairs_on_cpu(width, channel
   np.testing.assert_allclose(conv2d(x, k), lax_conv(x, k), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("padding", [((2, 0), (5, 2)), ((3, 3), (4, -1))])
+def test_padding_beyond_the_kernel_in_single_precision(padding):
+  """Gradients crop then, and XLA:CPU's own convolutions read beside the image for some negative padding."""
+  x, k, _ = operands(((16, 12, 10), (4, 16), (1, 4), 1, None))
+  padded = lambda x, k: lax_conv(  # noqa: E731
+    lax.pad(x, np.float32(0), [(0, 0, 0), *((*pads, 0) for pads in padding), (0, 0, 0)]), k, padding="VALID"
+  )
+  got, want = (
+    jax.jit(jax.value_and_grad(lambda x, k, f=f: jnp.sum(jnp.sin(f(x, k))), (0, 1)))(x, k)
+    for f in (functools.partial(conv2d, padding=padding), padded)
+  )
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-3), got, want)
+
+
 @pytest.mark.parametrize(
   "x_shape, k_shape, dtype, match",
   [

@@ -7,6 +7,7 @@ import jax
 import pytest
 
 from jdistill.base import UserError
+from jdistill.ops import onednn
 from jdistill.training import cache
 
 PROGRAM = """
@@ -55,8 +56,9 @@ def test_a_named_directory_must_work(tmp_path):
 def own_settings():
   """JAX's settings as they were, after a test that changes them."""
   names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-  before = {name: getattr(jax.config, name) for name in names}
+  before, first = {name: getattr(jax.config, name) for name in names}, onednn._before_cache
   yield
+  onednn._before_cache = first
   for name, value in before.items():
     jax.config.update(name, value)
 
@@ -67,6 +69,18 @@ def test_a_default_that_cannot_be_made_is_left_out(monkeypatch, tmp_path, own_se
   monkeypatch.setattr(cache.platformdirs, "user_cache_dir", lambda *a, **k: str(tmp_path / "file"))
   assert cache.enable(None) is None
   assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_fast_convolutions_come_before_a_cache_that_nobody_chose(monkeypatch, tmp_path, own_settings):
+  monkeypatch.setattr(onednn, "_before_cache", False)
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  cache.enable(str(tmp_path / "chosen"))
+  monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "chosen"))
+  cache.enable(None)
+  assert not onednn._before_cache
+  monkeypatch.delenv(cache.VARIABLE)
+  cache.enable(None)
+  assert onednn._before_cache
 
 
 def test_jaxs_own_variable_is_left_to_jax(monkeypatch, own_settings):
