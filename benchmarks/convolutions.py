@@ -1,11 +1,12 @@
-"""Layers that XLA:CPU computes slowly as they are: `jdistill.ops.conv2d` against `lax.conv_general_dilated`, in turn.
+"""Layers on the CPU: `jdistill.ops.conv2d`, the same without oneDNN's kernels, and `lax.conv_general_dilated`, in turn.
 
   python -m benchmarks.convolutions [--repeats=5]
 
-3x3 layers with zeros around them: `forward` is one call, `step` a gradient in pixels and kernel inside `lax.scan`. Then
-a training step on 16 CIFAR images of networks made of such layers, ours alone. All on one core where the system can say
-so, as in a run, whose other devices keep the other cores busy. With more cores than devices XLA shares single plain
-convolutions out better than those in pairs.
+3x3 layers with zeros around them: `forward` is one call, `step` a gradient in pixels and kernel inside `lax.scan`, for
+which XLA:CPU has no fast form of what JAX states. Without oneDNN is what a program gets that is kept in a compilation
+cache, and what other builds of jaxlib get. Then a training step on 16 CIFAR images of networks made of such layers,
+ours alone. All on one core where the system can say so, as in a run, whose other devices keep the other cores busy.
+With more cores than devices XLA shares single plain convolutions out better than those in pairs.
 """
 
 import os
@@ -19,14 +20,18 @@ from jax import lax
 
 from benchmarks import _reports
 from jdistill import models
-from jdistill.ops import conv2d
+from jdistill.ops import conv2d, onednn
 
 # images, side, channels in and out, stride, groups
 LAYERS = {
-  "narrow, 16 to 16": (32, 32, 16, 16, 1, 1),
-  "narrow, 1 to 16": (50, 28, 1, 16, 1, 1),
-  "narrow, 3 to 16": (50, 32, 3, 16, 1, 1),
-  "narrow, 8 to 8": (50, 8, 8, 8, 1, 1),
+  "16 to 16": (32, 32, 16, 16, 1, 1),
+  "16 to 32, stride 2": (32, 32, 16, 32, 2, 1),
+  "32 to 32": (32, 16, 32, 32, 1, 1),
+  "64 to 64": (32, 8, 64, 64, 1, 1),
+  "128 to 128": (10, 16, 128, 128, 1, 1),
+  "1 to 16": (50, 28, 1, 16, 1, 1),
+  "3 to 16": (50, 32, 3, 16, 1, 1),
+  "8 to 8": (50, 8, 8, 8, 1, 1),
   "depthwise, 16": (50, 28, 16, 16, 1, 16),
   "depthwise, 16, stride 2": (50, 28, 16, 16, 2, 16),
 }
@@ -54,6 +59,16 @@ def in_a_loop(loss, *start):
   return jax.jit(lambda *carry: lax.scan(step, carry, None, length=STEPS)[0])
 
 
+def without_library(program, *arguments):
+  """The program, compiled as for a release of jaxlib whose kernels are not known."""
+  known = onednn._RELEASES
+  onednn._RELEASES = ()
+  try:
+    return program.lower(*arguments).compile()
+  finally:
+    onednn._RELEASES = known
+
+
 def in_turn(programs, arguments, repeats: int) -> list[float]:
   """Median seconds of each program, which run one after the other, `repeats` times."""
   for program in programs:
@@ -68,16 +83,18 @@ def in_turn(programs, arguments, repeats: int) -> list[float]:
 
 
 def layer(images, side, inputs, outputs, stride, groups, repeats):
-  """Milliseconds `(forward ours, forward lax, step ours, step lax)`."""
+  """Milliseconds of `forward` and `step`, each ours, ours without the library, and lax."""
   rng = np.random.default_rng(0)
   x = jnp.asarray(rng.normal(size=(images, side, side, inputs)), jnp.float32)
   k = jnp.asarray(rng.normal(size=(3, 3, inputs // groups, outputs)), jnp.float32)
-  forms = [lambda x, k, f=f: f(x, k, stride, groups) for f in (ours, plain)]
-  np.testing.assert_allclose(*(form(x, k) for form in forms), rtol=1e-3, atol=1e-3)
-  forward = in_turn([jax.jit(form) for form in forms], (x, k), repeats)
+  forms = [lambda x, k, f=f: f(x, k, stride, groups) for f in (ours, ours, plain)]
+  np.testing.assert_allclose(forms[0](x, k), forms[2](x, k), rtol=1e-3, atol=1e-3)
   losses = [lambda x, k, f=form: jnp.sum(f(x, k) ** 2) for form in forms]
-  step = in_turn([in_a_loop(loss, x, k) for loss in losses], (x, k), repeats)
-  return [1e3 * s for s in forward] + [1e3 * s / STEPS for s in step]
+  found = []
+  for programs, calls in (([jax.jit(f) for f in forms], 1), ([in_a_loop(loss, x, k) for loss in losses], STEPS)):
+    programs[1] = without_library(programs[1], x, k)
+    found += [1e3 * seconds / calls for seconds in in_turn(programs, (x, k), repeats)]
+  return found
 
 
 def network(name: str, repeats: int) -> float:
@@ -94,7 +111,7 @@ def main() -> None:
   if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
   figures = {"machine": _reports.machine(1), "repeats": arguments.repeats}
-  columns = ["forward", "forward lax", "step", "step lax"]
+  columns = [f"{what}{how}" for what in ("forward", "step") for how in ("", " without oneDNN", " lax")]
   figures["layers_ms"] = {
     name: dict(zip(columns, layer(*case, arguments.repeats), strict=True)) for name, case in LAYERS.items()
   }

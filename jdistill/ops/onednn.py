@@ -29,9 +29,9 @@ from jdistill.ops.bilinear import Padding, crop
 _TARGET = "__onednn$convolution"
 _RELEASES = ("0.10.2",)
 _LEGACY_API = 2  # of custom calls: a configuration as text
-# Where XLA's own convolutions are no slower: inputs below these, or products below these, per kernel.
-_FEWEST_INPUTS = {"forward": 3, "kernel": 8}
-_FEWEST_PRODUCTS = 1_000_000
+# Where XLA's own convolutions are no slower: inputs or outputs below these, or products below these, per kernel.
+_FEWEST_CHANNELS = {"forward": (3, 8), "kernel": (8, 3)}
+_FEWEST_PRODUCTS = 2_000_000
 # How many images a kernel gradient takes at once: so few stay in a core's cache, and are put in order the fastest.
 _CHUNK = 8
 
@@ -50,14 +50,17 @@ def come_before_cache() -> None:
 
 def suits(x: jax.Array, k: jax.Array, stride: int) -> bool:
   """Whether `forward` is the faster one for these, as far as their shapes tell."""
-  products = x.size // stride**2 * k.shape[0] * k.shape[1] * k.shape[3]
-  return x.shape[3] >= _FEWEST_INPUTS["forward"] and products >= _FEWEST_PRODUCTS
+  return _suits("forward", x.shape[3], k.shape[3], x.size // stride**2 * k.shape[0] * k.shape[1] * k.shape[3])
 
 
 def suits_kernel_gradient(x: jax.Array, g: jax.Array, size: tuple[int, int]) -> bool:
   """Whether `kernel_gradient` is the faster one for these, as far as their shapes tell."""
-  products = g.size * math.prod(size) * x.shape[3]
-  return x.shape[3] >= _FEWEST_INPUTS["kernel"] and products >= _FEWEST_PRODUCTS
+  return _suits("kernel", x.shape[3], g.shape[3], g.size * math.prod(size) * x.shape[3])
+
+
+def _suits(which: str, inputs: int, outputs: int, products: int) -> bool:
+  fewest_inputs, fewest_outputs = _FEWEST_CHANNELS[which]
+  return inputs >= fewest_inputs and outputs >= fewest_outputs and products >= _FEWEST_PRODUCTS
 
 
 def usable(dtype: jnp.dtype) -> bool:

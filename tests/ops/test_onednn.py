@@ -50,7 +50,7 @@ def kernels(own_cache, monkeypatch):
   """No cache, and the kernels for all sizes."""
   jax.config.update("jax_compilation_cache_dir", None)
   compilation_cache.reset_cache()
-  monkeypatch.setattr(onednn, "_FEWEST_INPUTS", dict.fromkeys(onednn._FEWEST_INPUTS, 0))
+  monkeypatch.setattr(onednn, "_FEWEST_CHANNELS", dict.fromkeys(onednn._FEWEST_CHANNELS, (0, 0)))
   monkeypatch.setattr(onednn, "_FEWEST_PRODUCTS", 0)
   if not onednn.usable(jnp.float32):
     pytest.skip("this release or build of jaxlib does not offer oneDNN's kernels")
@@ -183,15 +183,16 @@ def test_other_precisions_do_without(kernels, dtype):
 
 def test_small_and_thin_layers_do_without(kernels, monkeypatch):
   monkeypatch.setattr(onednn, "_FEWEST_PRODUCTS", 6 * 6 * 5 * 2 * 9 * 4)
-  monkeypatch.setattr(onednn, "_FEWEST_INPUTS", {"forward": 2, "kernel": 3})
+  monkeypatch.setattr(onednn, "_FEWEST_CHANNELS", {"forward": (2, 4), "kernel": (3, 0)})
   x, k, options = operands(CASES[0])
   call = functools.partial(conv2d, **options)
   gradient = jax.grad(lambda k: jnp.sum(call(x, k)))
   assert INSTRUCTION in text(call, x, k)
   assert INSTRUCTION not in text(call, x[1:], k)
   assert INSTRUCTION not in text(call, x[..., :1], k[:, :, :1])
+  assert INSTRUCTION not in text(call, *operands(((12, 6, 5), (2, 3), (3, 3), 1, "SAME"))[:2])
   assert INSTRUCTION not in text(gradient, k)
-  monkeypatch.setattr(onednn, "_FEWEST_INPUTS", {"forward": 2, "kernel": 2})
+  monkeypatch.setattr(onednn, "_FEWEST_CHANNELS", {"forward": (2, 4), "kernel": (2, 4)})
   assert INSTRUCTION in text(gradient, k)
 
 
