@@ -71,11 +71,10 @@ def without_library(program, *arguments):
 
 def in_turn(programs, arguments, repeats: int) -> list[float]:
   """Median seconds of each program, which run one after the other, `repeats` times."""
-  for program in programs:
-    jax.block_until_ready(program(*arguments))
   seconds = [[] for _ in programs]
   for _ in range(repeats):
     for program, found in zip(programs, seconds, strict=True):
+      jax.block_until_ready(program(*arguments))  # compiles, and brings back what the one before drove from the caches
       begin = time.perf_counter()
       jax.block_until_ready(program(*arguments))
       found.append(time.perf_counter() - begin)
