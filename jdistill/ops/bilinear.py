@@ -80,7 +80,10 @@ def _here_or_elsewhere(library: Callable, fn: Callable, looped: Callable) -> Cal
   here = mlir.lower_fun(either, multiple_results=False)
 
   def lower(ctx, *operands, **params):
-    chosen = looped if ctx.module_context.lowering_parameters.for_export else here
-    return chosen(ctx, *operands, **params)
+    module = ctx.module_context
+    # on several devices without one mesh nothing could say how to divide what is not XLA's own
+    divided = getattr(module.axis_context, "num_devices", 1) > 1
+    apart = divided and getattr(module.axis_context, "abstract_mesh", None) is None
+    return (looped if apart or module.lowering_parameters.for_export else here)(ctx, *operands, **params)
 
   return lower

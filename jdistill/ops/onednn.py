@@ -218,8 +218,14 @@ def kernel_gradient(x: jax.Array, g: jax.Array, padding: Padding, stride: int, s
 
 
 def _images(mesh: Mesh, shape: jax.ShapeDtypeStruct) -> tuple:
-  """The mesh axes over which the images of an operand are spread: `(axes, rows, whole)`."""
+  """The mesh axes over which the images of an operand are spread: `(axes, rows, whole)`.
+
+  Where they cannot be spread evenly, every device has all: what fills up a part would be summed.
+  """
   axes = shape.sharding.spec[0]
+  names = (axes,) if isinstance(axes, str) else axes or ()
+  if shape.shape[0] % math.prod(mesh.shape[name] for name in names):
+    axes = None
   return axes, NamedSharding(mesh, PartitionSpec(axes)), NamedSharding(mesh, PartitionSpec())
 
 

@@ -140,6 +140,16 @@ def test_images_of_two_devices_exchange_the_kernel_gradient_alone(kernels):
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), same(x, k), want)
 
 
+def test_devices_that_form_no_mesh_are_left_to_xla(kernels):
+  sharding = pytest.importorskip("jax._src.sharding_impls").GSPMDSharding
+  everywhere = sharding.get_replicated(tuple(jax.devices()[:2]))
+  x, k, _ = operands(CASES[1])
+  compiled = jax.jit(conv2d, in_shardings=(everywhere, everywhere)).lower(x, k).compile()
+  assert INSTRUCTION not in compiled.as_text()
+  placed = (jax.device_put(a, everywhere) for a in (x, k))
+  np.testing.assert_allclose(compiled(*placed), conv2d(x, k), rtol=1e-5, atol=1e-5)
+
+
 def test_several_devices_that_each_run_their_own(kernels):
   mesh = Mesh(jax.devices()[:2], ("data",))
   x, k, _ = operands(CASES[1])
