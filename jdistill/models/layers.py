@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jdistill.base import Outputs, PyTree, Sites, UserError
 from jdistill.ops import avg_pool2, batch_norm, conv2d, instance_norm, max_pool2, relu, standardize
 from jdistill.ops.precision import widen
+from jdistill.ops.spatial import along_channels
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   "relu": relu,
@@ -80,10 +81,6 @@ def drawn_later(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
   return jnp.full(shape, jnp.nan, jnp.float32)
 
 
-def _along_channels(values: jax.Array, rank: int) -> jax.Array:
-  return values.reshape((1,) * (rank - 1) + (-1,))
-
-
 class Conv(nn.Module):
   """A convolution `[n, h, w, i] -> [n, h', w', features]` with a kernel `[kh, kw, i / groups, features]` and a bias.
 
@@ -117,7 +114,7 @@ class Conv(nn.Module):
     bias = self.param("bias", drawn_later, (self.features,))
     if self.bias_cancels and x.shape[1:-1] != (1, 1):
       return x
-    return x + _along_channels(bias, x.ndim)
+    return x + along_channels(bias, x.ndim)
 
 
 class Dense(nn.Module):
@@ -165,7 +162,7 @@ class Norm(nn.Module):
       x = _grouped(x, 1 if self.kind == "layer" else self.groups)
     if self.kind == "layer":
       return x * scale[None] + bias[None]
-    return x * _along_channels(scale, x.ndim) + _along_channels(bias, x.ndim)
+    return x * along_channels(scale, x.ndim) + along_channels(bias, x.ndim)
 
   @nn.nowrap
   def _batch(self, x: jax.Array, scale: jax.Array, bias: jax.Array, train: bool, record: Recorder) -> jax.Array:
@@ -188,9 +185,9 @@ class Norm(nn.Module):
       return y.astype(given)
     if running is None:
       raise UserError("stats: none given to a network with batch norm in eval mode; pass the `stats` of its Variables")
-    mean, variance = (_along_channels(moment.value, x.ndim) for moment in running)
+    mean, variance = (along_channels(moment.value, x.ndim) for moment in running)
     x = ((x - mean) * jax.lax.rsqrt(variance + EPSILON)).astype(given)
-    return x * _along_channels(scale, x.ndim) + _along_channels(bias, x.ndim)
+    return x * along_channels(scale, x.ndim) + along_channels(bias, x.ndim)
 
 
 def _grouped(x: jax.Array, groups: int) -> jax.Array:

@@ -88,8 +88,7 @@ def _over_kernels(fn: Callable[..., jax.Array], a: jax.Array, b: jax.Array, loop
 
 def _forward(x: jax.Array, k: jax.Array, *, padding: Padding, stride: int, loop: bool) -> jax.Array:
   if stride > 1 and loop:
-    x, k = jax.vmap(functools.partial(_strided_as_dense, stride=stride, padding=padding))(x, k)
-    return _forward(x, k, padding=_NO_PADDING, stride=1, loop=loop)
+    return _forward(*_in_blocks(x, k, padding, stride), padding=_NO_PADDING, stride=1, loop=loop)
   one = _lax_conv_cpu if loop else functools.partial(_lax_conv, stride=stride)
   return _over_kernels(functools.partial(one, padding=padding), x, k, loop)
 
@@ -136,8 +135,11 @@ def _input_gradient(g: jax.Array, k: jax.Array, x: jax.ShapeDtypeStruct, padding
 
 def _dense(x: jax.Array, k: jax.Array, padding: Padding, stride: int) -> jax.Array:
   """A strided convolution of stacked operands by the stride-1 primitives, whose derivatives are ordinary ones."""
-  x, k = jax.vmap(functools.partial(_strided_as_dense, stride=stride, padding=padding))(x, k)
-  return forward_p.bind(x, k, padding=_NO_PADDING, stride=1)
+  return forward_p.bind(*_in_blocks(x, k, padding, stride), padding=_NO_PADDING, stride=1)
+
+
+def _in_blocks(x: jax.Array, k: jax.Array, padding: Padding, stride: int) -> tuple[jax.Array, jax.Array]:
+  return jax.vmap(functools.partial(_strided_as_dense, stride=stride, padding=padding))(x, k)
 
 
 def _forward_transpose_x(ct, x, k, *, padding, stride):
@@ -258,8 +260,8 @@ def conv2d(
   Args:
     x: `[batch, height, width, channels_in]`.
     kernel: `[kernel_height, kernel_width, channels_in / groups, channels_out]`, the dtype of `x`.
-    strides: one step for both directions. On CPUs, and for gradients in `x`, values above 1 are computed as a stride-1
-      convolution over blocks of pixels.
+    strides: one step for both directions. Gradients in `x`, and on CPUs all that oneDNN does not compute, take values
+      above 1 as a stride-1 convolution over blocks of pixels.
     padding: `"SAME"`, `"VALID"`, or `((top, bottom), (left, right))`.
     dilation: distance of the kernel's taps, in both directions.
     groups: independent blocks of channels; `channels_in` of them are depthwise.

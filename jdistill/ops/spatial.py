@@ -85,7 +85,11 @@ def batch_norm(
   mean = jnp.mean(x, axes)
   variance = jnp.maximum(jnp.mean(jnp.square(x), axes) - jnp.square(mean), 0)
   gain = lax.rsqrt(variance + eps) * scale
-  return (x - _along_rows(mean, x)) * _along_rows(gain, x) + _along_rows(bias, x), mean, variance
+  return (
+    (x - along_channels(mean, x.ndim)) * along_channels(gain, x.ndim) + along_channels(bias, x.ndim),
+    mean,
+    variance,
+  )
 
 
 @batch_norm.defjvp
@@ -102,16 +106,17 @@ def _batch_norm_jvp(eps, primals, tangents):
   # With z = (x - mean) gain, the tangent of z scale + bias is t - mean(t) - z mean(z t) + z t_scale + t_bias for a `t`
   # that is scaled already. In x instead of z, so that the transpose sums d and d x instead of d, d z, and the same
   # with d scale.
-  scaled = t * _along_rows(gain * scale, x)
+  scaled = t * along_channels(gain * scale, x.ndim)
   drift, spread = moments(scaled)
   slope = gain * (t_scale - gain * spread)
-  out = scaled + x * _along_rows(slope, x) + _along_rows(t_bias - drift - mean * slope, x)
+  out = scaled + x * along_channels(slope, x.ndim) + along_channels(t_bias - drift - mean * slope, x.ndim)
   t_mean, half = moments(t)
   return (y, mean, variance), (out, t_mean, 2 * half)
 
 
-def _along_rows(values: jax.Array, x: jax.Array) -> jax.Array:
-  return values.reshape((1,) * (x.ndim - 1) + (-1,))
+def along_channels(values: jax.Array, rank: int) -> jax.Array:
+  """`[channels] -> [1, ..., 1, channels]` of this rank, to meet every row."""
+  return values.reshape((1,) * (rank - 1) + (-1,))
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1, 2))

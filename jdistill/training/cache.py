@@ -49,8 +49,7 @@ def enable(choice: str | None = None) -> Path | None:
   address of a bucket) and is left alone.
 
   Only programs that took half a second or more are kept. Where nobody chose a cache, fast convolutions on CPUs come
-  before it. A cache folder that cannot be written costs nothing but its
-  use; one that the user named must work.
+  before it. A cache folder that cannot be written costs nothing but its use; one that the user named must work.
 
   Raises:
     UserError: a named directory that cannot be made or written.

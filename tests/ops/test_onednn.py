@@ -92,9 +92,7 @@ def test_values_and_gradients_equal_sums_in_double_precision(kernels, case):
   gx, gk = jax.jit(pull)(x, k, g)
   # both are linear in what they are gradients of: <g, F(u, k)> = <u, gx> for every unit u, and the same for kernels
   for found, place in ((gx, 0), (gk, 1)):
-    for entry in np.ndindex(*found.shape):
-      if hash(entry) % 7 and found.size > 60:
-        continue
+    for entry in list(np.ndindex(*found.shape))[:: 7 if found.size > 60 else 1]:
       unit = np.zeros(found.shape)
       unit[entry] = 1
       want = np.sum(g * sums(*((unit, k) if place == 0 else (x, unit)), **options))
