@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks import _students
 from jdistill import models
-from jdistill.base import Data, Variables
+from jdistill.base import Batch, Variables
 from jdistill.methods.knowledge import Epoch, logits, student_method
 from jdistill.methods.optimizers import make_optimizer
 from jdistill.teachers.cache import cached, record
@@ -36,9 +36,7 @@ def _method(teacher, constrain=lambda batch: batch):
   optimizer = make_optimizer(
     "sgd", lambda step: jnp.float32(_students.LR), momentum=_students.MOMENTUM, weight_decay=_students.WEIGHT_DECAY
   )
-  recipe = logits.kd(
-    temperature=_students.TEMPERATURE, ce_weight=_students.CE_WEIGHT, kd_weight=_students.KD_WEIGHT
-  )
+  recipe = logits.kd(temperature=_students.TEMPERATURE, ce_weight=_students.CE_WEIGHT, kd_weight=_students.KD_WEIGHT)
   return student_method(
     _network(_students.STUDENT),
     recipe,
@@ -65,7 +63,7 @@ def training(targets: str, seeds: int, devices: int) -> tuple[Callable[[], None]
   if targets == "cached":
     teacher = cached(record(teacher, x, ids, data="", teacher_hash="", batch_size=_students.BATCH))
   members = jnp.tile(jnp.arange(len(y), dtype=jnp.int32)[None], (seeds, 1))
-  epoch = Epoch(jnp.int32(0), Data(*map(jnp.asarray, (x, y, ids))), members, teacher.arrays)
+  epoch = Epoch(jnp.int32(0), Batch(*map(jnp.asarray, (x, y, ids))), members, teacher.arrays)
   rows = parallel.make_mesh(data=devices) if seeds == 1 else None
   constrain = functools.partial(parallel.constrain_rows, rows) if rows else lambda batch: batch
   method = side_by_side(
@@ -98,7 +96,7 @@ def _first_steps(x, y, ids, variables: Variables, teacher) -> dict[str, np.ndarr
   init, step = jax.jit(method.init), jax.jit(method.step)
   out = {}
   for number, rows in enumerate(_students.check_batches()):
-    batch = Data(*(jnp.asarray(leaf[rows]) for leaf in (x, y, ids)))
+    batch = Batch(*(jnp.asarray(leaf[rows]) for leaf in (x, y, ids)))
     epoch = Epoch(jnp.int32(0), batch, jnp.arange(_students.BATCH), teacher.arrays)
     state = init(jax.random.key(0), epoch)
     new, metrics = step(jax.random.key(0), state, epoch)

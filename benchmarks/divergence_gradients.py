@@ -18,8 +18,8 @@ def norms(margin: float) -> dict[str, float]:
   import jax
   import jax.numpy as jnp
 
-  from jdistill.base import Data, Outputs
-  from jdistill.methods.knowledge import View
+  from jdistill.base import Batch, Outputs
+  from jdistill.methods.knowledge import StepOutputs
   from jdistill.methods.knowledge.sinkd import sinkd
 
   rows = jnp.arange(EXAMPLES, dtype=jnp.int32)
@@ -28,8 +28,8 @@ def norms(margin: float) -> dict[str, float]:
   student = margin * jax.nn.one_hot(jnp.zeros_like(labels), CLASSES)
   outputs = [Outputs(z, z) for z in (student, teacher)]
   where, zero = labels != 0, jnp.float32(0)
-  view = View(
-    Data(student, labels, rows), outputs[0], (outputs[1],), {}, {}, (), (), where, zero, jax.random.key(0), rows
+  view = StepOutputs(
+    Batch(student, labels, rows), outputs[0], (outputs[1],), {}, {}, (), (), where, zero, jax.random.key(0), rows
   )
   found = jax.jit(sinkd(gradient_norms=True).metrics)(view)
   return {name.removeprefix("gradient_"): float(value) for name, value in found.items()}

@@ -11,8 +11,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from jdistill.files import read_json
-from jdistill.settings.segmentation import scores, scores_with_labels
 from jdistill.stages.knowledge import Context, students, teacher, train
+from jdistill.tasks.segmentation import scores, scores_with_labels
 
 
 def ask(network, variables):
@@ -26,7 +26,7 @@ def look_at_teachers(ctx: Context) -> None:
   for label, arm in ctx.config["arms"].items():
     if (found := teacher.load(ctx, label, arm)) is None:
       continue
-    predict, test = ask(found.networks[0], found.variables[0]), ctx.setting(arm["setting"]).test
+    predict, test = ask(found.networks[0], found.variables[0]), ctx.task(arm["task"]).test
     line = f"{label}: teacher {found.hash}: without labels {scores(predict, test)['miou']:.4f}"
     if arm["teacher_method"]["name"] == "lad":
       for codes in ("random", "fixed"):
@@ -38,10 +38,10 @@ def look_at_teachers(ctx: Context) -> None:
 def student_of(ctx: Context, label: str):
   """The first student of an arm, from its last checkpoint."""
   arm = students.tuned(ctx)[label]
-  setting = ctx.setting(arm["setting"])
+  task = ctx.task(arm["task"])
   seeds = list(range(ctx.config["seeds"]))
   loaded = teacher.load(ctx, label, arm)
-  job = students._job(ctx, label, loaded, arm["method"], arm["train"], arm, setting, seeds)
+  job = students._job(ctx, label, loaded, arm["method"], arm["train"], arm, task, seeds)
   directory = students._checkpoints(ctx, ["students", label, arm])
   trained, _ = train.run(ctx, job, ctx.key("students"), directory, stage="students")
   return train.predictions(job, trained, 0)
@@ -49,7 +49,7 @@ def student_of(ctx: Context, label: str):
 
 def picture(ctx: Context, path: Path, arms: tuple[str, ...], count: int) -> None:
   """The first test images, their masks, and the maps of one student of every arm."""
-  test = ctx.setting(ctx.config["setting"]).test
+  test = ctx.task(ctx.config["task"]).test
   x, y = test.x[:count], test.y[:count]
   low, high = (np.quantile(x[..., :-1], q) for q in (0.01, 0.99))
   rows = [("image", np.clip((x[..., :-1] - low) / (high - low), 0, 1)), ("mask", y)]

@@ -45,7 +45,7 @@ def stages(name: str, options: dict, seed: int, given: tuple[np.ndarray, ...]) -
   network = models.build(name, num_classes=10, image_shape=x.shape[1:], **options)
   method = knowledge.student_method(network, ce(), optimizer=make_optimizer("adam", 2e-3), batch_size=50)
   members = jnp.arange(len(x), dtype=jnp.int32)
-  epoch = knowledge.Epoch(jnp.int32(0), knowledge.Data(jnp.asarray(x), jnp.asarray(y), members), members)
+  epoch = knowledge.Epoch(jnp.int32(0), knowledge.Batch(jnp.asarray(x), jnp.asarray(y), members), members)
   key, step = jax.random.key(seed), jax.jit(method.step)
   state = jax.jit(method.init)(key, epoch)
   for number in range(EPOCHS):

@@ -75,8 +75,10 @@ def torch_worker(students: str, scratch: Path) -> None:
       target = teacher(x)
     logits = student(x)
     ce = F.cross_entropy(logits, y)
-    kd = t * t * F.kl_div(
-      F.log_softmax(logits / t, 1), F.log_softmax(target / t, 1), reduction="batchmean", log_target=True
+    kd = (
+      t
+      * t
+      * F.kl_div(F.log_softmax(logits / t, 1), F.log_softmax(target / t, 1), reduction="batchmean", log_target=True)
     )
     loss = _students.CE_WEIGHT * ce + _students.KD_WEIGHT * kd
     optimizer.zero_grad()

@@ -55,24 +55,22 @@ def whole_method(name: str, **options: Any) -> dict:
   return _whole(catalog.row(name).build(), name, options)
 
 
-def whole_setting(name: str, **options: Any) -> dict:
-  """A section `setting`; options that are not given are open."""
-  return _whole(catalog.setting(name), name, options)
+def whole_task(name: str, **options: Any) -> dict:
+  """A section `task`; options that are not given are open."""
+  return _whole(catalog.task(name), name, options)
 
 
 def _whole(builder: Callable, name: str, options: Mapping[str, Any]) -> dict:
   return {"name": name} | {key: _open(kind) for key, kind in catalog.option_types(builder).items()} | dict(options)
 
 
-def base(
-  name: str, method: Mapping[str, Any], *, setting: Mapping[str, Any] | None = None
-) -> ml_collections.ConfigDict:
+def base(name: str, method: Mapping[str, Any], *, task: Mapping[str, Any] | None = None) -> ml_collections.ConfigDict:
   """A configuration with all keys: scikit-learn digits, an MLP 64-64 teacher, an MLP 32 student with 100 labels.
 
   Args:
     name: the experiment's name, used for the work directory.
     method: the section `method`: a name and options.
-    setting: the section `setting`.
+    task: the section `task`.
   """
   config = ml_collections.ConfigDict()
   config.name = name
@@ -84,7 +82,7 @@ def base(
   config.test_size = _open(int)
   config.validation_size = 200
   config.preprocessing = "standardize"
-  config.setting = whole_setting(**(setting or {"name": "supervised", "student_size": 100, "teacher_size": 600}))
+  config.task = whole_task(**(task or {"name": "supervised", "student_size": 100, "teacher_size": 600}))
   config.teacher = model("mlp", widths=(64, 64))
   config.teacher_method = {"name": "ce"}
   config.teacher_train = schedule(batch_size=600)
@@ -208,7 +206,7 @@ def cifar100_pair(config: ml_collections.ConfigDict, preset: str) -> ml_collecti
   config.dataset, config.preprocessing = "cifar100", "channel"
   config.train_size = config.test_size = None
   config.validation_size, config.seeds = 1000, 5
-  config.setting = whole_setting("supervised")
+  config.task = whole_task("supervised")
   config.teacher, config.student = model(teacher, init="he"), model(student, init="he")
   sgd = {
     "epochs": 240,
@@ -256,7 +254,7 @@ def experiment(
   config.reference = "ce" if "ce" in controls else None
   if preset == "tiny":
     tiny(config)
-    config.setting.student_size, config.setting.teacher_size = 50, 100
+    config.task.student_size, config.task.teacher_size = 50, 100
   elif preset != "digits":
     cifar100_pair(config, preset)
     own = by_pair or {}

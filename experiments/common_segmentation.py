@@ -41,7 +41,7 @@ def experiment(
   """
   if preset not in presets():
     raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(presets())}")
-  config = common.base(method["name"], method, setting={"name": "segmentation"})
+  config = common.base(method["name"], method, task={"name": "segmentation"})
   config.dataset, config.preprocessing, config.validation_size, config.seeds = "shapes", "channel", 100, 6
   for section in ("teacher", "student"):
     config[section] = common.model("segnet", width=8, levels=2)
@@ -52,7 +52,7 @@ def experiment(
   common.tune(common.arms(config, controls), grids)
   config.reference = reference
   if preset == "camvid":
-    config.dataset, config.setting.ignore = "camvid.npz", 11
+    config.dataset, config.task.ignore = "camvid.npz", 11
   if preset == "tiny":
     tiny(config)
   return config

@@ -18,10 +18,10 @@ import ml_collections
 from experiments import common_features
 from experiments import common_knowledge as common
 
-FEW = {"setting/student_size": 100, "setting/teacher_size": 600}
+FEW = {"task/student_size": 100, "task/teacher_size": 600}
 FULL = {
-  "setting/student_size": None,
-  "setting/teacher_size": None,
+  "task/student_size": None,
+  "task/teacher_size": None,
   "train/epochs": 15,  # 330 steps, where the few-label students have 200
   "targets/source": "cached",  # exact, as nothing is augmented
 }
@@ -89,7 +89,7 @@ def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
   pairs = {"convnet to convnet": {}, "convnet to mixer": _mixed(config)}
   if preset == "tiny":
     config.seeds, config.tune_seeds = 2, 1
-    regimes = {"few labels": {"setting/student_size": 50, "setting/teacher_size": 100}}
+    regimes = {"few labels": {"task/student_size": 50, "task/teacher_size": 100}}
     pairs["convnet to mixer"] |= {"tune": {}}
   config.sweep = {"groups": regimes, "series": pairs, "order": tuple(pairs), "seeds": (0,)}
   return config

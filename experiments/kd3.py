@@ -3,9 +3,9 @@
 python -m jdistill.run --config=experiments/kd3.py              5,000 MNIST images at 8x8 (extra `mnist`)
 python -m jdistill.run --config=experiments/kd3.py:digits       scikit-learn's digits, nothing else is needed
 python -m jdistill.run --config=experiments/kd3.py:letters      a pool of other writers' digits and mostly of letters
-    --config.setting.elsewhere=usps.npz --config.setting.junk=letters.npz       (see docs/results/kd3.md)
+    --config.task.elsewhere=usps.npz --config.task.junk=letters.npz       (see docs/results/kd3.md)
 python -m jdistill.run --config=experiments/kd3.py:cifar10 --config.data_dir=DIR        for accelerators
-    --config.setting.junk=imagenet_resized/32x32                                        (or a file of other images)
+    --config.task.junk=imagenet_resized/32x32                                        (or a file of other images)
 
 No student sees a label, and no student but those of `kd_original` sees an original image.
 """
@@ -25,7 +25,7 @@ _LABEL_FREE = {"method/name": "kd", "method/ce_weight": 0.0, "method/kd_weight":
 _CONTROLS = {
   "kd_all": _LABEL_FREE,
   "kd_confident": _KD | {"method/select": "teacher"},
-  "kd_original": _LABEL_FREE | {"setting/pool": "original"},  # what the pool is worth less than the lost images
+  "kd_original": _LABEL_FREE | {"task/pool": "original"},  # what the pool is worth less than the lost images
   "select_all": {"method/select": "all"},
   "select_teacher": {"method/select": "teacher"},
   "select_random": {"method/select": "random"},  # as many as the method selects
@@ -61,7 +61,7 @@ def get_config(preset: str = "mnist5k") -> ml_collections.ConfigDict:
   # the shares of 160 and 120 epochs in the paper's 240
   method = {"name": "kd3", "repeat": True, "ramp": epochs * 2 // 3, "until": epochs // 2}
   pool = {"teacher_size": 2000, "shifted_size": 1536, "rotated_size": 512, "junk_size": 1536}
-  config = common.base("kd3", method, setting={"name": "web", "junk": "drawn", "pool": "web"} | pool)
+  config = common.base("kd3", method, task={"name": "web", "junk": "drawn", "pool": "web"} | pool)
   config.dataset, config.validation_size, config.seeds, config.log_every = "mnist5k", 500, 5, 1
   # a student of width 8 cannot follow the teacher's maps (held-out images: 0.69 against 0.83 for KD)
   config.teacher = common.model("convnet_bn", width=32, depth=3)
@@ -71,22 +71,22 @@ def get_config(preset: str = "mnist5k") -> ml_collections.ConfigDict:
   common.tune(common.arms(config, _CONTROLS), _GRIDS)
   config.reference, config.tune_seeds = "kd_all", 2
   if preset == "mnist5k":
-    config.setting.side = 8
+    config.task.side = 8
   if preset == "letters":
     return _letters(config)
   if preset in ("digits", "tiny"):
     config.dataset, config.validation_size = "digits", 200
-    config.setting.update({"teacher_size": 600, "shifted_size": 768, "rotated_size": 256, "junk_size": 768})
+    config.task.update({"teacher_size": 600, "shifted_size": 768, "rotated_size": 256, "junk_size": 768})
   if preset == "tiny":
     common.tiny(config)
     config.teacher.width, config.student.width = 16, 8
-    config.setting.update({"teacher_size": 80, "shifted_size": 48, "rotated_size": 16, "junk_size": 36})
+    config.task.update({"teacher_size": 80, "shifted_size": 48, "rotated_size": 16, "junk_size": 36})
     config.teacher_train.update({"epochs": 20, "batch_size": 20})  # it has to be better than chance
     config.method.update({"ramp": 2, "until": 1, "cutoff": 0.1, "contrast_size": 8})
   if preset == "cifar10":
     config.dataset, config.preprocessing, config.validation_size = "cifar10", "channel", 1000
     sizes = {"teacher_size": 25000, "shifted_size": 24000, "rotated_size": 8000, "junk_size": 24000}
-    config.setting.update(sizes)
+    config.task.update(sizes)
     config.teacher, config.student = (common.model(name, init="he") for name in ("resnet18_bn", "resnet10_bn"))
     config.teacher_train = common.schedule(batch_size=128, **_CIFAR)
     config.train = common.schedule(batch_size=1024, **_CIFAR)
@@ -98,7 +98,7 @@ def get_config(preset: str = "mnist5k") -> ml_collections.ConfigDict:
 def _letters(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """Few steps, and a pool of which 93% are letters: here it counts what a step is spent on."""
   sizes = {"shifted_size": 1500, "rotated_size": 0, "junk_size": 19000}
-  config.setting.update({"crop": 22, "side": 8, "elsewhere": "usps.npz", "junk": "letters.npz"} | sizes)
+  config.task.update({"crop": 22, "side": 8, "elsewhere": "usps.npz", "junk": "letters.npz"} | sizes)
   config.train.epochs, config.method.ramp, config.method.until = 5, 3, 2
   config.arms.kd_original["train/epochs"] = 53  # as many steps as the others have
   config.seeds = 10

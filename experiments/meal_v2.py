@@ -65,10 +65,10 @@ def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
   views = {"epochs": 100, "batch_size": 100, "augment": augment}
   config.teacher_train, config.start_train = common.schedule(**views), common.schedule(**views)
   config.train = common.schedule(optimizer="sgd", lr=0.01, schedule="step", milestones=(60,), **views)
-  config.setting = common.whole_setting("supervised")
+  config.task = common.whole_task("supervised")
   config.seeds = 20
   if preset == "committee":
     config.seed, config.seeds = 2, 60
-    config.setting = common.whole_setting("supervised", teacher_size=200)
+    config.task = common.whole_task("supervised", teacher_size=200)
     config.start_method, config.train = {"name": "none"}, common.schedule(**views)
   return common.tiny(config) if preset == "tiny" else config

@@ -45,7 +45,7 @@ def get_config(preset: str = "mnist5k") -> ml_collections.ConfigDict:
   """The experiment; `preset` is `mnist5k`, `reverse`, `tiny` or a CIFAR-100 pair."""
   if preset not in presets():
     raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(presets())}")
-  config = common.base("ofa", {"name": "ofa"}, setting={"name": "supervised", "student_size": 500})
+  config = common.base("ofa", {"name": "ofa"}, task={"name": "supervised", "student_size": 500})
   common.arms(
     config,
     {
@@ -81,7 +81,7 @@ def _small(config: ml_collections.ConfigDict, preset: str) -> ml_collections.Con
 def _tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """Digits, and an MLP with an exit behind each of its two layers."""
   common.tiny(common.tune(config, GRIDS))
-  config.setting.student_size = 50
+  config.task.student_size = 50
   config.teacher, config.student = common.model("mlp", widths=(16,)), common.model("mlp", widths=(16, 8))
   config.method.stages = "block0,block1"
   return config
@@ -91,7 +91,7 @@ def _cifar100(config: ml_collections.ConfigDict, preset: str) -> ml_collections.
   """300 epochs at 32x32 with random crops and flips, and the paper's schedule for each kind of network."""
   (teacher, teacher_train), (student, train), eps = PAIRS[preset]
   config.dataset, config.preprocessing, config.validation_size, config.seeds = "cifar100", "channel", 1000, 3
-  config.setting = common.whole_setting("supervised")
+  config.task = common.whole_task("supervised")
   config.teacher, config.student = common.model(teacher, init="he"), common.model(student, init="he")
   shared = {"epochs": 300, "batch_size": 128, "augment": "crop_flip"}
   config.teacher_train, config.train = common.schedule(**shared | teacher_train), common.schedule(**shared | train)

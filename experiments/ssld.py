@@ -43,7 +43,7 @@ def divergence(name: str) -> dict:
 def labelled_alone(updates: int, labelled: int) -> dict:
   """Plain training on the labelled images with so many updates; they make `labelled / batch` of them per epoch."""
   epochs = math.ceil(updates / max(labelled // BATCH, 1))
-  return {"start_method/name": "none", "setting/pool": "none", "train/epochs": epochs, "train/lr": 0.01}
+  return {"start_method/name": "none", "task/pool": "none", "train/epochs": epochs, "train/lr": 0.01}
 
 
 def get_config(preset: str = "mnist5k") -> ml_collections.ConfigDict:
@@ -51,16 +51,16 @@ def get_config(preset: str = "mnist5k") -> ml_collections.ConfigDict:
   if preset not in presets():
     raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(presets())}")
   teacher_size, labelled, others, junk, per_class = SIZES["digits" if preset == "tiny" else preset]
-  setting = {
+  task = {
     "name": "unlabelled",
     "teacher_size": teacher_size,
     "labelled_size": labelled,
     "pool_size": others,
     "junk_size": junk,
   }
-  config = common.base("ssld", {"name": "ssld", "mine": "none"}, setting=setting)
+  config = common.base("ssld", {"name": "ssld", "mine": "none"}, task=task)
   if preset in ("mnist5k", "mostly_junk"):
-    config.dataset, config.validation_size, config.setting.side = "mnist5k", 500, 14
+    config.dataset, config.validation_size, config.task.side = "mnist5k", 500, 14
   steps = math.ceil((labelled + others + junk) / BATCH)
   alone = labelled_alone((EPOCHS + FINE_TUNING) * steps, labelled)
   config.teacher_train = common.schedule(epochs=100, batch_size=BATCH)
@@ -85,8 +85,8 @@ def get_config(preset: str = "mnist5k") -> ml_collections.ConfigDict:
   config.reference = "random"
   if preset == "tiny":
     common.tiny(config)
-    config.setting.teacher_size, config.setting.labelled_size = 100, 40
-    config.setting.pool_size = config.setting.junk_size = 50
+    config.task.teacher_size, config.task.labelled_size = 100, 40
+    config.task.pool_size = config.task.junk_size = 50
     config.start_method.per_class = 3
     config.tune = {}  # two phases per trial take their time to compile
   return config

@@ -25,7 +25,7 @@ CONTROLS = {
   "tau_hi_30": {"method/tau_hi": 30.0},
   "epsilon_100": {"method/epsilon": 100.0},
   "ce_private_masked": {"method/kd_weight": 0.0, "method/ce_weight": 1.0},
-  "never_planted": {"method/name": "ce", "setting/insertions": 0},
+  "never_planted": {"method/name": "ce", "task/insertions": 0},
 }
 
 
@@ -43,7 +43,7 @@ def get_config(preset: str = "text") -> ml_collections.ConfigDict:
   if preset not in presets():
     raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(presets())}")
   method = {"name": "swing", "tau_lo": 1.0, "tau_hi": 10.0, "epsilon": 1000.0}
-  config = common.base("swing", method, setting={"name": "canaries"})
+  config = common.base("swing", method, task={"name": "canaries"})
   config.dataset, config.preprocessing = "descriptions", "none"
   config.validation_size, config.seeds = 80, 5
   config.teacher, config.student = common.model("gru", width=128), common.model("gru", width=64)
@@ -55,5 +55,5 @@ def get_config(preset: str = "text") -> ml_collections.ConfigDict:
   config.tune_seeds, config.reference = 2, "kd"
   if preset == "tiny":
     common.tiny(config)
-    config.setting = common.whole_setting("canaries", length=16, planted=2, insertions=5, digits=2)
+    config.task = common.whole_task("canaries", length=16, planted=2, insertions=5, digits=2)
   return config

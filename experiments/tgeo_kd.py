@@ -38,7 +38,7 @@ def controls() -> dict[str, dict]:
     "confidence": rule("confidence", alpha=0.5),
     "random_controller": {"method/outer": "none"},
     "oracle": rule("oracle", alpha=0.5),
-    "ce_held_out": common.CE | {"setting/trains_on": "held_out"},
+    "ce_held_out": common.CE | {"task/trains_on": "held_out"},
   }
 
 
@@ -64,10 +64,10 @@ def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
     del config.arms["oracle"], config.arms["ce_held_out"]
     config.order = tuple(label for label in config.order if label not in ("oracle", "ce_held_out"))
     return config
-  config.setting = common.whole_setting("noisy_labels", student_size=500, label_noise=0.4, teacher_noise=0.8)
+  config.task = common.whole_task("noisy_labels", student_size=500, label_noise=0.4, teacher_noise=0.8)
   config.train.batch_size = 500
   config.teacher_train.batch_size = 500
   if preset == "tiny":
-    config.setting.student_size = config.train.batch_size = 50
+    config.task.student_size = config.train.batch_size = 50
     config.tune = {"tgeo_kd": {"method/virtual_lr": (0.1,)}}
   return config

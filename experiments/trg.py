@@ -32,8 +32,8 @@ def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
   """The experiment; `preset` is `digits`, `mnist5k`, `tiny` or `cifar100_lt`."""
   if preset not in presets():
     raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(presets())}")
-  setting = {"name": "long_tailed", "imbalance": 50.0}
-  config = common.base("trg", {"name": "trg", "contrast_epochs": 60.0}, setting=setting)
+  task = {"name": "long_tailed", "imbalance": 50.0}
+  config = common.base("trg", {"name": "trg", "contrast_epochs": 60.0}, task=task)
   common.arms(
     config,
     {
@@ -58,13 +58,13 @@ def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
 
 def _tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   common.tiny(config)
-  config.setting.imbalance, config.train.batch_size = 5.0, 32
+  config.task.imbalance, config.train.batch_size = 5.0, 32
   return config
 
 
 def _cifar100(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """CIFAR-100-LT with the schedule of the field's balanced pairs; imbalance, networks and weights are our choice."""
   common.cifar100_pair(config, "cifar100_resnet56_resnet20")
-  config.setting = common.whole_setting("long_tailed", imbalance=100.0, tail_classes=30)
+  config.task = common.whole_task("long_tailed", imbalance=100.0, tail_classes=30)
   config.method.contrast_epochs, config.published = 240.0, {}
   return config

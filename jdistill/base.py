@@ -129,60 +129,105 @@ class Augmentation(NamedTuple):
   apply: Callable[[PyTree, jax.Array], jax.Array]
 
 
-class Examples(NamedTuple):
-  """A batch with the identity of its examples.
+class Batch(NamedTuple):
+  """Examples with all that is known of each: what every step sees, and what every split of a task is.
+
+  Every leaf has the same leading axis.
 
   Attributes:
-    x: `[n, height, width, channels]`.
-    y: `[n]` integer labels, or `[n, classes]` label logits.
-    ids: `[n]` int32, stable names of the examples; targets are looked up by these, never by position.
+    x: `[n, ...]` inputs: images in network space, token ids, or a pytree of such.
+    y: `[n]` integer labels, `[n, classes]` label logits, or a map or sequence of labels per example.
+    ids: `[n]` int32, stable names of the examples; stored targets are looked up by these, never by position.
     weight: `[n]` or `None`; zero marks padding.
-  """
-
-  x: jax.Array
-  y: jax.Array
-  ids: jax.Array
-  weight: jax.Array | None = None
-
-
-DataSource = Callable[[Key, jax.Array], Examples]  # (key, epoch) -> the examples of that epoch
-
-
-class TargetSource(NamedTuple):
-  """Where a student's targets come from.
-
-  Attributes:
-    targets: `(key, x, examples) -> [n, classes]` class probabilities for the (augmented) pixels `x` of `examples`.
-    nbytes: what must be stored beside the images for these targets to exist; part of every result.
-    name: how reports call it (`"hard"`, `"label_logits"`, `"teacher"`).
-  """
-
-  targets: Callable[[Key, jax.Array, Examples], jax.Array]
-  nbytes: int
-  name: str
-
-
-class Data(NamedTuple):
-  """Examples with all that is known of each; every leaf has the same leading axis.
-
-  Attributes:
-    x: `[n, ...]` inputs: images in network space, or token ids.
-    y: `[n]` integer labels, or a map or sequence of them per example.
-    ids: `[n]` int32 names of the examples: where their stored targets lie.
     extra: what else a method wants per example, by name (`"private"`, `"clean_labels"`).
   """
 
-  x: jax.Array
+  x: PyTree
   y: jax.Array
   ids: jax.Array
+  weight: jax.Array | None = None
   extra: Mapping[str, jax.Array] = {}
+
+
+DataSource = Callable[[Key, jax.Array], Batch]  # (key, epoch) -> the examples of that epoch
+
+
+class Look(NamedTuple):
+  """What a data policy may look at: networks in evaluation mode as functions of positions among a student's examples.
+
+  Attributes:
+    examples: `(positions [m]) -> Batch`.
+    student: `(positions [m]) -> logits [m, ...]` of the student as it predicts now, computed in chunks.
+    teacher: `(positions [m]) -> logits [m, ...]` of the first teacher, computed in chunks.
+    constants: what was computed once before training (`Recipe.prepare`).
+  """
+
+  examples: Callable[[jax.Array], Batch]
+  student: Callable[[jax.Array], jax.Array]
+  teacher: Callable[[jax.Array], jax.Array]
+  constants: PyTree = ()
+
+
+class Block(NamedTuple):
+  """A block of steps, as a data policy draws it.
+
+  Attributes:
+    index: `[steps, B]` int32 positions among the student's examples.
+    weight: `[steps, B]` float32; zero marks padding. A step without any weight does not happen: it is cut off before
+      the block is run, so that fewer examples mean fewer steps.
+    metrics: scalars worth showing, by name (`"selected"`).
+  """
+
+  index: jax.Array
+  weight: jax.Array
+  metrics: Mapping[str, jax.Array] = {}
+
+
+class DataPolicy(NamedTuple):
+  """Which examples the next steps see: all of them in random order, a fresh subset, a curriculum, a selection.
+
+  Attributes:
+    init: `(key) -> state`, arrays only; `()` where a policy remembers nothing.
+    next: `(key, state, epoch, look) -> (Block, state)`: the steps of one epoch. Pure and jit-able, of fixed shapes; the
+      caller folds the number of the epoch into `key`. `epoch` is a scalar int32; `look` is a `Look`, or `None` for
+      policies that do not look.
+    steps: how many steps an epoch has at most.
+    looks: whether `next` wants a `Look`; then it is called at the start of each epoch, with the networks as they are then.
+    hint: how to get examples where `next` left none, for the message.
+  """
+
+  init: Callable[[Key], PyTree]
+  next: Callable[[Key, PyTree, jax.Array, Look | None], tuple[Block, PyTree]]
+  steps: int
+  looks: bool = False
+  hint: str = ""
+
+
+class TargetSource(NamedTuple):
+  """Where a student's targets come from: frozen networks that look at every batch, or what was stored of them.
+
+  Attributes:
+    targets: `(arrays, key, batch, record, step) -> tuple of Outputs`, one per teacher. `batch` holds the teacher's
+      (augmented) inputs and the examples' ids, `record` the augmentation that was applied to them (`None` for none),
+      `step` the number of the update, int32. Pure; the caller stops the gradient.
+    arrays: what `targets` reads: parameters, or stored targets. An argument, so that it is no constant of a program.
+    nbytes: bytes of `arrays` that must be kept for these targets to exist; part of every result.
+    name: how reports call it (`"online"`, `"cached"`, `"cached top 5"`).
+    replay: `(arrays, step) -> record`: the augmentation that the stored targets of a step belong to. `None` draws a new
+      one in every step.
+  """
+
+  targets: Callable[[PyTree, Key, Batch, PyTree, jax.Array], tuple[Outputs, ...]]
+  arrays: PyTree
+  nbytes: int
+  name: str
+  replay: Callable[[PyTree, jax.Array], PyTree] | None = None
 
 
 class Teacher(NamedTuple):
   """One or several frozen networks, or what is stored of them, as what a student learns from.
 
-  Where a `TargetSource` gives class probabilities, this gives whole `Outputs`: distillation compares embeddings and
-  maps, too.
+  What a `TargetSource` is made of.
 
   Attributes:
     outputs: `(arrays, x, ids) -> tuple of Outputs`, one per teacher, in evaluation mode; `x` are the teacher's pixels

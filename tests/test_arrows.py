@@ -38,14 +38,14 @@ MAY_IMPORT = {
   "export": GROUND | {"files", "reporting"},
   "distilled": GROUND | {"files", "augment", "data", "models", "evaluation", "export"},
   # kinds of experiments: data and scores
-  "settings": GROUND | {"data", "evaluation", "selection", "losses", "models"},
+  "tasks": GROUND | {"data", "evaluation", "selection", "losses", "models"},
   # names, configurations, runs
-  "catalog": GROUND | {"methods", "settings"},
+  "catalog": GROUND | {"methods", "tasks"},
   "config": GROUND
-  | {"files", "augment", "bilevel", "data", "models", "teachers", "training", "methods", "settings", "catalog"},
+  | {"files", "augment", "bilevel", "data", "models", "teachers", "training", "methods", "tasks", "catalog"},
   "stages": GROUND
   | {"files", "augment", "bilevel", "data", "models", "losses", "ops", "synthetic", "teachers", "methods"}
-  | {"training", "evaluation", "reporting", "export", "settings", "catalog", "config"},
+  | {"training", "evaluation", "reporting", "export", "tasks", "catalog", "config"},
   "run": GROUND | {"catalog", "config", "stages", "reporting", "training"},
 }
 

@@ -14,22 +14,31 @@ from jdistill.catalog import dataset, knowledge
 from jdistill.catalog.row import Row, builder_options, option_types
 
 __all__ = [
-  "Row", "builder_options", "citation", "names", "near_matches", "option_types", "row", "rows", "setting",
-  "setting_names", "table",
+  "Row",
+  "builder_options",
+  "citation",
+  "names",
+  "near_matches",
+  "option_types",
+  "row",
+  "rows",
+  "table",
+  "task",
+  "task_names",
 ]  # fmt: skip
 
 _ROWS = dataset.ROWS + knowledge.ROWS
-_SETTINGS = knowledge.SETTINGS
+_TASKS = knowledge.TASKS
 
 
-def setting_names() -> list[str]:
-  """The names of all settings."""
-  return list(_SETTINGS)
+def task_names() -> list[str]:
+  """The names of all tasks."""
+  return list(_TASKS)
 
 
-def setting(name: str) -> Callable:
-  """The builder of a setting, `(Request, *, options) -> Setting`."""
-  module, function = _SETTINGS[name].split(":")
+def task(name: str) -> Callable:
+  """The builder of a task, `(Request, *, options) -> Task`."""
+  module, function = _TASKS[name].split(":")
   return getattr(importlib.import_module(module), function)
 
 

@@ -1,4 +1,4 @@
-"""Methods of knowledge distillation, and the settings (kinds of data and score) that they run in."""
+"""Methods of knowledge distillation, and the tasks (kinds of data and score) that they run in."""
 
 from jdistill.catalog.row import Row
 
@@ -219,7 +219,7 @@ ROWS = (
     authors="Jialiang Tang and Shuo Chen and Gang Niu and Masashi Sugiyama and Chen Gong",
     venue="ICCV 2023",
     arxiv="2307.11469",
-    builder="jdistill.methods.knowledge.web:kd3",
+    builder="jdistill.methods.knowledge.kd3:kd3",
     stream="web",
     config="experiments/kd3.py",
     test="tests/methods/test_kd3.py",
@@ -231,10 +231,10 @@ ROWS = (
     authors="Chengming Hu and Haolun Wu and Xuan Li and Chen Ma and Xi Chen and Jun Yan and Boyu Wang and Xue Liu",
     venue="ICLR 2024",
     arxiv="2312.15112",
-    builder="jdistill.methods.knowledge.tgeo:tgeo_kd",
+    builder="jdistill.methods.knowledge.tgeo_kd:tgeo_kd",
     stream="supervised noisy_labels",
     config="experiments/tgeo_kd.py",
-    test="tests/methods/test_tgeo.py",
+    test="tests/methods/test_tgeo_kd.py",
     **_KD,
   ),
   Row(
@@ -255,10 +255,10 @@ ROWS = (
     authors="Zhiqiang Shen and Marios Savvides",
     venue="arXiv preprint 2020",
     arxiv="2009.08453",
-    builder="jdistill.methods.knowledge.meal:meal_v2",
+    builder="jdistill.methods.knowledge.meal_v2:meal_v2",
     stream="supervised",
     config="experiments/meal_v2.py",
-    test="tests/methods/test_meal.py",
+    test="tests/methods/test_meal_v2.py",
     **_KD,
   ),
   Row(
@@ -276,13 +276,13 @@ ROWS = (
   ),
 )
 
-# name -> the builder of a `jdistill.settings.Setting`
-SETTINGS = {
-  "supervised": "jdistill.settings.supervised:supervised",
-  "long_tailed": "jdistill.settings.long_tailed:long_tailed",
-  "segmentation": "jdistill.settings.segmentation:segmentation",
-  "web": "jdistill.settings.web:web",
-  "noisy_labels": "jdistill.settings.noisy_labels:noisy_labels",
-  "canaries": "jdistill.settings.canaries:canaries",
-  "unlabelled": "jdistill.settings.unlabelled:unlabelled",
+# name -> the builder of a `jdistill.tasks.Task`
+TASKS = {
+  "supervised": "jdistill.tasks.supervised:supervised",
+  "long_tailed": "jdistill.tasks.long_tailed:long_tailed",
+  "segmentation": "jdistill.tasks.segmentation:segmentation",
+  "web": "jdistill.tasks.web:web",
+  "noisy_labels": "jdistill.tasks.noisy_labels:noisy_labels",
+  "canaries": "jdistill.tasks.canaries:canaries",
+  "unlabelled": "jdistill.tasks.unlabelled:unlabelled",
 }

@@ -16,7 +16,7 @@ class Row(NamedTuple):
     title: the paper's title.
     authors, venue, arxiv: where it was published.
     builder: `"module:function"`.
-    stream: what its steps consume; `jdistill.stages` knows how to make it. For knowledge distillation, the settings
+    stream: what its steps consume; `jdistill.stages` knows how to make it. For knowledge distillation, the tasks
       (kinds of data) it can be run in, separated by blanks.
     stream_options: names and defaults of the options that belong to the stream and the starting point.
     values: where its defaults differ from the builder's.

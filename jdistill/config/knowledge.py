@@ -80,10 +80,10 @@ _TARGETS_DEFAULTS = {"source": "online", "top_k": None, "count": 1, "also": [], 
 _FIXED_TARGETS = ("targets/count", "targets/also", "targets/stored")  # which teachers there are
 _TEACHER_SECTIONS = ("teacher", "teacher_method", "teacher_train")
 _ARM_SECTIONS = (
-  *("method", "train", "student", "setting", "targets", "start_method", "start_train"),
+  *("method", "train", "student", "task", "targets", "start_method", "start_train"),
   *_TEACHER_SECTIONS,
 )
-_SECTIONS = ("setting", "teacher", "teacher_train", "targets", "student", "train", "method")
+_SECTIONS = ("task", "teacher", "teacher_train", "targets", "student", "train", "method")
 NO_START = "none"  # students start from new parameters
 
 
@@ -129,7 +129,7 @@ def _check_mappings(raw: Mapping[str, Any]) -> None:
 
 def _check_sections(prefix: str, raw: dict[str, Any]) -> None:
   """Fills and checks the sections that an arm may change, in place."""
-  _check_setting(prefix, raw["setting"])
+  _check_task(prefix, raw["task"])
   starts = raw["start_method"].get("name") != NO_START
   if not starts:
     raw["start_method"], raw["start_train"] = {"name": NO_START}, {}
@@ -160,18 +160,18 @@ def _check_sections(prefix: str, raw: dict[str, Any]) -> None:
     )
 
 
-def _check_setting(prefix: str, setting: dict[str, Any]) -> None:
-  name = setting.get("name")
-  if name not in catalog.setting_names():
-    raise UserError(f"{prefix}setting.name={name!r}: unknown{near_matches(name, catalog.setting_names())}")
-  known = catalog.builder_options(catalog.setting(name))
-  for key in [key for key, value in setting.items() if value is None and key not in known]:
-    del setting[key]  # an option of another setting that nobody set
-  check_known(f"{prefix}setting", setting, ["name", *known])
+def _check_task(prefix: str, task: dict[str, Any]) -> None:
+  name = task.get("name")
+  if name not in catalog.task_names():
+    raise UserError(f"{prefix}task.name={name!r}: unknown{near_matches(name, catalog.task_names())}")
+  known = catalog.builder_options(catalog.task(name))
+  for key in [key for key, value in task.items() if value is None and key not in known]:
+    del task[key]  # an option of another task that nobody set
+  check_known(f"{prefix}task", task, ["name", *known])
   for key, default in known.items():
-    if setting.get(key) is None:
-      setting[key] = default
-    _check_like(f"{prefix}setting.{key}", setting, key, default)
+    if task.get(key) is None:
+      task[key] = default
+    _check_like(f"{prefix}task.{key}", task, key, default)
 
 
 def _check_method(section: str, method: dict[str, Any]) -> None:
@@ -245,7 +245,7 @@ def _arms(given: dict[str, Any], raw: dict[str, Any]) -> dict[str, dict]:
 
 def _arm(label: str, overrides: Mapping[str, Any], given: dict[str, Any], room: str = "arms") -> dict[str, Any]:
   out = {section: copy.deepcopy(given[section]) for section in _ARM_SECTIONS}
-  for section in ("method", "setting", "teacher", "teacher_method", "start_method", "student"):
+  for section in ("method", "task", "teacher", "teacher_method", "start_method", "student"):
     name = overrides.get(f"{section}/name")
     if name is not None and name != given[section]["name"]:
       out[section] = {"name": name}  # the options of another name mean nothing to this one
@@ -286,7 +286,7 @@ def set_path(arm: dict[str, Any], dotted: str, value: Any, where: str) -> None:
 def combinations(
   arm: Mapping[str, Any], grid: Mapping[str, list], where: str = "tune"
 ) -> list[tuple[dict[str, Any], dict]]:
-  """All settings of a grid, as `(what is set, the whole arm)`; `where` is for messages."""
+  """All combinations of a grid, as `(what is set, the whole arm)`; `where` is for messages."""
   out = []
   for values in itertools.product(*grid.values()):
     one = copy.deepcopy(dict(arm))
@@ -311,7 +311,7 @@ def _grids(raw: dict[str, Any]) -> dict[str, dict[str, list]]:
     for dotted, values in grids[label].items():
       if not values:
         raise UserError(f"tune.{label}.{dotted}: empty; give at least one value")
-      if dotted.partition("/")[0] in (*_TEACHER_SECTIONS, "setting") or dotted in _FIXED_TARGETS:
+      if dotted.partition("/")[0] in (*_TEACHER_SECTIONS, "task") or dotted in _FIXED_TARGETS:
         raise UserError(f"tune.{label}.{dotted}: teachers and data are not searched; give every one of them an arm")
     combinations(raw["arms"][label], grids[label], f"tune.{label}")  # refuses what an arm would refuse
   return grids

@@ -73,7 +73,7 @@ def load(
     raise UserError(f"dataset={name!r}: no segmentation set; give 'shapes', or a .npz file with images and masks")
   if ignore is None:
     raise UserError(
-      f"setting.ignore: not given for {name}; say which mask value belongs to no class (255 if every pixel has one)"
+      f"task.ignore: not given for {name}; say which mask value belongs to no class (255 if every pixel has one)"
     )
   arrays = _read(Path(name).expanduser(), name)
   keys = [key for key in ("train", "val", "test") if f"{key}_images" in arrays]
@@ -123,12 +123,12 @@ def _class_names(name: str, masks: np.ndarray, given: np.ndarray | None, ignore:
   """One name per class, from the file or counted; every class has pixels in the training masks."""
   found = np.unique(masks[masks != ignore])
   if not found.size:
-    raise UserError(f"{name}: train: every pixel has the value setting.ignore={ignore}; nothing is left to learn")
+    raise UserError(f"{name}: train: every pixel has the value task.ignore={ignore}; nothing is left to learn")
   names = tuple(str(label) for label in range(int(found.max()) + 1)) if given is None else tuple(given.tolist())
   missing = np.setdiff1d(np.arange(len(names)), found)
   if missing.size:
     raise UserError(
-      f"{name}: train: no pixel is of class {missing[0]} (labels are {found.tolist()}, setting.ignore={ignore}); number"
+      f"{name}: train: no pixel is of class {missing[0]} (labels are {found.tolist()}, task.ignore={ignore}); number"
       " classes without gaps, or declare the value of pixels without a class"
     )
   return names
@@ -141,7 +141,7 @@ def _with_classes(name: str, part: str, split: Split, num_classes: int, ignore: 
   if wrong.size:
     raise UserError(
       f"{name}: {part}: labels {wrong[:5].tolist()} are none of the {num_classes} classes and not"
-      f" setting.ignore={ignore}; correct the masks, or declare the value of pixels without a class"
+      f" task.ignore={ignore}; correct the masks, or declare the value of pixels without a class"
     )
   empty = int(np.sum(~valid.any(axis=(1, 2))))
   if empty:

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jdistill.base import DataSource, Examples, Key, UserError
+from jdistill.base import Batch, DataSource, Key, UserError
 
 
 def epoch_batches(key: Key, n: int, batch_size: int, *, drop_last: bool = False) -> tuple[jax.Array, jax.Array]:
@@ -50,14 +50,14 @@ def static(x: jax.Array, y: jax.Array, ids: jax.Array | None = None) -> DataSour
     ids: `[n]` stable names of the examples; `0..n-1` if not given.
 
   Returns:
-    `(key, epoch) -> Examples`.
+    `(key, epoch) -> Batch`.
 
   Raises:
     UserError: `x`, `y` and `ids` differ in length.
   """
   examples = _examples(x, y, ids)
 
-  def source(key: Key, epoch: jax.Array) -> Examples:
+  def source(key: Key, epoch: jax.Array) -> Batch:
     del key, epoch
     return examples
 
@@ -78,7 +78,7 @@ def fresh_subset(x: jax.Array, y: jax.Array, fraction_or_size: float, ids: jax.A
     ids: `[n]` stable names of the examples; `0..n-1` if not given.
 
   Returns:
-    `(key, epoch) -> Examples`, always of the same shape.
+    `(key, epoch) -> Batch`, always of the same shape.
 
   Raises:
     UserError: a fraction outside (0, 1], a size outside 1..n, or `x`, `y` and `ids` of different lengths.
@@ -91,9 +91,9 @@ def fresh_subset(x: jax.Array, y: jax.Array, fraction_or_size: float, ids: jax.A
   n = examples.x.shape[0]
   size = _size(fraction_or_size, n)
 
-  def source(key: Key, epoch: jax.Array) -> Examples:
+  def source(key: Key, epoch: jax.Array) -> Batch:
     chosen = jax.random.permutation(jax.random.fold_in(key, epoch), n)[:size]
-    return Examples(examples.x[chosen], examples.y[chosen], examples.ids[chosen])
+    return Batch(examples.x[chosen], examples.y[chosen], examples.ids[chosen])
 
   return source
 
@@ -111,11 +111,11 @@ def _size(fraction_or_size: float, n: int) -> int:
   return value
 
 
-def _examples(x: jax.Array, y: jax.Array, ids: jax.Array | None) -> Examples:
+def _examples(x: jax.Array, y: jax.Array, ids: jax.Array | None) -> Batch:
   x, y = jnp.asarray(x), jnp.asarray(y)
   ids = jnp.arange(x.shape[0], dtype=jnp.int32) if ids is None else jnp.asarray(ids, jnp.int32)
   if not x.shape[0] == y.shape[0] == ids.shape[0]:
     raise UserError(
       f"x, y, ids: lengths {x.shape[0]}, {y.shape[0]}, {ids.shape[0]} differ; give one of each per example"
     )
-  return Examples(x, y, ids)
+  return Batch(x, y, ids)

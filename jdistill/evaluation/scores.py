@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jdistill.base import Data
+from jdistill.base import Batch
 
 
-def classification_scores(predict: Callable[[np.ndarray], np.ndarray], data: Data) -> dict[str, float]:
+def classification_scores(predict: Callable[[np.ndarray], np.ndarray], data: Batch) -> dict[str, float]:
   """Top-1 accuracy and the mean of the classes' accuracies, as fractions.
 
   Args:

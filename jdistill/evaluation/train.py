@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from jdistill.augment import identity
-from jdistill.base import Augmentation, Examples, Key, Network, Pool, PyTree, Variables
+from jdistill.base import Augmentation, Batch, Key, Network, Pool, PyTree, Variables
 from jdistill.data.samplers import epoch_batches
 from jdistill.ops.rows import suggest_chunk_size, value_and_grad
 
@@ -36,13 +36,13 @@ class Protocol(NamedTuple):
   augment: Augmentation = identity()
 
 
-def same_examples(data: Examples, key: Key, epoch: jax.Array) -> Examples:
+def same_examples(data: Batch, key: Key, epoch: jax.Array) -> Batch:
   """The data source that gives the same examples every epoch."""
   del key, epoch
   return data
 
 
-def stored_targets(key: Key, x: jax.Array, examples: Examples) -> jax.Array:
+def stored_targets(key: Key, x: jax.Array, examples: Batch) -> jax.Array:
   """The target source whose class probabilities lie beside the images, in `examples.y`."""
   del key, x
   return examples.y
@@ -52,22 +52,22 @@ def stored_targets(key: Key, x: jax.Array, examples: Examples) -> jax.Array:
 def trainer(
   network: Network,
   protocol: Protocol,
-  draw: Callable[[PyTree, Key, jax.Array], Examples] = same_examples,
-  targets: Callable[[Key, jax.Array, Examples], jax.Array] = stored_targets,
+  draw: Callable[[PyTree, Key, jax.Array], Batch] = same_examples,
+  targets: Callable[[Key, jax.Array, Batch], jax.Array] = stored_targets,
 ) -> Callable[[Key, PyTree, jax.Array], Variables]:
   """Builds the training of one fresh network as a jitted function; equal arguments share one program.
 
   Args:
     network: what is trained.
     protocol: how.
-    draw: the data source, `(data, key, epoch) -> Examples` of one size for all epochs. A `DataSource` that holds its
+    draw: the data source, `(data, key, epoch) -> Batch` of one size for all epochs. A `DataSource` that holds its
       data fits as `lambda data, key, epoch: source(key, epoch)`; taking the data as an argument keeps it out of the
       compiled program.
     targets: the target source, `(key, augmented pixels, examples of the batch) -> [batch, classes]` probabilities
       (`TargetSource.targets`).
 
   Returns:
-    `(key, data, lr) -> Variables` after the last step; with the default sources `data` are `Examples` whose `y` are
+    `(key, data, lr) -> Variables` after the last step; with the default sources `data` are a `Batch` whose `y` are
     class probabilities `[n, classes]`.
   """
 
@@ -161,10 +161,10 @@ def probabilities(labels: np.ndarray, num_classes: int) -> np.ndarray:
   return (shifted / shifted.sum(-1, keepdims=True)).astype(np.float32)
 
 
-def examples_of(images: np.ndarray, labels: np.ndarray, num_classes: int) -> Examples:
+def examples_of(images: np.ndarray, labels: np.ndarray, num_classes: int) -> Batch:
   """A training set for `trainer`: images with integer labels or label logits."""
   ids = jnp.arange(len(images), dtype=jnp.int32)
-  return Examples(jnp.asarray(images), jnp.asarray(probabilities(labels, num_classes)), ids)
+  return Batch(jnp.asarray(images), jnp.asarray(probabilities(labels, num_classes)), ids)
 
 
 @functools.lru_cache(maxsize=32)
@@ -175,7 +175,7 @@ def _pooled_trainer(network: Network, protocol: Protocol, pool: Pool, own_sets: 
 def _train_pooled(
   network: Network,
   protocol: Protocol,
-  examples: Examples | list[Examples],
+  examples: Batch | list[Batch],
   rate: jax.Array,
   keys: list[Key],
   pool: Pool,
@@ -195,7 +195,7 @@ def _train_pooled(
 def evaluate_seeds(
   network: Network,
   protocol: Protocol,
-  examples: Examples | list[Examples],
+  examples: Batch | list[Batch],
   lr: float,
   test_x: np.ndarray,
   test_y: np.ndarray,

@@ -68,7 +68,7 @@ def _student(row: catalog.Row, objective: str, networks=MLPS, **options) -> Toy:
   network, teacher = (models.build(num_classes=3, image_shape=(2, 2, 1), **one) for one in networks)
   rng = np.random.default_rng(0)
   x, y = jnp.float32(rng.normal(size=(12, 2, 2, 1))), jnp.asarray(rng.integers(0, 3, 12), jnp.int32)
-  data = knowledge.Data(x, y, jnp.arange(12, dtype=jnp.int32))
+  data = knowledge.Batch(x, y, jnp.arange(12, dtype=jnp.int32))
   recipe = row.build()(**options)
   frozen = committee([teacher], [teacher.init(jax.random.key(5))])
   method = knowledge.student_method(
@@ -97,7 +97,7 @@ def _maps(row: catalog.Row, objective: str, **options) -> Toy:
   rng = np.random.default_rng(0)
   x, y = rng.normal(size=(12, 3, 3, 3)), jnp.asarray(rng.integers(-1, 3, (12, 3, 3)), jnp.int32)
   x[..., -1] = 0
-  data = knowledge.Data(jnp.float32(x), y, jnp.arange(12, dtype=jnp.int32), {"present": jnp.ones((12, 3), bool)})
+  data = knowledge.Batch(jnp.float32(x), y, jnp.arange(12, dtype=jnp.int32), extra={"present": jnp.ones((12, 3), bool)})
   network = Network(init, apply)
   frozen = committee([network], [init(jax.random.key(5))])
   method = knowledge.student_method(
@@ -115,7 +115,7 @@ def _tokens(row: catalog.Row, objective: str, **options) -> Toy:
   network, teacher = (models.build("gru", num_classes=5, image_shape=(4,), width=width) for width in (6, 8))
   x = (np.arange(12)[:, None] + np.arange(4)) % 5
   extra = {"private": jnp.float32(np.eye(4)[np.arange(12) % 4]), "mask": jnp.ones((12, 4), bool).at[3, 2:].set(False)}
-  data = knowledge.Data(jnp.int32(x), jnp.int32((x + 1) % 5), jnp.arange(12, dtype=jnp.int32), extra)
+  data = knowledge.Batch(jnp.int32(x), jnp.int32((x + 1) % 5), jnp.arange(12, dtype=jnp.int32), extra=extra)
   frozen = committee([teacher], [teacher.init(jax.random.key(5))])
   method = knowledge.student_method(
     network, row.build()(**options), optimizer=make_optimizer("sgd", 0.5), batch_size=6, teacher=frozen.outputs

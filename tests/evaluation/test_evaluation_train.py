@@ -9,7 +9,7 @@ import pytest
 
 from jdistill import evaluation, models
 from jdistill.augment import flip_crop
-from jdistill.base import Augmentation, Examples
+from jdistill.base import Augmentation, Batch
 from jdistill.data.samplers import epoch_batches
 from jdistill.evaluation import Protocol
 
@@ -57,7 +57,7 @@ def reference(protocol, lr, batches_of, reset=True):
 
 
 def examples():
-  return Examples(jnp.asarray(X), jnp.asarray(TARGETS), jnp.arange(N, dtype=jnp.int32))
+  return Batch(jnp.asarray(X), jnp.asarray(TARGETS), jnp.arange(N, dtype=jnp.int32))
 
 
 def check(params, want, rtol=1e-9):

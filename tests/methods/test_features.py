@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jdistill import models
-from jdistill.base import Data, Outputs, UserError
-from jdistill.methods.knowledge import Epoch, View, student_method
+from jdistill.base import Batch, Outputs, UserError
+from jdistill.methods.knowledge import Epoch, StepOutputs, student_method
 from jdistill.methods.knowledge.contrastive import crd, crd_inbatch
 from jdistill.methods.knowledge.feature import at, fitnets, reviewkd
 from jdistill.methods.knowledge.relation import rkd
@@ -26,13 +26,13 @@ def outputs(channels, width, places=(2, 2)):
 STUDENT, TEACHER = outputs((2, 3, 2), 5), outputs((4, 5, 4), 6)
 
 
-def view(parts=(), epoch=0.0, memory=(), rows=(0, 1, 2, 3), where=(True,) * 4, key=0, **changes):
-  batch = Data(jnp.zeros((4, 1)), jnp.int32(LABELS), jnp.arange(4, dtype=jnp.int32))
-  whole = View(
+def view(connectors=(), epoch=0.0, memory=(), rows=(0, 1, 2, 3), where=(True,) * 4, key=0, **changes):
+  batch = Batch(jnp.zeros((4, 1)), jnp.int32(LABELS), jnp.arange(4, dtype=jnp.int32))
+  whole = StepOutputs(
     batch=batch,
     student=STUDENT,
     teachers=(TEACHER,),
-    parts=dict(parts),
+    connectors=dict(connectors),
     params={},
     memory=memory,
     constants=(),
@@ -191,7 +191,7 @@ def epoch_of(recipe, student_widths=(4, 3)):
   shape = {"num_classes": 3, "image_shape": (2, 2, 1)}
   network, teacher = models.build("mlp", widths=student_widths, **shape), models.build("mlp", widths=(6, 5), **shape)
   frozen = committee([teacher], [teacher.init(jax.random.key(5))])
-  data = Data(
+  data = Batch(
     jnp.float32(RNG.normal(size=(12, 2, 2, 1))), jnp.arange(12, dtype=jnp.int32) % 3, jnp.arange(12, dtype=jnp.int32)
   )
   method = student_method(network, recipe, optimizer=make_optimizer("sgd", 0.1), batch_size=6, teacher=frozen.outputs)

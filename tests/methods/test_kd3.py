@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from jdistill import models
-from jdistill.base import Data, Outputs, UserError, Variables
+from jdistill.base import Batch, Outputs, UserError, Variables
 from jdistill.methods import knowledge
-from jdistill.methods.knowledge import Sight, View
-from jdistill.methods.knowledge.web import kd3
+from jdistill.methods.knowledge import Look, StepOutputs
+from jdistill.methods.knowledge.kd3 import kd3
 from jdistill.methods.optimizers import make_optimizer
 from jdistill.teachers.frozen import committee
 
@@ -22,15 +22,25 @@ STUDENT, TEACHER = RNG.normal(size=(2 * B, C)), RNG.normal(size=(2 * B, C))
 HEADS = {name: RNG.normal(size=(2 * B, 6)) for name in ("student_head", "teacher_head")}
 
 
-def view(teacher_map, where=None, parts=None):
+def view(teacher_map, where=None, connectors=None):
   """A step as the terms see it: an image in the first half of the rows, its mixed version in the second."""
   student = Outputs(jnp.float32(STUDENT), jnp.zeros((2 * B, 2)))
   teacher = Outputs(jnp.float32(TEACHER), jnp.float32(teacher_map.mean((1, 2))), {"block0": jnp.float32(teacher_map)})
-  batch = Data(jnp.zeros((B, 1)), jnp.zeros(B, jnp.int32), jnp.arange(B, dtype=jnp.int32))
+  batch = Batch(jnp.zeros((B, 1)), jnp.zeros(B, jnp.int32), jnp.arange(B, dtype=jnp.int32))
   given = {"transfer": jnp.float32(MOVED)} | {name: jnp.float32(value) for name, value in HEADS.items()}
   where = jnp.ones(B, bool) if where is None else jnp.asarray(where)
-  return View(
-    batch, student, (teacher,), parts or given, {}, (), CONSTANTS, where, jnp.float32(0), jax.random.key(0), batch.ids
+  return StepOutputs(
+    batch,
+    student,
+    (teacher,),
+    connectors or given,
+    {},
+    (),
+    CONSTANTS,
+    where,
+    jnp.float32(0),
+    jax.random.key(0),
+    batch.ids,
   )
 
 
@@ -92,14 +102,14 @@ def test_kd_compares_what_is_deployed():
 
 
 def test_components_go_away_with_their_parts():
-  assert set(kd3().parts) == {"transfer", "student_head", "teacher_head"} and kd3().keeps == ("transfer",)
-  assert set(kd3(contrast_weight=0.0).parts) == {"transfer"}
+  assert set(kd3().connectors) == {"transfer", "student_head", "teacher_head"} and kd3().keeps == ("transfer",)
+  assert set(kd3(contrast_weight=0.0).connectors) == {"transfer"}
   plain = kd3(shared_classifier=False, feature_weight=0.0, contrast_weight=0.0, kd_weight=1.0)
-  assert (set(plain.terms), set(plain.parts), plain.keeps) == ({"kd"}, set(), ())
-  batch = Data(jnp.float32(RNG.normal(size=(3, 2, 2, 1))), jnp.zeros(3, jnp.int32), jnp.arange(3))
-  student, teacher = plain.views(jax.random.key(0), batch)
+  assert (set(plain.terms), set(plain.connectors), plain.keeps) == ({"kd"}, set(), ())
+  batch = Batch(jnp.float32(RNG.normal(size=(3, 2, 2, 1))), jnp.zeros(3, jnp.int32), jnp.arange(3))
+  student, teacher = plain.augmented_inputs(jax.random.key(0), batch)
   np.testing.assert_array_equal(student, batch.x)
-  student, teacher = kd3().views(jax.random.key(0), batch)
+  student, teacher = kd3().augmented_inputs(jax.random.key(0), batch)
   assert student.shape == teacher.shape == (6, 2, 2, 1)
   np.testing.assert_array_equal(student[:3], batch.x)
   assert not np.allclose(student[3:], batch.x)
@@ -114,10 +124,10 @@ MEMBERS = np.array([14, 0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 12])
 
 def order_of(recipe, epoch, batch_size=5, z_t=Z_T, seed=0):
   inside = jnp.asarray(np.arange(N + 3) % 2 == 0)
-  data = Data(jnp.zeros((N + 3, 1)), jnp.zeros(N + 3, jnp.int32), jnp.arange(N + 3), {"inside": inside})
-  sight = Sight(data, lambda i: jnp.float32(Z_S)[i], lambda i: jnp.float32(z_t)[i], {"logits": jnp.float32(z_t)})
+  data = Batch(jnp.zeros((N + 3, 1)), jnp.zeros(N + 3, jnp.int32), jnp.arange(N + 3), extra={"inside": inside})
+  look = Look(data, lambda i: jnp.float32(Z_S)[i], lambda i: jnp.float32(z_t)[i], {"logits": jnp.float32(z_t)})
   members = jnp.asarray(MEMBERS, jnp.int32)
-  return recipe.order(jax.random.key(seed), jnp.int32(epoch), sight, members, batch_size)
+  return recipe.order(jax.random.key(seed), jnp.int32(epoch), look, members, batch_size)
 
 
 def selected(epoch, cutoff, ramp, until):
@@ -188,7 +198,7 @@ def built(recipe, widths=(2, 4)):
     models.build("convnet_bn", num_classes=3, image_shape=(2, 2, 1), width=width, depth=1) for width in widths
   )
   x = jnp.float32(RNG.normal(size=(6, 2, 2, 1)))
-  data = Data(x, jnp.zeros(6, jnp.int32), jnp.arange(6, dtype=jnp.int32))
+  data = Batch(x, jnp.zeros(6, jnp.int32), jnp.arange(6, dtype=jnp.int32))
   frozen = committee([teacher], [teacher.init(jax.random.key(1))])
   constants = recipe.prepare(frozen.outputs(frozen.arrays, x, data.ids), data.y, frozen.arrays)
   optimizer = make_optimizer("sgd", 0.1)
@@ -246,7 +256,7 @@ def test_without_sharing_the_students_own_classifier_is_deployed():
   recipe = kd3(shared_classifier=False, kd_weight=1.0, contrast_weight=0.0)
   variables = {"student": Variables({}), "transfer": Variables({})}
   out = Outputs(jnp.ones((2, 3)), jnp.zeros((2, 1)))
-  np.testing.assert_array_equal(recipe.deploy(out, variables, CONSTANTS), out.logits)
+  np.testing.assert_array_equal(recipe.predict(out, variables, CONSTANTS), out.logits)
 
 
 # what cannot work ---------------------------------------------------------------------------------------------------
@@ -290,7 +300,7 @@ def test_a_classifier_on_flattened_maps_cannot_be_shared():
     models.build("convnet_bn", num_classes=3, image_shape=(4, 4, 1), width=2, depth=1) for _ in range(2)
   )
   x = jnp.float32(RNG.normal(size=(4, 4, 4, 1)))
-  data = Data(x, jnp.zeros(4, jnp.int32), jnp.arange(4, dtype=jnp.int32))
+  data = Batch(x, jnp.zeros(4, jnp.int32), jnp.arange(4, dtype=jnp.int32))
   frozen = committee([teacher], [teacher.init(jax.random.key(1))])
   constants = recipe.prepare(frozen.outputs(frozen.arrays, x, data.ids), data.y, frozen.arrays)
   options = {"optimizer": make_optimizer("sgd", 0.1), "batch_size": 2, "teacher": frozen.outputs}
@@ -305,7 +315,7 @@ def test_networks_without_maps_and_batches_of_one_are_refused():
   recipe = kd3(select="all", contrast_size=4)
   flat = Outputs(jnp.zeros((2, 3)), jnp.zeros((2, 4)), {"block0": jnp.zeros((2, 4))})
   with pytest.raises(ValueError, match="teacher: shows no feature map; choose a convolutional network"):
-    recipe.parts["transfer"].init(jax.random.key(0), flat, (flat,))
-  one = Data(jnp.zeros((1, 2, 2, 1)), jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32))
+    recipe.connectors["transfer"].init(jax.random.key(0), flat, (flat,))
+  one = Batch(jnp.zeros((1, 2, 2, 1)), jnp.zeros(1, jnp.int32), jnp.zeros(1, jnp.int32))
   with pytest.raises(UserError, match="a batch of 1; mixing needs at least 2 images"):
-    recipe.views(jax.random.key(0), one)
+    recipe.augmented_inputs(jax.random.key(0), one)

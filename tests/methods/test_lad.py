@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdistill.base import Data, Outputs, UserError
-from jdistill.methods.knowledge import View
+from jdistill.base import Batch, Outputs, UserError
+from jdistill.methods.knowledge import StepOutputs
 from jdistill.methods.knowledge.lad import cwd, lad, with_labels
 from jdistill.methods.knowledge.terms import cross_entropy_term, kd_term
 
@@ -20,12 +20,12 @@ IMAGES = RNG.normal(size=(B, H, W, 2))
 
 def batch():
   x = np.concatenate([IMAGES, np.zeros((B, H, W, 1))], axis=-1)
-  return Data(jnp.float32(x), jnp.int32(MAPS), jnp.arange(B), {"present": jnp.ones((B, C), bool)})
+  return Batch(jnp.float32(x), jnp.int32(MAPS), jnp.arange(B), extra={"present": jnp.ones((B, C), bool)})
 
 
 def view(student, teacher=TEACHER, where=(True, True, True)):
   outputs = [Outputs(jnp.float32(z), jnp.zeros((len(z), 2))) for z in (student, teacher)]
-  return View(
+  return StepOutputs(
     batch(),
     outputs[0],
     (outputs[1],),
@@ -93,7 +93,7 @@ def test_each_path_is_drawn_to_the_other_as_it_is():
 
 
 def test_a_teacher_sees_two_codings_of_the_same_images():
-  student, teacher = lad(role="teacher").views(jax.random.key(0), batch())
+  student, teacher = lad(role="teacher").augmented_inputs(jax.random.key(0), batch())
   assert student.shape == (2 * B, H, W, 3) and (student == teacher).all()
   np.testing.assert_array_equal(student[:B, ..., :2], student[B:, ..., :2])
   np.testing.assert_array_equal(student[:B, ..., :2], batch().x[..., :2])
@@ -106,13 +106,13 @@ def test_a_teacher_sees_two_codings_of_the_same_images():
 
 
 def test_a_student_sees_zeros_and_its_teacher_fixed_codes_with_noise():
-  student, teacher = lad().views(jax.random.key(0), batch())
+  student, teacher = lad().augmented_inputs(jax.random.key(0), batch())
   assert not student[..., -1].any() and (student == batch().x).all()
   np.testing.assert_array_equal(teacher[..., :2], student[..., :2])
   index = np.where(MAPS < 0, C, MAPS)
   noise = np.asarray(teacher[..., 2]) / 1.5 - (index - (C + 1) / 2) / 10
   assert 0.01 < noise.std() < 0.03
-  _, drawn = lad(codes="random", sigma=1e-4, scale=100.0).views(jax.random.key(0), batch())
+  _, drawn = lad(codes="random", sigma=1e-4, scale=100.0).augmented_inputs(jax.random.key(0), batch())
   assert np.ptp(drawn[..., 2]) > 10
 
 
@@ -127,9 +127,9 @@ def test_what_a_builder_and_a_batch_may_not_be():
     lad(role="tutor")
   with pytest.raises(UserError, match=r"method.codes='one_hot': unknown; choose one of random, fixed"):
     lad(codes="one_hot")
-  plain = Data(jnp.zeros((2, 3)), jnp.zeros(2, jnp.int32), jnp.arange(2))
-  with pytest.raises(ValueError, match=r"no label maps; set setting.name='segmentation'"):
-    lad().views(jax.random.key(0), plain)
+  plain = Batch(jnp.zeros((2, 3)), jnp.zeros(2, jnp.int32), jnp.arange(2))
+  with pytest.raises(ValueError, match=r"no label maps; set task.name='segmentation'"):
+    lad().augmented_inputs(jax.random.key(0), plain)
 
 
 def test_terms_that_other_recipes_share_work_on_maps():

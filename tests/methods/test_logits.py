@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdistill.base import Data, Outputs
-from jdistill.methods.knowledge import View
+from jdistill.base import Batch, Outputs
+from jdistill.methods.knowledge import StepOutputs
 from jdistill.methods.knowledge import logits as recipes
 
 RNG = np.random.default_rng(3)
@@ -20,9 +20,9 @@ def log_softmax(z):
 
 def view(epoch=0.0):
   outputs = [Outputs(jnp.float32(z), jnp.zeros((5, 2))) for z in (STUDENT, TEACHER)]
-  batch = Data(jnp.zeros((5, 1)), jnp.int32(LABELS), jnp.arange(5, dtype=jnp.int32))
+  batch = Batch(jnp.zeros((5, 1)), jnp.int32(LABELS), jnp.arange(5, dtype=jnp.int32))
   now, key = jnp.float32(epoch), jax.random.key(0)
-  return View(batch, outputs[0], (outputs[1],), {}, {}, (), (), jnp.ones(5, bool), now, key, batch.ids)
+  return StepOutputs(batch, outputs[0], (outputs[1],), {}, {}, (), (), jnp.ones(5, bool), now, key, batch.ids)
 
 
 def total(recipe, epoch=0.0):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jdistill import models
-from jdistill.base import Data, Outputs, UserError
-from jdistill.methods.knowledge import Epoch, View, student_method
+from jdistill.base import Batch, Outputs, UserError
+from jdistill.methods.knowledge import Epoch, StepOutputs, student_method
 from jdistill.methods.knowledge.nd import nd, teacher_class_means
 from jdistill.methods.optimizers import make_optimizer
 from jdistill.teachers.frozen import committee
@@ -19,11 +19,11 @@ LABELS = np.array([0, 2, 1, 1])
 
 def view(epoch=0.0):
   student, teacher = (Outputs(jnp.float32(RNG.normal(size=(4, 3))), jnp.float32(x)) for x in (S, T))
-  return View(
-    batch=Data(jnp.zeros((4, 1)), jnp.int32(LABELS), jnp.arange(4, dtype=jnp.int32)),
+  return StepOutputs(
+    batch=Batch(jnp.zeros((4, 1)), jnp.int32(LABELS), jnp.arange(4, dtype=jnp.int32)),
     student=student,
     teachers=(teacher,),
-    parts={"embedding_map": jnp.float32(S)},
+    connectors={"embedding_map": jnp.float32(S)},
     params={},
     memory=(),
     constants=jnp.float32(MEANS),
@@ -70,7 +70,7 @@ def test_every_base_warms_up_to_its_weight_and_nd_does_not(base, terms):
   assert list(recipe.terms) == [*terms, "nd"]
   assert [float(recipe.terms[terms[1]].weight(jnp.float32(e))) for e in (0, 10, 20, 30)] == [0, 1.5, 3, 3]
   assert recipe.terms["nd"].weight == 0.5 and recipe.terms["ce"].weight == 1.0
-  assert ("fusion" in recipe.parts) == (base == "reviewkd")
+  assert ("fusion" in recipe.connectors) == (base == "reviewkd")
 
 
 def test_weights_of_the_bases_reach_them():
@@ -110,7 +110,7 @@ def test_widths_decide_whether_there_is_a_map_and_the_classifier_does_not_use_it
   teacher = models.build("mlp", widths=(6,), **shape)
   frozen = committee([teacher], [teacher.init(jax.random.key(5))])
   x, y = jnp.float32(RNG.normal(size=(12, 2, 2, 1))), jnp.arange(12, dtype=jnp.int32) % 3
-  data = Data(x, y, jnp.arange(12, dtype=jnp.int32))
+  data = Batch(x, y, jnp.arange(12, dtype=jnp.int32))
   recipe = nd()
   means = recipe.prepare(frozen.outputs(frozen.arrays, x, data.ids), y, frozen.arrays)
   epoch = Epoch(jnp.int32(0), data, data.ids, frozen.arrays, means)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jdistill import models
-from jdistill.base import Data, Outputs, UserError
-from jdistill.methods.knowledge import View
+from jdistill.base import Batch, Outputs, UserError
+from jdistill.methods.knowledge import StepOutputs
 from jdistill.methods.knowledge.ofa import ofa
 
 RNG = np.random.default_rng(5)
@@ -27,15 +27,17 @@ def ofa_loss(z, eps, temperature=1.0):
 
 
 def view(student=STUDENT, exits=()):
-  batch = Data(jnp.zeros((6, 1)), jnp.int32(LABELS), jnp.arange(6, dtype=jnp.int32))
+  batch = Batch(jnp.zeros((6, 1)), jnp.int32(LABELS), jnp.arange(6, dtype=jnp.int32))
   outs = [Outputs(jnp.float32(z), jnp.zeros((6, 2))) for z in (student, TEACHER)]
   parts = {name: jnp.float32(EXIT + k) * (k + 1) for k, name in enumerate(exits)}
   where = jnp.ones(6, bool)
-  return View(batch, outs[0], (outs[1],), parts, {}, (), (), where, jnp.float32(0), jax.random.key(0), jnp.arange(6))
+  return StepOutputs(
+    batch, outs[0], (outs[1],), parts, {}, (), (), where, jnp.float32(0), jax.random.key(0), jnp.arange(6)
+  )
 
 
 def values(recipe):
-  seen = view(exits=recipe.parts)
+  seen = view(exits=recipe.connectors)
   return {name: float(jnp.mean(term.value(seen))) for name, term in recipe.terms.items()}
 
 
@@ -68,7 +70,7 @@ def test_exits_may_learn_labels_alone():
   want = -sum(log_softmax((EXIT + k) * (k + 1))[np.arange(6), LABELS].mean() for k in range(2))
   assert found["exits"] == pytest.approx(want, rel=1e-5)
   assert recipe.terms["exits"].weight == 0.5
-  assert list(recipe.parts) == ["exit1", "exit4"]
+  assert list(recipe.connectors) == ["exit1", "exit4"]
 
 
 def test_exits_move_the_stages_below_them_and_nothing_above():
@@ -77,13 +79,13 @@ def test_exits_move_the_stages_below_them_and_nothing_above():
   variables = network.init(jax.random.key(0))
   recipe = ofa(stages="block0", ce_weight=0.0, kd_weight=0.0)
   x = jnp.float32(RNG.normal(size=(6, 2, 2, 1)))
-  part, teachers = recipe.parts["exitblock0"], view().teachers
+  part, teachers = recipe.connectors["exitblock0"], view().teachers
   own = part.init(jax.random.key(1), network.apply(variables.params, x), teachers)
 
   def loss(params, exit_params):
     student = network.apply(params, x)
     value, _ = part.apply(own._replace(params=exit_params), student, teachers, train=True, key=jax.random.key(2))
-    return jnp.mean(recipe.terms["exits"].value(view()._replace(student=student, parts={"exitblock0": value})))
+    return jnp.mean(recipe.terms["exits"].value(view()._replace(student=student, connectors={"exitblock0": value})))
 
   grads, exit_grads = jax.grad(loss, argnums=(0, 1))(variables.params, own.params)
   reached = {name for name, leaves in grads.items() if any(float(jnp.abs(leaf).max()) > 0 for leaf in leaves.values())}

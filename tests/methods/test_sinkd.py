@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jdistill import losses
-from jdistill.base import Data, Outputs, UserError
-from jdistill.methods.knowledge import View
+from jdistill.base import Batch, Outputs, UserError
+from jdistill.methods.knowledge import StepOutputs
 from jdistill.methods.knowledge.sinkd import sinkd
 
 RNG = np.random.default_rng(8)
@@ -17,10 +17,10 @@ STUDENT, TEACHER, LABELS = RNG.normal(size=(5, 4)), 2 * RNG.normal(size=(5, 4)),
 def view(student=STUDENT, teacher=TEACHER, epoch=0.0, where=None):
   outputs = [Outputs(jnp.float32(z), jnp.zeros((len(z), 2))) for z in (student, teacher)]
   rows = jnp.arange(len(student), dtype=jnp.int32)
-  batch = Data(jnp.zeros((len(student), 1)), jnp.int32(LABELS[: len(student)]), rows)
+  batch = Batch(jnp.zeros((len(student), 1)), jnp.int32(LABELS[: len(student)]), rows)
   where = jnp.ones(len(student), bool) if where is None else jnp.asarray(where)
   key = jax.random.key(0)
-  return View(batch, outputs[0], (outputs[1],), {}, {}, (), (), where, jnp.float32(epoch), key, rows)
+  return StepOutputs(batch, outputs[0], (outputs[1],), {}, {}, (), (), where, jnp.float32(epoch), key, rows)
 
 
 def softmax(z, temperature=1.0):

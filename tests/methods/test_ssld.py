@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jdistill import models
-from jdistill.base import Data, Outputs, UserError
-from jdistill.methods.knowledge import Epoch, Sight, View, student_method
+from jdistill.base import Batch, Outputs, UserError
+from jdistill.methods.knowledge import Epoch, Look, StepOutputs, student_method
 from jdistill.methods.knowledge.ssld import mined, order, ssld
 from jdistill.methods.optimizers import make_optimizer
 from jdistill.teachers.frozen import committee
@@ -27,9 +27,9 @@ def kl(p, q):
 
 def view(labels):
   out = [Outputs(jnp.float32(z), jnp.zeros((5, 2))) for z in (STUDENT, TEACHER)]
-  batch = Data(jnp.zeros((5, 1)), jnp.int32(labels), jnp.arange(5, dtype=jnp.int32))
-  return View(
-    batch=batch, student=out[0], teachers=(out[1],), parts={}, params={}, memory=(), constants=(),
+  batch = Batch(jnp.zeros((5, 1)), jnp.int32(labels), jnp.arange(5, dtype=jnp.int32))
+  return StepOutputs(
+    batch=batch, student=out[0], teachers=(out[1],), connectors={}, params={}, memory=(), constants=(),
     where=jnp.ones(5, bool), epoch=jnp.float32(0), key=jax.random.key(0), rows=batch.ids,
   )  # fmt: skip
 
@@ -86,14 +86,14 @@ def test_a_class_that_runs_short_is_named():
 
 
 def epochs_order(keep_pool, batch_size=4, members=(0, 1, 2, 3, 4, 5, 6), junk=(4, 5)):
-  data = Data(
+  data = Batch(
     jnp.zeros((7, 1)),
     jnp.int32(LABELS),
     jnp.arange(7, dtype=jnp.int32),
-    {"junk": jnp.isin(jnp.arange(7), jnp.int32(junk))},
+    extra={"junk": jnp.isin(jnp.arange(7), jnp.int32(junk))},
   )
   constants = jnp.isin(jnp.arange(7), jnp.int32(keep_pool)) if keep_pool else jnp.zeros(7, bool)
-  look = Sight(data, None, None, constants)
+  look = Look(data, None, None, constants)
   return order(jax.random.key(3), jnp.int32(0), look, jnp.int32(members), batch_size)
 
 
@@ -133,7 +133,7 @@ def test_only_what_is_kept_moves_the_student():
   for noise in (0.0, 100.0):
     other = x.copy()
     other[out] += noise
-    data = Data(jnp.asarray(other), jnp.asarray(y), jnp.arange(8, dtype=jnp.int32))
+    data = Batch(jnp.asarray(other), jnp.asarray(y), jnp.arange(8, dtype=jnp.int32))
     epoch = Epoch(jnp.int32(0), data, data.ids, frozen.arrays, constants)
     state, logs = step(jax.random.key(2), method.init(jax.random.key(1), epoch), epoch)
     found.append(state.roles["student"].params)

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from jdistill import models
-from jdistill.base import Augmentation, Connector, Data, Network, Outputs, Variables
+from jdistill.base import Augmentation, Batch, Connector, Network, Outputs, Variables
 from jdistill.methods.knowledge import Epoch, Memory, Order, Outer, Recipe, Term, predictor, student_method
 from jdistill.methods.knowledge.logits import ce, kd
 from jdistill.methods.optimizers import make_optimizer
@@ -18,9 +18,9 @@ KEY = jax.random.key(5)
 RNG = np.random.default_rng(0)
 N, BATCH, STEPS, FEATURES, CLASSES = 14, 4, 3, 2, 3
 X, Y = RNG.normal(size=(N, FEATURES)).astype(np.float32), RNG.integers(0, CLASSES, N).astype(np.int32)
-DATA = Data(jnp.asarray(X), jnp.asarray(Y), jnp.asarray(100 + np.arange(N), jnp.int32))
+DATA = Batch(jnp.asarray(X), jnp.asarray(Y), jnp.asarray(100 + np.arange(N), jnp.int32))
 ALL = jnp.arange(N, dtype=jnp.int32)
-HELD_OUT = Data(jnp.float32(RNG.normal(size=(5, FEATURES))), jnp.int32([0, 1, 2, 1, 0]), jnp.arange(5))
+HELD_OUT = Batch(jnp.float32(RNG.normal(size=(5, FEATURES))), jnp.int32([0, 1, 2, 1, 0]), jnp.arange(5))
 SGD = optax.sgd(0.1)
 
 
@@ -175,7 +175,7 @@ def test_bfloat16_is_for_computing_and_not_for_keeping():
 
 def test_bfloat16_keeps_running_statistics_in_float32():
   network = models.build("convnet_bn", num_classes=3, image_shape=(2, 2, 1), width=2, depth=1)
-  data = Data(jnp.ones((4, 2, 2, 1)), jnp.zeros(4, jnp.int32), jnp.arange(4))
+  data = Batch(jnp.ones((4, 2, 2, 1)), jnp.zeros(4, jnp.int32), jnp.arange(4))
   method = student_method(network, ce(), optimizer=SGD, batch_size=4, precision="bfloat16", ema_decay=0.9)
   before = jax.eval_shape(method.init, KEY, Epoch(jnp.int32(0), data, jnp.arange(4)))
   after, _ = jax.eval_shape(method.step, KEY, before, Epoch(jnp.int32(0), data, jnp.arange(4)))
@@ -191,14 +191,14 @@ def test_another_precision_is_refused():
 def line(name, slope=1.0):
   """A connector with one number whose term has the gradient `slope` in it, whatever the networks say."""
   part = Connector(lambda key, student, teachers: Variables(jnp.zeros(())), lambda v, *_, **__: (slope * v.params, {}))
-  return {name: part}, {name: Term(lambda view: view.parts[name])}
+  return {name: part}, {name: Term(lambda view: view.connectors[name])}
 
 
 def with_lines(recipe, *names, **options):
   pieces = [line(name) for name in names]
   parts = {name: part for one, _ in pieces for name, part in one.items()}
   terms = {name: term for _, one in pieces for name, term in one.items()}
-  return recipe._replace(parts=parts, terms=recipe.terms | terms, **options)
+  return recipe._replace(connectors=parts, terms=recipe.terms | terms, **options)
 
 
 def test_every_role_has_its_optimiser():
@@ -210,7 +210,7 @@ def test_every_role_has_its_optimiser():
 
 def test_a_role_that_does_not_train_keeps_parameters_and_momentum():
   trains = {"first": lambda now: now >= 1, "student": lambda now: (now < 1) | (now >= 2)}
-  recipe = with_lines(ce(), "first", "second", trains=trains)
+  recipe = with_lines(ce(), "first", "second", trainable=trains)
   states, _ = run(build(recipe, optimizer=make_optimizer("sgd", 0.1, momentum=0.9)), epochs=3)
   stays = [{name: _same_tree(a.roles[name], b.roles[name]) for name in a.roles} for a, b in itertools.pairwise(states)]
   assert stays == [
@@ -232,7 +232,7 @@ def ordered(*batches):
   """An order that is the same in every epoch; an empty batch is a step without examples."""
   indices = jnp.int32([batch or [0] * BATCH for batch in batches])
   mask = jnp.asarray([[bool(batch)] * BATCH for batch in batches])
-  return lambda key, number, sight, members, size: Order(indices, mask, {"some": jnp.float32(0.5)})
+  return lambda key, number, look, members, size: Order(indices, mask, {"some": jnp.float32(0.5)})
 
 
 FIRST, SECOND = [0, 1, 2, 3], [7, 6, 5, 4]
@@ -283,10 +283,10 @@ def test_masked_examples_do_not_count():
 def test_an_order_sees_the_student_and_the_teacher_as_they_are():
   found = {}
 
-  def order(key, number, sight, members, size):
+  def order(key, number, look, members, size):
     rows = jnp.arange(N)
     found.update(number=number, members=members, size=size)
-    gap = jnp.abs(sight.teacher(rows) - sight.student(rows)).sum() + sight.constants
+    gap = jnp.abs(look.teacher(rows) - look.student(rows)).sum() + look.constants
     return Order(jnp.int32([FIRST]), jnp.ones((1, BATCH), bool), {"gap": gap})
 
   states, shown = run(build(ce()._replace(order=order)), constants=jnp.float32(100.0))
@@ -375,7 +375,9 @@ def test_views_may_differ_and_have_other_numbers_of_rows():
     first, second = jnp.split(view.student.logits, 2)
     return ((first - second) ** 2).sum(-1) + ((view.teacher.logits - first) ** 2).sum(-1)
 
-  (before, _), shown = run(build(Recipe({"agree": Term(agree)}, views=views), batch_size=N, optimizer=optax.sgd(0.0)))
+  (before, _), shown = run(
+    build(Recipe({"agree": Term(agree)}, augmented_inputs=views), batch_size=N, optimizer=optax.sgd(0.0))
+  )
   first, second = (np.asarray(apply(params(before), s * X).logits) for s in (1, -1))
   want = ((first - second) ** 2).sum(-1) + ((np.asarray(apply(TEACHER, 2 * X).logits) - first) ** 2).sum(-1)
   assert shown[0]["loss/agree"] == pytest.approx(want.mean(), rel=1e-5)
@@ -416,10 +418,10 @@ def test_weights_and_metrics_know_the_epoch_with_its_fraction():
 
 
 def test_the_finished_student_is_what_its_recipe_deploys():
-  def deploy(outputs, variables, constants):
+  def predict(outputs, variables, constants):
     return outputs.logits + variables["first"].params + constants
 
-  recipe = with_lines(ce(), "first", "second", deploy=deploy, keeps=("first",))
+  recipe = with_lines(ce(), "first", "second", predict=predict, keeps=("first",))
   method = build(recipe)
   (_, state), _ = run(method)
   done = method.result(state)
@@ -463,7 +465,7 @@ def test_a_student_in_passes_takes_the_moments_of_each_part_by_itself():
   def step(passes):
     recipe = Recipe(
       {"none": Term(lambda view: jnp.zeros(N))},
-      views=lambda key, batch: (jnp.concatenate([batch.x, 3 * batch.x]),) * 2,
+      augmented_inputs=lambda key, batch: (jnp.concatenate([batch.x, 3 * batch.x]),) * 2,
       passes=passes,
       metrics=gap,
     )

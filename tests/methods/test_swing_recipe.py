@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from jdistill import models
-from jdistill.base import Data, Outputs, UserError
+from jdistill.base import Batch, Outputs, UserError
 from jdistill.methods import knowledge
-from jdistill.methods.knowledge import View, logits
+from jdistill.methods.knowledge import StepOutputs, logits
 from jdistill.methods.knowledge.swing import swing
 from jdistill.methods.optimizers import make_optimizer
 from jdistill.teachers.cache import cached, record, top_k
@@ -22,10 +22,10 @@ MASK = np.array([[True, True, True], [True, True, False]])
 
 def view(student=STUDENT, key=0, **extra):
   extra = {"private": jnp.float32(RHO), "mask": jnp.asarray(MASK)} | extra
-  batch = Data(jnp.zeros((2, 3), jnp.int32), jnp.int32(TARGETS), jnp.arange(2, dtype=jnp.int32), extra)
+  batch = Batch(jnp.zeros((2, 3), jnp.int32), jnp.int32(TARGETS), jnp.arange(2, dtype=jnp.int32), extra=extra)
   outputs = [Outputs(jnp.asarray(z, jnp.float32), jnp.zeros((2, 3, 1))) for z in (student, TEACHER)]
   rest = {}, {}, (), (), jnp.ones(2, bool), jnp.float32(0), jax.random.key(key), jnp.arange(2)
-  return View(batch, outputs[0], (outputs[1],), *rest)
+  return StepOutputs(batch, outputs[0], (outputs[1],), *rest)
 
 
 def plain_view():
@@ -103,11 +103,11 @@ def test_noise_is_fresh_for_every_key_and_fades_with_the_budget(options):
 def trained(recipe, teacher, arrays, epochs=1):
   """Students on four sequences of three tokens."""
   network = models.build("gru", num_classes=5, image_shape=(3,), width=4)
-  data = Data(
+  data = Batch(
     jnp.asarray(RNG.integers(0, 5, (4, 3)), jnp.int32),
     jnp.asarray(RNG.integers(0, 5, (4, 3)), jnp.int32),
     jnp.arange(4, dtype=jnp.int32),
-    {"private": jnp.float32(RNG.integers(0, 2, (4, 3))), "mask": jnp.ones((4, 3), bool)},
+    extra={"private": jnp.float32(RNG.integers(0, 2, (4, 3))), "mask": jnp.ones((4, 3), bool)},
   )
   method = knowledge.student_method(
     network, recipe, optimizer=make_optimizer("sgd", 0.1), batch_size=2, teacher=teacher

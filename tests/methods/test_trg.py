@@ -7,8 +7,8 @@ import pytest
 from scipy.special import log_softmax, softmax
 
 from jdistill import losses
-from jdistill.base import Data, Outputs, UserError
-from jdistill.methods.knowledge import View
+from jdistill.base import Batch, Outputs, UserError
+from jdistill.methods.knowledge import StepOutputs
 from jdistill.methods.knowledge.trg import cosine, token_pair, trg
 
 RNG = np.random.default_rng(11)
@@ -22,14 +22,14 @@ def outputs(tap, name="block1"):
   return Outputs(jnp.zeros((tap.shape[0], 4)), jnp.zeros((tap.shape[0], 2)), {"block0": tap[:, :1], name: tap})
 
 
-def view(student=STUDENT, teacher=TEACHER, parts=None, epoch=0.0, where=None):
+def view(student=STUDENT, teacher=TEACHER, connectors=None, epoch=0.0, where=None):
   size = len(student)
   rows = jnp.arange(size, dtype=jnp.int32)
-  batch = Data(jnp.zeros((size, 1)), rows % 4, rows)
+  batch = Batch(jnp.zeros((size, 1)), rows % 4, rows)
   where = jnp.ones(size, bool) if where is None else jnp.asarray(where)
   key = jax.random.key(4)
   outs = outputs(student), (outputs(teacher),)
-  return View(batch, *outs, parts or {}, {}, (), (), where, jnp.float32(epoch), key, rows)
+  return StepOutputs(batch, *outs, connectors or {}, {}, (), (), where, jnp.float32(epoch), key, rows)
 
 
 def affinity(x, k):
@@ -79,7 +79,9 @@ def test_local_compares_rows_of_edges_over_the_whole_batch(direction):
 
 def test_global_tells_tokens_of_all_images_apart():
   projected = RNG.normal(size=(3, 4, 6))
-  found = trg(tokens=4, contrast_epochs=10.0).terms["global"].value(view(parts={"projector": jnp.float32(projected)}))
+  found = (
+    trg(tokens=4, contrast_epochs=10.0).terms["global"].value(view(connectors={"projector": jnp.float32(projected)}))
+  )
   a, b = (x.reshape(12, 6) / np.linalg.norm(x.reshape(12, 6), axis=1, keepdims=True) for x in (projected, TOKENS))
   want = -np.diag(log_softmax(a @ b.T / 0.5, axis=1)).reshape(3, 4).mean(1)
   np.testing.assert_allclose(found, want, rtol=1e-4)
@@ -94,7 +96,7 @@ def test_inner_compares_attention_among_the_tokens_of_an_image():
 def test_all_terms_of_a_step_see_the_same_positions():
   """A student whose projected tokens are the teacher's finds each of them, whatever is drawn."""
   recipe = trg(tokens=2, neighbours=2, final_contrast_temperature=0.01, contrast_epochs=1.0)
-  same = view(TEACHER, parts={"projector": jnp.float32(TOKENS)}, epoch=2.0)
+  same = view(TEACHER, connectors={"projector": jnp.float32(TOKENS)}, epoch=2.0)
   assert float(recipe.terms["global"].value(same).max()) < 1e-3
   np.testing.assert_allclose(recipe.terms["local"].value(same), 0, atol=1e-6)
   student, teacher = losses.sample_tokens(same.key, jnp.float32(POOLED), jnp.float32(TOKENS), 2)
@@ -119,13 +121,13 @@ def test_padding_changes_nothing():
   for name in ("local", "global"):
     parts = [{"projector": jnp.float32(np.resize(x, (3, 4, 6)))} for x in (STUDENT, STUDENT)]
     parts[1]["projector"] = parts[1]["projector"].at[1].set(1e3)
-    kept = recipe.terms[name].value(view(where=where, parts=parts[0]))
-    found = recipe.terms[name].value(view(broken, where=where, parts=parts[1]))
+    kept = recipe.terms[name].value(view(where=where, connectors=parts[0]))
+    found = recipe.terms[name].value(view(broken, where=where, connectors=parts[1]))
     np.testing.assert_array_equal(np.asarray(found)[where], np.asarray(kept)[where])
 
 
 def test_the_projector_is_there_where_widths_differ():
-  part = trg().parts["projector"]
+  part = trg().connectors["projector"]
   student, teachers = outputs(STUDENT), (outputs(TEACHER),)
   variables = part.init(jax.random.key(0), student, teachers)
   value, _ = part.apply(variables, student, teachers, train=True, key=jax.random.key(0))
@@ -136,7 +138,7 @@ def test_the_projector_is_there_where_widths_differ():
   value, _ = part.apply(variables, alike, teachers, train=True, key=jax.random.key(0))
   assert variables.params == {}
   np.testing.assert_allclose(value, TOKENS, rtol=1e-6)
-  assert trg(global_weight=0.0).parts == {}
+  assert trg(global_weight=0.0).connectors == {}
 
 
 def test_the_contrast_cools_along_a_cosine():
@@ -177,6 +179,6 @@ def test_what_the_terms_refuse(options, given, complaint):
 
 
 def test_a_batch_of_one_image_is_warned_about():
-  alone = view(STUDENT[:1], TEACHER[:1], parts={"projector": jnp.float32(TOKENS[:1])})
+  alone = view(STUDENT[:1], TEACHER[:1], connectors={"projector": jnp.float32(TOKENS[:1])})
   with pytest.warns(UserWarning, match="no other image"):
     trg(tokens=2).terms["global"].value(alone)

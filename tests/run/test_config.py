@@ -190,7 +190,7 @@ def test_flat_keys_are_those_that_can_be_set():
 def test_flat_keys_pass_over_what_is_not_set():
   """Groups of a sweep set plain `None`s, to which ml_collections gives no reference."""
   keys = config.flat_keys(compare_knowledge.get_config("digits"))
-  assert "setting.student_size" in keys and any(key.startswith("sweep.groups.full labels") for key in keys)
+  assert "task.student_size" in keys and any(key.startswith("sweep.groups.full labels") for key in keys)
 
 
 def test_ipc_may_be_as_large_as_the_smallest_class():

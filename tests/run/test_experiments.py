@@ -82,7 +82,7 @@ def test_the_command_line_reaches_every_option_of_the_method_and_the_setting(nam
   experiment = _module(name).get_config(preset)
   options = catalog.row(experiment.method.name).options()
   assert set(experiment.method) >= {"name", *options}
-  assert set(experiment.setting) >= {"name", *catalog.builder_options(catalog.setting(experiment.setting.name))}
+  assert set(experiment.task) >= {"name", *catalog.builder_options(catalog.task(experiment.task.name))}
   for key, default in options.items():
     if isinstance(default, float):  # of the right type, so that an override is parsed
       experiment.method[key] = default

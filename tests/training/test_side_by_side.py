@@ -9,7 +9,7 @@ import optax
 import pytest
 import toy_method
 
-from jdistill.base import Data, Network, Outputs, Variables
+from jdistill.base import Batch, Network, Outputs, Variables
 from jdistill.methods.knowledge import Epoch, student_method
 from jdistill.methods.knowledge.logits import ce
 from jdistill.training import parallel
@@ -71,7 +71,7 @@ def apply(params, x, *, train=False, rngs=None, stats=None, sites=None):
 
 NETWORK = Network(lambda key: Variables(jax.random.normal(key, (2, 3))), apply)
 RNG = np.random.default_rng(0)
-DATA = Data(jnp.float32(RNG.normal(size=(12, 2))), jnp.int32(RNG.integers(0, 3, 12)), jnp.arange(12))
+DATA = Batch(jnp.float32(RNG.normal(size=(12, 2))), jnp.int32(RNG.integers(0, 3, 12)), jnp.arange(12))
 MEMBERS = {0: [0, 1, 2, 3], 4: [2, 3, 4, 5], 7: [8, 9, 10, 11]}
 STARTS = {seed: jnp.full((2, 3), float(seed)) for seed in SEEDS}
 

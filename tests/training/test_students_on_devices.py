@@ -6,7 +6,7 @@ import numpy as np
 import optax
 
 from jdistill import models
-from jdistill.base import Data
+from jdistill.base import Batch
 from jdistill.methods.knowledge import Epoch, logits, student_method
 from jdistill.teachers.frozen import committee
 from jdistill.training import parallel, run_loop
@@ -21,7 +21,7 @@ def _network():
 def _train(mesh):
   rng = np.random.default_rng(0)
   x = jnp.asarray(rng.normal(size=(16, *SHAPE)), jnp.float32)
-  data = Data(x, jnp.asarray(rng.integers(0, CLASSES, 16), jnp.int32), jnp.arange(16, dtype=jnp.int32))
+  data = Batch(x, jnp.asarray(rng.integers(0, CLASSES, 16), jnp.int32), jnp.arange(16, dtype=jnp.int32))
   teacher = committee([_network()], [_network().init(jax.random.key(7))])
   method = student_method(
     _network(),

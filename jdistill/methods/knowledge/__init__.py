@@ -1,21 +1,21 @@
 """Knowledge distillation of networks: recipes, and the builder that trains them."""
 
-from jdistill.base import Data
-from jdistill.methods.knowledge.recipe import Memory, Order, Outer, Recipe, Sight, Term, View
+from jdistill.base import Batch
+from jdistill.methods.knowledge.recipe import Look, Memory, Order, Outer, Recipe, StepOutputs, Term
 from jdistill.methods.knowledge.student import Epoch, StudentState, Trained, predictor, student_method
 
 __all__ = [
-  "Data",
+  "Batch",
   "Epoch",
+  "Look",
   "Memory",
   "Order",
   "Outer",
   "Recipe",
-  "Sight",
+  "StepOutputs",
   "StudentState",
   "Term",
   "Trained",
-  "View",
   "predictor",
   "student_method",
 ]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jdistill import losses
 from jdistill.base import Connector, Key
-from jdistill.methods.knowledge.recipe import Memory, Recipe, Term, View
+from jdistill.methods.knowledge.recipe import Memory, Recipe, StepOutputs, Term
 from jdistill.methods.knowledge.terms import label_terms
 from jdistill.models.connectors import mlp_head
 
@@ -54,26 +54,26 @@ def crd(
     kd_weight, temperature: of the KD term; 1 and 4 for what is published as CRD+KD.
   """
 
-  def contrast(view: View) -> tuple[jax.Array, losses.CRDState]:
-    known = _with_batch(view)
-    drawn = losses.crd_negatives(view.key, view.y, known, negatives, where=known != _UNSEEN)
+  def contrast(step: StepOutputs) -> tuple[jax.Array, losses.CRDState]:
+    known = _with_batch(step)
+    drawn = losses.crd_negatives(step.key, step.y, known, negatives, where=known != _UNSEEN)
     return losses.crd_loss(
-      view.memory.banks,
-      view.parts["student_head"],
-      view.parts["teacher_head"],
-      view.rows,
+      step.memory.banks,
+      step.connectors["student_head"],
+      step.connectors["teacher_head"],
+      step.rows,
       drawn,
       temperature=contrast_temperature,
       momentum=bank_momentum,
-      where=view.where,
+      where=step.where,
     )
 
   def init(key: Key, size: int) -> Remembered:
     return Remembered(losses.crd_init(key, size, features=features), jnp.full(size, _UNSEEN, jnp.int32))
 
-  terms = label_terms(ce_weight, kd_weight, temperature) | {"crd": Term(lambda view: contrast(view)[0], crd_weight)}
-  memory = Memory(init, lambda view: Remembered(contrast(view)[1], _with_batch(view)))
-  return Recipe(terms, parts=_heads(features), memory=memory)
+  terms = label_terms(ce_weight, kd_weight, temperature) | {"crd": Term(lambda step: contrast(step)[0], crd_weight)}
+  memory = Memory(init, lambda step: Remembered(contrast(step)[1], _with_batch(step)))
+  return Recipe(terms, connectors=_heads(features), memory=memory)
 
 
 def crd_inbatch(
@@ -95,12 +95,12 @@ def crd_inbatch(
     kd_weight, temperature: of the KD term.
   """
 
-  def contrast(view: View) -> jax.Array:
-    heads = view.parts["student_head"], view.parts["teacher_head"]
-    return losses.crd_inbatch(*heads, temperature=contrast_temperature, where=view.where)
+  def contrast(step: StepOutputs) -> jax.Array:
+    heads = step.connectors["student_head"], step.connectors["teacher_head"]
+    return losses.crd_inbatch(*heads, temperature=contrast_temperature, where=step.where)
 
   terms = label_terms(ce_weight, kd_weight, temperature) | {"contrast": Term(contrast, contrast_weight)}
-  return Recipe(terms, parts=_heads(features))
+  return Recipe(terms, connectors=_heads(features))
 
 
 def _heads(features: int) -> dict[str, Connector]:
@@ -109,8 +109,8 @@ def _heads(features: int) -> dict[str, Connector]:
   return {"student_head": mlp_head((features,)), "teacher_head": teacher_head}
 
 
-def _with_batch(view: View) -> jax.Array:
+def _with_batch(step: StepOutputs) -> jax.Array:
   """The labels that are known, with those of this batch."""
-  labels = view.memory.labels
-  rows = jnp.where(view.where, view.rows, labels.shape[0])  # beyond the end: dropped
-  return labels.at[rows].set(view.y.astype(labels.dtype), mode="drop")
+  labels = step.memory.labels
+  rows = jnp.where(step.where, step.rows, labels.shape[0])  # beyond the end: dropped
+  return labels.at[rows].set(step.y.astype(labels.dtype), mode="drop")

@@ -4,7 +4,7 @@ import jax
 
 from jdistill import losses
 from jdistill.base import UserError
-from jdistill.methods.knowledge.recipe import Recipe, Term, View
+from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
 from jdistill.methods.knowledge.terms import between, label_terms, warmup
 from jdistill.models.connectors import hint_regressor, read_tap, review_fusion, review_levels, tap_pairs
 
@@ -32,14 +32,14 @@ def fitnets(
   """
   teacher_tap = tap.partition(":")[2] or tap
 
-  def hint(view: View) -> jax.Array:
-    return losses.hint_loss(view.parts["regressor"], read_tap(view.teacher, teacher_tap, "teacher"))
+  def hint(step: StepOutputs) -> jax.Array:
+    return losses.hint_loss(step.connectors["regressor"], read_tap(step.teacher, teacher_tap, "teacher"))
 
   terms = label_terms(ce_weight, kd_weight, temperature) | {"hint": Term(hint, hint_weight)}
   if hint_epochs:
     terms = {name: term._replace(weight=between(term.weight, hint_epochs)) for name, term in terms.items()}
     terms["hint"] = Term(hint, between(hint_weight, 0.0, hint_epochs))
-  return Recipe(terms, parts={"regressor": hint_regressor(tap, clips=clips)})
+  return Recipe(terms, connectors={"regressor": hint_regressor(tap, clips=clips)})
 
 
 def at(
@@ -61,8 +61,8 @@ def at(
     kd_weight, temperature: of the KD term; none in benchmarks.
   """
 
-  def attention(view: View) -> jax.Array:
-    pairs = tap_pairs(view.student, view.teacher, taps)
+  def attention(step: StepOutputs) -> jax.Array:
+    pairs = tap_pairs(step.student, step.teacher, taps)
     for pair in pairs:
       if pair.student.ndim < 3 or pair.teacher.ndim < 3:
         raise UserError(f"taps={taps!r}: {pair.name} has no places to attend to: at needs maps, not vectors")
@@ -95,9 +95,9 @@ def reviewkd(
     kd_weight, temperature: of the KD term; none in the paper.
   """
 
-  def review(view: View) -> jax.Array:
-    return losses.review_hcl_loss(view.parts["fusion"], review_levels(view.student, view.teacher, taps)[1])
+  def review(step: StepOutputs) -> jax.Array:
+    return losses.review_hcl_loss(step.connectors["fusion"], review_levels(step.student, step.teacher, taps)[1])
 
   terms = label_terms(ce_weight, kd_weight, temperature)
   terms["review"] = Term(review, warmup(review_weight, warmup_epochs))
-  return Recipe(terms, parts={"fusion": review_fusion(taps, middle=middle)})
+  return Recipe(terms, connectors={"fusion": review_fusion(taps, middle=middle)})

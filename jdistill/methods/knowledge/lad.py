@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 
 from jdistill import losses
-from jdistill.base import Data, Key, UserError
-from jdistill.methods.knowledge.recipe import Recipe, Term, View
+from jdistill.base import Batch, Key, UserError
+from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
 from jdistill.methods.knowledge.terms import cross_entropy_term
 
 ROLES = ("student", "teacher")
@@ -40,7 +40,7 @@ def lad(
 ) -> Recipe:
   """LAD: a teacher that sees a noised label map in an extra input channel, and its ordinary student (arXiv 2407.13254).
 
-  The setting `segmentation` leaves the last input channel zero. As a teacher the network gets two independent codings
+  The task `segmentation` leaves the last input channel zero. As a teacher the network gets two independent codings
   of the same batch there (`losses.encode_noised_labels`) and descends, with `sg` for a stopped gradient,
 
       ce_weight (CE(o1) + CE(o2)) + consistency (CWD(sg o2, o1) + CWD(sg o1, o2)).
@@ -72,36 +72,36 @@ def lad(
       raise UserError(f"method.{key}={value!r}: unknown; choose one of {', '.join(k for k in known if k)}")
   codes, sigma = codes or _CODES[role], _SIGMA[role] if sigma is None else sigma
 
-  def shown(key: Key, batch: Data) -> jax.Array:
+  def shown(key: Key, batch: Batch) -> jax.Array:
     return with_labels(key, batch, codes=codes, sigma=sigma, scale=scale)
 
-  def both(key: Key, batch: Data) -> tuple[jax.Array, jax.Array]:
+  def both(key: Key, batch: Batch) -> tuple[jax.Array, jax.Array]:
     x = jnp.concatenate([shown(own, batch) for own in jax.random.split(key)])
     return x, x
 
-  def cross_entropy(view: View) -> jax.Array:
-    first, second = jnp.split(view.student.logits, 2)
-    return sum(losses.segmentation_cross_entropy(o, view.y, where=view.where) for o in (first, second))
+  def cross_entropy(step: StepOutputs) -> jax.Array:
+    first, second = jnp.split(step.student.logits, 2)
+    return sum(losses.segmentation_cross_entropy(o, step.y, where=step.where) for o in (first, second))
 
-  def agreement(view: View) -> jax.Array:
-    first, second = jnp.split(view.student.logits, 2)
+  def agreement(step: StepOutputs) -> jax.Array:
+    first, second = jnp.split(step.student.logits, 2)
     return _cwd(first, second, temperature) + _cwd(second, first, temperature)
 
   if role == "teacher":
     terms = {"ce": Term(cross_entropy, ce_weight), "consistency": Term(agreement, consistency)}
-    return Recipe(terms, views=both, needs=("labels",))
+    return Recipe(terms, augmented_inputs=both, needs=("labels",))
   terms = {"ce": cross_entropy_term(ce_weight), "cwd": _cwd_term(cwd_weight, temperature)}
-  return Recipe(terms, views=lambda key, batch: (batch.x, shown(key, batch)), needs=("teacher", "labels"))
+  return Recipe(terms, augmented_inputs=lambda key, batch: (batch.x, shown(key, batch)), needs=("teacher", "labels"))
 
 
-def with_labels(key: Key, batch: Data, *, codes: str, sigma: float, scale: float) -> jax.Array:
+def with_labels(key: Key, batch: Batch, *, codes: str, sigma: float, scale: float) -> jax.Array:
   """The inputs of a batch with a coding of its label maps in the last channel, `[B, H, W, channels + 1]`.
 
   Raises:
-    ValueError: the batch is not one of the setting `segmentation`.
+    ValueError: the batch is not one of the task `segmentation`.
   """
   if batch.y.ndim != 3 or "present" not in batch.extra:
-    raise ValueError("lad: examples have no label maps; set setting.name='segmentation'")
+    raise ValueError("lad: examples have no label maps; set task.name='segmentation'")
   num_classes = batch.extra["present"].shape[-1]
   table = losses.fixed_codes(num_classes) if codes == "fixed" else None
   channel = losses.encode_noised_labels(key, batch.y, num_classes, sigma=sigma, scale=scale, codes=table)
@@ -109,7 +109,7 @@ def with_labels(key: Key, batch: Data, *, codes: str, sigma: float, scale: float
 
 
 def _cwd_term(weight: float, temperature: float) -> Term:
-  return Term(lambda view: _cwd(view.student.logits, view.teacher.logits, temperature), weight)
+  return Term(lambda step: _cwd(step.student.logits, step.teacher.logits, temperature), weight)
 
 
 def _cwd(student: jax.Array, teacher: jax.Array, temperature: float) -> jax.Array:

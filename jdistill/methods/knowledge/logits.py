@@ -1,7 +1,7 @@
 """Recipes that compare logits: cross entropy, KD, DKD, DIST, PLD, SinKD."""
 
 from jdistill import losses
-from jdistill.methods.knowledge.recipe import Recipe, Term, View
+from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
 from jdistill.methods.knowledge.terms import cross_entropy_term, kd_term, warmup
 
 
@@ -41,9 +41,9 @@ def dkd(
     warmup_epochs: until the distillation terms have their full weight.
   """
 
-  def loss(view: View):
+  def loss(step: StepOutputs):
     return losses.dkd_loss(
-      view.student.logits, view.teacher.logits, view.y, temperature=temperature, alpha=alpha, beta=beta
+      step.student.logits, step.teacher.logits, step.y, temperature=temperature, alpha=alpha, beta=beta
     )
 
   return Recipe({"ce": cross_entropy_term(ce_weight), "dkd": Term(loss, warmup(1.0, warmup_epochs))})
@@ -58,9 +58,9 @@ def dist(*, temperature: float = 4.0, beta: float = 2.0, gamma: float = 2.0, ce_
     ce_weight: of the labels.
   """
 
-  def loss(view: View):
-    logits = view.student.logits, view.teacher.logits
-    return losses.dist_loss(*logits, temperature=temperature, beta=beta, gamma=gamma, where=view.where)
+  def loss(step: StepOutputs):
+    logits = step.student.logits, step.teacher.logits
+    return losses.dist_loss(*logits, temperature=temperature, beta=beta, gamma=gamma, where=step.where)
 
   return Recipe({"ce": cross_entropy_term(ce_weight), "dist": Term(loss)})
 
@@ -72,7 +72,7 @@ def pld(*, temperature: float = 1.0) -> Recipe:
     temperature: of the teacher's weights alone; 1 on ImageNet, 4 on CIFAR-100.
   """
 
-  def loss(view: View):
-    return losses.pld_loss(view.student.logits, view.teacher.logits, view.y, temperature=temperature)
+  def loss(step: StepOutputs):
+    return losses.pld_loss(step.student.logits, step.teacher.logits, step.y, temperature=temperature)
 
   return Recipe({"pld": Term(loss)})

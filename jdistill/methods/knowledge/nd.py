@@ -10,7 +10,7 @@ from jdistill import losses
 from jdistill.base import Outputs, UserError, Variables
 from jdistill.losses.compose import masked_mean
 from jdistill.methods.knowledge import feature, logits
-from jdistill.methods.knowledge.recipe import Recipe, Term, View
+from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
 from jdistill.methods.knowledge.terms import cross_entropy_term, kd_term, warmup
 from jdistill.models.connectors import embedding_map
 
@@ -77,10 +77,10 @@ def nd(
     name: term if name == "ce" else term._replace(weight=warmup(kd_weight, warmup_epochs))
     for name, term in kept.terms.items()
   }
-  terms["nd"] = Term(lambda view: _aligned(view, alignment), nd_weight)
+  terms["nd"] = Term(lambda step: _aligned(step, alignment), nd_weight)
   return kept._replace(
     terms=terms,
-    parts=dict(kept.parts) | {"embedding_map": embedding_map(dropout=dropout)},
+    connectors=dict(kept.connectors) | {"embedding_map": embedding_map(dropout=dropout)},
     prepare=teacher_class_means,
     metrics=_measures,
   )
@@ -113,23 +113,23 @@ def teacher_class_means(outputs: tuple[Outputs, ...], y: jax.Array, variables: t
   return means
 
 
-def _aligned(view: View, alignment: str) -> jax.Array:
-  student, teacher = view.parts["embedding_map"], view.teacher.embedding
+def _aligned(step: StepOutputs, alignment: str) -> jax.Array:
+  student, teacher = step.connectors["embedding_map"], step.teacher.embedding
   if alignment == "direction":
-    return losses.direction_only_loss(student, view.constants, view.y)
+    return losses.direction_only_loss(student, step.constants, step.y)
   if alignment == "norm":
     return losses.norm_only_loss(student, teacher)
   if alignment == "example":
     return losses.direction_only_loss(student, teacher, jnp.arange(teacher.shape[0], dtype=jnp.int32))
-  return losses.norm_direction_loss(student, teacher, view.constants, view.y)
+  return losses.norm_direction_loss(student, teacher, step.constants, step.y)
 
 
-def _measures(view: View) -> Mapping[str, jax.Array]:
-  student, teacher = (jnp.linalg.norm(x, axis=1) for x in (view.parts["embedding_map"], view.teacher.embedding))
-  cosine = 1 - losses.direction_only_loss(view.parts["embedding_map"], view.constants, view.y)
+def _measures(step: StepOutputs) -> Mapping[str, jax.Array]:
+  student, teacher = (jnp.linalg.norm(x, axis=1) for x in (step.connectors["embedding_map"], step.teacher.embedding))
+  cosine = 1 - losses.direction_only_loss(step.connectors["embedding_map"], step.constants, step.y)
   ratio = student / jnp.maximum(teacher, 1e-12)
   return {
-    name: masked_mean(values, view.where)
+    name: masked_mean(values, step.where)
     for name, values in (("norm", student), ("norm_ratio", ratio), ("cosine", cosine))
   }
 

@@ -6,7 +6,7 @@ import jax
 
 from jdistill import losses
 from jdistill.base import UserError
-from jdistill.methods.knowledge.recipe import Recipe, Term, View
+from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
 from jdistill.methods.knowledge.terms import cross_entropy_term, present
 from jdistill.models.connectors import stage_exit
 from jdistill.ops.precision import widen
@@ -56,23 +56,23 @@ def ofa(
     raise UserError(f"method.targets={targets!r}: unknown; choose one of {', '.join(TARGETS)}")
   exponents = _exponents(eps, len(words))
 
-  def against_teacher(logits: jax.Array, view: View, exponent: float) -> jax.Array:
-    loss = losses.ofa_loss(logits, view.teacher.logits, view.y, eps=exponent, temperature=temperature)
+  def against_teacher(logits: jax.Array, step: StepOutputs, exponent: float) -> jax.Array:
+    loss = losses.ofa_loss(logits, step.teacher.logits, step.y, eps=exponent, temperature=temperature)
     return loss * temperature**2 if scale_t2 else loss
 
-  def at_exit(view: View, name: str, exponent: float) -> jax.Array:
+  def at_exit(step: StepOutputs, name: str, exponent: float) -> jax.Array:
     if targets == "labels":
-      return losses.cross_entropy(widen(view.parts[name]), view.y)
-    return against_teacher(view.parts[name], view, exponent)
+      return losses.cross_entropy(widen(step.connectors[name]), step.y)
+    return against_teacher(step.connectors[name], step, exponent)
 
-  parts = {f"exit{word}": stage_exit(word, width=width, heads=heads, grid=grid) for word in words}
-  of_exit = dict(zip(parts, exponents, strict=False))  # the last one is that of the final logits
-  terms = {"exits": Term(lambda view: sum(at_exit(view, *one) for one in of_exit.items()), exit_weight)}
+  connectors = {f"exit{word}": stage_exit(word, width=width, heads=heads, grid=grid) for word in words}
+  of_exit = dict(zip(connectors, exponents, strict=False))  # the last one is that of the final logits
+  terms = {"exits": Term(lambda step: sum(at_exit(step, *one) for one in of_exit.items()), exit_weight)}
   if present(ce_weight):
     terms["ce"] = cross_entropy_term(ce_weight, label_smoothing=label_smoothing)
   if present(kd_weight):
-    terms["kd"] = Term(lambda view: against_teacher(view.student.logits, view, exponents[-1]), kd_weight)
-  return Recipe(terms, parts=parts)
+    terms["kd"] = Term(lambda step: against_teacher(step.student.logits, step, exponents[-1]), kd_weight)
+  return Recipe(terms, connectors=connectors)
 
 
 def _exponents(eps: float | Sequence[float], stages: int) -> list[float]:

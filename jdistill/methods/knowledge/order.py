@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jdistill.base import Data, Key, PyTree
+from jdistill.base import Batch, Key, PyTree
 from jdistill.data.samplers import epoch_batches
-from jdistill.methods.knowledge.recipe import Order, Sight
+from jdistill.methods.knowledge.recipe import Look, Order
 
 _LOOK = 256  # examples that a network looks at together
 
@@ -50,13 +50,13 @@ def selected(key: Key, members: jax.Array, keep: jax.Array, batch_size: int) -> 
   return Order(indices.reshape(steps, batch_size), mask.reshape(steps, batch_size), {"selected": share})
 
 
-def sight(
-  data: Data,
+def look(
+  data: Batch,
   student: Callable[[jax.Array], jax.Array],
   teacher: Callable[[jax.Array, jax.Array], jax.Array],
   constants: PyTree = (),
-) -> Sight:
-  """A `Sight` of networks `student(x)` and `teacher(x, ids)` that looks at a few hundred examples at a time."""
+) -> Look:
+  """A `Look` of networks `student(x)` and `teacher(x, ids)` that looks at a few hundred examples at a time."""
 
   def look_student(indices: jax.Array) -> jax.Array:
     return lax.map(lambda i: student(data.x[i][None])[0], indices, batch_size=_LOOK)
@@ -64,4 +64,4 @@ def sight(
   def look_teacher(indices: jax.Array) -> jax.Array:
     return lax.map(lambda i: teacher(data.x[i][None], data.ids[i][None])[0], indices, batch_size=_LOOK)
 
-  return Sight(data, look_student, look_teacher, constants)
+  return Look(data, look_student, look_teacher, constants)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
-from jdistill.base import Data, Key, Outputs, PyTree
+from jdistill.base import Batch, Key, Outputs, PyTree
 from jdistill.bilevel import one_step_hypergradient
 from jdistill.losses.compose import masked_mean
 from jdistill.methods.knowledge.recipe import Outer
@@ -13,7 +13,7 @@ from jdistill.methods.knowledge.recipe import Outer
 
 def outer_gradient(
   outer: Outer,
-  held_out: Data,
+  held_out: Batch,
   loss: Callable[[Mapping[str, PyTree]], tuple[jax.Array, PyTree]],
   params: Mapping[str, PyTree],
   stats: PyTree,

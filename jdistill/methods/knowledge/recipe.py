@@ -6,18 +6,18 @@ from typing import NamedTuple
 import jax
 import optax
 
-from jdistill.base import Connector, Data, Key, Outputs, PyTree, Variables
+from jdistill.base import Batch, Connector, Key, Outputs, PyTree, Variables
 from jdistill.losses.compose import Weight
 
 
-class View(NamedTuple):
+class StepOutputs(NamedTuple):
   """What the terms of a loss see of one step.
 
   Attributes:
     batch: the examples, before any transformation.
-    student: outputs of the student in training mode, on its own view.
+    student: outputs of the student in training mode, on its own step.
     teachers: outputs of each teacher on theirs; no gradient reaches them.
-    parts: what each connector made of these, by name.
+    connectors: what each connector made of these, by name.
     params: all trainable parameters by role, for terms that need more than a connector's value.
     memory: what the method remembers between steps.
     constants: what was computed once before training (`Recipe.prepare`).
@@ -27,10 +27,10 @@ class View(NamedTuple):
     rows: `[B]` int32 positions of the batch in the data, for a memory with a row per example.
   """
 
-  batch: Data
+  batch: Batch
   student: Outputs
   teachers: tuple[Outputs, ...]
-  parts: Mapping[str, PyTree]
+  connectors: Mapping[str, PyTree]
   params: Mapping[str, PyTree]
   memory: PyTree
   constants: PyTree
@@ -54,11 +54,11 @@ class Term(NamedTuple):
   """One summand of the loss.
 
   Attributes:
-    value: `(View) -> [B]`, one number per example, or a scalar for losses that couple the batch.
+    value: `(StepOutputs) -> [B]`, one number per example, or a scalar for losses that couple the batch.
     weight: a number, or a schedule `(epoch) -> scalar`.
   """
 
-  value: Callable[[View], jax.Array]
+  value: Callable[[StepOutputs], jax.Array]
   weight: Weight = 1.0
 
 
@@ -76,7 +76,7 @@ class Order(NamedTuple):
   metrics: Mapping[str, jax.Array] = {}
 
 
-class Sight(NamedTuple):
+class Look(NamedTuple):
   """What a data order may look at: networks in evaluation mode as functions of positions in the data.
 
   Attributes:
@@ -86,7 +86,7 @@ class Sight(NamedTuple):
     constants: what was computed once before training (`Recipe.prepare`).
   """
 
-  data: Data
+  data: Batch
   student: Callable[[jax.Array], jax.Array]
   teacher: Callable[[jax.Array], jax.Array]
   constants: PyTree = ()
@@ -96,7 +96,7 @@ class Outer(NamedTuple):
   """A role that learns from held-out examples through the student's next step, instead of from the training loss.
 
   Attributes:
-    role: whose parameters; its terms must reach the training loss through `View.params[role]`.
+    role: whose parameters; its terms must reach the training loss through `StepOutputs.params[role]`.
     init: `(key, student, teachers) -> parameters`.
     loss: `(Outputs, y) -> [B]` on held-out examples.
     batch_size: held-out examples per step.
@@ -119,14 +119,14 @@ class Memory(NamedTuple):
 
   Attributes:
     init: `(key, number of examples) -> state`.
-    update: `(View) -> state` after a step.
+    update: `(StepOutputs) -> state` after a step.
   """
 
   init: Callable[[Key, int], PyTree]
-  update: Callable[[View], PyTree]
+  update: Callable[[StepOutputs], PyTree]
 
 
-def same_view(key: Key, batch: Data) -> tuple[jax.Array, jax.Array]:
+def same_view(key: Key, batch: Batch) -> tuple[jax.Array, jax.Array]:
   """Student and teacher see the pixels as they are."""
   del key
   return batch.x, batch.x
@@ -143,33 +143,33 @@ class Recipe(NamedTuple):
 
   Attributes:
     terms: summands of the loss by name.
-    parts: connectors by name; each is a role with parameters of its own.
-    views: `(key, augmented batch) -> (student's input, teachers' input)`; inputs may have more rows than the batch,
-      which the terms then know.
+    connectors: connectors by name; each is a role with parameters of its own.
+    augmented_inputs: `(key, augmented batch) -> (student's input, teachers' input)`; inputs may have more rows than
+      the batch, which the terms then know.
     passes: how many equal parts of its input the student sees one after the other, so that batch norm takes the moments
       of each by itself; its outputs are put together again.
-    order: `(key, epoch, sight, members, batch_size) -> Order`; `None` shuffles.
+    order: `(key, epoch, look, members, batch_size) -> Order`; `None` shuffles.
     prepare: `(outputs of every teacher on the training examples, y [n], Variables of every teacher) -> pytree`,
       computed once before training, in evaluation mode and without augmentation.
     outer: a role that learns from held-out examples.
     memory: state of a loss.
-    metrics: `(View) -> scalars by name` that are worth a curve; they are reported as `method/NAME`.
-    trains: role -> `(epoch) -> bool`; roles that are not named train all the time. (The stages of a plan.)
-    deploy: `(Outputs, variables by role, constants) -> logits` of the finished student.
-    keeps: the parts that `deploy` needs.
+    metrics: `(StepOutputs) -> scalars by name` that are worth a curve; they are reported as `method/NAME`.
+    trainable: role -> `(epoch) -> bool`; roles that are not named train all the time. (The stages of a plan.)
+    predict: `(Outputs, variables by role, constants) -> logits` of the finished student.
+    keeps: the parts that `predict` needs.
     needs: `"teacher"`, `"held_out"`, `"labels"`: what a run must provide; for messages.
   """
 
   terms: Mapping[str, Term]
-  parts: Mapping[str, Connector] = {}
-  views: Callable[[Key, Data], tuple[jax.Array, jax.Array]] = same_view
+  connectors: Mapping[str, Connector] = {}
+  augmented_inputs: Callable[[Key, Batch], tuple[jax.Array, jax.Array]] = same_view
   passes: int = 1
   order: Callable[..., Order] | None = None
   prepare: Callable[[tuple[Outputs, ...], jax.Array, tuple[Variables, ...]], PyTree] | None = None
   outer: Outer | None = None
   memory: Memory | None = None
-  metrics: Callable[[View], Mapping[str, jax.Array]] | None = None
-  trains: Mapping[str, Callable[[jax.Array], jax.Array]] = {}
-  deploy: Callable[[Outputs, Mapping[str, Variables], PyTree], jax.Array] = student_logits
+  metrics: Callable[[StepOutputs], Mapping[str, jax.Array]] | None = None
+  trainable: Mapping[str, Callable[[jax.Array], jax.Array]] = {}
+  predict: Callable[[Outputs, Mapping[str, Variables], PyTree], jax.Array] = student_logits
   keeps: tuple[str, ...] = ()
   needs: tuple[str, ...] = ("teacher",)

@@ -3,7 +3,7 @@
 import jax
 
 from jdistill import losses
-from jdistill.methods.knowledge.recipe import Recipe, Term, View
+from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
 from jdistill.methods.knowledge.terms import label_terms
 
 
@@ -27,11 +27,11 @@ def rkd(
     kd_weight, temperature: of the KD term; none in benchmarks.
   """
 
-  def distance(view: View) -> jax.Array:
-    return losses.rkd_distance_loss(view.student.embedding, view.teacher.embedding, where=view.where)
+  def distance(step: StepOutputs) -> jax.Array:
+    return losses.rkd_distance_loss(step.student.embedding, step.teacher.embedding, where=step.where)
 
-  def angle(view: View) -> jax.Array:
-    return losses.rkd_angle_loss(view.student.embedding, view.teacher.embedding, chunk=chunk, where=view.where)
+  def angle(step: StepOutputs) -> jax.Array:
+    return losses.rkd_angle_loss(step.student.embedding, step.teacher.embedding, chunk=chunk, where=step.where)
 
   terms = label_terms(ce_weight, kd_weight, temperature)
   return Recipe(terms | {"distance": Term(distance, distance_weight), "angle": Term(angle, angle_weight)})

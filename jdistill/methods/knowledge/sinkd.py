@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jdistill import losses
 from jdistill.base import UserError
 from jdistill.losses.compose import masked_mean
-from jdistill.methods.knowledge.recipe import Recipe, Term, View
+from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
 from jdistill.methods.knowledge.terms import cross_entropy_term, present
 from jdistill.ops.precision import widen
 
@@ -101,28 +101,28 @@ def sinkd(
     raise UserError(f"method.final_temperature={final_temperature}: must be above 0")
   heat = annealed(temperature, final_temperature, anneal_epochs)
 
-  def teacher_logits(view: View) -> jax.Array:
-    return widen(view.teacher.logits) * teacher_scale
+  def teacher_logits(step: StepOutputs) -> jax.Array:
+    return widen(step.teacher.logits) * teacher_scale
 
   def transport(student: jax.Array, teacher: jax.Array, where: jax.Array) -> jax.Array:
-    settings = {"temperature": sd_temperature, "eps": eps, "num_iters": num_iters, "implicit": implicit}
+    options = {"temperature": sd_temperature, "eps": eps, "num_iters": num_iters, "implicit": implicit}
     if variant == "sample":
-      return losses.sinkd_sample_loss(student, teacher, **settings)
-    return losses.sinkd_batch_loss(student, teacher, where=where, **settings)
+      return losses.sinkd_sample_loss(student, teacher, **options)
+    return losses.sinkd_batch_loss(student, teacher, where=where, **options)
 
-  def kd(view: View) -> jax.Array:
+  def kd(step: StepOutputs) -> jax.Array:
     loss = DIVERGENCES[divergence]
-    return loss(view.student.logits, teacher_logits(view), temperature=heat(view.epoch), scale_t2=scale_t2)
+    return loss(step.student.logits, teacher_logits(step), temperature=heat(step.epoch), scale_t2=scale_t2)
 
   terms = {
     "ce": cross_entropy_term(ce_weight),
     "kd": Term(kd, kd_weight),
-    "sinkhorn": Term(lambda view: transport(view.student.logits, teacher_logits(view), view.where), sd_weight),
-    "logit_mse": Term(lambda view: losses.hint_loss(view.student.logits, teacher_logits(view)), mse_weight),
+    "sinkhorn": Term(lambda step: transport(step.student.logits, teacher_logits(step), step.where), sd_weight),
+    "logit_mse": Term(lambda step: losses.hint_loss(step.student.logits, teacher_logits(step)), mse_weight),
   }
 
-  def metrics(view: View) -> dict[str, jax.Array]:
-    return _steepness(view, teacher_logits(view), heat(view.epoch), transport)
+  def metrics(step: StepOutputs) -> dict[str, jax.Array]:
+    return _steepness(step, teacher_logits(step), heat(step.epoch), transport)
 
   weights = {"ce": ce_weight, "kd": kd_weight, "sinkhorn": sd_weight, "logit_mse": mse_weight}
   used = {name: term for name, term in terms.items() if present(weights[name])}
@@ -131,9 +131,9 @@ def sinkd(
   return Recipe(used, metrics=metrics if gradient_norms else None)
 
 
-def _steepness(view: View, teacher: jax.Array, temperature, transport) -> dict[str, jax.Array]:
+def _steepness(step: StepOutputs, teacher: jax.Array, temperature, transport) -> dict[str, jax.Array]:
   """Mean over examples of `||d l_i / d z_i||` for every divergence, and how much the two sides overlap."""
-  student, where = widen(view.student.logits), view.where
+  student, where = widen(step.student.logits), step.where
 
   def norm(loss: Callable[[jax.Array], jax.Array]) -> jax.Array:
     slope = jax.grad(lambda z: jnp.sum(loss(z)))(student)

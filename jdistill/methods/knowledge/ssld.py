@@ -8,7 +8,7 @@ import numpy as np
 
 from jdistill import losses
 from jdistill.base import Key, Outputs, UserError, Variables
-from jdistill.methods.knowledge.recipe import Order, Recipe, Sight, Term, View
+from jdistill.methods.knowledge.recipe import Look, Order, Recipe, StepOutputs, Term
 from jdistill.selection import mine_top_k_per_class
 
 DIVERGENCES = ("js", "jeffreys", "soft_ce", "kl")
@@ -67,12 +67,12 @@ def ssld(
     )  # fmt: skip
 
   return Recipe(
-    {"divergence": Term(lambda view: _divergence(divergence, view))}, prepare=prepare, order=order, needs=("teacher",)
+    {"divergence": Term(lambda step: _divergence(divergence, step))}, prepare=prepare, order=order, needs=("teacher",)
   )
 
 
-def _divergence(name: str, view: View) -> jax.Array:
-  student, teacher = view.student.logits, view.teacher.logits
+def _divergence(name: str, step: StepOutputs) -> jax.Array:
+  student, teacher = step.student.logits, step.teacher.logits
   if name == "js":
     return losses.js_divergence(student, teacher)
   if name == "jeffreys":
@@ -111,12 +111,12 @@ def mined(
   return jnp.zeros(len(np.asarray(y)), bool).at[chosen].set(True)
 
 
-def order(key: Key, epoch: jax.Array, sight: Sight, members: jax.Array, batch_size: int) -> Order:
+def order(key: Key, epoch: jax.Array, look: Look, members: jax.Array, batch_size: int) -> Order:
   """Labelled and mined members in random order, again and again until the steps are full."""
   del epoch
-  data, n = sight.data, members.shape[0]
+  data, n = look.data, members.shape[0]
   pool = data.y[members] < 0
-  keep = jnp.logical_or(~pool, sight.constants[members])
+  keep = jnp.logical_or(~pool, look.constants[members])
   from_pool = keep & pool
   steps = -(-n // batch_size)
   shuffle = jax.random.permutation(key, n)

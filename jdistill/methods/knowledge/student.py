@@ -9,11 +9,11 @@ import optax
 from jax import lax
 
 from jdistill.augment import identity
-from jdistill.base import Augmentation, Data, Key, Method, Metrics, Network, Outputs, PyTree, Variables
+from jdistill.base import Augmentation, Batch, Key, Method, Metrics, Network, Outputs, PyTree, Variables
 from jdistill.losses.compose import weighted_sum
-from jdistill.methods.knowledge.order import shuffled, sight
+from jdistill.methods.knowledge.order import look, shuffled
 from jdistill.methods.knowledge.outer import outer_gradient
-from jdistill.methods.knowledge.recipe import Recipe, View
+from jdistill.methods.knowledge.recipe import Recipe, StepOutputs
 from jdistill.methods.roles import Role, init_roles, update_roles
 
 STUDENT = "student"
@@ -35,11 +35,11 @@ class Epoch(NamedTuple):
   """
 
   number: jax.Array
-  data: Data
+  data: Batch
   members: jax.Array
   teacher: PyTree = ()
   constants: PyTree = ()
-  held_out: Data | None = None
+  held_out: Batch | None = None
   start: Variables | None = None
   options: Mapping[str, jax.Array] = {}
 
@@ -86,9 +86,9 @@ def student_method(
 ) -> Method:
   """Builds the training of one student.
 
-  Every step draws a batch without replacement, augments it, shows it to student and teachers (`Recipe.views`), and
-  descends `sum_k w_k(epoch) L_k` in the student's and the connectors' parameters. The incomplete last batch of an epoch
-  is left out; its examples come in another order next time.
+  Every step draws a batch without replacement, augments it, shows it to student and teachers
+  (`Recipe.augmented_inputs`), and descends `sum_k w_k(epoch) L_k` in the parameters of student and connectors. The
+  incomplete last batch of an epoch is left out; its examples come in another order next time.
 
   Args:
     network: the student.
@@ -128,13 +128,13 @@ def student_method(
 
   def init(key: Key, epoch: Epoch) -> StudentState:
     # the student's own key does not depend on what else there is: methods are compared from the same start
-    keys = {name: jax.random.fold_in(key, n) for n, name in enumerate([STUDENT, "outer", "memory", *recipe.parts])}
+    keys = {name: jax.random.fold_in(key, n) for n, name in enumerate([STUDENT, "outer", "memory", *recipe.connectors])}
     first = _rows(epoch.data, epoch.members[: min(batch_size, epoch.members.shape[0])])
-    x, x_teacher = recipe.views(key, first)
+    x, x_teacher = recipe.augmented_inputs(key, first)
     variables = {STUDENT: network.init(keys[STUDENT]) if epoch.start is None else Variables(*epoch.start)}
     student = network.apply(variables[STUDENT].params, x, stats=variables[STUDENT].stats)
     teachers = taught(epoch.teacher, x_teacher, first.ids)
-    for name, part in recipe.parts.items():
+    for name, part in recipe.connectors.items():
       variables[name] = part.init(keys[name], student, teachers)
     params = {name: value.params for name, value in variables.items()}
     outer = recipe.outer
@@ -150,18 +150,20 @@ def student_method(
     outer = recipe.outer
     batch = constrain(_rows(epoch.data, rows))
     pixels = augment.apply(augment.sample(key_augment, batch.x.shape), batch.x)
-    x, x_teacher = recipe.views(key_view, batch._replace(x=pixels))
+    x, x_teacher = recipe.augmented_inputs(key_view, batch._replace(x=pixels))
     teachers = lax.stop_gradient(taught(epoch.teacher, x_teacher, batch.ids))
     params = {name: role.params for name, role in state.roles.items()}
 
     def loss(params: Mapping[str, PyTree]):
       student = _in_passes(forward, recipe.passes, params[STUDENT], state.stats[STUDENT], x, key_net)
       values, stats = {}, {STUDENT: student.stats}
-      for number, (name, part) in enumerate(recipe.parts.items()):
+      for number, (name, part) in enumerate(recipe.connectors.items()):
         variables = Variables(params[name], state.stats[name])
         part_key = jax.random.fold_in(key_net, number + 1)
         values[name], stats[name] = part.apply(variables, student, teachers, train=True, key=part_key)
-      view = View(batch, student, teachers, values, params, state.memory, epoch.constants, where, now, key_term, rows)
+      view = StepOutputs(
+        batch, student, teachers, values, params, state.memory, epoch.constants, where, now, key_term, rows
+      )
       losses = {name: term.value(view) for name, term in recipe.terms.items()}
       weights = {name: term.weight for name, term in recipe.terms.items()}
       total, logs = weighted_sum(losses, weights, step=now, where=where)
@@ -182,7 +184,7 @@ def student_method(
     grads, (terms, stats, memory) = jax.grad(lambda own: loss(own | fixed), has_aux=True)(
       {name: params[name] for name in learners}
     )
-    moves = {name: recipe.trains[name](now) if name in recipe.trains else True for name in learners}
+    moves = {name: recipe.trainable[name](now) if name in recipe.trainable else True for name in learners}
     roles = update_roles(by_role(recipe, roles), roles, grads, moves)
     ema = state.ema
     if ema_decay is not None:
@@ -195,7 +197,7 @@ def student_method(
 
     def logits(x: jax.Array) -> jax.Array:
       out = forward(variables[STUDENT].params, variables[STUDENT].stats, x, jax.random.key(0), False)
-      return recipe.deploy(out, variables, epoch.constants)
+      return recipe.predict(out, variables, epoch.constants)
 
     return logits
 
@@ -207,7 +209,7 @@ def student_method(
       order = shuffled(key_order, epoch.members, size)
     else:
       teacher_logits = lambda x, ids: taught(epoch.teacher, x, ids)[0].logits  # noqa: E731
-      looks = sight(epoch.data, deployed(current, epoch, state), teacher_logits, epoch.constants)
+      looks = look(epoch.data, deployed(current, epoch, state), teacher_logits, epoch.constants)
       order = current.order(key_order, epoch.number, looks, epoch.members, size)
     steps = order.indices.shape[0]
 
@@ -241,7 +243,7 @@ def predictor(network: Network, recipe: Recipe) -> Callable[[Trained, PyTree, ja
 
   def predict(trained: Trained, constants: PyTree, x: jax.Array) -> jax.Array:
     params, stats = trained.variables[STUDENT]
-    return recipe.deploy(network.apply(params, x, stats=stats), trained.variables, constants)
+    return recipe.predict(network.apply(params, x, stats=stats), trained.variables, constants)
 
   return predict
 
@@ -265,7 +267,7 @@ def _if_any(some: jax.Array, new: StudentState, old: StudentState) -> StudentSta
   return jax.tree.map(lambda a, b: a if is_count(a) else jnp.where(some, a, b), new, old, is_leaf=is_count)
 
 
-def _rows(data: Data, indices: jax.Array) -> Data:
+def _rows(data: Batch, indices: jax.Array) -> Batch:
   return jax.tree.map(lambda leaf: leaf[indices], data)
 
 

@@ -4,7 +4,7 @@ import jax
 
 from jdistill import losses
 from jdistill.base import UserError
-from jdistill.methods.knowledge.recipe import Recipe, Term, View
+from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
 from jdistill.methods.knowledge.terms import over_positions
 
 NO_NOISE = "none"
@@ -55,34 +55,34 @@ def swing(
     "epsilon": epsilon, "mechanism": mechanism,
   }  # fmt: skip
 
-  def labels(view: View) -> jax.Array:
-    values = losses.cross_entropy(view.student.logits, view.y)
-    return over_positions(view, values * (1 - _rho(view)) if mask_labels else values)
+  def labels(step: StepOutputs) -> jax.Array:
+    values = losses.cross_entropy(step.student.logits, step.y)
+    return over_positions(step, values * (1 - _rho(step)) if mask_labels else values)
 
-  def teacher(view: View) -> jax.Array:
-    rho = _rho(view)
+  def teacher(step: StepOutputs) -> jax.Array:
+    rho = _rho(step)
     values = losses.swing_kd_loss(
-      view.student.logits,
-      view.teacher.logits,
+      step.student.logits,
+      step.teacher.logits,
       1 - rho if reverse else rho,
-      view.key,
+      step.key,
       tau_lo=tau_lo,
       tau_hi=tau_hi,
       noise_on=noise_on,
-      where=view.batch.extra.get("mask"),
+      where=step.batch.extra.get("mask"),
       **noise,
     )
-    return over_positions(view, values * (1 - rho) if mask_private else values)
+    return over_positions(step, values * (1 - rho) if mask_private else values)
 
   return Recipe({"ce": Term(labels, ce_weight), "swing": Term(teacher, kd_weight)})
 
 
-def _rho(view: View) -> jax.Array:
-  rho = view.batch.extra.get("private")
-  if rho is None or rho.shape != view.student.logits.shape[:-1]:
+def _rho(step: StepOutputs) -> jax.Array:
+  rho = step.batch.extra.get("private")
+  if rho is None or rho.shape != step.student.logits.shape[:-1]:
     found = "are missing" if rho is None else f"have shape {rho.shape}"
     raise ValueError(
-      f"private: probabilities of private positions {found}, and logits {view.student.logits.shape} need "
-      f"{view.student.logits.shape[:-1]}; use a setting of token sequences that has them, such as 'canaries'"
+      f"private: probabilities of private positions {found}, and logits {step.student.logits.shape} need "
+      f"{step.student.logits.shape[:-1]}; use a task of token sequences that has them, such as 'canaries'"
     )
   return rho

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jdistill import losses
-from jdistill.methods.knowledge.recipe import Term, View
+from jdistill.methods.knowledge.recipe import StepOutputs, Term
 
 
 def present(weight) -> bool:
@@ -31,13 +31,13 @@ def between(weight: float, first: float, last: float | None = None) -> Callable[
   return schedule
 
 
-def over_positions(view: View, values: jax.Array) -> jax.Array:
+def over_positions(step: StepOutputs, values: jax.Array) -> jax.Array:
   """The mean per example `[B]` over any number of positions; those that `mask` among the examples' extra excludes are
   left out, and an example without any has 0."""
   values = values.reshape(values.shape[0], -1)
-  if "mask" not in view.batch.extra:
+  if "mask" not in step.batch.extra:
     return jnp.mean(values, axis=1)
-  mask = view.batch.extra["mask"].reshape(values.shape)
+  mask = step.batch.extra["mask"].reshape(values.shape)
   return jnp.sum(jnp.where(mask, values, 0), axis=1) / jnp.maximum(jnp.sum(mask, axis=1), 1).astype(values.dtype)
 
 
@@ -47,17 +47,17 @@ def cross_entropy_term(weight=1.0, *, label_smoothing: float = 0.0) -> Term:
   Of label maps `[B, H, W]` it is the mean over the labelled pixels of the whole batch, a scalar; -1 is no label.
   """
 
-  def value(view: View) -> jax.Array:
-    logits = view.student.logits
-    if view.y.ndim == 3:
+  def value(step: StepOutputs) -> jax.Array:
+    logits = step.student.logits
+    if step.y.ndim == 3:
       if present(label_smoothing):
         raise ValueError(f"label_smoothing={label_smoothing}: is for one label per example; set it to 0 for label maps")
-      return losses.segmentation_cross_entropy(logits, view.y, where=view.where)
-    out = losses.cross_entropy(logits, view.y)
+      return losses.segmentation_cross_entropy(logits, step.y, where=step.where)
+    out = losses.cross_entropy(logits, step.y)
     if present(label_smoothing):
       uniform = -jnp.mean(jax.nn.log_softmax(logits), axis=-1)
       out = (1 - label_smoothing) * out + label_smoothing * uniform
-    return over_positions(view, out)
+    return over_positions(step, out)
 
   return Term(value, weight)
 
@@ -65,9 +65,9 @@ def cross_entropy_term(weight=1.0, *, label_smoothing: float = 0.0) -> Term:
 def kd_term(weight, temperature: float) -> Term:
   """`T^2 KL(teacher || student)`, the mean over any number of positions per example, `[B]`."""
 
-  def value(view: View) -> jax.Array:
-    out = losses.kl_divergence(view.student.logits, view.teacher.logits, temperature=temperature)
-    return over_positions(view, out)
+  def value(step: StepOutputs) -> jax.Array:
+    out = losses.kl_divergence(step.student.logits, step.teacher.logits, temperature=temperature)
+    return over_positions(step, out)
 
   return Term(value, weight)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jdistill import losses
 from jdistill.base import Outputs, UserError
-from jdistill.methods.knowledge.recipe import Recipe, Term, View
+from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
 from jdistill.methods.knowledge.terms import label_terms, present
 from jdistill.models.connectors import read_tap, square_map, token_projector
 from jdistill.ops.precision import widen
@@ -122,23 +122,23 @@ def trg(
   def pair(student: Outputs, teachers: tuple[Outputs, ...]) -> tuple[jax.Array, jax.Array]:
     return token_pair(student, teachers[0], tap=tap, patch=patch, level=level)
 
-  def nodes(view: View, student: jax.Array, teacher: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+  def nodes(step: StepOutputs, student: jax.Array, teacher: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     # one key for all terms of a step: they see the same positions
-    return *losses.sample_tokens(view.key, student, teacher, tokens), jnp.repeat(view.where, tokens)
+    return *losses.sample_tokens(step.key, student, teacher, tokens), jnp.repeat(step.where, tokens)
 
-  def inner(view: View) -> jax.Array:
-    return losses.contextual_similarity_loss(*pair(view.student, view.teachers))
+  def inner(step: StepOutputs) -> jax.Array:
+    return losses.contextual_similarity_loss(*pair(step.student, step.teachers))
 
-  def local(view: View) -> jax.Array:
-    student, teacher, where = nodes(view, *pair(view.student, view.teachers))
+  def local(step: StepOutputs) -> jax.Array:
+    student, teacher, where = nodes(step, *pair(step.student, step.teachers))
     graphs = (losses.knn_affinity(x, k=neighbours, sigma=sigma, where=where) for x in (student, teacher))
     return _per_image(losses.local_preserving_loss(*graphs, direction=direction, where=where), tokens)
 
-  def contrast(view: View) -> jax.Array:
-    if view.y.shape[0] == 1:
+  def contrast(step: StepOutputs) -> jax.Array:
+    if step.y.shape[0] == 1:
       warnings.warn("trg: a batch of one image has no other image to tell its tokens from", stacklevel=2)
-    student, teacher, where = nodes(view, view.parts["projector"], pair(view.student, view.teachers)[1])
-    return _per_image(losses.token_info_nce(student, teacher, temperature=heat(view.epoch), where=where), tokens)
+    student, teacher, where = nodes(step, step.connectors["projector"], pair(step.student, step.teachers)[1])
+    return _per_image(losses.token_info_nce(student, teacher, temperature=heat(step.epoch), where=where), tokens)
 
   terms = label_terms(ce_weight, kd_weight, temperature)
   if present(inner_weight) and level == "token":
@@ -147,7 +147,7 @@ def trg(
     terms["local"] = Term(local, local_weight)
   if present(global_weight):
     terms["global"] = Term(contrast, global_weight)
-  return Recipe(terms, parts={"projector": token_projector(pair)} if present(global_weight) else {})
+  return Recipe(terms, connectors={"projector": token_projector(pair)} if present(global_weight) else {})
 
 
 def _per_image(values: jax.Array, tokens: int) -> jax.Array:

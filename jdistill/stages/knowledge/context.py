@@ -9,8 +9,8 @@ import jax
 
 from jdistill import augment, catalog, models
 from jdistill.base import Augmentation, Network
-from jdistill.settings.setting import Request, Setting, fingerprint
 from jdistill.stages import context
+from jdistill.tasks.task import Request, Task, fingerprint
 from jdistill.training import distributed, parallel
 
 _BASIC = {"crop_flip": lambda: augment.flip_crop(4)}
@@ -23,31 +23,31 @@ class Context(context.Context):
 
   def _read(self) -> None:
     for arm in self.config["arms"].values():
-      self.setting(arm["setting"])
+      self.task(arm["task"])
 
   def check_family(self) -> None:
     """Refuses devices, networks and augmentations that cannot work, and students that fit no data."""
     c = self.config
     parallel.check_sizes(c["parallel"]["pool"] or 1, c["parallel"]["data"] or 1)
     for arm in c["arms"].values():
-      setting = self.setting(arm["setting"])
+      task = self.task(arm["task"])
       for section in ("student", "teacher"):
-        self.network(arm[section], setting)
+        self.network(arm[section], task)
       for section in ("train", "teacher_train", "start_train"):
         self.augmentation(arm[section].get("augment", "none"))
-      setting.members(0)
+      task.members(0)
 
-  def setting(self, section: Mapping[str, Any]) -> Setting:
-    """The data and score of a section `setting`; read once."""
-    return self._settings(json.dumps(dict(section), sort_keys=True))
+  def task(self, section: Mapping[str, Any]) -> Task:
+    """The data and score of a section `task`; read once."""
+    return self._tasks(json.dumps(dict(section), sort_keys=True))
 
   @functools.cached_property
-  def _settings(self):
+  def _tasks(self):
     @functools.lru_cache(maxsize=8)
-    def build(text: str) -> Setting:
+    def build(text: str) -> Task:
       c, section = self.config, json.loads(text)
       names = ("dataset", "data_dir", "train_size", "test_size", "preprocessing", "validation_size", "seed")
-      return catalog.setting(section.pop("name"))(Request(*(c[name] for name in names)), **section)
+      return catalog.task(section.pop("name"))(Request(*(c[name] for name in names)), **section)
 
     return build
 
@@ -66,14 +66,12 @@ class Context(context.Context):
       self._fingerprints[id(data.x)] = fingerprint(data)
     return self._fingerprints[id(data.x)]
 
-  def network(self, section: Mapping[str, Any], setting: Setting) -> Network:
+  def network(self, section: Mapping[str, Any], task: Task) -> Network:
     """The network of a section `teacher` or `student`, checked against the inputs."""
     choices = {key: tuple(value) if isinstance(value, list) else value for key, value in section.items()}
-    network = models.build(
-      choices.pop("name"), num_classes=setting.num_classes, image_shape=setting.input_shape, **choices
-    )
-    if setting.kind == "images":
-      models.describe(network, setting.input_shape)
+    network = models.build(choices.pop("name"), num_classes=task.num_classes, image_shape=task.input_shape, **choices)
+    if task.kind == "images":
+      models.describe(network, task.input_shape)
     return network
 
   def augmentation(self, strategy: str) -> Augmentation:

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdistill.base import Data, Outputs, PyTree, UserError
+from jdistill.base import Batch, Outputs, PyTree, UserError
 from jdistill.methods.knowledge import Epoch, Recipe, StudentState, student_method
-from jdistill.settings.setting import Setting
 from jdistill.stages.knowledge import teacher, train
 from jdistill.stages.knowledge.context import Context
+from jdistill.tasks.task import Task
 from jdistill.teachers.frozen import committee
 
 
@@ -58,15 +58,15 @@ def trace(ctx: Context, label: str, arm: Mapping[str, Any], method: Mapping[str,
   Raises:
     UserError: what networks, connectors and losses refuse: taps that are not there, shapes and classes that differ.
   """
-  setting = ctx.setting(arm["setting"])
+  task = ctx.task(arm["task"])
   recipe = _recipe(label, method)
-  networks, variables = _teachers(ctx, label, arm, setting) if "teacher" in recipe.needs else ((), ())
+  networks, variables = _teachers(ctx, label, arm, task) if "teacher" in recipe.needs else ((), ())
   taught = committee(networks, variables).outputs if networks else None
   if taught is not None and arm["targets"]["source"] == "cached":
     taught = _stored(taught, arm["targets"]["top_k"])
-    recipe = recipe._replace(views=_plain_for_teachers(recipe.views, method["name"]))
-  members = setting.members(0)
-  job = train.Job(label, ctx.network(arm["student"], setting), recipe, schedule, setting.data, members[None], [0])
+    recipe = recipe._replace(augmented_inputs=_plain_for_teachers(recipe.augmented_inputs, method["name"]))
+  members = task.members(0)
+  job = train.Job(label, ctx.network(arm["student"], task), recipe, schedule, task.data, members[None], [0])
   steps = train.steps_per_epoch(job)
   build = student_method(
     job.network,
@@ -80,10 +80,10 @@ def trace(ctx: Context, label: str, arm: Mapping[str, Any], method: Mapping[str,
   )
   epoch = Epoch(
     jax.ShapeDtypeStruct((), jnp.int32),
-    _shapes(setting.data),
+    _shapes(task.data),
     jax.ShapeDtypeStruct(members.shape, jnp.int32),
     variables,
-    held_out=_shapes(setting.validation) if recipe.outer is not None else None,
+    held_out=_shapes(task.validation) if recipe.outer is not None else None,
   )
   state = _traced(label, recipe, build, epoch)
   sizes = {name: sum(leaf.size for leaf in jax.tree.leaves(role.params)) for name, role in state.roles.items()}
@@ -114,10 +114,10 @@ def _check_teachers(ctx: Context, want: teacher.Want) -> None:
     raise UserError(f"{want.name}: teacher_method.name={method['name']!r}: learns from a teacher itself; choose 'ce'")
 
 
-def _teachers(ctx: Context, label: str, arm: Mapping[str, Any], setting: Setting):
+def _teachers(ctx: Context, label: str, arm: Mapping[str, Any], task: Task):
   networks, variables = (), ()
   for want in teacher.wants_of(ctx, label, arm):
-    network = ctx.network(teacher.model_of(want), setting)
+    network = ctx.network(teacher.model_of(want), task)
     shapes = jax.eval_shape(network.init, jax.random.key(0))
     networks, variables = networks + (network,) * want.count, variables + (shapes,) * want.count
   return networks, variables
@@ -165,7 +165,7 @@ def _plain_for_teachers(views, name: str):
   return call
 
 
-def _shapes(data: Data) -> PyTree:
+def _shapes(data: Batch) -> PyTree:
   return jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a), jax.dtypes.canonicalize_dtype(a.dtype)), data)
 
 

@@ -13,9 +13,9 @@ from jdistill.stages.knowledge.context import Context
 def run(ctx: Context) -> None:
   """Prints the plan of a run; reads the data and traces every arm, trains and writes nothing."""
   c = ctx.config
-  setting = ctx.setting(c["setting"])
-  print(f"{c['method']['name']} on {c['dataset']}, {setting.num_classes} classes, inputs {setting.input_shape}")
-  for note in setting.notes:
+  task = ctx.task(c["task"])
+  print(f"{c['method']['name']} on {c['dataset']}, {task.num_classes} classes, inputs {task.input_shape}")
+  for note in task.notes:
     print(note)
   rows = [
     [want.name, want.stored or want.sections["teacher"]["name"], str(want.count), _epochs(want)]

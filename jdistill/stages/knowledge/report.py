@@ -44,14 +44,14 @@ def title(ctx: Context) -> str:
 def summarise(ctx: Context) -> dict[str, Any]:
   """The figures of a run for scripts, as `summary.json` holds them; arms are sorted, the best first."""
   c = ctx.config
-  setting = ctx.setting(c["setting"])
+  task = ctx.task(c["task"])
   out: dict[str, Any] = {
     "config_hash": ctx.hash,
     "method": c["method"]["name"],
     "dataset": c["dataset"],
-    "setting": c["setting"]["name"],
-    "metric": setting.metric,
-    "higher_is_better": setting.higher,
+    "task": c["task"]["name"],
+    "metric": task.metric,
+    "higher_is_better": task.higher,
     "seconds": {},
   }
   for stage in c["stages"]:
@@ -63,17 +63,17 @@ def summarise(ctx: Context) -> dict[str, Any]:
     return out
   results = read_json(ctx.workdir / "stages" / "results.json")
   reference = c["reference"] or next(label for label in [*c["order"][1:], *c["order"]])
-  base = results[reference]["scores"][setting.metric]
+  base = results[reference]["scores"][task.metric]
   tuned = students.tuned(ctx)
-  sign = -1 if setting.higher else 1
-  ordered = sorted(c["order"], key=lambda label: sign * np.mean(results[label]["scores"][setting.metric]))
+  sign = -1 if task.higher else 1
+  ordered = sorted(c["order"], key=lambda label: sign * np.mean(results[label]["scores"][task.metric]))
   out["reference"], out["arms"] = reference, {}
   for label in ordered:
     entry = results[label]
-    difference = paired_difference(entry["scores"][setting.metric], base)
+    difference = paired_difference(entry["scores"][task.metric], base)
     out["arms"][label] = {
       "scores": entry["scores"],
-      "mean": float(np.mean(entry["scores"][setting.metric])),
+      "mean": float(np.mean(entry["scores"][task.metric])),
       "difference": difference.mean,
       "half_width": difference.half_width,
       "tuned": {
@@ -128,7 +128,7 @@ def verdict(summary: dict) -> str:
 def sections(ctx: Context, summary: dict) -> list[Section]:
   """The parts of the report, in order."""
   c = ctx.config
-  setting = ctx.setting(c["setting"])
+  task = ctx.task(c["task"])
   parts = []
   if summary.get("teachers"):
     lines = [
@@ -145,7 +145,7 @@ def sections(ctx: Context, summary: dict) -> list[Section]:
       "is what the compiled step of one device holds, data, teachers and scratch included."
     )
     parts.append(Section("Result", text, table=table(summary), images=_figures(ctx, summary)))
-  parts.append(Section("Data", "\n".join(f"- {note}" for note in setting.notes)))
+  parts.append(Section("Data", "\n".join(f"- {note}" for note in task.notes)))
   row = catalog.row(c["method"]["name"])
   parts.append(Section("Method", f"{row.title} ({row.authors}; {row.venue}; arXiv {row.arxiv})."))
   if c["published"]:

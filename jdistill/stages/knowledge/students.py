@@ -10,15 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdistill.base import Data, Outputs, UserError, Variables
+from jdistill.base import Batch, Outputs, UserError, Variables
 from jdistill.config import knowledge as config_lib
 from jdistill.files import read_json, write_json
 from jdistill.methods.knowledge import Recipe
-from jdistill.settings.overlap import refuse_overlap
-from jdistill.settings.setting import Setting
 from jdistill.stages.context import lead
 from jdistill.stages.knowledge import teacher, train
 from jdistill.stages.knowledge.context import Context
+from jdistill.tasks.overlap import refuse_overlap
+from jdistill.tasks.task import Task
 
 
 def run_tune(ctx: Context) -> None:
@@ -29,15 +29,15 @@ def run_tune(ctx: Context) -> None:
   for label, grid in c["tune"].items():
     trials = found.setdefault(label, [])
     for chosen, arm in config_lib.combinations(c["arms"][label], grid)[len(trials) :]:
-      setting = ctx.setting(arm["setting"])
+      task = ctx.task(arm["task"])
       seeds = list(range(10_000, 10_000 + c["tune_seeds"]))  # others than the students'
       words = ", ".join(
         f"{name.partition('/')[2]}={value:g}" if isinstance(value, float) else f"{name.partition('/')[2]}={value}"
         for name, value in chosen.items()
       )
       try:
-        scores, _ = _students(ctx, label, f" ({words})", arm, setting, seeds, setting.validation, "tune")
-        values = [one[setting.metric] for one in scores]
+        scores, _ = _students(ctx, label, f" ({words})", arm, task, seeds, task.validation, "tune")
+        values = [one[task.metric] for one in scores]
       except UserError as error:
         if "not finite" not in str(error):
           raise
@@ -57,7 +57,7 @@ def best_trial(ctx: Context, label: str, trials: list[dict]) -> dict:
   Raises:
     UserError: every one of them diverged.
   """
-  higher = ctx.setting(ctx.config["arms"][label]["setting"]).higher
+  higher = ctx.task(ctx.config["arms"][label]["task"]).higher
   whole = [trial for trial in trials if trial["values"] is not None]
   if not whole:
     raise UserError(f"tune.{label}: no combination has a finite loss; lower train.lr, or change the grid")
@@ -86,17 +86,17 @@ def run(ctx: Context) -> None:
       continue
     if ctx.stops():
       ctx.interrupt("students", begin, f"{len(results)} of {len(arms)} arms are saved")
-    setting = ctx.setting(arm["setting"])
-    scores, figures = _students(ctx, label, "", arm, setting, list(range(c["seeds"])), setting.test, "students")
+    task = ctx.task(arm["task"])
+    scores, figures = _students(ctx, label, "", arm, task, list(range(c["seeds"])), task.test, "students")
     results[label] = {"arm": arm, "scores": {k: [one[k] for one in scores] for k in scores[0]}, "figures": figures}
     lead(lambda: write_json(path, results))
-    values = results[label]["scores"][setting.metric]
-    ctx.say(f"students: {label}: {setting.metric} {np.mean(values):.4g} in {figures['seconds']:.1f} s")
+    values = results[label]["scores"][task.metric]
+    ctx.say(f"students: {label}: {task.metric} {np.mean(values):.4g} in {figures['seconds']:.1f} s")
   ctx.finish("students", begin)
 
 
 def _students(
-  ctx: Context, label: str, words: str, arm: dict, setting: Setting, seeds: list[int], data: Data, stage: str
+  ctx: Context, label: str, words: str, arm: dict, task: Task, seeds: list[int], data: Batch, stage: str
 ) -> tuple[list[dict[str, float]], dict[str, Any]]:
   """Trains one arm's students and scores each of them on `data`."""
   teachers = teacher.load(ctx, label, arm)
@@ -105,13 +105,13 @@ def _students(
     # told by what determines it, not by the arm: arms that start alike share it
     first = {name: value for name, value in arm.items() if name not in ("method", "train")}
     first |= {} if "teacher" in teacher.recipe_of(arm["start_method"]).needs else dict.fromkeys(teacher.SECTIONS)
-    job = _job(ctx, "start", teachers, arm["start_method"], arm["start_train"], arm, setting, seeds)
+    job = _job(ctx, "start", teachers, arm["start_method"], arm["start_train"], arm, task, seeds)
     done, figures = train.run(ctx, job, ctx.key("start"), _checkpoints(ctx, [stage, "start", first]), stage=stage)
     start, first_seconds = done.variables["student"], figures["seconds"]
-  job = _job(ctx, label + words, teachers, arm["method"], arm["train"], arm, setting, seeds, start)
+  job = _job(ctx, label + words, teachers, arm["method"], arm["train"], arm, task, seeds, start)
   directory = _checkpoints(ctx, [stage, label, arm])
   trained, figures = _train(ctx, label, arm["method"], job, directory, stage)
-  scores = [dict(setting.score(train.predictions(job, trained, i), data)) for i in range(len(seeds))]
+  scores = [dict(task.score(train.predictions(job, trained, i), data)) for i in range(len(seeds))]
   figures["seconds"] += first_seconds
   return scores, figures | {"metrics": directory.name, "target_bytes": job.teacher.nbytes if job.teacher else 0}
 
@@ -148,33 +148,33 @@ def _job(
   method: dict,
   schedule: dict,
   arm: dict,
-  setting: Setting,
+  task: Task,
   seeds: list[int],
   start: Variables | None = None,
 ) -> train.Job:
   """One phase of an arm's students."""
   recipe = teacher.recipe_of(method)
   if recipe.outer is not None:
-    refuse_overlap(setting.data, setting.validation)
+    refuse_overlap(task.data, task.validation)
   taught = "teacher" in recipe.needs
   return train.Job(
     label=label,
-    network=ctx.network(arm["student"], setting),
+    network=ctx.network(arm["student"], task),
     recipe=recipe,
     train=schedule,
-    data=setting.data,
-    members=np.stack([setting.members(seed) for seed in seeds]),
+    data=task.data,
+    members=np.stack([task.members(seed) for seed in seeds]),
     seeds=seeds,
-    teacher=teacher.source(ctx, teachers, arm["targets"], setting) if taught else None,
-    constants=_prepare(recipe, teachers, setting) if recipe.prepare is not None else (),
-    held_out=setting.validation if recipe.outer is not None else None,
+    teacher=teacher.source(ctx, teachers, arm["targets"], task) if taught else None,
+    constants=_prepare(recipe, teachers, task) if recipe.prepare is not None else (),
+    held_out=task.validation if recipe.outer is not None else None,
     start=start,
   )
 
 
-def _prepare(recipe: Recipe, teachers: teacher.Teachers, setting: Setting):
+def _prepare(recipe: Recipe, teachers: teacher.Teachers, task: Task):
   """What a recipe computes once from the teachers on the training examples."""
-  data, size = setting.data, 500
+  data, size = task.data, 500
   found = []
   for network, variables in zip(teachers.networks, teachers.variables, strict=True):
     ask = jax.jit(lambda v, x, n=network: n.apply(v.params, x, stats=v.stats)._replace(taps={}, norm_inputs={}))

@@ -13,10 +13,10 @@ from jdistill import catalog
 from jdistill.base import Network, Teacher, UserError, Variables
 from jdistill.files import read_json, read_npz, write_json, write_npz
 from jdistill.methods.knowledge import Recipe
-from jdistill.settings.setting import Setting
 from jdistill.stages.context import lead
 from jdistill.stages.knowledge import train
 from jdistill.stages.knowledge.context import Context
+from jdistill.tasks.task import Task
 from jdistill.teachers.cache import cached, record, top_k
 from jdistill.teachers.checks import check_knowledge
 from jdistill.teachers.frozen import committee, variables_hash
@@ -44,7 +44,7 @@ class Want(NamedTuple):
 
   Attributes:
     name: how the run calls them.
-    sections: `teacher`, `teacher_method`, `teacher_train` and `setting`.
+    sections: `teacher`, `teacher_method`, `teacher_train` and `task`.
     count: how many, with seeds from 0.
     stored: where they lie, if they were made elsewhere.
   """
@@ -72,9 +72,9 @@ def wants_of(ctx: Context, label: str, arm: Mapping[str, Any]) -> list[Want]:
   c = ctx.config
   own = {section: arm[section] for section in SECTIONS}
   name = "teacher" if own == {section: c[section] for section in SECTIONS} else f"teacher of {label}"
-  targets, setting = arm["targets"], {"setting": arm["setting"]}
-  others = [Want(f"teacher {other}", c["committee"][other] | setting, 1) for other in targets["also"]]
-  return [Want(name, own | setting, targets["count"], targets["stored"]), *others]
+  targets, task = arm["targets"], {"task": arm["task"]}
+  others = [Want(f"teacher {other}", c["committee"][other] | task, 1) for other in targets["also"]]
+  return [Want(name, own | task, targets["count"], targets["stored"]), *others]
 
 
 def wants(ctx: Context) -> list[Want]:
@@ -95,7 +95,7 @@ def _identity(ctx: Context, want: Want) -> dict[str, Any]:
   if want.stored is not None:
     return {"stored": want.stored}
   return {
-    "data": ctx.fingerprint(ctx.setting(want.sections["setting"]).teacher),
+    "data": ctx.fingerprint(ctx.task(want.sections["task"]).teacher),
     "model": want.sections["teacher"],
     "method": want.sections["teacher_method"],
     "train": want.sections["teacher_train"],
@@ -151,23 +151,23 @@ def _is_complete(path: Path) -> bool:
 
 
 def _train(ctx: Context, want: Want) -> None:
-  setting, identity = ctx.setting(want.sections["setting"]), _identity(ctx, want)
+  task, identity = ctx.task(want.sections["task"]), _identity(ctx, want)
   directory, count = _directory(ctx, want), want.count
   job = train.Job(
     label=want.name,
-    network=ctx.network(want.sections["teacher"], setting),
+    network=ctx.network(want.sections["teacher"], task),
     recipe=recipe_of(want.sections["teacher_method"]),
     train=want.sections["teacher_train"],
-    data=setting.teacher,
-    members=np.tile(np.arange(len(setting.teacher.y)), (count, 1)),
+    data=task.teacher,
+    members=np.tile(np.arange(len(task.teacher.y)), (count, 1)),
     seeds=list(range(count)),
   )
   checkpoints = ctx.workdir / "checkpoints" / f"teacher_{directory.name}"
   trained, figures = train.run(ctx, job, ctx.key("teacher"), checkpoints, stage="teacher")
   predicts = [train.predictions(job, trained, i) for i in range(count)]
   for predict in predicts:
-    _check(predict, setting, want.name)
-  scores = [dict(setting.score(predict, setting.test)) for predict in predicts]
+    _check(predict, task, want.name)
+  scores = [dict(task.score(predict, task.test)) for predict in predicts]
 
   def write():
     leaves = jax.tree.leaves(trained.variables["student"])
@@ -177,10 +177,10 @@ def _train(ctx: Context, want: Want) -> None:
   lead(write)
 
 
-def _check(predict, setting: Setting, name: str) -> None:
+def _check(predict, task: Task, name: str) -> None:
   """Refuses a teacher of classes that knows nothing, judged on held-out examples."""
-  if setting.metric == "accuracy" and len(setting.validation.y):
-    check_knowledge(predict(setting.validation.x), setting.validation.y, name=name)
+  if task.metric == "accuracy" and len(task.validation.y):
+    check_knowledge(predict(task.validation.x), task.validation.y, name=name)
 
 
 def _load(ctx: Context, want: Want) -> Teachers:
@@ -193,16 +193,16 @@ def _load(ctx: Context, want: Want) -> Teachers:
   model = model_of(want)
   if not _is_complete(path):
     raise UserError(f"{path}: no teacher there; add 'teacher' to config.stages, or give the --artefacts of that run")
-  setting = ctx.setting(want.sections["setting"])
+  task = ctx.task(want.sections["task"])
   found, kept = read_npz(path / "variables.npz"), read_json(path / "teacher.json")
-  network = ctx.network(model, setting)
+  network = ctx.network(model, task)
   form = jax.eval_shape(network.init, jax.random.key(0))
   leaves = [found[name] for name in sorted(found)]
   if [leaf.shape[1:] for leaf in leaves] != [leaf.shape for leaf in jax.tree.leaves(form)]:
     cure = "give a teacher of this data" if want.stored else "delete the directory"
     raise UserError(
-      f"{path}/variables.npz: does not fit model {model['name']} with {setting.num_classes} classes on inputs "
-      f"{setting.input_shape}; {cure}"
+      f"{path}/variables.npz: does not fit model {model['name']} with {task.num_classes} classes on inputs "
+      f"{task.input_shape}; {cure}"
     )
   stacked = jax.tree.unflatten(jax.tree.structure(form), leaves)
   variables = tuple(jax.tree.map(lambda a, i=i: jnp.asarray(a[i]), stacked) for i in range(len(leaves[0])))
@@ -220,19 +220,19 @@ def judged(ctx: Context, want: Want) -> Teachers:
   found = _load(ctx, want)
   if want.stored is None:
     return found
-  setting = ctx.setting(want.sections["setting"])
-  return found._replace(scores=[_score(found.networks[0], v, setting, want.name) for v in found.variables])
+  task = ctx.task(want.sections["task"])
+  return found._replace(scores=[_score(found.networks[0], v, task, want.name) for v in found.variables])
 
 
-def _score(network: Network, variables: Variables, setting: Setting, name: str) -> dict[str, float]:
+def _score(network: Network, variables: Variables, task: Task, name: str) -> dict[str, float]:
   """What a teacher that was made elsewhere is worth here."""
   ask = jax.jit(lambda v, x: network.apply(v.params, x, stats=v.stats).logits)
 
   def predict(x: np.ndarray) -> np.ndarray:
     return np.concatenate([np.asarray(ask(variables, x[i : i + 500])) for i in range(0, len(x), 500)])
 
-  _check(predict, setting, name)
-  return dict(setting.score(predict, setting.test))
+  _check(predict, task, name)
+  return dict(task.score(predict, task.test))
 
 
 def load(ctx: Context, label: str, arm: Mapping[str, Any]) -> Teachers | None:
@@ -248,13 +248,13 @@ def load(ctx: Context, label: str, arm: Mapping[str, Any]) -> Teachers | None:
   return Teachers(networks, variables, variables_hash(variables), scores)
 
 
-def source(ctx: Context, found: Teachers, targets: Mapping[str, Any], setting: Setting) -> Teacher:
+def source(ctx: Context, found: Teachers, targets: Mapping[str, Any], task: Task) -> Teacher:
   """Teachers as a section `targets` wants them: online or stored."""
   online = committee(found.networks, found.variables)
   if targets["source"] == "online":
     return online
-  own = ctx.fingerprint(setting.data)
-  stored = record(online, setting.data.x, setting.data.ids, data=own, teacher_hash=found.hash)
+  own = ctx.fingerprint(task.data)
+  stored = record(online, task.data.x, task.data.ids, data=own, teacher_hash=found.hash)
   if targets["top_k"] is not None:
     stored = top_k(stored, targets["top_k"])
   return cached(stored, data=own, teacher_hash=found.hash)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jdistill.base import Data, Network, PyTree, Teacher, UserError, Variables
+from jdistill.base import Batch, Network, PyTree, Teacher, UserError, Variables
 from jdistill.methods.knowledge import Epoch, Recipe, Trained, predictor, student_method
 from jdistill.methods.optimizers import make_optimizer, schedule
 from jdistill.reporting import JsonlWriter, Progress, peak_memory_bytes, read_jsonl
@@ -41,18 +41,18 @@ class Job(NamedTuple):
   network: Network
   recipe: Recipe
   train: Mapping[str, Any]
-  data: Data
+  data: Batch
   members: np.ndarray
   seeds: list[int]
   teacher: Teacher | None = None
   constants: PyTree = ()
-  held_out: Data | None = None
+  held_out: Batch | None = None
   start: Variables | None = None
   options: Mapping[str, float] = {}
   rebuild: Callable[[Mapping[str, Any]], Recipe] | None = None
 
 
-def device(data: Data | None) -> Data | None:
+def device(data: Batch | None) -> Batch | None:
   """Examples as device arrays."""
   return None if data is None else jax.tree.map(jnp.asarray, data)
 

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from jdistill.base import Data, UserError
+from jdistill.base import Batch, UserError
 from jdistill.evaluation.scores import classification_scores
-from jdistill.settings import images
-from jdistill.settings.overlap import refuse_overlap
-from jdistill.settings.setting import Request, Setting
+from jdistill.tasks import images
+from jdistill.tasks.overlap import refuse_overlap
+from jdistill.tasks.task import Request, Task
 
 TRAINS_ON = ("noisy", "held_out")
 
@@ -18,7 +18,7 @@ def noisy_labels(
   label_noise: float = 0.4,
   teacher_noise: float = 0.8,
   trains_on: str = "noisy",
-) -> Setting:
+) -> Task:
   """Labelled images; students see wrong labels in half of the classes, the teacher learned wrong ones in the other.
 
   A random half of the classes is the students' noisy one: there, each label is replaced with probability `label_noise`
@@ -34,16 +34,16 @@ def noisy_labels(
       instead: what these are worth by themselves.
 
   Returns:
-    A `Setting`; `extra["clean_labels"]` has the right labels.
+    A `Task`; `extra["clean_labels"]` has the right labels.
 
   Raises:
     UserError: a probability outside `[0, 1]`, fewer than 4 classes, or validation examples among the training ones.
   """
   for key, value in (("label_noise", label_noise), ("teacher_noise", teacher_noise)):
     if not 0 <= value <= 1:
-      raise UserError(f"setting.{key}={value}: is a probability; give a number within [0, 1]")
+      raise UserError(f"task.{key}={value}: is a probability; give a number within [0, 1]")
   if trains_on not in TRAINS_ON:
-    raise UserError(f"setting.trains_on={trains_on!r}: unknown; choose one of {', '.join(TRAINS_ON)}")
+    raise UserError(f"task.trains_on={trains_on!r}: unknown; choose one of {', '.join(TRAINS_ON)}")
   found = images.read(request)
   if found.num_classes < 4:
     raise UserError(f"dataset={request.dataset!r}: {found.num_classes} classes; halves with a mistake in them need 4")
@@ -59,13 +59,13 @@ def noisy_labels(
   def members(seed: int) -> np.ndarray:
     if trains_on == "held_out" or student_size is None:
       return np.arange(len(data.y))
-    key = "setting.student_size"
+    key = "task.student_size"
     return images.few(request, clean, student_size, found.num_classes, seed=seed, key=key)
 
   teacher = found.train._replace(y=taught)
   if trains_on == "held_out":
     data = found.validation._replace(extra={"clean_labels": found.validation.y})
-  return Setting(
+  return Task(
     data=data,
     members=members,
     teacher=teacher,
@@ -101,7 +101,7 @@ def _cyclic(labels: np.ndarray, replaced: np.ndarray, classes: np.ndarray) -> np
 def _scores(noisy: np.ndarray, wrong: np.ndarray):
   """Accuracy, and that on each half of the classes."""
 
-  def score(predict, data: Data) -> dict[str, float]:
+  def score(predict, data: Batch) -> dict[str, float]:
     out = classification_scores(predict, data)
     del out["balanced_accuracy"]
     hits = np.argmax(predict(data.x), axis=-1) == data.y

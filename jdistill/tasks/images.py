@@ -6,14 +6,14 @@ from typing import NamedTuple
 import numpy as np
 
 from jdistill import data
-from jdistill.base import Data, UserError
+from jdistill.base import Batch, UserError
 from jdistill.data import preprocess
 from jdistill.data.subset import balanced_indices
-from jdistill.settings.setting import Request, take
+from jdistill.tasks.task import Request, take
 
 
 class Images(NamedTuple):
-  """A labelled image set as settings divide it.
+  """A labelled image set as tasks divide it.
 
   Attributes:
     train: without the validation examples.
@@ -23,9 +23,9 @@ class Images(NamedTuple):
     pixels: `[n,H,W,C]` of `train`, in [0, 1].
   """
 
-  train: Data
-  validation: Data
-  test: Data
+  train: Batch
+  validation: Batch
+  test: Batch
   num_classes: int
   transform: Callable[[np.ndarray], np.ndarray]
   pixels: np.ndarray
@@ -83,8 +83,8 @@ def read(request: Request) -> Images:
     )
   held = balanced_indices(labels, request.validation_size, loaded.num_classes, seed=request.seed, key="validation_size")
   rest = np.setdiff1d(np.arange(len(labels)), held)
-  train = Data(transform(loaded.train_x), labels, loaded.train_ids)
+  train = Batch(transform(loaded.train_x), labels, loaded.train_ids)
   test_ids = np.arange(len(loaded.test_y), dtype=np.int32)
-  test = Data(transform(loaded.test_x), loaded.test_y.astype(np.int32), test_ids)
+  test = Batch(transform(loaded.test_x), loaded.test_y.astype(np.int32), test_ids)
   pixels = np.asarray(loaded.train_x, np.float32)[rest]
   return Images(take(train, rest), take(train, held), test, loaded.num_classes, transform, pixels)

@@ -9,7 +9,7 @@ import numpy as np
 
 from jdistill import losses
 from jdistill.base import Key, Outputs, UserError, Variables
-from jdistill.methods.knowledge.recipe import Outer, Recipe, Term, View
+from jdistill.methods.knowledge.recipe import Outer, Recipe, StepOutputs, Term
 from jdistill.methods.optimizers import make_optimizer
 
 CONTROLLER = "controller"
@@ -84,8 +84,8 @@ def tgeo_kd(
   learned = rule == "learned"
   ratio = _controller(state) if learned else _rule(rule, alpha, alpha_last, decay_epochs)
 
-  def fused(view: View) -> jax.Array:
-    return losses.fused_kd_loss(view.student.logits, view.teacher.logits, view.y, ratio(view), temperature=temperature)
+  def fused(step: StepOutputs) -> jax.Array:
+    return losses.fused_kd_loss(step.student.logits, step.teacher.logits, step.y, ratio(step), temperature=temperature)
 
   def init(key: Key, student: Outputs, teachers: tuple[Outputs, ...]):
     del teachers
@@ -107,7 +107,7 @@ def tgeo_kd(
     {"fused": Term(fused)},
     prepare=mean_predictions if learned else None,
     outer=controller if learned else None,
-    metrics=lambda view: alpha_metrics(view, ratio(view)),
+    metrics=lambda step: alpha_metrics(step, ratio(step)),
     needs=("teacher", "labels", "held_out") if learned else ("teacher", "labels"),
   )
 
@@ -127,25 +127,25 @@ def mean_predictions(teachers: tuple[Outputs, ...], y: jax.Array, variables: tup
   return means
 
 
-def alpha_metrics(view: View, alpha: jax.Array) -> dict[str, jax.Array]:
+def alpha_metrics(step: StepOutputs, alpha: jax.Array) -> dict[str, jax.Array]:
   """Mean, least and greatest weight of a batch, and the separation where the right labels are known."""
-  alpha = jnp.broadcast_to(jnp.asarray(alpha, jnp.float32), view.where.shape)
-  count = jnp.maximum(jnp.sum(view.where), 1).astype(jnp.float32)
+  alpha = jnp.broadcast_to(jnp.asarray(alpha, jnp.float32), step.where.shape)
+  count = jnp.maximum(jnp.sum(step.where), 1).astype(jnp.float32)
   out = {
-    "alpha_mean": jnp.sum(jnp.where(view.where, alpha, 0)) / count,
-    "alpha_min": jnp.min(jnp.where(view.where, alpha, 1)),
-    "alpha_max": jnp.max(jnp.where(view.where, alpha, 0)),
+    "alpha_mean": jnp.sum(jnp.where(step.where, alpha, 0)) / count,
+    "alpha_min": jnp.min(jnp.where(step.where, alpha, 1)),
+    "alpha_max": jnp.max(jnp.where(step.where, alpha, 0)),
   }
-  if "clean_labels" in view.batch.extra:
-    noisy, wrong = errors(view)
-    out["separation"] = separation(alpha, noisy & view.where, wrong & view.where)
+  if "clean_labels" in step.batch.extra:
+    noisy, wrong = errors(step)
+    out["separation"] = separation(alpha, noisy & step.where, wrong & step.where)
   return out
 
 
-def errors(view: View) -> tuple[jax.Array, jax.Array]:
+def errors(step: StepOutputs) -> tuple[jax.Array, jax.Array]:
   """`[B]` bool each: where only the label is wrong, and where only the teacher is."""
-  clean = view.batch.extra["clean_labels"]
-  label, teacher = view.y == clean, jnp.argmax(view.teacher.logits, axis=-1) == clean
+  clean = step.batch.extra["clean_labels"]
+  label, teacher = step.y == clean, jnp.argmax(step.teacher.logits, axis=-1) == clean
   return teacher & ~label, label & ~teacher
 
 
@@ -162,33 +162,31 @@ def separation(score: jax.Array, high: jax.Array, low: jax.Array) -> jax.Array:
   return jnp.where(count > 0, jnp.sum(above * pairs) / jnp.maximum(count, 1), 0.5)
 
 
-def _controller(option: str) -> Callable[[View], jax.Array]:
-  def ratio(view: View) -> jax.Array:
-    student, teacher = (jax.nn.softmax(out.logits) for out in (view.student, view.teacher))
-    onehot = jax.nn.one_hot(view.y, teacher.shape[-1], dtype=teacher.dtype)
-    state = losses.trilateral_state(student, teacher, onehot, view.constants[view.y], option=option)
-    return losses.fusion_ratio(view.params[CONTROLLER], state)
+def _controller(option: str) -> Callable[[StepOutputs], jax.Array]:
+  def ratio(step: StepOutputs) -> jax.Array:
+    student, teacher = (jax.nn.softmax(out.logits) for out in (step.student, step.teacher))
+    onehot = jax.nn.one_hot(step.y, teacher.shape[-1], dtype=teacher.dtype)
+    state = losses.trilateral_state(student, teacher, onehot, step.constants[step.y], option=option)
+    return losses.fusion_ratio(step.params[CONTROLLER], state)
 
   return ratio
 
 
-def _rule(rule: str, alpha: float, last: float, epochs: float) -> Callable[[View], jax.Array]:
-  def ratio(view: View) -> jax.Array:
+def _rule(rule: str, alpha: float, last: float, epochs: float) -> Callable[[StepOutputs], jax.Array]:
+  def ratio(step: StepOutputs) -> jax.Array:
     if rule == "linear":
-      done = jnp.clip(view.epoch / epochs, 0, 1)
-      return jnp.broadcast_to(alpha + (last - alpha) * done, view.y.shape)
+      done = jnp.clip(step.epoch / epochs, 0, 1)
+      return jnp.broadcast_to(alpha + (last - alpha) * done, step.y.shape)
     if rule == "correct":
-      return jnp.where(jnp.argmax(view.teacher.logits, axis=-1) == view.y, alpha, 0.0)
+      return jnp.where(jnp.argmax(step.teacher.logits, axis=-1) == step.y, alpha, 0.0)
     if rule == "confidence":
-      return alpha * jnp.max(jax.nn.softmax(view.teacher.logits), axis=-1)
+      return alpha * jnp.max(jax.nn.softmax(step.teacher.logits), axis=-1)
     if rule == "oracle":
-      if "clean_labels" not in view.batch.extra:
-        raise UserError(
-          "method.rule='oracle': needs extra['clean_labels'] of every example; setting.name='noisy_labels'"
-        )
-      noisy, wrong = errors(view)
+      if "clean_labels" not in step.batch.extra:
+        raise UserError("method.rule='oracle': needs extra['clean_labels'] of every example; task.name='noisy_labels'")
+      noisy, wrong = errors(step)
       return jnp.where(noisy, 1.0, jnp.where(wrong, 0.0, alpha))
-    return jnp.full(view.y.shape, alpha)
+    return jnp.full(step.y.shape, alpha)
 
   return ratio
 

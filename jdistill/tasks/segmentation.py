@@ -5,18 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdistill import losses
-from jdistill.base import Data, Key, UserError
+from jdistill.base import Batch, Key, UserError
 from jdistill.data import masks, preprocess
-from jdistill.settings.setting import Predict, Request, Setting, take
+from jdistill.tasks.task import Predict, Request, Task, take
 
 _TOGETHER = 64  # images that are scored at one time
 
 
-def segmentation(request: Request, *, ignore: int | None = None) -> Setting:
+def segmentation(request: Request, *, ignore: int | None = None) -> Task:
   """Images with label maps; teachers and students share the training images.
 
   Inputs are `[H, W, channels + 1]`: the last channel is zero, for students always, and the method LAD writes its noised
-  label maps there for the teacher. Labels are `[H, W]` classes, or -1 where a pixel has none. `Data.extra["present"]`
+  label maps there for the teacher. Labels are `[H, W]` classes, or -1 where a pixel has none. `Batch.extra["present"]`
   `[n, classes]` says which classes an image shows, and so how many there are.
 
   Choices are made on the file's own validation images, or on training images that are held out.
@@ -33,11 +33,11 @@ def segmentation(request: Request, *, ignore: int | None = None) -> Setting:
   fitted = preprocess.fit(request.preprocessing, found.train.images)
   num_classes = len(found.class_names)
 
-  def data(split: masks.Split) -> Data:
+  def data(split: masks.Split) -> Batch:
     pixels = np.asarray(preprocess.transform(fitted, split.images), np.float32)
     x = np.concatenate([pixels, np.zeros((*pixels.shape[:3], 1), np.float32)], axis=-1)
     present = np.stack([np.any(split.masks == c, axis=(1, 2)) for c in range(num_classes)], axis=1)
-    return Data(x, split.masks, split.ids, {"present": present})
+    return Batch(x, split.masks, split.ids, extra={"present": present})
 
   train, source = data(found.train), data(found.validation or found.train)
   count = len(source.ids)
@@ -49,7 +49,7 @@ def segmentation(request: Request, *, ignore: int | None = None) -> Setting:
   validation, test = take(source, held), data(found.test)
   everyone = np.arange(len(train.ids))
   ignored = float(np.mean(train.y == masks.IGNORE))
-  return Setting(
+  return Task(
     data=train,
     members=lambda seed: everyone,
     teacher=train,
@@ -69,7 +69,7 @@ def segmentation(request: Request, *, ignore: int | None = None) -> Setting:
   )
 
 
-def scores(predict: Predict, data: Data) -> dict[str, float]:
+def scores(predict: Predict, data: Batch) -> dict[str, float]:
   """Mean intersection over union and the share of pixels that are right, of predictions without any help.
 
   Pixels without a class do not count. The mean is over classes that occur or are predicted, from counts over all
@@ -77,7 +77,7 @@ def scores(predict: Predict, data: Data) -> dict[str, float]:
 
   Args:
     predict: `(x [n, H, W, channels + 1]) -> logits [n, H, W, classes]`.
-    data: examples of the setting.
+    data: examples of the task.
 
   Raises:
     ValueError: the label channel is not zero, so that a score would be of a network that is told the answer; or logits
@@ -90,7 +90,7 @@ def scores(predict: Predict, data: Data) -> dict[str, float]:
 
 def scores_with_labels(
   predict: Predict,
-  data: Data,
+  data: Batch,
   *,
   codes: str = "random",
   scale: float = 1.5,
@@ -123,7 +123,7 @@ def scores_with_labels(
   return out
 
 
-def _confusion(predict: Predict, x: np.ndarray, data: Data) -> np.ndarray:
+def _confusion(predict: Predict, x: np.ndarray, data: Batch) -> np.ndarray:
   """`[C, C]` int64 counts, some images at a time."""
   num_classes = data.extra["present"].shape[1]
   count = jax.jit(lambda logits, y: losses.confusion_matrix(jnp.argmax(logits, -1), y, num_classes))

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jdistill.base import Data, UserError
+from jdistill.base import Batch, UserError
 from jdistill.evaluation.scores import classification_scores
-from jdistill.settings import images
-from jdistill.settings.setting import Predict, Request, Setting
+from jdistill.tasks import images
+from jdistill.tasks.task import Predict, Request, Task
 
 
 def class_sizes(available: np.ndarray, imbalance: float, largest: int | None = None) -> np.ndarray:
@@ -25,20 +25,20 @@ def class_sizes(available: np.ndarray, imbalance: float, largest: int | None = N
     UserError: an `imbalance` below 1, or a `largest` that the data do not allow.
   """
   if not imbalance >= 1:
-    raise UserError(f"setting.imbalance={imbalance}: must be at least 1, which is balanced")
+    raise UserError(f"task.imbalance={imbalance}: must be at least 1, which is balanced")
   classes = np.arange(len(available))
   shares = imbalance ** (-classes / max(len(available) - 1, 1))
   most = int(np.min(np.floor(available / shares)))
   if largest is not None and not 1 <= largest <= most:
-    raise UserError(f"setting.largest={largest}: these data allow 1 to {most} images of the first class")
+    raise UserError(f"task.largest={largest}: these data allow 1 to {most} images of the first class")
   # a hair's breadth, so that a whole number stays one
   return np.maximum(np.floor((largest or most) * shares + 1e-9), 1).astype(np.int64)
 
 
-def tail_scores(tail: np.ndarray) -> Callable[[Predict, Data], dict[str, float]]:
-  """The scores of a setting: accuracy over classes, over the classes `tail`, and over examples."""
+def tail_scores(tail: np.ndarray) -> Callable[[Predict, Batch], dict[str, float]]:
+  """The scores of a task: accuracy over classes, over the classes `tail`, and over examples."""
 
-  def score(predict: Predict, data: Data) -> dict[str, float]:
+  def score(predict: Predict, data: Batch) -> dict[str, float]:
     logits = predict(data.x)
     hits = np.argmax(logits, axis=-1) == data.y
     of_tail = [hits[data.y == c].mean() for c in tail if np.any(data.y == c)]
@@ -54,7 +54,7 @@ def tail_scores(tail: np.ndarray) -> Callable[[Predict, Data], dict[str, float]]
 
 def long_tailed(
   request: Request, *, imbalance: float = 50.0, largest: int | None = None, tail_classes: int = 3
-) -> Setting:
+) -> Task:
   """Labelled images of which class `c` has `n_max * imbalance^(-c / (C - 1))`; validation and test stay as they are.
 
   All students and teachers learn from the same images. What counts is the mean of the classes' accuracies.
@@ -70,14 +70,14 @@ def long_tailed(
   """
   found = images.read(request)
   if not 1 <= tail_classes <= found.num_classes:
-    raise UserError(f"setting.tail_classes={tail_classes}: must lie in 1..{found.num_classes}, the number of classes")
+    raise UserError(f"task.tail_classes={tail_classes}: must lie in 1..{found.num_classes}, the number of classes")
   labels = found.train.y
   sizes = class_sizes(np.bincount(labels, minlength=found.num_classes), imbalance, largest)
   rng = np.random.default_rng((request.seed, 23))
   chosen = [rng.permutation(np.flatnonzero(labels == c))[:size] for c, size in enumerate(sizes)]
   data = images.take(found.train, np.sort(np.concatenate(chosen)))
   everyone = np.arange(len(data.y))
-  return Setting(
+  return Task(
     data=data,
     members=lambda seed: everyone,
     teacher=data,

@@ -17,7 +17,7 @@ def shrink(x: np.ndarray, side: int) -> np.ndarray:
   longest = max(x.shape[1:3])
   factor = -(-longest // side)
   if factor < 2:
-    raise UserError(f"setting.side={side}: images are {x.shape[1]}x{x.shape[2]}; leave it unset, or make them smaller")
+    raise UserError(f"task.side={side}: images are {x.shape[1]}x{x.shape[2]}; leave it unset, or make them smaller")
   pads = [((factor * side - n) // 2, factor * side - n - (factor * side - n) // 2) for n in x.shape[1:3]]
   x = np.pad(x, ((0, 0), *pads, (0, 0)))
   return x.reshape(len(x), side, factor, side, factor, x.shape[-1]).mean((2, 4))
@@ -31,7 +31,7 @@ def middle(x: np.ndarray, side: int) -> np.ndarray:
   """
   height, width = x.shape[1:3]
   if not 0 < side <= min(height, width):
-    raise UserError(f"setting.crop={side}: images are {height}x{width}; crop to 1 to {min(height, width)} pixels")
+    raise UserError(f"task.crop={side}: images are {height}x{width}; crop to 1 to {min(height, width)} pixels")
   top, left = (height - side) // 2, (width - side) // 2
   return x[:, top : top + side, left : left + side]
 

@@ -1,12 +1,12 @@
-"""The setting of label maps: what students see, mean IoU against counting, and files that are refused."""
+"""The task of label maps: what students see, mean IoU against counting, and files that are refused."""
 
 import numpy as np
 import pytest
 
 from jdistill.base import UserError
 from jdistill.data import masks, shapes
-from jdistill.settings import Request
-from jdistill.settings.segmentation import scores, scores_with_labels, segmentation
+from jdistill.tasks import Request
+from jdistill.tasks.segmentation import scores, scores_with_labels, segmentation
 
 RNG = np.random.default_rng(1)
 
@@ -136,12 +136,12 @@ def test_students_are_not_scored_with_labels():
 @pytest.mark.parametrize(
   ("changes", "ignore", "message"),
   [
-    ({}, None, r"setting.ignore: not given for .*own.npz; say which mask value"),
-    ({}, 255, r"train: no pixel is of class 3 .*setting.ignore=255"),
+    ({}, None, r"task.ignore: not given for .*own.npz; say which mask value"),
+    ({}, 255, r"train: no pixel is of class 3 .*task.ignore=255"),
     ({"class_names": np.array(["a", "b"])}, 9, r"train: labels \[2\] are none of the 2 classes"),
     ({"test_masks": np.full((12, 6, 4), 5)}, 9, r"test: labels \[5\] are none of the 3 classes and not"),
     ({"class_names": np.array(["a", "b", "c", "d"])}, 9, r"no pixel is of class 3"),
-    ({"train_masks": np.full((12, 6, 4), 9)}, 9, r"train: every pixel has the value setting.ignore=9"),
+    ({"train_masks": np.full((12, 6, 4), 9)}, 9, r"train: every pixel has the value task.ignore=9"),
     ({"train_masks": np.zeros((12, 3, 2), int)}, 9, r"masks of shape \(12, 3, 2\) for images of shape \(12, 6, 4, 3\)"),
     ({"train_masks": np.zeros((12, 6, 4))}, 9, r"masks are of dtype float64; save whole numbers"),
     ({"train_images": np.full((12, 6, 4, 3), np.nan)}, 9, r"train: image 0 holds NaN"),

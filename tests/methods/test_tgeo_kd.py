@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from jdistill import losses, models
-from jdistill.base import Data, Outputs, UserError
+from jdistill.base import Batch, Outputs, UserError
 from jdistill.bilevel import one_step_hypergradient
-from jdistill.methods.knowledge import Epoch, View, student_method
+from jdistill.methods.knowledge import Epoch, StepOutputs, student_method
 from jdistill.methods.knowledge.outer import outer_gradient
-from jdistill.methods.knowledge.tgeo import mean_predictions, separation, tgeo_kd
+from jdistill.methods.knowledge.tgeo_kd import mean_predictions, separation, tgeo_kd
 from jdistill.methods.optimizers import make_optimizer
 from jdistill.teachers.frozen import committee
 
@@ -27,10 +27,10 @@ def softmax(z):
 
 def view(params=None, epoch=0.0, student=STUDENT, where=None, extra=None):
   out = [Outputs(jnp.asarray(z, jnp.float32), jnp.zeros((6, 2))) for z in (student, TEACHER)]
-  batch = Data(jnp.zeros((6, 1)), jnp.int32(LABELS), jnp.arange(6, dtype=jnp.int32), extra or {})
+  batch = Batch(jnp.zeros((6, 1)), jnp.int32(LABELS), jnp.arange(6, dtype=jnp.int32), extra=extra or {})
   where = jnp.ones(6, bool) if where is None else jnp.asarray(where)
-  return View(
-    batch=batch, student=out[0], teachers=(out[1],), parts={}, params=params or {}, memory=(),
+  return StepOutputs(
+    batch=batch, student=out[0], teachers=(out[1],), connectors={}, params=params or {}, memory=(),
     constants=jnp.float32(MEANS), where=where, epoch=jnp.float32(epoch), key=jax.random.key(0), rows=batch.ids,
   )  # fmt: skip
 
@@ -181,11 +181,11 @@ def test_the_hypergradient_of_the_recipe_through_the_trainers_outer_update(x64):
   theta, (x, y, teacher), (x_val, y_val) = linear_student(np.random.default_rng(1))
   recipe = tgeo_kd(hidden=2, virtual_lr=0.25, held_out_size=5)
   means = mean_predictions((Outputs(teacher, teacher),), y, ())
-  batch = Data(x, y, jnp.arange(8))
+  batch = Batch(x, y, jnp.arange(8))
 
   def loss(params):
     student = Outputs(x @ params["student"], x)
-    seen = View(
+    seen = StepOutputs(
       batch, student, (Outputs(teacher, teacher),), {}, params, (), means, jnp.ones(8, bool), jnp.float32(0),
       jax.random.key(0), batch.ids,
     )  # fmt: skip
@@ -201,7 +201,7 @@ def test_the_hypergradient_of_the_recipe_through_the_trainers_outer_update(x64):
     return jnp.mean(losses.cross_entropy(x_val @ (theta - 0.25 * gradient), y_val))
 
   forward = lambda params, stats, x, key, train: Outputs(x @ params, x)  # noqa: E731
-  params, held_out = {"student": theta, "controller": omega}, Data(x_val, y_val, jnp.arange(5))
+  params, held_out = {"student": theta, "controller": omega}, Batch(x_val, y_val, jnp.arange(5))
   logs, gradient = outer_gradient(recipe.outer, held_out, loss, params, {}, forward, jax.random.key(0), jnp.float32(0))
   flat_gradient = jax.flatten_util.ravel_pytree(gradient)[0]
   want = central_differences(lambda v: float(objective(jnp.asarray(v))), np.asarray(flat))
@@ -214,14 +214,14 @@ def toy(recipe, *, held_out=True, lr=0.1):
   rng = np.random.default_rng(0)
   network = models.build("mlp", num_classes=3, image_shape=(2, 2, 1), widths=(4,))
   x, y = jnp.float32(rng.normal(size=(12, 2, 2, 1))), jnp.asarray(rng.integers(0, 3, 12), jnp.int32)
-  data = Data(x, y, jnp.arange(12, dtype=jnp.int32))
+  data = Batch(x, y, jnp.arange(12, dtype=jnp.int32))
   frozen = committee([network], [network.init(jax.random.key(5))])
   method = student_method(
     network, recipe, optimizer=make_optimizer("sgd", lr, momentum=0.0), batch_size=12, teacher=frozen.outputs
   )
   outs = frozen.outputs(frozen.arrays, x, data.ids)
   constants = recipe.prepare(outs, y, frozen.arrays) if recipe.prepare else ()
-  apart = Data(x[::-1] + 1, y, data.ids) if held_out else None
+  apart = Batch(x[::-1] + 1, y, data.ids) if held_out else None
   return method, Epoch(jnp.int32(0), data, data.ids, frozen.arrays, constants, apart)
 
 

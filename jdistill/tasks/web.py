@@ -2,15 +2,15 @@
 
 import numpy as np
 
-from jdistill.base import Data, UserError
+from jdistill.base import Batch, UserError
 from jdistill.data import preprocess
 from jdistill.data.subset import balanced_indices
 from jdistill.evaluation.scores import classification_scores
-from jdistill.settings import images
-from jdistill.settings.junk import foreign
-from jdistill.settings.pool import KINDS, Pixels, copies, from_elsewhere, others
-from jdistill.settings.setting import Request, Setting, take
-from jdistill.settings.shifts import middle, shrink
+from jdistill.tasks import images
+from jdistill.tasks.junk import foreign
+from jdistill.tasks.pool import KINDS, Pixels, copies, from_elsewhere, others
+from jdistill.tasks.shifts import middle, shrink
+from jdistill.tasks.task import Request, Task, take
 
 POOLS = ("web", "original")
 
@@ -27,7 +27,7 @@ def web(
   elsewhere: str | None = None,
   junk: str = "drawn",
   pool: str = "web",
-) -> Setting:
+) -> Task:
   """A teacher of clean labelled images, and students with an unlabelled pool that is not of their kind.
 
   The training images that are left when teacher and validation have theirs are what the pool is made from: copies with
@@ -56,7 +56,7 @@ def web(
       other classes there, an unknown pool, or a side that is not smaller than the images.
   """
   if pool not in POOLS:
-    raise UserError(f"setting.pool={pool!r}: unknown; choose one of {', '.join(POOLS)}")
+    raise UserError(f"task.pool={pool!r}: unknown; choose one of {', '.join(POOLS)}")
   loaded = images.load(request)
   cropped = (lambda x: x) if crop is None else (lambda x: middle(x, crop))
   small = (lambda x: x) if side is None else (lambda x: shrink(x, side))
@@ -65,7 +65,7 @@ def web(
   network = lambda x: np.asarray(preprocess.transform(scale, np.asarray(x, np.float32)), np.float32)  # noqa: E731
   held, taught, source = _divide(train.y, request, loaded.num_classes, teacher_size)
 
-  everything = Data(network(train.x), train.y, np.arange(len(train.y), dtype=np.int32))
+  everything = Batch(network(train.x), train.y, np.arange(len(train.y), dtype=np.int32))
   rng = np.random.default_rng((request.seed, 41))
   if pool == "original":
     own = take(everything, taught)
@@ -82,15 +82,15 @@ def web(
     kinds = np.concatenate([seen.kinds, np.full(junk_size, KINDS.index("junk"))])
     hidden = np.concatenate([seen.hidden, np.full(junk_size, -1)])
     ids = np.arange(len(x), dtype=np.int32)
-    students = Data(network(x), np.zeros(len(x), np.int32), ids, _extra(kinds, hidden))
+    students = Batch(network(x), np.zeros(len(x), np.int32), ids, extra=_extra(kinds, hidden))
   test_y = loaded.test_y.astype(np.int32)
   members = np.arange(len(students.y))
-  return Setting(
+  return Task(
     data=students,
     members=lambda seed: members,
     teacher=take(everything, taught),
     validation=take(everything, held),
-    test=Data(network(small(cropped(loaded.test_x))), test_y, np.arange(len(test_y), dtype=np.int32)),
+    test=Batch(network(small(cropped(loaded.test_x))), test_y, np.arange(len(test_y), dtype=np.int32)),
     num_classes=loaded.num_classes,
     input_shape=train.x.shape[1:],
     kind="images",
@@ -109,11 +109,11 @@ def _divide(labels: np.ndarray, request: Request, classes: int, teacher_size: in
   """Positions of validation, teacher and source images, no two of them alike."""
   held = balanced_indices(labels, request.validation_size, classes, seed=request.seed, key="validation_size")
   rest = np.setdiff1d(np.arange(len(labels)), held)
-  picked = balanced_indices(labels[rest], teacher_size, classes, seed=request.seed, key="setting.teacher_size")
+  picked = balanced_indices(labels[rest], teacher_size, classes, seed=request.seed, key="task.teacher_size")
   source = np.delete(rest, picked)
   if not len(source):
     raise UserError(
-      f"setting.teacher_size={teacher_size}: no image is left to make the pool from; lower it, or validation_size"
+      f"task.teacher_size={teacher_size}: no image is left to make the pool from; lower it, or validation_size"
     )
   return held, rest[picked], source
 
@@ -123,7 +123,7 @@ def _extra(kinds: np.ndarray, hidden: np.ndarray) -> dict[str, np.ndarray]:
   return {"inside": hidden >= 0, "kind": kinds.astype(np.int32), "hidden_label": hidden}
 
 
-def _describe(pool: Data, origin: str) -> str:
+def _describe(pool: Batch, origin: str) -> str:
   counts = np.bincount(pool.extra["kind"], minlength=len(KINDS))
   parts = ", ".join(f"{count} {name}" for name, count in zip(KINDS, counts, strict=True) if count)
   return f"students: a pool of {len(pool.y)} images without labels, {origin}: {parts}"

@@ -4,8 +4,8 @@ import numpy as np
 
 from jdistill import data
 from jdistill.base import UserError
-from jdistill.settings.setting import Request
-from jdistill.settings.shifts import drawings, shrink
+from jdistill.tasks.shifts import drawings, shrink
+from jdistill.tasks.task import Request
 
 
 def foreign(
@@ -24,7 +24,7 @@ def foreign(
     rng: which are taken.
     count: how many.
     shape: `(height, width, channels)` of the run's images.
-    side: they are made as small as that (`jdistill.settings.shifts.shrink`); without it, another set has to have
+    side: they are made as small as that (`jdistill.tasks.shifts.shrink`); without it, another set has to have
       images of the same size.
 
   Returns:
@@ -38,12 +38,12 @@ def foreign(
     return drawn if side is None else shrink(drawn, side)
   found = fitted("junk", junk, other("junk", junk, request).train_x, request, shape, side)
   if len(found) < count:
-    raise UserError(f"setting.junk_size={count}: {junk!r} has {len(found)} images; use at most those")
+    raise UserError(f"task.junk_size={count}: {junk!r} has {len(found)} images; use at most those")
   return found[rng.permutation(len(found))[:count]]
 
 
 def other(key: str, name: str, request: Request) -> data.Dataset:
-  """Another image set, named by a key of the section `setting`.
+  """Another image set, named by a key of the section `task`.
 
   Raises:
     UserError: it is unknown or broken.
@@ -51,7 +51,7 @@ def other(key: str, name: str, request: Request) -> data.Dataset:
   try:
     return data.load(name, data_dir=request.data_dir)
   except UserError as error:
-    raise UserError(str(error).replace("dataset=", f"setting.{key}=", 1)) from error
+    raise UserError(str(error).replace("dataset=", f"task.{key}=", 1)) from error
 
 
 def fitted(
@@ -60,7 +60,7 @@ def fitted(
   """Images of another set as this run's: grey where these are grey, and of the same size or made as small as `side`.
 
   Args:
-    key: of the section `setting`, for messages.
+    key: of the section `task`, for messages.
     name: of the other set.
     x: its images.
     request: the run's images.
@@ -76,5 +76,5 @@ def fitted(
   if side is not None and x.shape[-1] == shape[-1]:
     return x if x.shape[1:3] == (side, side) else shrink(x, side)
   if x.shape[1:] != shape:
-    raise UserError(f"setting.{key}={name!r}: images {x.shape[1:]}, and {request.dataset!r} has {shape}; resize them")
+    raise UserError(f"task.{key}={name!r}: images {x.shape[1:]}, and {request.dataset!r} has {shape}; resize them")
   return x

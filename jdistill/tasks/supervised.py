@@ -4,11 +4,11 @@ import numpy as np
 
 from jdistill.data.subset import balanced_indices
 from jdistill.evaluation.scores import classification_scores
-from jdistill.settings import images
-from jdistill.settings.setting import Request, Setting
+from jdistill.tasks import images
+from jdistill.tasks.task import Request, Task
 
 
-def supervised(request: Request, *, student_size: int | None = None, teacher_size: int | None = None) -> Setting:
+def supervised(request: Request, *, student_size: int | None = None, teacher_size: int | None = None) -> Task:
   """Labelled images; every student seed draws its own class-balanced few of them.
 
   Args:
@@ -22,15 +22,15 @@ def supervised(request: Request, *, student_size: int | None = None, teacher_siz
   def members(seed: int) -> np.ndarray:
     if student_size is None:
       return np.arange(len(labels))
-    key = "setting.student_size"
+    key = "task.student_size"
     return images.few(request, labels, student_size, found.num_classes, seed=seed, key=key)
 
   teacher = found.train
   if teacher_size is not None:
-    picked = balanced_indices(labels, teacher_size, found.num_classes, seed=request.seed, key="setting.teacher_size")
+    picked = balanced_indices(labels, teacher_size, found.num_classes, seed=request.seed, key="task.teacher_size")
     teacher = images.take(found.train, picked)
   count = student_size or len(labels)
-  return Setting(
+  return Task(
     data=found.train,
     members=members,
     teacher=teacher,

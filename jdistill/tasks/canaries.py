@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
-from jdistill.base import Data, UserError
+from jdistill.base import Batch, UserError
 from jdistill.data.text import read_text
 from jdistill.evaluation.exposure import exposure, filling_log_perplexities
-from jdistill.settings.setting import Predict, Request, Setting
+from jdistill.tasks.task import Predict, Request, Task
 
 _NAMES = (
   "alfa", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel", "india", "juliett", "kilo", "lima", "mike",
@@ -36,7 +36,7 @@ def canaries(
   insertions: int = 20,
   digits: int = 4,
   pattern: str = "[0-9]{4,}",
-) -> Setting:
+) -> Task:
   """A character-level language model of a text with planted lines "the code of NAME is NNNN".
 
   Held-out passages of `8 length` characters are drawn first; each canary is then inserted `insertions` times at ends of
@@ -72,10 +72,10 @@ def canaries(
   marked = np.mean(data.extra["private"][data.extra["mask"]])
   held_out = [_sequences(parts, vocabulary, length, pattern) for parts in (validation, test)]
 
-  def score(predict: Predict, data: Data) -> Mapping[str, float]:
+  def score(predict: Predict, data: Batch) -> Mapping[str, float]:
     return {"nats": nats(predict, data)} | _exposures(predict, secrets, vocabulary)
 
-  return Setting(
+  return Task(
     data=data,
     members=lambda seed: np.arange(len(data.y)),
     teacher=data,
@@ -97,7 +97,7 @@ def canaries(
   )
 
 
-def nats(predict: Predict, data: Data) -> float:
+def nats(predict: Predict, data: Batch) -> float:
   """Mean log-perplexity per character that counts, in nats."""
   log_probs = special.log_softmax(np.asarray(predict(data.x), np.float64), axis=-1)
   chosen = np.take_along_axis(log_probs, data.y[..., None], axis=-1)[..., 0]
@@ -121,15 +121,15 @@ def _check(request: Request, length: int, planted: int, digits: int, pattern: st
   if request.preprocessing != "none":
     raise UserError(f"preprocessing={request.preprocessing!r}: text has no pixels; use 'none'")
   if not 1 <= planted <= len(_NAMES):
-    raise UserError(f"setting.planted={planted}: must lie in 1..{len(_NAMES)}")
+    raise UserError(f"task.planted={planted}: must lie in 1..{len(_NAMES)}")
   if not 2 <= digits <= 6:
-    raise UserError(f"setting.digits={digits}: must lie in 2..6; with fewer than 100 fillings exposure says nothing")
+    raise UserError(f"task.digits={digits}: must lie in 2..6; with fewer than 100 fillings exposure says nothing")
   if length < 1:
-    raise UserError(f"setting.length={length}: must be at least 1")
+    raise UserError(f"task.length={length}: must be at least 1")
   try:
     re.compile(pattern)
   except re.error as error:
-    raise UserError(f"setting.pattern={pattern!r}: is no regular expression ({error})") from error
+    raise UserError(f"task.pattern={pattern!r}: is no regular expression ({error})") from error
 
 
 def _divide(text: str, request: Request, length: int, rng: np.random.Generator) -> tuple[str, list[str], list[str]]:
@@ -170,7 +170,7 @@ def _plant(text: str, secrets: list[Canary], insertions: int, rng: np.random.Gen
   return "\n".join(lines)
 
 
-def _sequences(parts: list[str], vocabulary: Mapping[str, int], length: int, pattern: str) -> Data:
+def _sequences(parts: list[str], vocabulary: Mapping[str, int], length: int, pattern: str) -> Batch:
   """Sequences of `length` characters and their successors; the detector reads each part as a whole."""
   rows = {"x": [], "y": [], "private": [], "mask": []}
   for part in parts:
@@ -184,4 +184,4 @@ def _sequences(parts: list[str], vocabulary: Mapping[str, int], length: int, pat
     for name, values in columns.items():
       rows[name].append(np.pad(values, (0, padded - count)).reshape(-1, length))
   x, y, private, mask = (np.concatenate(values) for values in rows.values())
-  return Data(x, y, np.arange(len(x), dtype=np.int32), {"private": private, "mask": mask})
+  return Batch(x, y, np.arange(len(x), dtype=np.int32), extra={"private": private, "mask": mask})

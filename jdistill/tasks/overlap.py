@@ -4,10 +4,10 @@ import hashlib
 
 import numpy as np
 
-from jdistill.base import Data, UserError
+from jdistill.base import Batch, UserError
 
 
-def refuse_overlap(train: Data, held_out: Data | None, *, what: str = "validation") -> None:
+def refuse_overlap(train: Batch, held_out: Batch | None, *, what: str = "validation") -> None:
   """Refuses held-out examples that also train, and an empty held-out set.
 
   Examples are the same if all their numbers are; names (`ids`) do not enter, since they belong to a source.

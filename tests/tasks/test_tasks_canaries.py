@@ -7,8 +7,8 @@ import pytest
 
 from jdistill.base import UserError
 from jdistill.data.text import DESCRIPTIONS, read_text
-from jdistill.settings import Request
-from jdistill.settings.canaries import canaries
+from jdistill.tasks import Request
+from jdistill.tasks.canaries import canaries
 
 REQUEST = Request(DESCRIPTIONS, None, None, None, "none", 40, 0)
 WORDS = "the rain in spain stays mainly in the plain, they say\nof 1588 and later "
@@ -38,16 +38,16 @@ def small(path, **options):
   )
 
 
-def decoded(setting, text, data):
+def decoded(task, text, data):
   """The target characters of data made from a text, as text again."""
   chars = np.array(alphabet(text))
-  assert len(chars) == setting.num_classes
+  assert len(chars) == task.num_classes
   return "".join(chars[text_of(data)])
 
 
 def test_canaries_are_planted_in_training_text_only(file):
-  setting = small(file)
-  lines = decoded(setting, file.read_text(), setting.data).split("\n")
+  task = small(file)
+  lines = decoded(task, file.read_text(), task.data).split("\n")
   planted = [line for line in lines if line.startswith("the code of ")]
   fillings = {line: planted.count(line) for line in planted}
   assert [line[:-2] for line in sorted(fillings)] == [
@@ -55,15 +55,13 @@ def test_canaries_are_planted_in_training_text_only(file):
   ]
   assert set(fillings.values()) == {4} and all(re.fullmatch(r"\d\d", line[-2:]) for line in fillings)
   assert len({line[-2:] for line in fillings}) == 3
-  for held_out in (setting.validation, setting.test):
+  for held_out in (task.validation, task.test):
     assert (
-      len(held_out.y) == 16
-      and held_out.extra["mask"].all()
-      and "code" not in decoded(setting, file.read_text(), held_out)
+      len(held_out.y) == 16 and held_out.extra["mask"].all() and "code" not in decoded(task, file.read_text(), held_out)
     )
-  assert setting.teacher is setting.data and len(setting.members(3)) == len(setting.data.y)
+  assert task.teacher is task.data and len(task.members(3)) == len(task.data.y)
   whole = file.read_text()
-  held = decoded(setting, file.read_text(), setting.validation), decoded(setting, file.read_text(), setting.test)
+  held = decoded(task, file.read_text(), task.validation), decoded(task, file.read_text(), task.test)
   size = 8 * 16
   for part in held:
     for start in range(0, len(part), size):
@@ -81,15 +79,15 @@ def test_sequences_follow_each_other_and_end_in_padding(file):
 
 
 def test_the_detector_marks_predicted_characters(file):
-  setting = small(file, pattern="(?<=is )[0-9]+")
-  text = decoded(setting, file.read_text(), setting.data)
-  marks = setting.data.extra["private"][setting.data.extra["mask"]]
+  task = small(file, pattern="(?<=is )[0-9]+")
+  text = decoded(task, file.read_text(), task.data)
+  marks = task.data.extra["private"][task.data.extra["mask"]]
   want = np.zeros(len(text))
   for found in re.finditer("(?<=is )[0-9]+", text):
     want[found.start() : found.end()] = 1
   np.testing.assert_array_equal(marks, want)
-  assert want.sum() == 3 * 4 * 2 and not setting.validation.extra["private"].any()
-  assert f"marks {want.mean():.2%} of the training characters" in setting.notes[2]
+  assert want.sum() == 3 * 4 * 2 and not task.validation.extra["private"].any()
+  assert f"marks {want.mean():.2%} of the training characters" in task.notes[2]
 
 
 def bigram(data, size, weight=1e-3):
@@ -100,23 +98,21 @@ def bigram(data, size, weight=1e-3):
 
 
 def test_score_of_an_ignorant_and_of_a_knowing_model(file):
-  setting = small(file)
-  uniform = setting.score(lambda x: np.zeros((*x.shape, setting.num_classes)), setting.test)
-  assert uniform["nats"] == pytest.approx(np.log(setting.num_classes), rel=1e-6)
-  table = bigram(setting.test, setting.num_classes)
-  data = setting.test
+  task = small(file)
+  uniform = task.score(lambda x: np.zeros((*x.shape, task.num_classes)), task.test)
+  assert uniform["nats"] == pytest.approx(np.log(task.num_classes), rel=1e-6)
+  table = bigram(task.test, task.num_classes)
+  data = task.test
   want = -np.mean(
     [table(row)[t, target] for row, ys in zip(data.x, data.y, strict=True) for t, target in enumerate(ys)]
   )
-  assert setting.score(table, data)["nats"] == pytest.approx(want, rel=1e-9)
+  assert task.score(table, data)["nats"] == pytest.approx(want, rel=1e-9)
   chars = alphabet(file.read_text())
-  lines = {
-    line for line in decoded(setting, file.read_text(), setting.data).split("\n") if line.startswith("the code of ")
-  }
+  lines = {line for line in decoded(task, file.read_text(), task.data).split("\n") if line.startswith("the code of ")}
 
   def parrot(x):
     """Knows every canary by heart, and nothing else."""
-    logits = np.zeros((*x.shape, setting.num_classes))
+    logits = np.zeros((*x.shape, task.num_classes))
     for row, ids in enumerate(x):
       said = "".join(chars[i] for i in ids)
       for line in lines:
@@ -126,9 +122,9 @@ def test_score_of_an_ignorant_and_of_a_knowing_model(file):
             logits[row, start + len(line) - slot - 1, chars.index(line[-slot])] = 20
     return logits
 
-  found = setting.score(parrot, setting.test)
+  found = task.score(parrot, task.test)
   assert found["exposure"] == pytest.approx(np.log2(100)) and found["extracted"] == 1
-  inverse = setting.score(lambda x: -parrot(x), setting.test)
+  inverse = task.score(lambda x: -parrot(x), task.test)
   assert inverse["exposure"] < 0.5 and inverse["extracted"] == 0
 
 
@@ -156,10 +152,10 @@ def test_the_embedded_text_and_the_seed():
     ({"validation_size": 400}, {}, "validation_size=400: the text has .* hold out fewer"),
     ({"dataset": "digits"}, {}, "dataset='digits': is no text; give 'descriptions'"),
     ({"dataset": "missing.txt"}, {}, "dataset='missing.txt': cannot be read as UTF-8 text"),
-    ({}, {"digits": 1}, "setting.digits=1: must lie in 2..6; with fewer than 100 fillings"),
-    ({}, {"planted": 27}, r"setting.planted=27: must lie in 1..26"),
-    ({}, {"length": 0}, "setting.length=0: must be at least 1"),
-    ({}, {"pattern": "(["}, r"setting.pattern='\(\[': is no regular expression"),
+    ({}, {"digits": 1}, "task.digits=1: must lie in 2..6; with fewer than 100 fillings"),
+    ({}, {"planted": 27}, r"task.planted=27: must lie in 1..26"),
+    ({}, {"length": 0}, "task.length=0: must be at least 1"),
+    ({}, {"pattern": "(["}, r"task.pattern='\(\[': is no regular expression"),
   ],
 )
 def test_mistakes_are_named(request_, options, message):

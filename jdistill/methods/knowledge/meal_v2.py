@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jdistill import losses
 from jdistill.base import Connector, Outputs, PyTree, UserError, Variables
-from jdistill.methods.knowledge.recipe import Recipe, Term, View
+from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
 from jdistill.methods.knowledge.terms import cross_entropy_term
 from jdistill.models.connectors import discriminator
 
@@ -52,9 +52,9 @@ def meal_v2(
   if not 0 <= hard_weight <= 1:
     raise UserError(f"method.hard_weight={hard_weight}: is a share of the labels; give a number within [0, 1]")
 
-  def similarity(view: View) -> jax.Array:
-    probabilities, _ = losses.ensemble_soft_targets([out.logits for out in view.teachers])
-    return losses.soft_cross_entropy(view.student.logits, jnp.log(jnp.maximum(probabilities, 1e-30)))
+  def similarity(step: StepOutputs) -> jax.Array:
+    probabilities, _ = losses.ensemble_soft_targets([out.logits for out in step.teachers])
+    return losses.soft_cross_entropy(step.student.logits, jnp.log(jnp.maximum(probabilities, 1e-30)))
 
   terms = {"similarity": Term(similarity, 1 - hard_weight)}
   if hard_weight:
@@ -65,22 +65,22 @@ def meal_v2(
   part = discriminator(losses.discriminator_widths, last_relu=last_relu)
   scores = scorer(part)
 
-  def told_apart(view: View) -> jax.Array:
+  def told_apart(step: StepOutputs) -> jax.Array:
     return losses.discriminator_loss(
-      scores, view.params[DISCRIMINATOR], view.student.logits, mean_logits(view), mode=mode, where=view.where
+      scores, step.params[DISCRIMINATOR], step.student.logits, mean_logits(step), mode=mode, where=step.where
     )
 
   return Recipe(
     terms | {"discriminator": Term(told_apart, discriminator_weight)},
-    parts={DISCRIMINATOR: part},
-    metrics=lambda view: {"told_apart": accuracy(scores, view)},
+    connectors={DISCRIMINATOR: part},
+    metrics=lambda step: {"told_apart": accuracy(scores, step)},
     needs=needs,
   )
 
 
-def mean_logits(view: View) -> jax.Array:
+def mean_logits(step: StepOutputs) -> jax.Array:
   """`zbar [B, C]`, the mean of all teachers' logits."""
-  return losses.ensemble_soft_targets([out.logits for out in view.teachers])[1]
+  return losses.ensemble_soft_targets([out.logits for out in step.teachers])[1]
 
 
 def scorer(part: Connector) -> Callable[[PyTree, jax.Array], jax.Array]:
@@ -93,11 +93,11 @@ def scorer(part: Connector) -> Callable[[PyTree, jax.Array], jax.Array]:
   return scores
 
 
-def accuracy(scores: Callable[[PyTree, jax.Array], jax.Array], view: View) -> jax.Array:
+def accuracy(scores: Callable[[PyTree, jax.Array], jax.Array], step: StepOutputs) -> jax.Array:
   """The share of student's and teachers' rows whose larger score is the right one, ties half."""
-  params, where = view.params[DISCRIMINATOR], view.where.astype(jnp.float32)
+  params, where = step.params[DISCRIMINATOR], step.where.astype(jnp.float32)
   right = []
-  for rows, own in ((view.student.logits, 0), (mean_logits(view), 1)):
+  for rows, own in ((step.student.logits, 0), (mean_logits(step), 1)):
     both = scores(params, rows)
     right.append(jnp.heaviside(both[:, own] - both[:, 1 - own], 0.5))
   return jnp.sum(jnp.stack(right) * where[None]) / jnp.maximum(2 * jnp.sum(where), 1)

@@ -3,15 +3,15 @@
 import jax
 import numpy as np
 
-from jdistill.base import Data, UserError
+from jdistill.base import Batch, UserError
 from jdistill.data import preprocess
 from jdistill.data.subset import balanced_indices
 from jdistill.evaluation.scores import classification_scores
 from jdistill.selection import near_duplicate_mask
-from jdistill.settings import images
-from jdistill.settings.junk import foreign
-from jdistill.settings.setting import Request, Setting, take
-from jdistill.settings.shifts import shrink
+from jdistill.tasks import images
+from jdistill.tasks.junk import foreign
+from jdistill.tasks.shifts import shrink
+from jdistill.tasks.task import Request, Task, take
 
 POOLS = ("mixed", "none")
 
@@ -27,7 +27,7 @@ def unlabelled(
   junk: str = "drawn",
   pool: str = "mixed",
   duplicate_threshold: float = 0.95,
-) -> Setting:
+) -> Task:
   """Teachers have labelled images; students a few of these, and a pool of others without labels.
 
   The pool are training images that neither teachers nor validation have, and junk: images of other things. Images of
@@ -39,7 +39,7 @@ def unlabelled(
 
   Args:
     request: which images.
-    side: to make images smaller: blocks of pixels are averaged (`jdistill.settings.shifts.shrink`).
+    side: to make images smaller: blocks of pixels are averaged (`jdistill.tasks.shifts.shrink`).
     teacher_size: labelled images of the teachers.
     labelled_size: how many of these each student has, balanced; every student draws its own.
     pool_size: other training images in the pool; `None` for all that are left.
@@ -54,7 +54,7 @@ def unlabelled(
       unknown pool.
   """
   if pool not in POOLS:
-    raise UserError(f"setting.pool={pool!r}: unknown; choose one of {', '.join(POOLS)}")
+    raise UserError(f"task.pool={pool!r}: unknown; choose one of {', '.join(POOLS)}")
   loaded = images.load(request)
   small = (lambda x: np.asarray(x, np.float32)) if side is None else (lambda x: shrink(x, side))
   pixels, labels = small(loaded.train_x), loaded.train_y.astype(np.int32)
@@ -72,23 +72,23 @@ def unlabelled(
   is_junk = np.arange(len(gathered)) >= len(others)
   gathered, is_junk = gathered[~twins], is_junk[~twins]
 
-  everything = Data(network(pixels), labels, np.arange(len(labels), dtype=np.int32))
+  everything = Batch(network(pixels), labels, np.arange(len(labels), dtype=np.int32))
   teacher = take(everything, taught)
   students = _union(teacher, network(gathered), is_junk)
   extra = np.arange(len(taught), len(students.y)) if pool == "mixed" else np.zeros(0, np.int64)
 
   def members(seed: int) -> np.ndarray:
-    key = "setting.labelled_size"
+    key = "task.labelled_size"
     own = images.few(request, teacher.y, labelled_size, loaded.num_classes, seed=seed, key=key)
     return np.concatenate([own, extra])
 
   test_y = loaded.test_y.astype(np.int32)
-  return Setting(
+  return Task(
     data=students,
     members=members,
     teacher=teacher,
     validation=take(everything, held),
-    test=Data(network(test_pixels), test_y, np.arange(len(test_y), dtype=np.int32)),
+    test=Batch(network(test_pixels), test_y, np.arange(len(test_y), dtype=np.int32)),
     num_classes=loaded.num_classes,
     input_shape=pixels.shape[1:],
     kind="images",
@@ -107,12 +107,12 @@ def _divide(labels, request: Request, classes: int, teacher_size: int, pool_size
   """Positions of validation, teachers and pool, no two of them alike."""
   held = balanced_indices(labels, request.validation_size, classes, seed=request.seed, key="validation_size")
   rest = np.setdiff1d(np.arange(len(labels)), held)
-  picked = balanced_indices(labels[rest], teacher_size, classes, seed=request.seed, key="setting.teacher_size")
+  picked = balanced_indices(labels[rest], teacher_size, classes, seed=request.seed, key="task.teacher_size")
   others = np.delete(rest, picked)
   wanted = len(others) if pool_size is None else pool_size
   if not 0 < wanted <= len(others):
     raise UserError(
-      f"setting.pool_size={pool_size}: {len(others)} images are left for the pool; lower it, setting.teacher_size="
+      f"task.pool_size={pool_size}: {len(others)} images are left for the pool; lower it, task.teacher_size="
       f"{teacher_size} or validation_size={request.validation_size}"
     )
   others = np.random.default_rng((request.seed, 43)).permutation(others)[:wanted]
@@ -124,13 +124,13 @@ def _twins(pool: np.ndarray, held_out: np.ndarray, mean: np.ndarray, threshold: 
   return np.array(jax.device_get(near_duplicate_mask(*rows, threshold)))
 
 
-def _union(labelled: Data, pool: np.ndarray, is_junk: np.ndarray) -> Data:
+def _union(labelled: Batch, pool: np.ndarray, is_junk: np.ndarray) -> Batch:
   count, more = len(labelled.y), len(pool)
-  return Data(
+  return Batch(
     np.concatenate([labelled.x, pool]),
     np.concatenate([labelled.y, np.full(more, -1, np.int32)]),
     np.arange(count + more, dtype=np.int32),
-    {
+    extra={
       "labelled": np.arange(count + more) < count,
       "junk": np.concatenate([np.zeros(count, bool), is_junk]),
     },

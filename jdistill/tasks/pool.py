@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from jdistill.base import UserError
-from jdistill.settings.junk import fitted, other
-from jdistill.settings.setting import Request
-from jdistill.settings.shifts import SHIFTS, rotate
+from jdistill.tasks.junk import fitted, other
+from jdistill.tasks.shifts import SHIFTS, rotate
+from jdistill.tasks.task import Request
 
 KINDS = (*SHIFTS, "rotated", "junk", "elsewhere")
 
@@ -54,7 +54,7 @@ def copies(
 def from_elsewhere(
   name: str, request: Request, shape: tuple[int, int, int], side: int | None, num_classes: int
 ) -> Pixels:
-  """The training images of another set as this run's (`jdistill.settings.junk.fitted`).
+  """The training images of another set as this run's (`jdistill.tasks.junk.fitted`).
 
   Raises:
     UserError: it is unknown, or has other classes or images that do not fit.
@@ -62,7 +62,7 @@ def from_elsewhere(
   found = other("elsewhere", name, request)
   if found.num_classes != num_classes:
     raise UserError(
-      f"setting.elsewhere={name!r}: {found.num_classes} classes, and {request.dataset!r} has {num_classes}; the same"
+      f"task.elsewhere={name!r}: {found.num_classes} classes, and {request.dataset!r} has {num_classes}; the same"
       " classes are needed"
     )
   return Pixels(fitted("elsewhere", name, found.train_x, request, shape, side), found.train_y.astype(np.int32))
@@ -76,7 +76,7 @@ def others(rng: np.random.Generator, name: str, found: Pixels, shifted: int, rot
   """
   if shifted + rotated > len(found.y):
     raise UserError(
-      f"setting.shifted_size={shifted}: with {rotated} turned ones that is more than the {len(found.y)} images of"
+      f"task.shifted_size={shifted}: with {rotated} turned ones that is more than the {len(found.y)} images of"
       f" {name!r}; lower it"
     )
   picked = rng.permutation(len(found.y))[: shifted + rotated]

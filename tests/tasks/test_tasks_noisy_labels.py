@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from jdistill.base import Data, UserError
-from jdistill.settings import Request
-from jdistill.settings.noisy_labels import noisy_labels
-from jdistill.settings.overlap import refuse_overlap
+from jdistill.base import Batch, UserError
+from jdistill.tasks import Request
+from jdistill.tasks.noisy_labels import noisy_labels
+from jdistill.tasks.overlap import refuse_overlap
 
 
 def request(**changes):
@@ -19,51 +19,51 @@ def flipped(labels, clean):
 
 
 def test_each_half_of_the_classes_has_its_own_mistakes():
-  setting = noisy_labels(request())
-  clean = setting.data.extra["clean_labels"]
-  students, teachers = flipped(setting.data.y, clean), flipped(setting.teacher.y, clean)
+  task = noisy_labels(request())
+  clean = task.data.extra["clean_labels"]
+  students, teachers = flipped(task.data.y, clean), flipped(task.teacher.y, clean)
   noisy, wrong = np.flatnonzero(students), np.flatnonzero(teachers)
   assert len(noisy) == len(wrong) == 5 and not set(noisy) & set(wrong)
   # 110 examples per class, 550 in all: three standard deviations of a binomial mean
   assert abs(students[noisy].mean() - 0.4) < 3 * np.sqrt(0.24 / 550)
   assert abs(teachers[wrong].mean() - 0.8) < 3 * np.sqrt(0.16 / 550)
-  targets = setting.data.y[(setting.data.y != clean)]
+  targets = task.data.y[(task.data.y != clean)]
   assert len(np.unique(targets)) == 10  # symmetric: to any class
   for c in wrong:  # systematic: to one class, of the same half
-    seen = np.unique(setting.teacher.y[clean == c])
+    seen = np.unique(task.teacher.y[clean == c])
     assert len(seen) == 2 and set(seen) <= set(wrong)
-  assert (setting.validation.y == noisy_labels(request(), label_noise=0.0).validation.y).all()
+  assert (task.validation.y == noisy_labels(request(), label_noise=0.0).validation.y).all()
 
 
 def test_no_noise_leaves_all_labels_alone():
-  setting = noisy_labels(request(), label_noise=0.0, teacher_noise=0.0, student_size=None)
-  np.testing.assert_array_equal(setting.data.y, setting.data.extra["clean_labels"])
-  np.testing.assert_array_equal(setting.teacher.y, setting.data.y)
-  np.testing.assert_array_equal(setting.members(3), np.arange(1097))
+  task = noisy_labels(request(), label_noise=0.0, teacher_noise=0.0, student_size=None)
+  np.testing.assert_array_equal(task.data.y, task.data.extra["clean_labels"])
+  np.testing.assert_array_equal(task.teacher.y, task.data.y)
+  np.testing.assert_array_equal(task.members(3), np.arange(1097))
 
 
 def test_students_are_balanced_over_the_right_classes_and_differ():
-  setting = noisy_labels(request(), student_size=100)
-  first, second = setting.members(0), setting.members(1)
-  assert (np.bincount(setting.data.extra["clean_labels"][first]) == 10).all()
+  task = noisy_labels(request(), student_size=100)
+  first, second = task.members(0), task.members(1)
+  assert (np.bincount(task.data.extra["clean_labels"][first]) == 10).all()
   assert set(first) != set(second)
-  np.testing.assert_array_equal(first, setting.members(0))
+  np.testing.assert_array_equal(first, task.members(0))
 
 
 def test_a_control_trains_on_the_held_out_examples():
-  setting = noisy_labels(request(), trains_on="held_out")
-  np.testing.assert_array_equal(setting.data.x, setting.validation.x)
-  np.testing.assert_array_equal(setting.data.y, setting.validation.y)
-  assert len(setting.members(5)) == 200
+  task = noisy_labels(request(), trains_on="held_out")
+  np.testing.assert_array_equal(task.data.x, task.validation.x)
+  np.testing.assert_array_equal(task.data.y, task.validation.y)
+  assert len(task.members(5)) == 200
 
 
 def test_scores_by_half():
-  setting = noisy_labels(request())
-  test = setting.test
-  noisy = set(np.flatnonzero(flipped(setting.data.y, setting.data.extra["clean_labels"])))
+  task = noisy_labels(request())
+  test = task.test
+  noisy = set(np.flatnonzero(flipped(task.data.y, task.data.extra["clean_labels"])))
   guess = np.where(np.isin(test.y, list(noisy)), test.y, 0)  # right in the noisy half
   wrong_half = np.mean(test.y[~np.isin(test.y, list(noisy))] == 0)
-  scores = setting.score(lambda x: 5.0 * np.eye(10)[guess], test)
+  scores = task.score(lambda x: 5.0 * np.eye(10)[guess], test)
   assert scores["noisy_half"] == 1.0 and scores["wrong_half"] == pytest.approx(wrong_half)
   assert scores["accuracy"] == pytest.approx(np.mean(guess == test.y)) and len(scores) == 3
 
@@ -71,9 +71,9 @@ def test_scores_by_half():
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    ({"label_noise": 1.5}, r"setting.label_noise=1.5: is a probability"),
-    ({"teacher_noise": -0.1}, r"setting.teacher_noise=-0.1"),
-    ({"trains_on": "test"}, r"setting.trains_on='test': unknown; choose one of noisy, held_out"),
+    ({"label_noise": 1.5}, r"task.label_noise=1.5: is a probability"),
+    ({"teacher_noise": -0.1}, r"task.teacher_noise=-0.1"),
+    ({"trains_on": "test"}, r"task.trains_on='test': unknown; choose one of noisy, held_out"),
   ],
 )
 def test_bad_options_are_refused(options, message):
@@ -95,7 +95,7 @@ def test_duplicates_between_training_and_validation_are_refused(tmp_path):
 
 def test_refuse_overlap():
   x = np.random.default_rng(1).normal(size=(6, 2)).astype(np.float32)
-  data = lambda rows: Data(x[rows], np.zeros(len(rows), np.int32), np.arange(len(rows), dtype=np.int32))  # noqa: E731
+  data = lambda rows: Batch(x[rows], np.zeros(len(rows), np.int32), np.arange(len(rows), dtype=np.int32))  # noqa: E731
   refuse_overlap(data([0, 1, 2]), data([3, 4]))  # the same names, other examples
   with pytest.raises(
     UserError, match=r"1 of 2 held-out examples are training examples, too \(held-out 1 is training 2"

@@ -8,8 +8,8 @@ import numpy as np
 
 from jdistill import losses
 from jdistill.augment.mix import mix_distribution
-from jdistill.base import Data, Key, Outputs, PyTree, UserError, Variables
-from jdistill.methods.knowledge.recipe import Order, Recipe, Sight, Term, View, same_view
+from jdistill.base import Batch, Key, Outputs, PyTree, UserError, Variables
+from jdistill.methods.knowledge.recipe import Look, Order, Recipe, StepOutputs, Term, same_view
 from jdistill.models.connectors import feature_transfer, last_map, mlp_head
 from jdistill.selection import classwise_confidence_select, selection_mixing_weight
 
@@ -72,43 +72,45 @@ def kd3(
   mixed = contrast_weight > 0
   first = (lambda x: x[: x.shape[0] // 2]) if mixed else (lambda x: x)
   finished = feature_transfer(factor=factor)
-  parts, terms = {}, {}
+  connectors, terms = {}, {}
   if shared_classifier or feature_weight:
-    parts["transfer"] = feature_transfer(factor=factor, rows=first)
+    connectors["transfer"] = feature_transfer(factor=factor, rows=first)
 
-  def logits(view: View) -> tuple[jax.Array, jax.Array]:
-    student = _classify(view.parts["transfer"], view.constants) if shared_classifier else first(view.student.logits)
-    return student, first(view.teacher.logits)
+  def logits(step: StepOutputs) -> tuple[jax.Array, jax.Array]:
+    student = (
+      _classify(step.connectors["transfer"], step.constants) if shared_classifier else first(step.student.logits)
+    )
+    return student, first(step.teacher.logits)
 
-  def feature_loss(view: View) -> jax.Array:
-    student, teacher = _one_size(view.parts["transfer"], first(last_map(view.teacher, "teacher")))
-    weights = losses.logit_gap_weights(*logits(view)) if weighted else jnp.ones(student.shape[0], jnp.float32)
+  def feature_loss(step: StepOutputs) -> jax.Array:
+    student, teacher = _one_size(step.connectors["transfer"], first(last_map(step.teacher, "teacher")))
+    weights = losses.logit_gap_weights(*logits(step)) if weighted else jnp.ones(student.shape[0], jnp.float32)
     return losses.weighted_feature_mse(student, teacher, weights)
 
   if feature_weight:
     terms["feature"] = Term(feature_loss, feature_weight)
   if mixed:
-    parts["student_head"] = mlp_head((contrast_size,))
-    parts["teacher_head"] = mlp_head((contrast_size,), lambda student, teachers: teachers[0].embedding)
-    terms["contrast"] = Term(lambda view: _contrast(view, contrast_temperature), contrast_weight)
+    connectors["student_head"] = mlp_head((contrast_size,))
+    connectors["teacher_head"] = mlp_head((contrast_size,), lambda student, teachers: teachers[0].embedding)
+    terms["contrast"] = Term(lambda step: _contrast(step, contrast_temperature), contrast_weight)
   if kd_weight:
-    terms["kd"] = Term(lambda view: losses.kl_divergence(*logits(view), temperature=temperature), kd_weight)
+    terms["kd"] = Term(lambda step: losses.kl_divergence(*logits(step), temperature=temperature), kd_weight)
 
-  def views(key: Key, batch: Data) -> tuple[jax.Array, jax.Array]:
+  def views(key: Key, batch: Batch) -> tuple[jax.Array, jax.Array]:
     both = jnp.concatenate([batch.x, mix_distribution(key, batch.x, beta=mix_beta)])
     return both, both
 
-  def order(key: Key, epoch: jax.Array, sight: Sight, members: jax.Array, batch_size: int) -> Order:
+  def order(key: Key, epoch: jax.Array, look: Look, members: jax.Array, batch_size: int) -> Order:
     key_choice, key_order = jax.random.split(key)
     share = selection_mixing_weight(epoch, ramp=ramp, until=until)
-    keep, metrics = _choose(select, key_choice, sight, members, share, cutoff)
-    if (inside := sight.data.extra.get("inside")) is not None:
+    keep, metrics = _choose(select, key_choice, look, members, share, cutoff)
+    if (inside := look.data.extra.get("inside")) is not None:
       chosen = keep.astype(jnp.float32)
       found = jnp.sum(chosen * inside[members].astype(jnp.float32))
       metrics["inside"] = found / jnp.maximum(jnp.sum(chosen), 1)
     return _walk(key_order, members, keep, batch_size, repeat, metrics)
 
-  def deploy(outputs: Outputs, variables: Mapping[str, Variables], constants: PyTree) -> jax.Array:
+  def predict(outputs: Outputs, variables: Mapping[str, Variables], constants: PyTree) -> jax.Array:
     if not shared_classifier:
       return outputs.logits
     feature, _ = finished.apply(variables["transfer"], outputs, (), train=False, key=jax.random.key(0))
@@ -116,13 +118,13 @@ def kd3(
 
   return Recipe(
     terms,
-    parts=parts,
-    views=views if mixed else same_view,
+    connectors=connectors,
+    augmented_inputs=views if mixed else same_view,
     passes=2 if mixed else 1,
     order=order,
     prepare=_classifier,
-    metrics=_classifier_input if "transfer" in parts else None,
-    deploy=deploy,
+    metrics=_classifier_input if "transfer" in connectors else None,
+    predict=predict,
     keeps=("transfer",) if shared_classifier else (),
   )
 
@@ -156,12 +158,12 @@ def _classify(feature: jax.Array, constants: PyTree) -> jax.Array:
   return jnp.mean(feature, (1, 2)) @ kernel + bias.reshape(1, -1)
 
 
-def _classifier_input(view: View) -> dict[str, jax.Array]:
+def _classifier_input(step: StepOutputs) -> dict[str, jax.Array]:
   """How far the teacher's embedding is from the global mean of its last map: 0 where the classifier can be shared."""
-  means = jnp.mean(last_map(view.teacher, "teacher"), (1, 2))
-  if means.shape != view.teacher.embedding.shape:
+  means = jnp.mean(last_map(step.teacher, "teacher"), (1, 2))
+  if means.shape != step.teacher.embedding.shape:
     return {}
-  return {"embedding_gap": jnp.max(jnp.abs(means - view.teacher.embedding))}
+  return {"embedding_gap": jnp.max(jnp.abs(means - step.teacher.embedding))}
 
 
 def _one_size(student: jax.Array, teacher: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -170,24 +172,24 @@ def _one_size(student: jax.Array, teacher: jax.Array) -> tuple[jax.Array, jax.Ar
   return student, teacher
 
 
-def _contrast(view: View, temperature: float) -> jax.Array:
+def _contrast(step: StepOutputs, temperature: float) -> jax.Array:
   total = jnp.float32(0)
   for head in ("student_head", "teacher_head"):
-    pair = jnp.split(view.parts[head], 2)
-    both = losses.nt_xent(*pair, temperature=temperature, where=view.where)
+    pair = jnp.split(step.connectors[head], 2)
+    both = losses.nt_xent(*pair, temperature=temperature, where=step.where)
     total = total + jnp.mean(both.reshape(2, -1), axis=0)
   return total
 
 
 def _choose(
-  select: str, key: Key, sight: Sight, members: jax.Array, share: jax.Array, cutoff: float
+  select: str, key: Key, look: Look, members: jax.Array, share: jax.Array, cutoff: float
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """`([n] bool, metrics)` of one epoch."""
   if select == "all":
     return jnp.ones(members.shape[0], bool), {}
-  logits = sight.constants["logits"][members]
+  logits = look.constants["logits"][members]
   if select != "teacher":
-    logits = share * logits + (1 - share) * sight.student(members)
+    logits = share * logits + (1 - share) * look.student(members)
   p = jax.nn.softmax(logits)
   confidence = jnp.max(p, axis=-1)
   counts = jnp.zeros(p.shape[-1], jnp.int32).at[jnp.argmax(p, axis=-1)].add(1)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from jdistill import models
-from jdistill.base import Data, Outputs, UserError
-from jdistill.methods.knowledge import Epoch, View, student_method
-from jdistill.methods.knowledge.meal import meal_v2
+from jdistill.base import Batch, Outputs, UserError
+from jdistill.methods.knowledge import Epoch, StepOutputs, student_method
+from jdistill.methods.knowledge.meal_v2 import meal_v2
 from jdistill.methods.optimizers import make_optimizer
 from jdistill.teachers.frozen import committee
 
@@ -27,9 +27,9 @@ def outputs(z):
 
 
 def view(params=None, student=STUDENT, teachers=TEACHERS, where=(True,) * 4):
-  batch = Data(jnp.zeros((4, 1)), jnp.int32(LABELS), jnp.arange(4, dtype=jnp.int32))
-  return View(
-    batch=batch, student=outputs(student), teachers=tuple(outputs(z) for z in teachers), parts={},
+  batch = Batch(jnp.zeros((4, 1)), jnp.int32(LABELS), jnp.arange(4, dtype=jnp.int32))
+  return StepOutputs(
+    batch=batch, student=outputs(student), teachers=tuple(outputs(z) for z in teachers), connectors={},
     params={"discriminator": params}, memory=(), constants=(), where=jnp.array(where), epoch=jnp.float32(0),
     key=jax.random.key(0), rows=batch.ids,
   )  # fmt: skip
@@ -37,7 +37,7 @@ def view(params=None, student=STUDENT, teachers=TEACHERS, where=(True,) * 4):
 
 def drawn(recipe, key=7):
   """Parameters whose ReLUs are not all shut."""
-  part = recipe.parts["discriminator"]
+  part = recipe.connectors["discriminator"]
   params = part.init(jax.random.key(key), outputs(STUDENT), tuple(outputs(z) for z in TEACHERS)).params
   return jax.tree.map(lambda a: a + 0.3, params)
 
@@ -68,7 +68,7 @@ def test_similarity_is_the_cross_entropy_with_the_average_probabilities():
   np.testing.assert_allclose(recipe.terms["similarity"].value(view()), want, rtol=1e-5)
   logits = np.exp(log_softmax(TEACHERS.mean(0)))  # averaging logits is something else
   assert np.abs(-(logits * log_softmax(STUDENT)).sum(-1) - want).max() > 0.05
-  assert set(recipe.terms) == {"similarity"} and not recipe.parts and recipe.needs == ("teacher",)
+  assert set(recipe.terms) == {"similarity"} and not recipe.connectors and recipe.needs == ("teacher",)
 
 
 def test_one_teacher_is_the_control():
@@ -133,7 +133,7 @@ def test_student_and_discriminator_learn_together_from_a_trained_start():
   rng = np.random.default_rng(0)
   make = lambda *widths: models.build("mlp", num_classes=3, image_shape=(2, 2, 1), widths=widths)  # noqa: E731
   x, y = jnp.float32(rng.normal(size=(8, 2, 2, 1))), jnp.asarray(rng.integers(0, 3, 8), jnp.int32)
-  data = Data(x, y, jnp.arange(8, dtype=jnp.int32))
+  data = Batch(x, y, jnp.arange(8, dtype=jnp.int32))
   networks = [make(6), make(5, 4)]
   frozen = committee(networks, [n.init(jax.random.key(i)) for i, n in enumerate(networks)])
   recipe = meal_v2(last_relu=False)

@@ -1,4 +1,4 @@
-"""The contract of settings."""
+"""The contract of tasks."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jdistill.base import Data
+from jdistill.base import Batch
 
 Predict = Callable[[np.ndarray], np.ndarray]  # inputs [n, ...] -> logits [n, ..., classes], in batches
 
@@ -32,7 +32,7 @@ class Request(NamedTuple):
   seed: int
 
 
-class Setting(NamedTuple):
+class Task(NamedTuple):
   """Data and score of an experiment; all arrays on the host.
 
   Attributes:
@@ -50,21 +50,21 @@ class Setting(NamedTuple):
     notes: lines for the report (how many examples, what was done to them).
   """
 
-  data: Data
+  data: Batch
   members: Callable[[int], np.ndarray]
-  teacher: Data
-  validation: Data
-  test: Data
+  teacher: Batch
+  validation: Batch
+  test: Batch
   num_classes: int
   input_shape: tuple[int, ...]
   kind: str
-  score: Callable[[Predict, Data], Mapping[str, float]]
+  score: Callable[[Predict, Batch], Mapping[str, float]]
   metric: str
   higher: bool = True
   notes: tuple[str, ...] = ()
 
 
-def fingerprint(data: Data) -> str:
+def fingerprint(data: Batch) -> str:
   """A short name of examples: SHA-256 over all arrays."""
   digest = hashlib.sha256()
   for name, leaf in [("x", data.x), ("y", data.y), ("ids", data.ids), *sorted(data.extra.items())]:
@@ -74,7 +74,7 @@ def fingerprint(data: Data) -> str:
   return digest.hexdigest()[:16]
 
 
-def take(data: Data, positions: np.ndarray) -> Data:
+def take(data: Batch, positions: np.ndarray) -> Batch:
   """The examples at these positions, with their names."""
   extra = {name: np.asarray(value)[positions] for name, value in data.extra.items()}
-  return Data(data.x[positions], data.y[positions], data.ids[positions], extra)
+  return Batch(data.x[positions], data.y[positions], data.ids[positions], extra=extra)

@@ -5,9 +5,9 @@ import pytest
 
 from jdistill.base import UserError
 from jdistill.data import load
-from jdistill.settings import Request, shifts
-from jdistill.settings.pool import KINDS
-from jdistill.settings.web import web
+from jdistill.tasks import Request, shifts
+from jdistill.tasks.pool import KINDS
+from jdistill.tasks.web import web
 
 SIZES = {"teacher_size": 600, "shifted_size": 90, "rotated_size": 20, "junk_size": 30}
 RNG = np.random.default_rng(0)
@@ -27,8 +27,8 @@ def rows(x):
 
 
 def test_the_pool_has_flags_and_no_labels():
-  setting = web(request(), **SIZES)
-  pool = setting.data
+  task = web(request(), **SIZES)
+  pool = task.data
   assert len(pool.y) == 140 and not pool.y.any()
   kinds = [KINDS[k] for k in pool.extra["kind"]]
   assert {name: kinds.count(name) for name in KINDS} == {
@@ -42,31 +42,31 @@ def test_the_pool_has_flags_and_no_labels():
   np.testing.assert_array_equal(pool.extra["inside"], pool.extra["kind"] != KINDS.index("junk"))
   np.testing.assert_array_equal(pool.extra["inside"], pool.extra["hidden_label"] >= 0)
   assert pool.x.min() >= 0 and pool.x.max() <= 1
-  np.testing.assert_array_equal(setting.members(3), np.arange(140))
-  assert "made from 497 others of the set: 30 inverted, 30 blurred, 30 dimmed, 20 rotated, 30 junk" in setting.notes[1]
+  np.testing.assert_array_equal(task.members(3), np.arange(140))
+  assert "made from 497 others of the set: 30 inverted, 30 blurred, 30 dimmed, 20 rotated, 30 junk" in task.notes[1]
 
 
 def test_teacher_validation_and_sources_share_no_image():
-  setting, data = web(request(), **SIZES), load("digits")
-  assert (len(setting.teacher.y), len(setting.validation.y), len(setting.test.y)) == (600, 200, 500)
-  used = np.concatenate([setting.teacher.ids, setting.validation.ids])
+  task, data = web(request(), **SIZES), load("digits")
+  assert (len(task.teacher.y), len(task.validation.y), len(task.test.y)) == (600, 200, 500)
+  used = np.concatenate([task.teacher.ids, task.validation.ids])
   assert len(np.unique(used)) == 800
-  np.testing.assert_array_equal(setting.teacher.y, data.train_y[setting.teacher.ids])
-  inverted = setting.data.x[setting.data.extra["kind"] == 0]
+  np.testing.assert_array_equal(task.teacher.y, data.train_y[task.teacher.ids])
+  inverted = task.data.x[task.data.extra["kind"] == 0]
   found = [np.flatnonzero((np.abs(data.train_x - (1 - x)) < 1e-6).all((1, 2, 3))) for x in inverted]
   assert all(len(f) for f in found) and not set(np.concatenate(found)) & set(used)
-  labels = setting.data.extra["hidden_label"][setting.data.extra["kind"] == 0]
+  labels = task.data.extra["hidden_label"][task.data.extra["kind"] == 0]
   assert [data.train_y[f[0]] for f in found] == labels.tolist()
 
 
 def test_a_source_that_comes_again_is_shifted_otherwise():
-  setting = web(request(), **SIZES | {"teacher_size": 1059, "shifted_size": 114, "rotated_size": 0, "junk_size": 0})
-  assert "made from 38 others" in setting.notes[1]
-  kinds = setting.data.extra["kind"]
+  task = web(request(), **SIZES | {"teacher_size": 1059, "shifted_size": 114, "rotated_size": 0, "junk_size": 0})
+  assert "made from 38 others" in task.notes[1]
+  kinds = task.data.extra["kind"]
   np.testing.assert_array_equal(np.bincount(kinds, minlength=3), [38, 38, 38])
   for source in range(38):
     assert sorted(kinds[source::38]) == [0, 1, 2]
-  labels = setting.data.extra["hidden_label"].reshape(3, 38)
+  labels = task.data.extra["hidden_label"].reshape(3, 38)
   np.testing.assert_array_equal(labels, labels[[0, 0, 0]])
 
 
@@ -80,9 +80,9 @@ def test_the_seed_decides_and_preprocessing_is_that_of_the_clean_images():
 
 
 def test_the_original_pool_is_the_teachers_without_labels():
-  setting = web(request(), pool="original", **SIZES)
-  np.testing.assert_array_equal(setting.data.x, setting.teacher.x)
-  assert not setting.data.y.any() and setting.teacher.y.any() and setting.data.extra["inside"].all()
+  task = web(request(), pool="original", **SIZES)
+  np.testing.assert_array_equal(task.data.x, task.teacher.x)
+  assert not task.data.y.any() and task.teacher.y.any() and task.data.extra["inside"].all()
 
 
 def test_junk_from_a_file(tmp_path):
@@ -91,10 +91,10 @@ def test_junk_from_a_file(tmp_path):
   pool = web(request(), junk=str(tmp_path / "junk.npz"), **SIZES).data
   found = pool.x[pool.extra["kind"] == KINDS.index("junk")]
   assert len(rows(found)) == 30 and rows(found) <= rows(junk.mean(-1, keepdims=True))
-  with pytest.raises(UserError, match=r"setting.junk_size=51: .*junk.npz' has 50 images"):
+  with pytest.raises(UserError, match=r"task.junk_size=51: .*junk.npz' has 50 images"):
     web(request(), junk=str(tmp_path / "junk.npz"), **SIZES | {"junk_size": 51})
   archive(tmp_path / "large.npz", RNG.random((50, 9, 8, 1)).astype(np.float32), np.arange(50) % 2)
-  with pytest.raises(UserError, match=r"setting.junk=.*large.npz': images \(9, 8, 1\), and 'digits' has \(8, 8, 1\)"):
+  with pytest.raises(UserError, match=r"task.junk=.*large.npz': images \(9, 8, 1\), and 'digits' has \(8, 8, 1\)"):
     web(request(), junk=str(tmp_path / "large.npz"), **SIZES)
 
 
@@ -103,42 +103,42 @@ def test_a_pool_of_another_set_and_junk_of_any_size(tmp_path):
   other = archive(tmp_path / "other.npz", theirs, labels)
   junk = archive(tmp_path / "junk.npz", RNG.random((40, 3, 3, 1)).astype(np.float32), np.arange(40) % 2)
   options = {"crop": 6, "side": 3, "elsewhere": other, "junk": junk, "teacher_size": 600, "junk_size": 40}
-  setting = web(request(), **options, shifted_size=50, rotated_size=10)
-  assert setting.input_shape == (3, 3, 1) and setting.data.x.shape == (100, 3, 3, 1)
+  task = web(request(), **options, shifted_size=50, rotated_size=10)
+  assert task.input_shape == (3, 3, 1) and task.data.x.shape == (100, 3, 3, 1)
   middle = load("digits").test_x[:, 1:7, 1:7].reshape(500, 3, 2, 3, 2, 1).mean((2, 4))
-  np.testing.assert_allclose(setting.test.x, middle, atol=1e-6)
-  kinds, hidden = setting.data.extra["kind"], setting.data.extra["hidden_label"]
+  np.testing.assert_allclose(task.test.x, middle, atol=1e-6)
+  kinds, hidden = task.data.extra["kind"], task.data.extra["hidden_label"]
   assert [int((kinds == KINDS.index(k)).sum()) for k in ("elsewhere", "rotated", "junk")] == [50, 10, 40]
   np.testing.assert_array_equal(np.bincount(hidden[hidden >= 0]), np.full(10, 6))
   padded = np.pad(theirs.mean(-1), ((0, 0), (3, 3), (1, 1)))  # to 18 by 18
   want = padded.reshape(60, 3, 6, 3, 6).mean((2, 4))
-  for x, label in zip(setting.data.x[kinds == KINDS.index("elsewhere")], hidden, strict=False):
+  for x, label in zip(task.data.x[kinds == KINDS.index("elsewhere")], hidden, strict=False):
     (which,) = np.flatnonzero(np.abs(want - x[..., 0]).max((1, 2)) < 1e-6)
     assert labels[which] == label
-  assert setting.notes[1].endswith(f"without labels, with {other}: 10 rotated, 40 junk, 50 elsewhere")
-  with pytest.raises(UserError, match=r"setting.shifted_size=51: with 10 turned ones that is more than the 60 images"):
+  assert task.notes[1].endswith(f"without labels, with {other}: 10 rotated, 40 junk, 50 elsewhere")
+  with pytest.raises(UserError, match=r"task.shifted_size=51: with 10 turned ones that is more than the 60 images"):
     web(request(), **options, shifted_size=51, rotated_size=10)
-  with pytest.raises(UserError, match=r"setting.elsewhere=.*: 2 classes, and 'digits' has 10"):
+  with pytest.raises(UserError, match=r"task.elsewhere=.*: 2 classes, and 'digits' has 10"):
     web(request(), **options | {"elsewhere": junk}, shifted_size=5, rotated_size=0)
-  with pytest.raises(UserError, match=r"setting.elsewhere='no.npz': there is no such file"):
+  with pytest.raises(UserError, match=r"task.elsewhere='no.npz': there is no such file"):
     web(request(), elsewhere="no.npz", **SIZES)
-  with pytest.raises(UserError, match=r"setting.crop=9: images are 8x8; crop to 1 to 8 pixels"):
+  with pytest.raises(UserError, match=r"task.crop=9: images are 8x8; crop to 1 to 8 pixels"):
     web(request(), crop=9, **SIZES)
 
 
 def test_smaller_images():
-  setting = web(request(), side=4, **SIZES)
-  assert setting.input_shape == (4, 4, 1) and setting.data.x.shape == (140, 4, 4, 1)
+  task = web(request(), side=4, **SIZES)
+  assert task.input_shape == (4, 4, 1) and task.data.x.shape == (140, 4, 4, 1)
   want = load("digits").test_x.reshape(500, 4, 2, 4, 2, 1).mean((2, 4))
-  np.testing.assert_allclose(setting.test.x, want, atol=1e-6)
+  np.testing.assert_allclose(task.test.x, want, atol=1e-6)
 
 
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    ({"pool": "net"}, "setting.pool='net': unknown; choose one of web, original"),
-    ({"side": 8}, "setting.side=8: images are 8x8; leave it unset"),
-    ({"teacher_size": 1200}, "setting.teacher_size=1200: a class-balanced subset of these 1097 images has at most"),
+    ({"pool": "net"}, "task.pool='net': unknown; choose one of web, original"),
+    ({"side": 8}, "task.side=8: images are 8x8; leave it unset"),
+    ({"teacher_size": 1200}, "task.teacher_size=1200: a class-balanced subset of these 1097 images has at most"),
   ],
 )
 def test_bad_options_are_refused(options, message):
@@ -148,7 +148,7 @@ def test_bad_options_are_refused(options, message):
 
 def test_no_image_left_for_the_pool(tmp_path):
   archive(tmp_path / "few.npz", RNG.random((10, 4, 4, 1)).astype(np.float32), np.arange(10) % 2)
-  with pytest.raises(UserError, match=r"setting\.teacher_size=6: no image is left to make the pool from"):
+  with pytest.raises(UserError, match=r"task\.teacher_size=6: no image is left to make the pool from"):
     web(request(dataset=str(tmp_path / "few.npz"), validation_size=4), teacher_size=6)
 
 

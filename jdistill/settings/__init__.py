@@ -1,9 +1,0 @@
-"""What an experiment in knowledge distillation is about: who may learn from what, and how the result is judged.
-
-A setting is a value: the examples of teachers and students, those on which choices are made, those that are only looked
-at in the end, and a score. `jdistill.catalog` knows them by name.
-"""
-
-from jdistill.settings.setting import Request, Setting, fingerprint, take
-
-__all__ = ["Request", "Setting", "fingerprint", "take"]
