@@ -1,0 +1,180 @@
+"""What an option may hold, read from the signature that declares it.
+
+    def datm(apply, initial, *, inner_steps: Annotated[int, Range(1)] = 80, labels: Literal["soft", "hard"] = "soft"):
+
+Type, range, choices and default stand in the signature and nowhere else: configurations are checked against it, and
+messages and documentation are made of it. A section of a configuration that no builder has is a `NamedTuple` with the
+same annotations.
+"""
+
+import difflib
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from jdistill.base import UserError
+
+REQUIRED = inspect.Parameter.empty
+
+
+class Range(NamedTuple):
+  """Inclusive bounds of a number; `None` where there is none."""
+
+  low: float | None = None
+  high: float | None = None
+
+
+class Above(NamedTuple):
+  """The exclusive lower bound of a number."""
+
+  value: float
+
+
+class Choice(NamedTuple):
+  """The allowed values, where they are known at run time only; else `typing.Literal` says the same."""
+
+  values: tuple
+
+
+class Traced:
+  """Marks a number that a builder only computes with: a search over it shares one compiled program.
+
+  A builder must not decide in Python about such a number, and no value of it may mean that something is left out.
+  """
+
+
+class Field(NamedTuple):
+  """What one key of a configuration may hold.
+
+  Attributes:
+    kind: the Python type; an int is welcome where a float is asked for.
+    default: `REQUIRED` where there is none.
+    low, high: inclusive bounds, or `None`.
+    above: exclusive lower bound, or `None`.
+    choices: the allowed values, or empty.
+    optional: whether `None` is a value of its own.
+    traced: see `Traced`.
+  """
+
+  kind: type
+  default: Any = REQUIRED
+  low: float | None = None
+  high: float | None = None
+  above: float | None = None
+  choices: tuple = ()
+  optional: bool = False
+  traced: bool = False
+
+
+_PLAIN = (bool, int, float, str, tuple)
+
+
+def fields(declared: Callable) -> dict[str, Field]:
+  """The options that a builder or a `NamedTuple` declares, in their order; collaborators (functions) are left out.
+
+  Args:
+    declared: a function, whose keyword-only arguments of plain types are its options, or a `NamedTuple` class.
+  """
+  hints = typing.get_type_hints(declared, include_extras=True)
+  whole = inspect.isclass(declared)
+  found = {}
+  for parameter in inspect.signature(declared).parameters.values():
+    if whole or parameter.kind is parameter.KEYWORD_ONLY:
+      field = _field(hints.get(parameter.name), parameter.default)
+      if field is not None:
+        found[parameter.name] = field
+  return found
+
+
+def _field(hint: Any, default: Any) -> Field | None:
+  """A `Field` of an annotation, or `None` for what a configuration cannot hold."""
+  marks: tuple = ()
+  if typing.get_origin(hint) is typing.Annotated:
+    hint, *marks = typing.get_args(hint)
+  optional = False
+  if typing.get_origin(hint) in (typing.Union, types.UnionType):
+    members = [member for member in typing.get_args(hint) if member is not type(None)]
+    optional = len(members) < len(typing.get_args(hint))
+    if len(members) != 1:
+      return None
+    hint = members[0]
+    if typing.get_origin(hint) is typing.Annotated:
+      hint, *inner = typing.get_args(hint)
+      marks = (*marks, *inner)
+  choices: tuple = ()
+  if typing.get_origin(hint) is typing.Literal:
+    choices = typing.get_args(hint)
+    hint = type(choices[0])
+  kind = typing.get_origin(hint) or hint
+  if kind not in _PLAIN:
+    return None
+  field = Field(kind, default, choices=choices, optional=optional)
+  for mark in marks:
+    match mark:
+      case Range(low, high):
+        field = field._replace(low=low, high=high)
+      case Above(value):
+        field = field._replace(above=value)
+      case Choice(values):
+        field = field._replace(choices=tuple(values))
+      case _ if mark is Traced:
+        field = field._replace(traced=True)
+  return field
+
+
+def check_known(section: str, values: Mapping[str, Any], known: Iterable[str]) -> None:
+  """Refuses keys that nobody declared.
+
+  Raises:
+    UserError: the first of them, with its near matches.
+  """
+  known = list(known)
+  for key in values:
+    if key not in known:
+      dotted = f"{section}.{key}" if section else key
+      raise UserError(f"{dotted}={values[key]!r}: unknown key{near_matches(key, known)}")
+
+
+def checked(key: str, value: Any, field: Field) -> Any:
+  """A value that may stand in a configuration, in its declared type.
+
+  Args:
+    key: dotted, for messages.
+    value: what was found.
+    field: what is allowed.
+
+  Raises:
+    UserError: another type, or outside the bounds or the choices.
+  """
+  if value is None:
+    if field.optional:
+      return None
+    raise UserError(f"{key}: not set, and there is no default for this data set; give --config.{key}=...")
+  if field.kind is tuple:
+    items = [value] if isinstance(value, str | int | float) else list(value)
+    # the command line hands over `--config.eval.models=mlp,lenet` as one word
+    return [part for item in items for part in (item.split(",") if isinstance(item, str) else [item])]
+  if field.kind is float and isinstance(value, int) and not isinstance(value, bool):
+    value = float(value)
+  if not isinstance(value, field.kind) or (isinstance(value, bool) and field.kind is not bool):
+    raise UserError(f"{key}={value!r}: must be of type {field.kind.__name__}")
+  if field.choices and value not in field.choices:
+    raise UserError(f"{key}={value!r}: unknown{near_matches(value, field.choices)}")
+  if field.low is not None and value < field.low:
+    raise UserError(f"{key}={value}: must be at least {field.low:,}")
+  if field.above is not None and value <= field.above:
+    raise UserError(f"{key}={value}: must be above {field.above:,}")
+  if field.high is not None and value > field.high:
+    raise UserError(f"{key}={value}: must be at most {field.high:,}")
+  return value
+
+
+def near_matches(name: Any, known: Iterable[str]) -> str:
+  """The end of a message about an unknown name: the near matches, or all names where nothing is near."""
+  known = [str(one) for one in known]
+  near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.6)
+  if near:
+    return f"; did you mean {' or '.join(repr(n) for n in near)}?"
+  return f"; choose one of {', '.join(sorted(known))}"
