@@ -20,6 +20,10 @@ class UserError(ValueError):
   """A mistake the user can cure. The message is one line: the key, the value found, and what to do about it."""
 
 
+class Diverged(UserError):
+  """Training whose numbers are not finite any more. Of many networks beside each other, the others go on."""
+
+
 class Outputs(NamedTuple):
   """What one forward pass of a network gives.
 

@@ -1,24 +1,25 @@
-"""`--dry_run --topology=v5e:2x4`: the outer step compiled for TPUs that are not there, and what it would cost there."""
+"""`--dry_run --topology=v5e:2x4`: the step of a run compiled for TPUs that are not there, and what it would cost there."""
 
 import contextlib
 import importlib.util
 import os
 import time
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from jax.experimental import topologies
 
-from jdistill import config as config_lib
 from jdistill import data
 from jdistill.base import UserError
+from jdistill.data import preprocess
 from jdistill.files import format_bytes
 from jdistill.ops.rows import largest_divisor
 from jdistill.reporting import chips, format_table, units
 from jdistill.reporting import cost as cost_lib
-from jdistill.stages.dataset import build, outer
-from jdistill.stages.dataset.context import Context
+from jdistill.stages import build, traced, train
+from jdistill.stages.run import Run
 from jdistill.training import parallel
 
 # Sets whose shapes are public knowledge: (image shape, classes, training images, test images)
@@ -38,11 +39,27 @@ _QUIET = {
 }
 
 
-def run(ctx: Context, text: str) -> None:
-  """Prints memory, work and least times of the outer step on a slice of TPUs; reads data only where it must.
+class Target(NamedTuple):
+  """What is compiled.
+
+  Attributes:
+    compiled: the program.
+    mesh: the devices that it runs on together.
+    about: one line about the step.
+    steps: how many there are.
+  """
+
+  compiled: jax.stages.Compiled
+  mesh: jax.sharding.Mesh
+  about: str
+  steps: int
+
+
+def show(run: Run, text: str) -> None:
+  """Prints memory, work and least times of a run's step on a slice of TPUs; reads data only where it must.
 
   Args:
-    ctx: the run.
+    run: the run.
     text: `GENERATION:SHAPE`.
 
   Raises:
@@ -51,25 +68,58 @@ def run(ctx: Context, text: str) -> None:
   wanted = chips.parse_topology(text)
   use_cpu()
   devices = find_devices(wanted)
-  ctx.dataset, source = dataset(ctx)
-  mesh = choose_mesh(ctx, devices)
-  ctx.say(f"compiling for {wanted.name}; this can take minutes")
+  source = take_shapes(run)
+  run.say(f"compiling for {wanted.name}; this can take minutes")
   begin = time.monotonic()
   try:
-    compiled = outer.compile_step(ctx, mesh)
+    target = (distill_target if "ipc" in run.config else student_target)(run, devices)
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
-    print(head(ctx, wanted, mesh, source))
+    print(f"{run.config['method']['name']} on {run.config['dataset']}, TPU {wanted.name}")
     print(f"does not fit: {str(error).partition('RESOURCE_EXHAUSTED: ')[2].splitlines()[0]}\n{_CURE}")
     return
   seconds = time.monotonic() - begin
-  print(head(ctx, wanted, mesh, source))
-  print(report(ctx, wanted, outer.memory(compiled), cost_lib.cost(compiled.as_text(), mesh.size)))
+  print(head(run, wanted, target, source))
+  cost = cost_lib.cost(target.compiled.as_text(), target.mesh.size)
+  print(report(wanted, cost_lib.program_memory(target.compiled), cost, target.steps))
   print(f"\n{_notes(wanted)}\nCompiled in {seconds:.0f} s with libtpu; nothing was run.")
 
 
-_CURE = "more chips, a smaller method.batch_size or method.gradient=nested_remat need less memory"
+def distill_target(run: Run, devices: list[jax.Device]) -> Target:
+  """The step of stage `distill`, its inner rows spread over `parallel.data` devices, or as many as divide them.
+
+  Raises:
+    UserError: a number that does not divide the rows, or a gradient route that cannot spread them.
+  """
+  rows, asked = build.inner_rows(run), run.config["parallel"]["data"]
+  mesh = parallel.make_mesh(data=asked or largest_divisor(rows or 1, len(devices)), devices=devices)
+  about = f"{build.count(run):,} images of {run.task().input_shape}"
+  if rows is not None:
+    parallel.check_rows(rows, mesh)
+    gradient = run.config["unroll"]["gradient"]
+    if gradient in ("full", "remat") and build.ahead_route(run) == "shard_map":
+      raise UserError(f"unroll.gradient={gradient!r}: cannot spread the rows of a batch over devices; use 'mixed'")
+    about += f"; inner steps of {rows:,}, gradient {build.usual_route(run, mesh).gradient}"
+    about += f"; {_count(mesh.size, 'device')} with {rows // mesh.size:,} rows each"
+  return Target(build.compile_step(run, mesh), mesh, about, run.config["steps"])
+
+
+def student_target(run: Run, devices: list[jax.Device]) -> Target:
+  """The update of the method's own student, its batch spread over `parallel.data` devices, or as many as divide it."""
+  label = run.config["method"]["name"]
+  job = traced.job(run, label, run.config["arms"][label])
+  batch = min(job.train["batch_size"], job.members.shape[1])
+  size = run.config["parallel"]["data"] or largest_divisor(batch, len(devices))
+  mesh = parallel.make_mesh(data=size, devices=devices)
+  about = (
+    f"{run.config['student']['name']} on batches of {batch:,}; {_count(mesh.size, 'device')} with {batch // size:,} "
+    "rows each"
+  )
+  return Target(train.compile_step(run, job, mesh), mesh, about, train.plan(run, job).steps)
+
+
+_CURE = "more chips, smaller batches or unroll.gradient=nested_remat need less memory"
 
 
 def use_cpu() -> None:
@@ -111,18 +161,24 @@ def find_devices(wanted: chips.Slice) -> list[jax.Device]:
     raise UserError(f"--topology={wanted.name}: libtpu refuses it ({line}); {cure}") from error
 
 
-def dataset(ctx: Context) -> tuple[data.Dataset, str]:
-  """The data set, and where its shapes are from: for a well-known name its shapes, with nothing in them.
+def take_shapes(run: Run) -> str:
+  """Replaces a well-known data set by its shapes, with nothing in them; where the shapes are from.
 
   Only a set that is known by name and has no `data_dir` is not read: reading it could start a download.
   """
-  c = ctx.config
+  c = run.config
   if c["dataset"] not in _SHAPES or c["data_dir"] is not None:
-    return ctx.dataset, "read"
-  shape, classes, train, test = _SHAPES[c["dataset"]]
-  train, test = c["train_size"] or train, c["test_size"] or test
-  found = data.Dataset(
-    name=c["dataset"],
+    return "read"
+  run.load = _shapes_of
+  run.fit = lambda kind, loaded: preprocess.fit("none", loaded.train_x)
+  return "not read, its shapes are known by its name"
+
+
+def _shapes_of(name: str, *, train_size: int | None, test_size: int | None, **_) -> data.Dataset:
+  shape, classes, train, test = _SHAPES[name]
+  train, test = train_size or train, test_size or test
+  return data.Dataset(
+    name=name,
     train_x=np.broadcast_to(np.float32(0), (train, *shape)),
     train_y=(np.arange(train) % classes).astype(np.int32),
     train_ids=np.arange(train, dtype=np.int32),
@@ -131,45 +187,25 @@ def dataset(ctx: Context) -> tuple[data.Dataset, str]:
     class_names=tuple(map(str, range(classes))),
     fingerprint="",
   )
-  config_lib.check_against_data(c, found)
-  return found, "not read, its shapes are known by its name"
 
 
-def choose_mesh(ctx: Context, devices: list[jax.Device]) -> jax.sharding.Mesh:
-  """The devices that share a batch: `parallel.data` of them, or where that is open as many as divide it.
-
-  Raises:
-    UserError: a number that does not divide the batch, or a gradient route that cannot spread rows.
-  """
-  _, batch = ctx.rows()
-  asked = ctx.config["parallel"]["data"]
-  mesh = parallel.make_mesh(data=asked or largest_divisor(batch, len(devices)), devices=devices)
-  parallel.check_rows(batch, mesh)
-  gradient = ctx.config["method"]["gradient"]
-  if gradient in ("full", "remat") and outer.route(ctx) == "shard_map":
-    raise UserError(f"method.gradient={gradient!r}: cannot spread the rows of a batch over devices; use 'mixed'")
-  return mesh
-
-
-def head(ctx: Context, wanted: chips.Slice, mesh: jax.sharding.Mesh, source: str) -> str:
+def head(run: Run, wanted: chips.Slice, target: Target, source: str) -> str:
   """What was compiled, and for what."""
-  c, (count, batch) = ctx.config, ctx.rows()
-  idle = wanted.chips * wanted.chip.parts - mesh.size
+  c = run.config
+  idle = wanted.chips * wanted.chip.parts - target.mesh.size
   return (
-    f"one outer step of {c['method']['name']} on {c['dataset']} (data {source}), compiled for TPU {wanted.name}: "
+    f"one step of {c['method']['name']} on {c['dataset']} (data {source}), compiled for TPU {wanted.name}: "
     f"{_count(wanted.chips, 'chip')}{', 2 devices each' if wanted.chip.parts > 1 else ''}\n"
-    f"{count:,} images of {ctx.dataset.image_shape}; {c['method']['inner_steps']} inner steps of {batch:,}, gradient "
-    f"{build.usual_way(ctx, mesh).gradient}; {_count(mesh.size, 'device')} with {batch // mesh.size:,} rows each"
-    f"{f', {idle} have nothing to do' if idle else ''}\n"
+    f"{target.about}{f', {idle} have nothing to do' if idle else ''}\n"
   )
 
 
-def report(ctx: Context, wanted: chips.Slice, memory: dict[str, int], cost: cost_lib.Cost) -> str:
+def report(wanted: chips.Slice, memory: dict[str, int], cost: cost_lib.Cost, steps: int) -> str:
   """Memory with its verdict, least times, and exchanges between devices."""
   device = wanted.chip.device()
   precision = jax.config.jax_default_matmul_precision
   least = chips.bounds(device, cost.flops, cost.moved, cost.sent, precision)
-  total, steps = sum(memory.values()), ctx.config["steps"]
+  total = sum(memory.values())
   verdict = "fits" if total <= device.memory else "does not fit"
   lines = [
     format_table(

@@ -1,0 +1,259 @@
+"""Stage `evaluate`: the distilled set and its controls, trained on by fresh networks under one protocol."""
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jdistill import models, schema
+from jdistill.base import Network, Pool, UserError
+from jdistill.config import Declared, Plain
+from jdistill.data.subset import balanced_indices
+from jdistill.evaluation import Protocol, evaluate_seeds, examples_of
+from jdistill.reporting import Progress, Section, comparison
+from jdistill.schema import Above, Range, near_matches
+from jdistill.stages import build, distill, grid, networks, plan, trajectories
+from jdistill.stages.run import Run
+from jdistill.stages.stage import Part, Stage
+from jdistill.stages.workdir import lead
+from jdistill.synthetic import expert_label_logits, random_real
+
+OWN = "distilled"
+CONTROLS = ("random_hard", "random_soft")  # the best of these is what the set is compared with
+SETS = (OWN, *CONTROLS, "initial", "full_data")
+LABELS = {
+  OWN: "distilled",
+  "random_hard": "random real images, hard labels",
+  "random_soft": "random real images, teachers' soft labels",
+  "initial": "the initialisation",
+  "full_data": "full data",
+}
+_FILE = "evaluations.json"
+_VALIDATION = 1000  # real training images on which the controls' learning rates are chosen
+
+
+class Eval(NamedTuple):
+  """How sets are compared."""
+
+  epochs: Annotated[int, Range(1)]
+  full_epochs: Annotated[int, Range(1)]
+  full_lr: Annotated[float, Above(0)]
+  seeds: Annotated[int, Range(1)] = 5
+  batch_size: Annotated[int, Range(1)] = 128
+  momentum: Annotated[float, Range(0, 0.999)] = 0.9
+  weight_decay: Annotated[float, Range(0)] = 5e-4
+  augment: str = "none"
+  models: tuple[str, ...] = ("convnet",)
+  sets: tuple[str, ...] = SETS
+  control_lrs: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1)
+  full_batch_size: Annotated[int, Range(1)] = 128
+
+
+def _complete(given: Mapping[str, Any], out: dict[str, Any]) -> None:
+  e = out["eval"]
+  for name in e["models"]:
+    if name not in models.names():
+      raise UserError(f"eval.models: unknown network {name!r}{near_matches(name, models.names())}")
+  if not e["models"]:
+    raise UserError("eval.models: empty; name at least one network, such as 'convnet'")
+  if "teachers" not in out:  # without teachers nobody gives soft labels
+    e["sets"] = [name for name in e["sets"] if name != "random_soft"]
+  for name in e["sets"]:
+    if name not in SETS:
+      raise UserError(f"eval.sets: unknown set {name!r}{near_matches(name, SETS)}")
+  if OWN not in e["sets"]:
+    raise UserError(f"eval.sets={e['sets']}: must contain {OWN!r}")
+  for key in ("models", "sets"):
+    if len(set(e[key])) < len(e[key]):
+      raise UserError(f"eval.{key}={e[key]}: names one of them twice; name each once")
+  for value in e["control_lrs"]:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+      raise UserError(f"eval.control_lrs: {value!r} is not a learning rate; give numbers above 0")
+  if not e["control_lrs"]:
+    raise UserError("eval.control_lrs: empty; give at least one learning rate")
+
+
+class _Set(NamedTuple):
+  """One set to train on; `lr=None` asks for a choice on validation images."""
+
+  images: np.ndarray
+  labels: np.ndarray
+  lr: float | None
+  protocol: Protocol
+  used: np.ndarray  # positions of real images that validation must not contain
+
+
+def _check(run: Run) -> None:
+  task = run.task()
+  if task.kind != "images":
+    raise UserError(f"task.name={run.config['task']['name']!r}: sets are evaluated on images with one label each")
+  for name in run.config["eval"]["models"]:
+    run.network(name)
+  run.augmentation(run.config["eval"]["augment"])
+
+
+def soft_labels(run: Run) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+  """`(images, labels) -> label logits [n, classes]`, the mean over the teachers that classify an image correctly."""
+  if build.row_of(run).keep == "trajectory":
+    buffer, count = trajectories.ready(run), run.config["teachers"]["count"]
+    logits = lambda images: trajectories.logits(run, buffer, images, range(count))  # noqa: E731
+  else:
+    found = [networks.read(run, one) for one in networks.wanted(run)]
+    logits = lambda images: networks.logits(found, images)  # noqa: E731
+  return lambda images, labels: expert_label_logits(logits(images), labels)
+
+
+def _sets(run: Run) -> dict[str, Callable[[int], _Set]]:
+  """Builders of the sets by name and seed; each random control draws other real images for every seed."""
+  c, task, e = run.config, run.task(), run.config["eval"]
+  protocol = Protocol(e["epochs"], e["batch_size"], e["momentum"], e["weight_decay"], run.augmentation(e["augment"]))
+  full = protocol._replace(epochs=e["full_epochs"], batch_size=e["full_batch_size"])
+  own, initial = distill.load(run, "distilled"), distill.load(run, "initial")
+  soften = soft_labels(run) if "random_soft" in e["sets"] else None
+  nothing = np.zeros(0, np.int64)
+
+  def random_control(seed: int, soft: bool) -> _Set:
+    rng = np.random.default_rng((c["seed"], 3, seed))
+    picked = random_real(rng, task.teacher.y, c["ipc"], task.num_classes)
+    images, labels = task.teacher.x[picked], task.teacher.y[picked]
+    return _Set(images, soften(images, labels) if soft else labels, None, protocol, picked)
+
+  builders = {
+    OWN: lambda seed: _Set(own.images, own.labels, float(own.lr), protocol, nothing),
+    "random_hard": lambda seed: random_control(seed, soft=False),
+    "random_soft": lambda seed: random_control(seed, soft=True),
+    "initial": lambda seed: _Set(initial.images, initial.labels, None, protocol, nothing),
+    "full_data": lambda seed: _Set(task.teacher.x, task.teacher.y, e["full_lr"], full, nothing),
+  }
+  return {name: builders[name] for name in e["sets"]}
+
+
+def _choose_lr(run: Run, network: Network, one: _Set) -> float:
+  """The control's learning rate: the best of a few on real training images outside the set, never on test images."""
+  task, rates = run.task(), run.config["eval"]["control_lrs"]
+  free = np.setdiff1d(np.arange(len(task.teacher.y)), one.used)
+  labels = task.teacher.y[free]
+  least = int(np.bincount(labels, minlength=task.num_classes).min())
+  count = min(_VALIDATION, least * task.num_classes)
+  if count >= task.num_classes:
+    picked = balanced_indices(labels, count, task.num_classes, seed=run.config["seed"], key="validation")
+    free, labels = free[picked], labels[picked]
+  if not len(free):
+    return float(rates[0])
+  examples, key = examples_of(one.images, one.labels, task.num_classes), run.key("validation")
+  found = [
+    evaluate_seeds(network, one.protocol, examples, lr, task.teacher.x[free], labels, key=key, seeds=1)[0]
+    for lr in rates
+  ]
+  return float(rates[int(np.argmax(found))])
+
+
+def _run(run: Run) -> None:
+  """Evaluates every set with every network of `eval.models`; finished seeds are kept."""
+  run.together(run.mesh("pool", run.config["eval"]["seeds"]), lambda: _cells(run))
+
+
+def _cells(run: Run) -> None:
+  e, task, found = run.config["eval"], run.task(), grid.Grid(run, "evaluate", _FILE)
+  sets, pool = _sets(run), run.pool(e["seeds"])
+  names = [f"{model}/{name}" for model in e["models"] for name in sets]
+  progress = Progress("evaluate", len(names) * e["seeds"], stream=run.stream)
+
+  def one(cell: str) -> dict[str, Any]:
+    model, _, name = cell.partition("/")
+    network, make = run.network(model), sets[name]
+    entry = found.cells.setdefault(cell, {"lr": None, "scores": {task.metric: []}, "begun": True})
+    scores = entry["scores"][task.metric]
+    while (seed := len(scores)) < e["seeds"]:
+      done = sum(len(known["scores"][task.metric]) for known in found.cells.values() if "scores" in known)
+      found.stop_if_asked(f"{done} of {len(names) * e['seeds']} evaluations are saved")
+      first = make(seed)
+      if entry["lr"] is None:
+        entry["lr"] = first.lr if first.lr is not None else lead(lambda: _choose_lr(run, network, first))
+      at_once = _at_once(name, e["seeds"] - seed, pool)
+      own_sets = [first, *(make(seed + other) for other in range(1, at_once) if name.startswith("random_"))]
+      examples = [examples_of(s.images, s.labels, task.num_classes) for s in own_sets]
+      key, test = run.key("evaluate"), (task.test.x, task.test.y)
+      scores += evaluate_seeds(
+        network,
+        first.protocol,
+        examples if len(examples) > 1 else examples[0],
+        entry["lr"],
+        *test,
+        key=key,
+        seeds=at_once,
+        first=seed,
+        pool=pool,
+      )
+      found.save()
+      progress.update(done + at_once, {name: scores[-1]})
+    return {key: value for key, value in entry.items() if key != "begun"}
+
+  found.work(names, one)
+  progress.close()
+  found.finish()
+
+
+def _at_once(name: str, left: int, pool: Pool | None) -> int:
+  """How many seeds train together: few, as each is saved, where that costs nothing."""
+  on_cpu, own_sets = jax.default_backend() == "cpu", name.startswith("random_")
+  if pool is not None:
+    return min(left, pool.size) if on_cpu or own_sets else left
+  # one after another on CPU; elsewhere at once, where all seeds see the same images
+  return 1 if on_cpu or own_sets else left
+
+
+def _plan(run: Run) -> list[tuple[str, str]]:
+  e, c = run.config["eval"], run.config
+  count = build.count(run)
+  per_image = plan.gradient_flops(run)
+  trained = per_image * count * (e["epochs"] + 1) * sum(name != "full_data" for name in e["sets"])
+  full = per_image * len(run.task().teacher.y) * (e["full_epochs"] + 1) * ("full_data" in e["sets"])
+  what = f"{len(e['sets'])} sets x {e['seeds']} networks x {len(e['models'])} architectures"
+  return [(what, f"about {plan.flops(e['seeds'] * (trained + full))} for {c['model']['name']}")]
+
+
+def _report(run: Run) -> Part:
+  if run.finished("evaluate", (f"stages/{_FILE}",)) is None:
+    return Part()
+  cells, task, e = grid.load(run, _FILE), run.task(), run.config["eval"]
+  by_model = {model: {name: cells[f"{model}/{name}"] for name in e["sets"]} for model in e["models"]}
+  compared = {}
+  for model, sets in by_model.items():
+    plain = comparison.compare(sets, task.metric, None)
+    known = [name for name in CONTROLS if "mean" in plain.get(name, {})]
+    reference = max(known, key=lambda name: plain[name]["mean"]) if known else None
+    compared[model] = reference, comparison.compare(sets, task.metric, reference)
+  reference, first = next(iter(compared.values()))
+  names = LABELS | {OWN: f"{run.config['method']['name'].upper()}, {run.config['ipc']} per class"}
+  headers, rows = comparison.table(first, task.metric, reference, first="training set", names=names, digits=3)
+  for model, (_, sets) in list(compared.items())[1:]:
+    headers.append(f"{model}: {task.metric}")
+    for row, cell in zip(rows, sets.values(), strict=True):
+      row.append("failed" if "failed" in cell else f"{cell['mean']:.3f} ± {cell['std']:.3f}")
+  headers.append("learning rate")
+  for row, cell in zip(rows, first.values(), strict=True):
+    row.append(f"{cell['lr']:.3g}" if cell.get("lr") else "")
+  said = comparison.verdict(first, OWN, reference, task.metric, task.higher, LABELS | {OWN: "the distilled set"})
+  figure = run.workdir / "curves" / "sets.png"
+  comparison.bars(figure, {model: sets for model, (_, sets) in compared.items()}, task.metric)
+  text = (
+    f"{said}.\n\nMean ± standard deviation over {e['seeds']} fresh networks. Seeds are paired: a seed has the same "
+    "initial network and order for every set. Random controls draw other images for every network; learning rates of "
+    "controls were chosen on training images outside the set, that of the distilled set is its learned one."
+  )
+  summary = {"reference": reference, "arms": first, "models": {model: sets for model, (_, sets) in compared.items()}}
+  section = Section("Result", text, (headers, rows), [("means with standard deviations over networks", figure)])
+  return Part(summary, (headers, rows), said, sections=[section])
+
+
+STAGE = Stage(
+  "evaluate",
+  _run,
+  Declared(sections={"eval": Plain(schema.fields(Eval))}, complete=_complete),
+  (f"stages/{_FILE}",),
+  _check,
+  plan=_plan,
+  report=_report,
+)
