@@ -8,7 +8,7 @@ from pathlib import Path
 from absl import flags
 from ml_collections import config_flags
 
-from jdistill import catalog, config
+from jdistill import config, schema
 from jdistill.base import UserError
 
 FlagValues = flags.FlagValues
@@ -93,7 +93,7 @@ def _unset(experiment, arguments: Sequence[str]) -> None:
   for argument in arguments:
     key = argument.removeprefix("--config.").removesuffix("=None")
     if key not in known:
-      raise UserError(f"config.{key}=None: unknown key{catalog.near_matches(key, known)}")
+      raise UserError(f"config.{key}=None: unknown key{schema.near_matches(key, known)}")
     *path, last = key.split(".")
     section = experiment
     for name in path:
@@ -120,7 +120,7 @@ def _explain(argv: Sequence[str], error: Exception) -> UserError:
   files = [a.partition("=")[2] for a in argv if a.startswith(("--config=", "-config="))]
   overrides = [a for a in argv if a.startswith(("--config.", "--noconfig."))]
   if isinstance(error, flags.UnrecognizedFlagError) and not error.flagname.removeprefix("no").startswith("config."):
-    return UserError(f"--{error.flagname}: unknown flag{catalog.near_matches(error.flagname, define_flags(argv))}")
+    return UserError(f"--{error.flagname}: unknown flag{schema.near_matches(error.flagname, define_flags(argv))}")
   if not files:
     if overrides:
       return UserError(
@@ -139,7 +139,7 @@ def _explain(argv: Sequence[str], error: Exception) -> UserError:
     dotted, _, value = argument.lstrip("-").partition("=")
     key = dotted.partition(".")[2]
     if key not in known and key.partition(".")[0] != "auto":
-      return UserError(f"{dotted}={value}: unknown key{catalog.near_matches(key, known)}")
+      return UserError(f"{dotted}={value}: unknown key{schema.near_matches(key, known)}")
     try:
       _load(argv[0], files[-1], argument)
     except Exception as inner:

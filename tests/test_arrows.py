@@ -48,7 +48,7 @@ MAY_IMPORT = {
   "stages": GROUND
   | {"files", "augment", "bilevel", "data", "models", "losses", "ops", "synthetic", "teachers", "methods"}
   | {"training", "evaluation", "reporting", "export", "tasks", "catalog", "config"},
-  "cli": GROUND | {"catalog", "config"},
+  "cli": GROUND | {"config"},
   "run": GROUND | {"cli", "catalog", "config", "stages", "reporting", "training"},
 }
 
