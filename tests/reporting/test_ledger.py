@@ -1,5 +1,6 @@
 """The ledger of claims: verdicts, the reader, the page, claims made of runs, and what lies in `docs/results`."""
 
+import importlib
 import json
 import math
 import re
@@ -221,7 +222,11 @@ def test_recorded_claim(file, claim):
     # each of the three figures is rounded to the digits that it shows
     assert one - other == pytest.approx(value, abs=sum(0.5 * 10.0 ** -places(x) for x in (one, other, value)) + 1e-9)
   assert claim.statement.endswith(".")
-  assert re.match(r"python -m jdistill\.run --config=experiments/\w+\.py", claim.command)
+  name, preset = re.match(
+    r"python -m jdistill\.run --config=experiments/(\w+)\.py(?::(\w+))? --", claim.command
+  ).groups()
+  assert preset is None or preset in importlib.import_module(f"experiments.{name}").presets()
+  assert (RESULTS.parents[1] / "experiments" / f"{name}.py").exists()
   if (RESULTS / f"{file}.md").exists() and half_width is not None:
     text = (RESULTS / f"{file}.md").read_text(encoding="utf-8")
     scales = [(1, 4), (1, 3), (1, 2), (100, 2)]  # the last one: in points
