@@ -22,6 +22,8 @@ from jdistill.training.checkpoints import Checkpoints
 from jdistill.training.programs import Plan, Programs, build, program_bytes
 from jdistill.training.stream import Stream, as_stream, fill_rows
 
+_STREAM = "stream of this state"  # in checkpoints
+
 
 class Hooks(NamedTuple):
   """What the loop tells the outside; all optional. Steps are updates.
@@ -196,8 +198,8 @@ class _Loop:
     newest = None if checkpoints is None else distributed.lead(lambda: max(checkpoints.steps(), default=None))
     if newest is not None:
       self.done, found = checkpoints.restore(self._kept(self.state), newest)
-      if jax.tree.leaves(self.stream.save()):
-        self.stream.restore(jax.tree.map(np.asarray, found["stream"]))
+      if isinstance(found, dict) and found.keys() == {"state", _STREAM}:
+        self.stream.restore(jax.tree.map(np.asarray, found[_STREAM]))
         found = found["state"]
       self.state = jax.tree.map(_like, found, self.state)
       self.saved_step = self.done
@@ -285,8 +287,8 @@ class _Loop:
 
   def _kept(self, state: PyTree) -> PyTree:
     """What a checkpoint holds."""
-    drawn = self.stream.save()
-    return {"state": state, "stream": drawn} if jax.tree.leaves(drawn) else state
+    drawn = self.stream.save(state, self.shared)
+    return {"state": state, _STREAM: drawn} if jax.tree.leaves(drawn) else state
 
   def _due(self) -> bool:
     kept, seconds = self.checkpoints, self.checkpoint_seconds

@@ -144,8 +144,8 @@ def _pooled(start: Callable, call: Callable, result: Callable, mesh: Mesh) -> Pr
     return parallel.local(gather(state)) if mesh.is_multi_process else state
 
   def placed(leaf):
-    shared = not isinstance(leaf, jax.Array) or not leaf.sharding.is_equivalent_to(own, leaf.ndim)
-    return parallel.place(leaf, same) if shared else leaf
+    there = isinstance(leaf, jax.Array) and isinstance(leaf.sharding, NamedSharding) and leaf.sharding.mesh == mesh
+    return leaf if there else parallel.place(leaf, same)
 
   return Programs(
     jax.jit(start, out_shardings=(own, same)),

@@ -33,9 +33,10 @@ class Stream(NamedTuple):
       there are.
     prepare: `(first, state, shared)`, called before every call of the program, with the state as it is then and the
       placed shared arrays: a stream that depends on the state draws here.
-    save: `() -> pytree` of arrays of fixed shapes that goes into checkpoints beside the state.
+    save: `(state, shared) -> pytree` of arrays of fixed shapes that goes into checkpoints beside the state.
     restore: `(pytree)`, sets what `save` gave.
     metrics: `() -> floats by name` that describe the current rows; they join the metrics of the method.
+    drawn: `() -> ` what was drawn, for streams that can be asked to run it again; `None` for others.
   """
 
   rows: Callable[[int, int], PyTree]
@@ -45,9 +46,10 @@ class Stream(NamedTuple):
   boundary: Callable[[int], int] = lambda first: _ENDLESS
   done: Callable[[int], bool] = lambda first: False
   prepare: Callable[[int, PyTree, PyTree], None] = lambda first, state, shared: None
-  save: Callable[[], PyTree] = lambda: ()
+  save: Callable[[PyTree, PyTree], PyTree] = lambda state, shared: ()
   restore: Callable[[PyTree], None] = lambda saved: None
   metrics: Callable[[], Mapping[str, float]] = lambda: {}
+  drawn: Callable[[], PyTree] = lambda: None
 
   def example(self) -> PyTree:
     """The row that `Method.init` sees."""
