@@ -190,24 +190,24 @@ def check_sizes(pool: int, data: int) -> None:
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
   """Puts the same arrays on all devices of a mesh, of all processes; each process gives its own copy."""
-  return _place(tree, NamedSharding(mesh, PartitionSpec()))
+  return place(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def _place(tree: PyTree, sharding: NamedSharding) -> PyTree:
+def place(tree: PyTree, sharding: NamedSharding) -> PyTree:
   """Arrays that every process holds whole, as arrays of a sharding."""
 
-  def place(leaf):
+  def put(leaf):
     if isinstance(leaf, jax.Array) and leaf.sharding.is_equivalent_to(sharding, leaf.ndim):
       return leaf
     if sharding.is_fully_addressable:
       return jax.device_put(leaf, sharding)
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-      return jax.random.wrap_key_data(place(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
+      return jax.random.wrap_key_data(put(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf))
     host = np.asarray(leaf)
     # not `device_put`, which would compare the copies of all processes at every call
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
-  return jax.tree.map(place, tree)
+  return jax.tree.map(put, tree)
 
 
 def local(tree: PyTree) -> PyTree:
@@ -225,7 +225,7 @@ def make_pool(mesh: Mesh) -> Pool:
     return jax.device_get(gather(tree) if mesh.is_multi_process else tree)
 
   def share(tree: PyTree) -> PyTree:
-    return _place(tree, whole)
+    return place(tree, whole)
 
   return Pool(mesh.shape[POOL], functools.partial(spread_pool, mesh), share, fetch)
 
@@ -260,6 +260,6 @@ def spread_pool(
   shardings = [NamedSharding(mesh, spec) for spec in specs]
 
   def call(*arguments):
-    return compiled(*(_place(a, s) for a, s in zip(arguments, shardings, strict=True)))
+    return compiled(*(place(a, s) for a, s in zip(arguments, shardings, strict=True)))
 
   return call

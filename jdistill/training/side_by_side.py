@@ -7,42 +7,42 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from jdistill.base import Key, Method, PyTree
+from jdistill.base import Key, PyTree
 from jdistill.training.parallel import POOL
 
 
 def side_by_side(
-  method: Method,
-  seeds: Sequence[int],
-  *,
-  divide: Callable[[PyTree], tuple[PyTree, PyTree]],
-  join: Callable[[PyTree, PyTree], PyTree],
-  at_once: bool,
-  mesh: Mesh | None = None,
-) -> Method:
-  """One method for several seeds: states get a leading axis, and seed `s` the key `fold_in(key, s)`.
+  init: Callable, steps: Callable, result: Callable, seeds: Sequence[int], *, at_once: bool, mesh: Mesh | None = None
+) -> tuple[Callable, Callable, Callable]:
+  """The functions of one run for several seeds: states get a leading axis, and seed `s` the key `fold_in(key, s)`.
 
   What a seed computes does not depend on the others, so runs of different methods with the same seeds are paired.
+  Every seed runs all steps of a call before the next one begins, where they do not run at once.
 
   Args:
-    method: for one seed.
+    init: `(key, shared, row) -> state`.
+    steps: `(key, state, shared, rows, first, count) -> (state, metrics)`, as `jdistill.training.programs.run_steps`
+      makes it.
+    result: `(state) -> artefact`.
     seeds: their numbers.
-    divide: `batch -> (own, shared)`: what every seed has for itself, `[seeds, ...]`, and what all share.
-    join: `(own of one seed, shared) -> batch`, what `method` takes.
     at_once: `vmap` over seeds; false does one after the other, which is faster for convolutions on a CPU.
     mesh: spreads the seeds over its axis `pool`; what does not divide is filled up and thrown away.
 
   Returns:
-    A `Method` whose metrics are means over seeds and whose result has a leading axis of the seeds.
+    The three functions for all seeds: `row` is `[seeds, ...]` and `rows` are `[steps, seeds, ...]`; metrics are means
+    over seeds, and results have a leading axis of the seeds.
   """
   count = len(seeds)
   devices = 1 if mesh is None else mesh.shape[POOL]
-  filled = [seeds[min(i, count - 1)] for i in range(-(-count // devices) * devices)]
+  filled = [min(i, count - 1) for i in range(-(-count // devices) * devices)]
+  numbers = [seeds[i] for i in filled]
 
   def fill(tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda a: a[jnp.minimum(jnp.arange(len(filled)), count - 1)], tree)
+    return jax.tree.map(lambda a: a[jnp.asarray(filled)], tree) if len(filled) > count else tree
 
   def each(function: Callable, own: PyTree, shared: PyTree) -> PyTree:
+    """`function(own of one seed, shared)` for all seeds."""
+
     def one_device(own, shared):
       if at_once:
         return jax.vmap(lambda mine: function(mine, shared))(own)
@@ -54,20 +54,18 @@ def side_by_side(
     return jax.shard_map(one_device, mesh=mesh, in_specs=(spread, same), out_specs=spread, check_vma=False)(own, shared)
 
   def keys(key: Key) -> jax.Array:
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(filled, jnp.uint32))
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(numbers, jnp.uint32))
 
-  def init(key: Key, batch: PyTree) -> PyTree:
-    own, shared = divide(batch)
-    return each(lambda mine, shared: method.init(mine[0], join(mine[1], shared)), (keys(key), fill(own)), shared)
+  def init_all(key: Key, shared: PyTree, row: PyTree) -> PyTree:
+    return each(lambda mine, shared: init(mine[0], shared, mine[1]), (keys(key), fill(row)), shared)
 
-  def step(key: Key, state: PyTree, batch: PyTree):
-    own, shared = divide(batch)
-    state, metrics = each(
-      lambda mine, shared: method.step(mine[0], mine[1], join(mine[2], shared)), (keys(key), state, fill(own)), shared
-    )
-    return state, {name: jnp.mean(values[:count]) for name, values in metrics.items()}
+  def steps_all(key: Key, state: PyTree, shared: PyTree, rows: PyTree, first: jax.Array, steps_now: jax.Array):
+    own = (keys(key), state, fill(jax.tree.map(lambda a: jnp.swapaxes(a, 0, 1), rows)))
+    common = (shared, first, steps_now)
+    state, metrics = each(lambda mine, common: steps(*mine[:2], common[0], mine[2], *common[1:]), own, common)
+    return state, {name: jnp.mean(values[:count], axis=0) for name, values in metrics.items()}
 
-  def result(state: PyTree) -> PyTree:
-    return jax.tree.map(lambda a: a[:count], jax.vmap(method.result)(state))
+  def result_all(state: PyTree) -> PyTree:
+    return jax.tree.map(lambda a: a[:count], jax.vmap(result)(state))
 
-  return Method(init, step, result)
+  return init_all, steps_all, result_all

@@ -10,7 +10,8 @@ import toy_method
 from toy_method import KEY, host, stream, toy
 
 from jdistill.base import UserError
-from jdistill.training import Checkpoints, Hooks, guarded, run_loop
+from jdistill.training import Checkpoints, Hooks, run_loop
+from jdistill.training.programs import guarded
 
 IDENTITY = {"config": "abc"}
 
@@ -132,10 +133,10 @@ def test_a_bad_step_before_a_stop_is_reported_and_not_saved(tmp_path):
 
 def test_a_guarded_step_keeps_the_state_from_the_first_bad_step_on():
   method = toy()
-  step, state, alive = jax.jit(guarded(method)), method.init(KEY, stream()(0)), np.bool_(True)
+  step, state, alive = jax.jit(guarded(method.step)), method.init(KEY, stream()(0)), np.bool_(True)
   before = host(state)
   for number, expected in ((0, True), (1, False), (2, False)):
-    state, metrics, alive = step(KEY, state, stream(bad=1)(number), alive)
+    state, metrics, alive = step(KEY, state, alive, stream(bad=1)(number))
     assert bool(alive) == expected
     if number == 0:
       assert (state["w"] != before["w"]).any()

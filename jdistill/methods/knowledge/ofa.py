@@ -7,7 +7,7 @@ import jax
 from jdistill import losses
 from jdistill.base import UserError
 from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
-from jdistill.methods.knowledge.terms import cross_entropy_term, present
+from jdistill.methods.knowledge.terms import cross_entropy_term
 from jdistill.models.connectors import stage_exit
 from jdistill.ops.precision import widen
 
@@ -68,9 +68,9 @@ def ofa(
   connectors = {f"exit{word}": stage_exit(word, width=width, heads=heads, grid=grid) for word in words}
   of_exit = dict(zip(connectors, exponents, strict=False))  # the last one is that of the final logits
   terms = {"exits": Term(lambda step: sum(at_exit(step, *one) for one in of_exit.items()), exit_weight)}
-  if present(ce_weight):
+  if ce_weight:
     terms["ce"] = cross_entropy_term(ce_weight, label_smoothing=label_smoothing)
-  if present(kd_weight):
+  if kd_weight:
     terms["kd"] = Term(lambda step: against_teacher(step.student.logits, step, exponents[-1]), kd_weight)
   return Recipe(terms, connectors=connectors)
 

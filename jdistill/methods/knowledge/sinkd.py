@@ -9,7 +9,7 @@ from jdistill import losses
 from jdistill.base import UserError
 from jdistill.losses.compose import masked_mean
 from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
-from jdistill.methods.knowledge.terms import cross_entropy_term, present
+from jdistill.methods.knowledge.terms import cross_entropy_term
 from jdistill.ops.precision import widen
 
 VARIANTS = ("batch", "sample")
@@ -125,7 +125,7 @@ def sinkd(
     return _steepness(step, teacher_logits(step), heat(step.epoch), transport)
 
   weights = {"ce": ce_weight, "kd": kd_weight, "sinkhorn": sd_weight, "logit_mse": mse_weight}
-  used = {name: term for name, term in terms.items() if present(weights[name])}
+  used = {name: term for name, term in terms.items() if weights[name]}
   if not used:
     raise UserError("method.sd_weight=0: all other weights are 0, too; give at least one term a weight")
   return Recipe(used, metrics=metrics if gradient_norms else None)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jdistill import losses
 from jdistill.base import Outputs, UserError
 from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
-from jdistill.methods.knowledge.terms import label_terms, present
+from jdistill.methods.knowledge.terms import label_terms
 from jdistill.models.connectors import read_tap, square_map, token_projector
 from jdistill.ops.precision import widen
 
@@ -141,13 +141,13 @@ def trg(
     return _per_image(losses.token_info_nce(student, teacher, temperature=heat(step.epoch), where=where), tokens)
 
   terms = label_terms(ce_weight, kd_weight, temperature)
-  if present(inner_weight) and level == "token":
+  if inner_weight and level == "token":
     terms["inner"] = Term(inner, inner_weight)
-  if present(local_weight):
+  if local_weight:
     terms["local"] = Term(local, local_weight)
-  if present(global_weight):
+  if global_weight:
     terms["global"] = Term(contrast, global_weight)
-  return Recipe(terms, connectors={"projector": token_projector(pair)} if present(global_weight) else {})
+  return Recipe(terms, connectors={"projector": token_projector(pair)} if global_weight else {})
 
 
 def _per_image(values: jax.Array, tokens: int) -> jax.Array:
