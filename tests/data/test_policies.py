@@ -101,7 +101,7 @@ def test_fractions():
   for fraction in (0.0, 1.5):
     with pytest.raises(UserError, match=rf"data_policy.fraction={fraction}: must lie above 0 and be at most 1"):
       rs2(10, 2, fraction=fraction)
-  with pytest.raises(UserError, match="data_policy.count=11: there are 10 examples"):
+  with pytest.raises(UserError, match=r"data_policy\.count=11: there are 10 examples"):
     static_subset(10, 2, count=11)
 
 
