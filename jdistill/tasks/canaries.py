@@ -10,6 +10,7 @@ from scipy import special
 from jdistill.base import Batch, UserError
 from jdistill.data.text import read_text
 from jdistill.evaluation.exposure import exposure, filling_log_perplexities
+from jdistill.schema import Size, validated
 from jdistill.tasks.task import Predict, Request, Task
 
 _NAMES = (
@@ -28,13 +29,14 @@ class Canary(NamedTuple):
   filling: str
 
 
+@validated("task")
 def canaries(
   request: Request,
   *,
-  length: int = 64,
-  planted: int = 10,
-  insertions: int = 20,
-  digits: int = 4,
+  length: Size = 64,
+  planted: Size = 10,
+  insertions: Size = 20,
+  digits: Size = 4,
   pattern: str = "[0-9]{4,}",
 ) -> Task:
   """A character-level language model of a text with planted lines "the code of NAME is NNNN".

@@ -6,6 +6,7 @@ import numpy as np
 
 from jdistill.base import Batch, UserError
 from jdistill.evaluation.scores import classification_scores
+from jdistill.schema import NonNegative, Size, validated
 from jdistill.tasks import images
 from jdistill.tasks.task import Predict, Request, Task
 
@@ -52,8 +53,9 @@ def tail_scores(tail: np.ndarray) -> Callable[[Predict, Batch], dict[str, float]
   return score
 
 
+@validated("task")
 def long_tailed(
-  request: Request, *, imbalance: float = 50.0, largest: int | None = None, tail_classes: int = 3
+  request: Request, *, imbalance: NonNegative = 50.0, largest: Size | None = None, tail_classes: Size = 3
 ) -> Task:
   """Labelled images of which class `c` has `n_max * imbalance^(-c / (C - 1))`; validation and test stay as they are.
 

@@ -1,9 +1,12 @@
 """Wrong labels in half of the classes, and a teacher that is wrong in the other half: whom to believe differs."""
 
+from typing import Literal
+
 import numpy as np
 
 from jdistill.base import Batch, UserError
 from jdistill.evaluation.scores import classification_scores
+from jdistill.schema import Count, NonNegative, validated
 from jdistill.tasks import images
 from jdistill.tasks.overlap import refuse_overlap
 from jdistill.tasks.task import Request, Task
@@ -11,13 +14,14 @@ from jdistill.tasks.task import Request, Task
 TRAINS_ON = ("noisy", "held_out")
 
 
+@validated("task")
 def noisy_labels(
   request: Request,
   *,
-  student_size: int | None = 500,
-  label_noise: float = 0.4,
-  teacher_noise: float = 0.8,
-  trains_on: str = "noisy",
+  student_size: Count | None = 500,
+  label_noise: NonNegative = 0.4,
+  teacher_noise: NonNegative = 0.8,
+  trains_on: Literal["noisy", "held_out"] = "noisy",
 ) -> Task:
   """Labelled images; students see wrong labels in half of the classes, the teacher learned wrong ones in the other.
 

@@ -7,6 +7,7 @@ from jdistill.base import Batch, UserError
 from jdistill.data import preprocess
 from jdistill.data.subset import balanced_indices
 from jdistill.evaluation.scores import classification_scores
+from jdistill.schema import Count, NonNegative, Size, validated
 from jdistill.selection import near_duplicate_mask
 from jdistill.tasks import images
 from jdistill.tasks.junk import foreign
@@ -16,17 +17,18 @@ from jdistill.tasks.task import Request, Task, take
 POOLS = ("mixed", "none")
 
 
+@validated("task")
 def unlabelled(
   request: Request,
   *,
-  side: int | None = None,
-  teacher_size: int = 1500,
-  labelled_size: int = 300,
-  pool_size: int | None = None,
-  junk_size: int | None = None,
+  side: Size | None = None,
+  teacher_size: Count = 1500,
+  labelled_size: Count = 300,
+  pool_size: Count | None = None,
+  junk_size: Size | None = None,
   junk: str = "drawn",
   pool: str = "mixed",
-  duplicate_threshold: float = 0.95,
+  duplicate_threshold: NonNegative = 0.95,
 ) -> Task:
   """Teachers have labelled images; students a few of these, and a pool of others without labels.
 

@@ -6,6 +6,7 @@ from jdistill.base import Batch, UserError
 from jdistill.data import preprocess
 from jdistill.data.subset import balanced_indices
 from jdistill.evaluation.scores import classification_scores
+from jdistill.schema import Count, Size, validated
 from jdistill.tasks import images
 from jdistill.tasks.junk import foreign
 from jdistill.tasks.pool import KINDS, Pixels, copies, from_elsewhere, others
@@ -15,15 +16,16 @@ from jdistill.tasks.task import Request, Task, take
 POOLS = ("web", "original")
 
 
+@validated("task")
 def web(
   request: Request,
   *,
-  crop: int | None = None,
-  side: int | None = None,
-  teacher_size: int = 2000,
-  shifted_size: int = 1500,
-  rotated_size: int = 500,
-  junk_size: int = 1500,
+  crop: Size | None = None,
+  side: Size | None = None,
+  teacher_size: Count = 2000,
+  shifted_size: Count = 1500,
+  rotated_size: Size = 500,
+  junk_size: Size = 1500,
   elsewhere: str | None = None,
   junk: str = "drawn",
   pool: str = "web",

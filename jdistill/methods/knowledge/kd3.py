@@ -13,13 +13,14 @@ from jdistill.base import Batch, Block, DataPolicy, Key, Look, Outputs, PyTree, 
 from jdistill.data.policies import walk
 from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term, same_view
 from jdistill.models.connectors import feature_transfer, last_map, mlp_head
-from jdistill.schema import Above, Range, Traced
+from jdistill.schema import Above, Range, Traced, validated
 from jdistill.selection import classwise_confidence_select, selection_mixing_weight
 
 Selection = Literal["classwise", "teacher", "random", "all"]
 _QUANTILES = {"low": 10, "median": 50, "high": 90}  # per cent of the pool that is less confident
 
 
+@validated("method")
 def kd3(
   *,
   shared_classifier: bool = True,
@@ -163,6 +164,7 @@ def _contrast(step: StepOutputs, temperature: float) -> jax.Array:
   return total
 
 
+@validated("data_policy")
 def kd3_policy(
   size: int,
   batch_size: int,

@@ -1,6 +1,7 @@
 """MEAL V2: a committee's average probabilities as the only target, and a discriminator on the logits."""
 
 from collections.abc import Callable
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,16 +11,18 @@ from jdistill.base import Connector, Outputs, PyTree, UserError, Variables
 from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
 from jdistill.methods.knowledge.terms import cross_entropy_term
 from jdistill.models.connectors import discriminator
+from jdistill.schema import NonNegative, Share, Traced, validated
 
 DISCRIMINATOR = "discriminator"
 MODES = ("joint", "adversarial", "off")
 
 
+@validated("method")
 def meal_v2(
   *,
-  mode: str = "joint",
-  discriminator_weight: float = 1.0,
-  hard_weight: float = 0.0,
+  mode: Literal["joint", "adversarial", "off"] = "joint",
+  discriminator_weight: Annotated[NonNegative, Traced] = 1.0,
+  hard_weight: Share = 0.0,
   last_relu: bool = True,
 ) -> Recipe:
   """`-sum_c pbar_c log softmax(z_s)_c + L_D`, with `pbar = mean_m softmax(z_m)` over all teachers (arXiv 2009.08453).

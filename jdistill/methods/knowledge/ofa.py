@@ -1,6 +1,7 @@
 """OFA-KD: every stage of the student gets an exit, and all exits learn from the teacher's final logits."""
 
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import jax
 
@@ -10,24 +11,26 @@ from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
 from jdistill.methods.knowledge.terms import cross_entropy_term
 from jdistill.models.connectors import stage_exit
 from jdistill.ops.precision import widen
+from jdistill.schema import Count, NonNegative, Positive, Share, Traced, validated
 
 TARGETS = ("teacher", "labels")
 
 
+@validated("method")
 def ofa(
   *,
-  eps: float | Sequence[float] = 1.0,
-  temperature: float = 1.0,
+  eps: tuple = (1.0,),
+  temperature: Annotated[Positive, Traced] = 1.0,
   scale_t2: bool = False,
-  ce_weight: float = 1.0,
-  kd_weight: float = 1.0,
-  exit_weight: float = 1.0,
+  ce_weight: NonNegative = 1.0,
+  kd_weight: NonNegative = 1.0,
+  exit_weight: Annotated[NonNegative, Traced] = 1.0,
   stages: str = "1,2,3,4",
-  targets: str = "teacher",
-  label_smoothing: float = 0.0,
-  width: int | None = None,
-  heads: int = 4,
-  grid: int = 7,
+  targets: Literal["teacher", "labels"] = "teacher",
+  label_smoothing: Share = 0.0,
+  width: Count | None = None,
+  heads: Count = 4,
+  grid: Count = 7,
 ) -> Recipe:
   """`CE + L(z_s; eps_last) + sum_k L(h_k; eps_k)` with `L` of `losses.ofa_loss` and exits `h_k` (arXiv 2310.19444).
 

@@ -9,10 +9,11 @@ from jdistill import losses
 from jdistill.base import Block, DataPolicy, Key, Look, PyTree
 from jdistill.data.policies import walk
 from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
-from jdistill.schema import Range
+from jdistill.schema import Range, validated
 from jdistill.selection import mine_top_k_per_class
 
 
+@validated("method")
 def ssld(
   *,
   divergence: Literal["js", "jeffreys", "soft_ce", "kl"] = "js",
@@ -45,6 +46,7 @@ def _divergence(name: str, step: StepOutputs) -> jax.Array:
   return losses.soft_cross_entropy(student, jax.lax.stop_gradient(teacher))
 
 
+@validated("data_policy")
 def ssld_policy(
   size: int,
   batch_size: int,

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from jdistill import losses
 from jdistill.base import Key, Outputs, UserError, Variables
 from jdistill.methods.knowledge.recipe import Outer, Recipe, StepOutputs, Term
 from jdistill.methods.optimizers import make_optimizer
+from jdistill.schema import Count, NonNegative, Positive, Share, Traced, validated
 
 CONTROLLER = "controller"
 RULES = ("learned", "fixed", "linear", "correct", "confidence", "oracle")
@@ -18,20 +20,21 @@ OUTER = ("hypergradient", "none")
 _COLUMNS = {"probabilities": 4, "student_edges": 3, "edges": 5, "angles": 2}
 
 
+@validated("method")
 def tgeo_kd(
   *,
-  rule: str = "learned",
-  outer: str = "hypergradient",
+  rule: Literal["learned", "fixed", "linear", "correct", "confidence", "oracle"] = "learned",
+  outer: Literal["hypergradient", "none"] = "hypergradient",
   state: str = "probabilities+edges",
-  temperature: float = 1.5,
-  alpha: float = 0.5,
-  alpha_last: float = 0.0,
-  decay_epochs: float = 300.0,
-  hidden: int = 32,
-  virtual_lr: float = 0.1,
-  held_out_size: int = 200,
-  controller_lr: float | None = None,
-  controller_weight_decay: float = 0.0,
+  temperature: Annotated[Positive, Traced] = 1.5,
+  alpha: Annotated[Share, Traced] = 0.5,
+  alpha_last: Annotated[Share, Traced] = 0.0,
+  decay_epochs: Annotated[Positive, Traced] = 300.0,
+  hidden: Count = 32,
+  virtual_lr: Annotated[NonNegative, Traced] = 0.1,
+  held_out_size: Count = 200,
+  controller_lr: Positive | None = None,
+  controller_weight_decay: NonNegative = 0.0,
 ) -> Recipe:
   """`mean_i [alpha_i T^2 KL_i(teacher || student) + (1 - alpha_i) CE_i]` (arXiv 2312.15112).
 
