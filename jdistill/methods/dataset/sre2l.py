@@ -168,7 +168,7 @@ def recover_loss(
   """What recovery descends: `mean_i CE(f(x_i), y_i) + r_bn bn_stat_loss(x)`, the teacher in evaluation mode.
 
   Args:
-    teacher_apply: a network with batch norm.
+    teacher_apply: a network with batch norm; not under a `jit` of its own, which would sort the layers by name.
     teacher: its variables. No gradient is taken in them.
     x: `[b, height, width, channels]`, augmented.
     y: `[b]` integer labels, or `[b, classes]` label logits.
