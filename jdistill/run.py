@@ -1,13 +1,13 @@
 """Runs an experiment, from data to report.
 
   python -m jdistill.run --config=experiments/datm.py
-      distils scikit-learn's digits on this machine in minutes: experts -> distill -> evaluate -> export -> report
+      distils scikit-learn's digits on this machine in minutes: teachers -> distill -> evaluate -> export -> report
 
   python -m jdistill.run --config=experiments/datm.py --config.ipc=10 --workdir=runs/ten
       sets a key of the configuration; the same command again goes on where the run stopped, or shows its report
 
   python -m jdistill.run --config=experiments/datm.py:cifar10_ipc10 --config.data_dir=~/tensorflow_datasets
-      a published setting by name; any TFDS image classification set, .npz file or folder of images can be named too
+      a published row by name; any TFDS image classification set, .npz file or folder of images can be named too
 
   python -m jdistill.run --list
       all methods with their papers and experiments
@@ -28,16 +28,17 @@ work directory.
 """
 
 import contextlib
-import functools
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jdistill import catalog, cli, config, stages
+from jdistill import catalog, cli, stages
 from jdistill.base import UserError
 from jdistill.reporting import format_table
+from jdistill.stages import plan, sweep
+from jdistill.stages import topology as plan_on_tpus
 from jdistill.training import cache, distributed, lost, parallel
 
 
@@ -54,7 +55,7 @@ def run_experiment(
   Args:
     experiment: a configuration, as `get_config()` of a file in `experiments/` gives it.
     workdir: where the run's files go; `runs/NAME-HASH` if `None`. The same call again resumes or skips.
-    artefacts: where experts are kept; `artefacts` beside the work directory if `None`.
+    artefacts: where teachers are kept; `artefacts` beside the work directory if `None`.
     stream: where progress is printed; standard error if `None`.
     signals: stop at a safe point on Ctrl-C (main thread only).
 
@@ -65,57 +66,35 @@ def run_experiment(
     UserError: anything the user can cure, before work starts where possible.
   """
   if experiment.get("sweep"):
-    return run_sweep(experiment, workdir, artefacts, stream, signals)
-  context = make_context(experiment, workdir, artefacts, stream)
-  with context.catch_signals() if signals else contextlib.nullcontext():
-    return stages.run_stages(context)
+    return _run_sweep(experiment, workdir, artefacts, stream, signals)
+  run = make_run(experiment, workdir, artefacts, stream)
+  with run.catch_signals() if signals else contextlib.nullcontext():
+    return stages.run_stages(run)
 
 
-def run_sweep(experiment, workdir=None, artefacts=None, stream=None, signals=False) -> Mapping[str, Any]:
-  """Runs an experiment that is a grid of runs; see `jdistill.stages.sweep`."""
-  stream = stream if stream is not None else sys.stderr
-  comparison = stages.family(experiment).COMPARISON
-  grid = stages.sweep.cells(experiment, comparison.again)
-  resolved = [config.resolve(cell.config) for cell in grid]  # all of them before any work
-  if not set(comparison.needs) <= set(resolved[0]["stages"]):
-    *most, last = comparison.needs
-    raise UserError(
-      f"stages={resolved[0]['stages']}: a sweep compares {comparison.what}; it needs {', '.join(most)} and {last}"
-    )
-  workdir = Path(workdir).expanduser() if workdir else Path("runs") / resolved[0]["name"]
+def _run_sweep(experiment, workdir, artefacts, stream, signals) -> Mapping[str, Any]:
+  """A grid of runs; see `jdistill.stages.sweep`."""
+  grid, name = sweep.prepare(experiment)
+  workdir = Path(workdir).expanduser() if workdir else Path("runs") / name
   artefacts = Path(artefacts).expanduser() if artefacts else workdir.parent / "artefacts"
-
-  def claim():
-    if not workdir.exists() or not any(workdir.iterdir()):
-      workdir.mkdir(parents=True, exist_ok=True)
-    elif not (workdir / "cells").is_dir():
-      raise UserError(f"--workdir={workdir} is not empty and not that of a sweep; choose another")
-
-  distributed.lead(claim)
 
   def run_cell(one, directory, log):
     return run_experiment(one, directory, artefacts=artefacts, stream=log, signals=signals)
 
-  say = functools.partial(print, file=stream, flush=True) if distributed.is_writer() else lambda line: None
-  return stages.sweep.run(grid, comparison, workdir, run_cell, say)
+  return sweep.run(grid, workdir, run_cell, sys.stderr if stream is None else stream)
 
 
-def first_cell(experiment):
-  """The experiment itself, or the first run of a sweep."""
-  return stages.sweep.cells(experiment)[0].config if experiment.get("sweep") else experiment
-
-
-def make_context(experiment, workdir=None, artefacts=None, stream=None) -> stages.Context:
-  """Resolves a configuration and chooses the directories."""
-  resolved = config.resolve(experiment)
-  room = stages.family(resolved)
-  workdir = Path(workdir).expanduser() if workdir else Path("runs") / room.label(resolved, config.config_hash(resolved))
+def make_run(experiment, workdir=None, artefacts=None, stream=None) -> stages.Run:
+  """Resolves a configuration (of a sweep, that of its first run) and chooses the directories."""
+  one = sweep.cells(experiment)[0].config if experiment.get("sweep") else experiment
+  resolved = stages.resolve(one)
+  workdir = Path(workdir).expanduser() if workdir else Path("runs") / stages.label(resolved)
   artefacts = Path(artefacts).expanduser() if artefacts else workdir.parent / "artefacts"
-  return room.Context(resolved, workdir, artefacts, stream)
+  return stages.Run(resolved, workdir, artefacts, stream)
 
 
 def main(argv: Sequence[str]) -> int:
-  """The command; returns the exit status: 0 done, 1 the user's to mend, 130 stopped by the user."""
+  """The command; returns the exit status: 0 done, 1 the user's to mend or a part that failed, 130 stopped by the user."""
   status = _main(argv)
   distributed.leave(status)
   return status
@@ -123,8 +102,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _main(argv: Sequence[str]) -> int:
   try:
-    _run(cli.parse(argv))
-    return 0
+    return _run(cli.parse(argv))
   except UserError as error:
     print(f"jdistill: {error}", file=sys.stderr)
     return 1
@@ -143,13 +121,13 @@ def _main(argv: Sequence[str]) -> int:
     raise
 
 
-def _run(values: cli.FlagValues) -> None:
+def _run(values: cli.FlagValues) -> int:
   if values["help"].value:
     print(__doc__, cli.flag_help(values), sep="\n")
-    return
+    return 0
   if values["list"].value:
     print(format_table(*catalog.table(), align="lllll"))
-    return
+    return 0
   experiment, workdir, artefacts = (values[name].value for name in ("config", "workdir", "artefacts"))
   if experiment is None:
     raise UserError("--config: not given; try --config=experiments/datm.py, or --help")
@@ -157,14 +135,15 @@ def _run(values: cli.FlagValues) -> None:
   cache.enable(values["compilation_cache"].value)
   parallel.use_cores()
   if values["dry_run"].value:
-    context = make_context(first_cell(experiment), workdir, artefacts)
-    stages.family(context.config).dry_run(context, topology)
-    return
+    run = make_run(experiment, workdir, artefacts)
+    plan.show(run) if topology is None else plan_on_tpus.show(run, topology)
+    return 0
   processes = cli.processes(values)
   if processes is not None:
-    where = lambda: make_context(first_cell(experiment), workdir, artefacts).goes_on()  # noqa: E731
+    where = lambda: stages.goes_on(make_run(experiment, workdir, artefacts))  # noqa: E731
     distributed.initialize(*processes, where=where)
-  run_experiment(experiment, workdir, artefacts=artefacts, signals=True)
+  summary = run_experiment(experiment, workdir, artefacts=artefacts, signals=True)
+  return 1 if summary.get("failed") else 0
 
 
 if __name__ == "__main__":

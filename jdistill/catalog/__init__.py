@@ -20,8 +20,8 @@ _ROWS: tuple[Row, ...] = dataset.ROWS + knowledge.ROWS + selection.ROWS
 _POLICIES = {
   "shuffle": "jdistill.data.policies:shuffle",
   "static_subset": "jdistill.data.policies:static_subset",
-  "kd3": "jdistill.methods.knowledge.kd3:selection",
-  "ssld": "jdistill.methods.knowledge.ssld:mining",
+  "kd3": "jdistill.methods.knowledge.kd3:kd3_policy",
+  "ssld": "jdistill.methods.knowledge.ssld:ssld_policy",
 } | {row.name: row.builder for row in _ROWS if row.policy}
 
 

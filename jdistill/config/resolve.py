@@ -85,7 +85,7 @@ def checked_section(dotted: str, value: Any, section: Plain | Named, others: Map
   else:
     given = value
     if given is None or (isinstance(given, dict) and given and given.get("name") is None and section.default):
-      given = others[section.default] if isinstance(section.default, str) else section.default
+      given = others.get(section.default) if isinstance(section.default, str) else section.default
     given = copy.deepcopy(_mapping(dotted, given))
     name = given.pop("name", None)
     if name not in (known := section.names()):

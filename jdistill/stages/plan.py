@@ -50,7 +50,7 @@ class Step(NamedTuple):
     return f"{work(self.flops, steps)}; each of {self.devices} devices holds {held}{fits}{exchanges}"
 
 
-def run(run: Run) -> None:
+def show(run: Run) -> None:
   """Prints the plan of a run; reads the data, traces and compiles its steps, trains and writes nothing."""
   from jdistill.stages import STAGES  # the list that makes the plan
 

@@ -26,6 +26,7 @@ class Keys(NamedTuple):
   reference: str | None = None
   tune_seeds: Annotated[int, Range(1)] = 3
   score_every: Annotated[int, Range(1)] | None = None
+  order: tuple[str, ...] | None = None
 
 
 def _check(run: Run) -> None:
@@ -144,7 +145,7 @@ def _figures(run: Run, cells: Mapping[str, Any], metric: str) -> list[tuple[str,
 STAGE = Stage(
   "students",
   _run,
-  Declared(schema.fields(Keys), arms.SECTIONS, ("arms", "order", "tune", "committee"), arms.ARMS.expand),
+  Declared(schema.fields(Keys), arms.SECTIONS, ("arms", "tune", "committee"), arms.ARMS.expand),
   (f"stages/{_FILE}",),
   _check,
   plan=_plan,

@@ -12,6 +12,7 @@ for `.`); cells share teachers, resume and are skipped like any run. A cell that
 """
 
 import copy
+import functools
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -81,11 +82,24 @@ def _override(config: dict[str, Any], values: Mapping[str, Any]) -> None:
     section[last] = value
 
 
+def prepare(experiment: Mapping[str, Any]) -> tuple[list[Cell], str]:
+  """The cells of a sweep, every one of them checked, and the sweep's name.
+
+  Raises:
+    UserError: a mistake in any of them, or stages without anything to compare.
+  """
+  from jdistill import stages  # the list of stages, which a sweep is no part of
+
+  grid = cells(experiment)
+  resolved = [stages.resolve(cell.config) for cell in grid]
+  chosen = resolved[0]["stages"]
+  if "report" not in chosen or not {"evaluate", "students"} & set(chosen):
+    raise UserError(f"stages={chosen}: a sweep compares results; it needs evaluate or students, and report")
+  return grid, resolved[0]["name"]
+
+
 def run(
-  grid: list[Cell],
-  workdir: Path,
-  run_cell: Callable[[dict, Path, Any], Mapping[str, Any]],
-  say: Callable[[str], None],
+  grid: list[Cell], workdir: Path, run_cell: Callable[[dict, Path, Any], Mapping[str, Any]], stream: Any
 ) -> Mapping[str, Any]:
   """Runs all cells and writes `summary.json`, the figure, `report.md` and `report.html`.
 
@@ -93,8 +107,10 @@ def run(
     grid: from `cells`.
     workdir: the sweep's directory.
     run_cell: `(configuration, work directory, stream) -> summary`, an ordinary run.
-    say: prints a line.
+    stream: where progress is printed.
   """
+  distributed.lead(lambda: _claim(workdir))
+  say = functools.partial(print, file=stream, flush=True) if distributed.is_writer() else lambda line: None
   results: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
   failed: dict[str, str] = {}
   for number, cell in enumerate(grid, 1):
@@ -116,6 +132,13 @@ def run(
   if not results:
     raise UserError(f"sweep: every run failed; the first one: {next(iter(failed.values()))}")
   return distributed.lead(lambda: _report(grid, results, failed, workdir, say))
+
+
+def _claim(workdir: Path) -> None:
+  if not workdir.exists() or not any(workdir.iterdir()):
+    workdir.mkdir(parents=True, exist_ok=True)
+  elif not (workdir / "cells").is_dir():
+    raise UserError(f"--workdir={workdir} is not empty and not that of a sweep; choose another")
 
 
 def line(summary: Mapping[str, Any]) -> str:
