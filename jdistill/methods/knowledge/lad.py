@@ -6,13 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from jdistill import losses
-from jdistill.base import Batch, Key, UserError
+from jdistill.base import Batch, Key
 from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
 from jdistill.methods.knowledge.terms import cross_entropy_term
 from jdistill.schema import NonNegative, Positive, Traced, validated
 
-ROLES = ("student", "teacher")
-CODES = ("random", "fixed")
 _SIGMA = {"teacher": 0.03, "student": 0.02}
 _CODES = {"teacher": "random", "student": "fixed"}
 
@@ -73,13 +71,7 @@ def lad(
     cwd_weight: the student's.
     ce_weight: of the labels.
     consistency: the teacher's weight of agreement between its two codings; 0 leaves it out.
-
-  Raises:
-    UserError: an unknown role or unknown codes.
   """
-  for key, value, known in (("role", role, ROLES), ("codes", codes, (None, *CODES))):
-    if value not in known:
-      raise UserError(f"method.{key}={value!r}: unknown; choose one of {', '.join(k for k in known if k)}")
   codes, sigma = codes or _CODES[role], _SIGMA[role] if sigma is None else sigma
 
   def shown(key: Key, batch: Batch) -> jax.Array:

@@ -7,14 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from jdistill import losses
-from jdistill.base import Connector, Outputs, PyTree, UserError, Variables
+from jdistill.base import Connector, Outputs, PyTree, Variables
 from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
 from jdistill.methods.knowledge.terms import cross_entropy_term
 from jdistill.models.connectors import discriminator
 from jdistill.schema import NonNegative, Share, Traced, validated
 
 DISCRIMINATOR = "discriminator"
-MODES = ("joint", "adversarial", "off")
 
 
 @validated("method")
@@ -44,16 +43,12 @@ def meal_v2(
     the discriminator assigns rightly, ties half (0.5 for one that knows nothing).
 
   Raises:
-    UserError: an unknown mode, or `hard_weight` above 1. At trace time, teachers with different class counts.
+    ValueError: at trace time, teachers with different class counts.
 
   References:
     Shen and Savvides, "MEAL V2: Boosting Vanilla ResNet-50 to 80%+ Top-1 Accuracy on ImageNet without Tricks"
     (arXiv 2009.08453).
   """
-  if mode not in MODES:
-    raise UserError(f"method.mode={mode!r}: unknown; choose one of {', '.join(MODES)}")
-  if not 0 <= hard_weight <= 1:
-    raise UserError(f"method.hard_weight={hard_weight}: is a share of the labels; give a number within [0, 1]")
 
   def similarity(step: StepOutputs) -> jax.Array:
     probabilities, _ = losses.ensemble_soft_targets([out.logits for out in step.teachers])

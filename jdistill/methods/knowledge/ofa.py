@@ -13,8 +13,6 @@ from jdistill.models.connectors import stage_exit
 from jdistill.ops.precision import widen
 from jdistill.schema import Count, NonNegative, Positive, Share, Traced, validated
 
-TARGETS = ("teacher", "labels")
-
 
 @validated("method")
 def ofa(
@@ -49,14 +47,11 @@ def ofa(
     width, heads, grid: see `jdistill.models.connectors.stage_exit`.
 
   Raises:
-    UserError: neither one `eps` nor one per stage and one more, an `eps` that is not positive, no stages, or unknown
-      targets.
+    UserError: neither one `eps` nor one per stage and one more, an `eps` that is not positive, or no stages.
   """
   words = stages.replace(",", " ").split()
   if not words or len(set(words)) != len(words):
     raise UserError(f"method.stages={stages!r}: name every stage once, such as '1,2,3,4'")
-  if targets not in TARGETS:
-    raise UserError(f"method.targets={targets!r}: unknown; choose one of {', '.join(TARGETS)}")
   exponents = _exponents(eps, len(words))
 
   def against_teacher(logits: jax.Array, step: StepOutputs, exponent: float) -> jax.Array:
@@ -78,14 +73,15 @@ def ofa(
   return Recipe(terms, connectors=connectors)
 
 
-def _exponents(eps: float | Sequence[float], stages: int) -> list[float]:
+def _exponents(eps: Sequence[float | str], stages: int) -> list[float]:
   """One exponent for each stage and one for the final logits."""
-  values = list(eps) if isinstance(eps, Sequence) else [eps] * (stages + 1)
+  values = [float(value) for value in eps]
+  values = values * (stages + 1) if len(values) == 1 else values
   if len(values) != stages + 1:
     raise UserError(
       f"method.eps={tuple(values)}: give one value, or {stages + 1}: one for each of {stages} stages and then one for "
       "the final logits"
     )
-  if not all(isinstance(value, jax.core.Tracer) or value > 0 for value in values):
-    raise UserError(f"method.eps={eps}: must be above 0")
+  if not min(values) > 0:
+    raise UserError(f"method.eps={tuple(values)}: must be above 0")
   return values

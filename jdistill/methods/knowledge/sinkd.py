@@ -14,7 +14,6 @@ from jdistill.methods.knowledge.terms import cross_entropy_term
 from jdistill.ops.precision import widen
 from jdistill.schema import Count, NonNegative, Positive, Traced, validated
 
-VARIANTS = ("batch", "sample")
 Divergence = Callable[..., jax.Array]  # (student logits, teacher logits, *, temperature, scale_t2) -> [B]
 
 
@@ -95,13 +94,8 @@ def sinkd(
       and without `T^2`; `method/overlap` is the mean of `sum_c min(s_c, t_c)` at `temperature`.
 
   Raises:
-    UserError: an unknown divergence or variant, or no term with a weight.
+    UserError: no term with a weight.
   """
-  for key, value, known in (("divergence", divergence, DIVERGENCES), ("variant", variant, VARIANTS)):
-    if value not in known:
-      raise UserError(f"method.{key}={value!r}: unknown; choose one of {', '.join(known)}")
-  if final_temperature is not None and not final_temperature > 0:
-    raise UserError(f"method.final_temperature={final_temperature}: must be above 0")
   heat = annealed(temperature, final_temperature, anneal_epochs)
 
   def teacher_logits(step: StepOutputs) -> jax.Array:

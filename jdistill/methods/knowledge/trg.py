@@ -16,8 +16,6 @@ from jdistill.models.connectors import read_tap, square_map, token_projector
 from jdistill.ops.precision import widen
 from jdistill.schema import Count, NonNegative, Positive, Traced, validated
 
-LEVELS = ("token", "instance")
-DIRECTIONS = ("student_teacher", "teacher_student")
 LAST = "last"
 
 
@@ -111,15 +109,10 @@ def trg(
     ce_weight, kd_weight, temperature: of the labels and the KD term.
 
   Raises:
-    UserError: an unknown level or direction, or more than one token at level `"instance"`.
+    UserError: more than one token at level `"instance"`.
   """
-  for key, value, known in (("level", level, LEVELS), ("direction", direction, DIRECTIONS)):
-    if value not in known:
-      raise UserError(f"method.{key}={value!r}: unknown; choose one of {', '.join(known)}")
   if level == "instance" and tokens != 1:
     raise UserError(f"method.tokens={tokens}: with method.level='instance' an image is one node; set it to 1")
-  if not contrast_epochs > 0:
-    raise UserError(f"method.contrast_epochs={contrast_epochs}: must be above 0")
   heat = cosine(contrast_temperature, final_contrast_temperature, contrast_epochs)
 
   def pair(student: Outputs, teachers: tuple[Outputs, ...]) -> tuple[jax.Array, jax.Array]:
