@@ -157,7 +157,7 @@ class Distilled:
     accuracies = evaluate_seeds(
       network,
       rules,
-      examples_of(self.images, self.labels, len(self.class_names)),
+      examples_of(self.images, self.labels),
       self.learned_lr if lr is None else lr,
       self.preprocess(test_x),
       np.asarray(test_y),

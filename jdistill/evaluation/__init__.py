@@ -1,25 +1,6 @@
 """Evaluation: train fresh networks on a set, test them, and say how that compares."""
 
-from jdistill.evaluation.train import (
-  Protocol,
-  accuracy,
-  evaluate_seeds,
-  examples_of,
-  predict,
-  probabilities,
-  same_examples,
-  stored_targets,
-  trainer,
-)
+from jdistill.evaluation.train import Protocol, accuracy, evaluate_seeds, examples_of, train_seeds
+from jdistill.models import predict
 
-__all__ = [
-  "Protocol",
-  "accuracy",
-  "evaluate_seeds",
-  "examples_of",
-  "predict",
-  "probabilities",
-  "same_examples",
-  "stored_targets",
-  "trainer",
-]
+__all__ = ["Protocol", "accuracy", "evaluate_seeds", "examples_of", "predict", "train_seeds"]

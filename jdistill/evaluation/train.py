@@ -1,24 +1,29 @@
-"""The one trainer behind every evaluation: a fresh network, a data source, stored targets, a protocol."""
+"""The field's evaluation: fresh networks trained on a set under one protocol, and tested."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax.sharding import Mesh
 
 from jdistill.augment import identity
-from jdistill.base import Augmentation, Batch, Key, Network, Pool, PyTree, Variables
-from jdistill.data.samplers import epoch_batches
-from jdistill.ops.rows import suggest_chunk_size, value_and_grad
+from jdistill.base import Augmentation, Batch, DataPolicy, Key, Method, Network, PyTree, Variables
+from jdistill.data.policies import shuffle
+from jdistill.methods.knowledge import StudentInput, logits, student_method
+from jdistill.methods.optimizers import make_optimizer, schedule
+from jdistill.models import predict
+from jdistill.ops.rows import suggest_chunk_size
+from jdistill.training import run_loop, suggest_steps_per_call
+from jdistill.training.policy_stream import Row, policy_stream
 
 
 class Protocol(NamedTuple):
   """How a network is trained on a (distilled) set: the field's evaluation after DC, MTT and DATM.
 
-  SGD on the mean cross entropy against class probabilities; the learning rate is divided by ten once, after epoch
+  SGD on the mean cross entropy with the labels; the learning rate is divided by ten once, after epoch
   `epochs // 2 + 1`, where the velocity starts again from zero, as the released code rebuilds its optimiser.
 
   Attributes:
@@ -36,115 +41,97 @@ class Protocol(NamedTuple):
   augment: Augmentation = identity()
 
 
-def same_examples(data: Batch, key: Key, epoch: jax.Array) -> Batch:
-  """The data source that gives the same examples every epoch."""
-  del key, epoch
-  return data
+class _Shared(NamedTuple):
+  data: Batch
+  lr: jax.Array
 
 
-def stored_targets(key: Key, x: jax.Array, examples: Batch) -> jax.Array:
-  """The target source whose class probabilities lie beside the images, in `examples.y`."""
-  del key, x
-  return examples.y
+def _join(shared: _Shared, row: Row) -> StudentInput:
+  batch = jax.tree.map(lambda leaf: leaf[row.index], shared.data)._replace(weight=row.weight)
+  return StudentInput(batch, row.step, row.epoch, lr_scale=shared.lr)
 
 
-@functools.lru_cache(maxsize=32)
-def trainer(
+@functools.lru_cache(maxsize=16)
+def _method(network: Network, protocol: Protocol, shape: tuple[int, ...], rows: int) -> Method:
+  """Training under a protocol with a learning rate of 1, which the stream scales: one program for all rates."""
+  drop = protocol.epochs // 2 + 2  # the first epoch with the lower rate
+  start = jax.eval_shape(network.init, jax.random.key(0))
+  return student_method(
+    network,
+    logits.ce(),
+    optimizer=make_optimizer(
+      "sgd",
+      schedule("step", 1.0, epochs=protocol.epochs + 1, milestones=(drop,)),
+      momentum=protocol.momentum,
+      weight_decay=protocol.weight_decay,
+      restart=(drop,),
+    ),
+    augment=protocol.augment,
+    chunk_size=suggest_chunk_size(network.apply, start.params, shape, rows, stats=start.stats),
+  )
+
+
+@functools.lru_cache(maxsize=16)
+def _policy(size: int, batch_size: int) -> DataPolicy:
+  return shuffle(size, batch_size, drop_last=False)
+
+
+def examples_of(images: np.ndarray, labels: np.ndarray) -> Batch:
+  """A training set: images `[n,H,W,C]` with integer labels `[n]` or label logits `[n, classes]`."""
+  labels = np.asarray(labels)
+  labels = labels.astype(np.int32 if labels.ndim == 1 else np.float32)
+  return Batch(np.asarray(images), labels, np.arange(len(images), dtype=np.int32))
+
+
+def train_seeds(
   network: Network,
   protocol: Protocol,
-  draw: Callable[[PyTree, Key, jax.Array], Batch] = same_examples,
-  targets: Callable[[Key, jax.Array, Batch], jax.Array] = stored_targets,
-) -> Callable[[Key, PyTree, jax.Array], Variables]:
-  """Builds the training of one fresh network as a jitted function; equal arguments share one program.
+  examples: Batch | Sequence[Batch],
+  lr: float,
+  *,
+  key: Key,
+  seeds: int,
+  first: int = 0,
+  mesh: Mesh | None = None,
+) -> Variables:
+  """Trains `seeds` fresh networks on one set, or each on its own.
 
   Args:
-    network: what is trained.
-    protocol: how.
-    draw: the data source, `(data, key, epoch) -> Batch` of one size for all epochs. A `DataSource` that holds its
-      data fits as `lambda data, key, epoch: source(key, epoch)`; taking the data as an argument keeps it out of the
-      compiled program.
-    targets: the target source, `(key, augmented pixels, examples of the batch) -> [batch, classes]` probabilities
-      (`TargetSource.targets`).
+    network, protocol, examples, lr, key, seeds, first, mesh: as for `evaluate_seeds`.
 
   Returns:
-    `(key, data, lr) -> Variables` after the last step; with the default sources `data` are a `Batch` whose `y` are
-    class probabilities `[n, classes]`.
+    `Variables` with a leading axis of seeds.
   """
-
-  def loss(params, rows, stats=None):
-    images, targets, weight = rows
-    out = network.apply(params, images, train=True, stats=stats)
-    losses = -jnp.sum(targets * jax.nn.log_softmax(out.logits), axis=-1)
-    return jnp.sum(weight * losses), out.stats
-
-  def gradient(variables, rows):
-    """The gradient and the new running statistics; in chunks where no statistics couple the rows."""
-    params, stats = variables
-    if jax.tree.leaves(stats):
-      return jax.grad(loss, has_aux=True)(params, rows, stats)
-    images = rows[0]
-    chunk = suggest_chunk_size(network.apply, params, images.shape[1:], images.shape[0])
-    return value_and_grad(lambda p, rows: loss(p, rows)[0], params, rows, chunk)[1], stats
-
-  def epoch(lr, data, key_data, carry, row):
-    index, key = row
-    key_order, key_augment = jax.random.split(key)
-    examples = draw(data, key_data, index)
-    count = examples.x.shape[0]
-    indices, mask = epoch_batches(key_order, count, min(protocol.batch_size, count))
-    shape = (indices.shape[1], *examples.x.shape[1:])
-    drop = protocol.epochs // 2 + 1
-    rate = lr * jnp.where(index > drop, 0.1, 1.0).astype(lr.dtype)
-
-    def step(carry, row):
-      variables, velocity = carry
-      picked, valid, key = row
-      batch = jax.tree.map(lambda leaf: leaf[picked], examples)
-      images = protocol.augment.apply(protocol.augment.sample(key, shape), batch.x)
-      weight = valid.astype(images.dtype) / jnp.sum(valid).astype(images.dtype)
-      wanted = lax.stop_gradient(targets(jax.random.fold_in(key, 1), images, batch))
-      grads, stats = gradient(variables, (images, wanted, weight))
-      velocity = jax.tree.map(
-        lambda v, g, p: protocol.momentum * v + g + protocol.weight_decay * p, velocity, grads, variables.params
-      )
-      params = jax.tree.map(lambda p, v: p - rate * v, variables.params, velocity)
-      return (Variables(params, stats), velocity), None
-
-    variables, velocity = carry
-    velocity = jax.tree.map(lambda v: jnp.where(index == drop + 1, jnp.zeros_like(v), v), velocity)
-    keys = jax.random.split(key_augment, indices.shape[0])
-    carry, _ = lax.scan(step, (variables, velocity), (indices, mask, keys))
-    return carry, None
-
-  @jax.jit
-  def train(key: Key, data: PyTree, lr: jax.Array) -> Variables:
-    key_init, key_epochs = jax.random.split(key)
-    variables = network.init(key_init)
-    velocity = jax.tree.map(jnp.zeros_like, variables.params)
-    epochs = jnp.arange(protocol.epochs + 1)
-    rows = (epochs, jax.random.split(key_epochs, protocol.epochs + 1))
-    (variables, _), _ = lax.scan(
-      functools.partial(epoch, lr, data, jax.random.fold_in(key, 1)), (variables, velocity), rows
-    )
-    return variables
-
-  return train
-
-
-@functools.lru_cache(maxsize=32)
-def _logits(network: Network) -> Callable:
-  return jax.jit(lambda variables, x: network.apply(variables.params, x, stats=variables.stats).logits)
-
-
-def predict(network: Network, variables: Variables, x: np.ndarray, *, batch_size: int = 500) -> np.ndarray:
-  """Logits `[n, classes]` of a network in evaluation mode, batch by batch; the last batch is filled up."""
-  out = []
-  batch_size = min(batch_size, len(x))
-  for begin in range(0, len(x), batch_size):
-    rows = x[begin : begin + batch_size]
-    padded = np.concatenate([rows, np.zeros((batch_size - len(rows), *x.shape[1:]), x.dtype)])
-    out.append(np.asarray(_logits(network)(variables, padded))[: len(rows)])
-  return np.concatenate(out)
+  sets = [examples] if isinstance(examples, Batch) else list(examples)
+  data = jax.tree.map(lambda *leaves: np.concatenate([np.asarray(leaf) for leaf in leaves]), *sets)
+  size = len(sets[0].ids)
+  members = np.stack([np.arange(size) + (size * i if len(sets) > 1 else 0) for i in range(seeds)])
+  rows, numbers, epochs = min(protocol.batch_size, size), range(first, first + seeds), protocol.epochs + 1
+  key_order, key = jax.random.split(key)
+  policy = _policy(size, rows)
+  stream = policy_stream(
+    policy,
+    key_order,
+    shared=_Shared(data, jnp.asarray(lr, jnp.float32)),
+    members=members,
+    join=_join,
+    epochs=epochs,
+    seeds=numbers,
+    batch_size=rows,
+  )
+  outcome = run_loop(
+    _method(network, protocol, data.x.shape[1:], rows),
+    stream,
+    key=key,
+    steps=None,
+    steps_per_call=suggest_steps_per_call(policy.steps, epochs),
+    log_every=2**30,
+    seeds=numbers,
+    at_once=jax.default_backend() != "cpu",
+    pool_mesh=mesh,
+    guard=False,  # a network that diverges is one with a low accuracy
+  )
+  return outcome.result.variables["student"]
 
 
 def accuracy(network: Network, variables: Variables, x: np.ndarray, y: np.ndarray) -> float:
@@ -152,50 +139,10 @@ def accuracy(network: Network, variables: Variables, x: np.ndarray, y: np.ndarra
   return float(np.mean(predict(network, variables, x).argmax(-1) == y))
 
 
-def probabilities(labels: np.ndarray, num_classes: int) -> np.ndarray:
-  """Class probabilities `[n, classes]` of integer labels `[n]` (one-hot) or label logits `[n, classes]` (softmax)."""
-  labels = np.asarray(labels)
-  if labels.ndim == 1:
-    return np.eye(num_classes, dtype=np.float32)[labels]
-  shifted = np.exp(labels - labels.max(-1, keepdims=True))
-  return (shifted / shifted.sum(-1, keepdims=True)).astype(np.float32)
-
-
-def examples_of(images: np.ndarray, labels: np.ndarray, num_classes: int) -> Batch:
-  """A training set for `trainer`: images with integer labels or label logits."""
-  ids = jnp.arange(len(images), dtype=jnp.int32)
-  return Batch(jnp.asarray(images), jnp.asarray(probabilities(labels, num_classes)), ids)
-
-
-@functools.lru_cache(maxsize=32)
-def _pooled_trainer(network: Network, protocol: Protocol, pool: Pool, own_sets: bool) -> Callable:
-  return pool.spread(trainer(network, protocol), (True, own_sets, False))
-
-
-def _train_pooled(
-  network: Network,
-  protocol: Protocol,
-  examples: Batch | list[Batch],
-  rate: jax.Array,
-  keys: list[Key],
-  pool: Pool,
-) -> Iterator[Variables]:
-  """The networks of several seeds, trained at once; what fills up the pool is trained and thrown away."""
-  filled = [index if index < len(keys) else len(keys) - 1 for index in range(-(-len(keys) // pool.size) * pool.size)]
-  own_sets = isinstance(examples, list)
-  data = examples
-  if own_sets:
-    data = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(examples[index] for index in filled))
-  train = _pooled_trainer(network, protocol, pool, own_sets)
-  stacked = pool.fetch(train(jnp.stack([keys[index] for index in filled]), data, rate))
-  for index in range(len(keys)):
-    yield jax.tree.map(lambda leaf, index=index: leaf[index], stacked)
-
-
 def evaluate_seeds(
   network: Network,
   protocol: Protocol,
-  examples: Batch | list[Batch],
+  examples: Batch | Sequence[Batch],
   lr: float,
   test_x: np.ndarray,
   test_y: np.ndarray,
@@ -203,35 +150,30 @@ def evaluate_seeds(
   key: Key,
   seeds: int,
   first: int = 0,
-  pool: Pool | None = None,
+  mesh: Mesh | None = None,
 ) -> list[float]:
   """Trains `seeds` fresh networks on one set and tests each.
 
-  On accelerators the seeds train at once (`vmap`); on CPU one after another, where stacked convolutions would only
-  cost memory; with a pool, spread over its devices. All give seed `i` the key `fold_in(key, i)`.
+  On accelerators the seeds of a device train at once (`vmap`); on CPUs one after another, where stacked convolutions
+  would only cost memory. Either way seed `i` gets the key `fold_in(key, i)`. Programs are kept: further seeds, and sets
+  of the same size, do not compile again.
 
   Args:
     network: what is trained.
     protocol: how.
-    examples: the set, from `examples_of`; a list has one of the same size for every seed (with a pool only).
+    examples: the set, from `examples_of`; or one of the same size for every seed.
     lr: learning rate.
     test_x: `[n,H,W,C]` test images in network space.
     test_y: `[n]` labels.
     key: decides initialisations, orders and augmentations.
     seeds: how many networks.
     first: number of the first seed, for going on where an earlier call ended.
-    pool: devices that train at once.
+    mesh: spreads the seeds over its axis `pool`.
 
   Returns:
     Test accuracies as fractions, one per seed.
   """
-  train, rate = trainer(network, protocol), jnp.asarray(lr, jnp.float32)
-  keys = [jax.random.fold_in(key, index) for index in range(first, first + seeds)]
-  if pool is not None:
-    trained = _train_pooled(network, protocol, examples, rate, keys, pool)
-  elif jax.default_backend() == "cpu":
-    trained = (train(one, examples, rate) for one in keys)
-  else:
-    stacked = jax.vmap(train, in_axes=(0, None, None))(jnp.stack(keys), examples, rate)
-    trained = (jax.tree.map(lambda leaf, i=index: leaf[i], stacked) for index in range(seeds))
-  return [accuracy(network, variables, test_x, test_y) for variables in trained]
+  options = {"key": key, "seeds": seeds, "first": first, "mesh": mesh}
+  trained: PyTree = jax.device_get(train_seeds(network, protocol, examples, lr, **options))
+  networks = (jax.tree.map(lambda leaf, i=index: leaf[i], trained) for index in range(seeds))
+  return [accuracy(network, variables, test_x, test_y) for variables in networks]

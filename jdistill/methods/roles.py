@@ -29,6 +29,7 @@ def update_roles(
   update: jax.Array | Mapping[str, jax.Array] = True,
   *,
   epoch: jax.Array | None = None,
+  scale: jax.Array | None = None,
 ) -> dict[str, Role]:
   """One optimiser step for the roles in `grads`; the others stay as they are.
 
@@ -39,6 +40,7 @@ def update_roles(
     update: scalar boolean, or one per role: where false, parameters *and* optimiser state stay untouched (a skipped
       step leaves momentum as it was).
     epoch: epochs done, with the fraction of the running one, for optimisers whose rate follows it; others ignore it.
+    scale: a factor of all updates, and so of all learning rates; `None` for 1.
 
   Returns:
     All roles, same tree as `roles`.
@@ -49,6 +51,8 @@ def update_roles(
     updates, opt_state = optax.with_extra_args_support(optimizers[name]).update(
       grad, role.opt_state, role.params, epoch=epoch
     )
+    if scale is not None:
+      updates = jax.tree.map(lambda leaf: jnp.asarray(scale, leaf.dtype) * leaf, updates)
     moved = Role(optax.apply_updates(role.params, updates), opt_state)
     allowed = jnp.asarray(update[name] if isinstance(update, Mapping) else update)
     new[name] = jax.tree.map(lambda a, b, ok=allowed: jnp.where(ok, a, b), moved, role)

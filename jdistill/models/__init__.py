@@ -1,6 +1,7 @@
 """Networks as pure functions: a zoo by name, stacks of networks, flat parameters, and adapters for other libraries."""
 
 from jdistill.models.adapters import from_equinox, from_function, from_linen, from_nnx
+from jdistill.models.predict import predict
 from jdistill.models.registry import build, describe, names, options
 from jdistill.models.stacked import FlatNetwork, flatten, stacked_init
 
@@ -15,5 +16,6 @@ __all__ = [
   "from_nnx",
   "names",
   "options",
+  "predict",
   "stacked_init",
 ]

@@ -119,6 +119,7 @@ def run_loop(
   seeds: Sequence[int] | None = None,
   at_once: bool = True,
   pool_mesh: Mesh | None = None,
+  guard: bool = True,
 ) -> Outcome:
   """Runs a method for `steps` updates, or what is left of them.
 
@@ -147,6 +148,7 @@ def run_loop(
     at_once: whether seeds run stacked (`vmap`) or one after the other within a call, which is faster for convolutions
       on a CPU.
     pool_mesh: spreads the seeds over its axis `pool`.
+    guard: false goes on with numbers that are not finite, for runs whose divergence is a result like any other.
 
   Returns:
     `Outcome`; its state is that of one device.
@@ -155,10 +157,10 @@ def run_loop(
     Diverged: a metric or the state became NaN or infinite. The state from before that call has been saved.
   """
   stream = as_stream(stream)
-  plan = Plan(steps_per_call, mesh, route, None if seeds is None else tuple(seeds), at_once, pool_mesh)
+  plan = Plan(steps_per_call, mesh, route, None if seeds is None else len(seeds), at_once, pool_mesh, guard)
   programs, begin = build(method, stream.join, plan), clock()
   shared = programs.place(jax.device_put(stream.shared))
-  key_init, key = jax.random.split(key)
+  key_init, key = (_of_seeds(part, seeds) for part in jax.random.split(key))
   state, alive = programs.init(*programs.place((key_init, shared, stream.example())))
   every = Every(log_every, snapshot_every, score_every)
   loop = _Loop(programs, stream, hooks, every, clock, steps, steps_per_call, key, shared, state, alive, begin)
@@ -316,6 +318,12 @@ class _Loop:
     means = {name: np.concatenate([metrics[name][:count] for _, count, metrics, _ in calls]) for name in names}
     means = {name: float(np.mean(values, dtype=np.float64)) for name, values in means.items()}
     self.hooks.on_metrics(self.done, means | self.stream.metrics())
+
+
+def _of_seeds(key: Key, seeds: Sequence[int] | None) -> Key:
+  if seeds is None:
+    return key
+  return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(seeds, jnp.uint32))
 
 
 def _first_bad(first: int, count: int, metrics: Mapping[str, np.ndarray]) -> tuple[int, str]:

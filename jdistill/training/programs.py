@@ -24,24 +24,26 @@ class Plan(NamedTuple):
   Attributes:
     steps_per_call: the most updates that one call runs.
     mesh, route: devices that a step runs on together; see `jdistill.training.parallel.spread_step`.
-    seeds: numbers of the runs that go side by side; `None` for one run, without an axis of seeds.
+    seeds: how many runs go side by side; `None` for one run, without an axis of seeds.
     at_once: `vmap` over seeds; false runs one after the other, which is faster for convolutions on a CPU.
     pool_mesh: spreads the seeds over its axis `pool`.
+    guard: see `guarded`; false lets numbers become what they may.
   """
 
   steps_per_call: int = 1
   mesh: Mesh | None = None
   route: str = "shard_map"
-  seeds: tuple[int, ...] | None = None
+  seeds: int | None = None
   at_once: bool = True
   pool_mesh: Mesh | None = None
+  guard: bool = True
 
 
 class Programs(NamedTuple):
   """What `build` makes.
 
   Attributes:
-    init: `(key, shared, row) -> (state, alive)`, compiled.
+    init: `(key, shared, row) -> (state, alive)`, compiled; `key` is `[seeds]` where there are seeds.
     call: `(key, state, alive, shared, rows, first, count) -> (state, metrics, alive)`, compiled: `count` updates from
       step `first` on. `rows` and every metric have `steps_per_call` rows, of which `count` are used. Once `alive` is
       false the state does not change any more.
@@ -93,11 +95,12 @@ def run_steps(method: Method, join: Callable[[PyTree, PyTree], PyTree], most: in
   return steps
 
 
-def guarded(steps: Callable) -> Callable:
+def guarded(steps: Callable, guard: bool = True) -> Callable:
   """Keeps the state from before a call whose metrics or new state are not all finite, and from then on.
 
   Args:
     steps: `(key, state, ...) -> (state, metrics)`.
+    guard: false checks nothing, and `alive` stays as it is.
 
   Returns:
     `(key, state, alive, ...) -> (state, metrics, alive)`. The state is the last good one even when metrics are looked
@@ -106,6 +109,8 @@ def guarded(steps: Callable) -> Callable:
 
   def call(key: Key, state: PyTree, alive: jax.Array, *rest: Any):
     new, metrics = steps(key, state, *rest)
+    if not guard:
+      return new, metrics, alive
     # the state too: an overflowing update of finite gradients shows in the metrics one step too late
     leaves = [*metrics.values(), *(leaf for leaf in jax.tree.leaves(new) if jnp.issubdtype(leaf.dtype, jnp.inexact))]
     alive = jnp.logical_and(alive, jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in leaves])))
@@ -124,7 +129,7 @@ def build(method: Method, join: Callable[[PyTree, PyTree], PyTree], plan: Plan) 
     init, steps, result = side_by_side(init, steps, result, plan.seeds, at_once=plan.at_once, mesh=plan.pool_mesh)
   # `alive` from the same program, so that it lies where the state does and the step is compiled once
   start = jax.jit(lambda key, shared, row: (init(key, shared, row), jnp.ones((), bool)))
-  call, mesh = guarded(steps), plan.mesh
+  call, mesh = guarded(steps, plan.guard), plan.mesh
   if plan.seeds is not None and plan.pool_mesh is not None:
     return _pooled(start, call, result, plan.pool_mesh)
   if mesh is None:

@@ -39,6 +39,7 @@ class StudentInput(NamedTuple):
     held_out: examples for an outer update, or `None`.
     start: `Variables` that this student starts from, which `init` reads; `None` draws new ones.
     options: numbers of the method that are arguments of the program, for `student_method`'s `rebuild`.
+    lr_scale: scalar float32, a factor of all learning rates that is an argument of the program; `None` for 1.
   """
 
   batch: Batch
@@ -50,6 +51,7 @@ class StudentInput(NamedTuple):
   held_out: Batch | None = None
   start: Variables | None = None
   options: Mapping[str, jax.Array] = {}
+  lr_scale: jax.Array | None = None
 
 
 class StudentState(NamedTuple):
@@ -223,18 +225,18 @@ def _update(
 ) -> tuple[StudentState, Metrics]:
   key, key_outer = jax.random.split(key)
   seen, outer = _see(parts, recipe, key, state, inputs), recipe.outer
-  logs, roles = {}, dict(state.roles)
+  logs, roles, clock = {}, dict(state.roles), {"epoch": inputs.epoch, "scale": inputs.lr_scale}
   if outer is not None and outer.through:
     logs, grads = outer_gradient(
       outer, inputs.held_out, lambda params: whole_loss(recipe, parts.forward, seen, params),
       {name: role.params for name, role in roles.items()}, state.stats[STUDENT], parts.forward, key_outer, inputs.epoch,
     )  # fmt: skip
-    roles |= update_roles(parts.by_role(recipe, [outer.role]), roles, {outer.role: grads}, epoch=inputs.epoch)
+    roles |= update_roles(parts.by_role(recipe, [outer.role]), roles, {outer.role: grads}, **clock)
   params = {name: role.params for name, role in roles.items()}
   fixed = {outer.role: params.pop(outer.role)} if outer is not None else {}
   (_, (terms, stats, memory)), grads = _gradient(parts, recipe, seen, params, fixed)
   moves = {name: recipe.trainable[name](inputs.epoch) if name in recipe.trainable else True for name in params}
-  roles = update_roles(parts.by_role(recipe, roles), roles, grads, moves, epoch=inputs.epoch)
+  roles = update_roles(parts.by_role(recipe, roles), roles, grads, moves, **clock)
   ema = state.ema
   if parts.ema_decay is not None:
     new = Variables(roles[STUDENT].params, stats[STUDENT])
