@@ -1,4 +1,4 @@
-"""The contracts of the package: what a network, a method, a data source and a target source are.
+"""The contracts of the package: what a network, a method, a data policy and a target source are.
 
 Everything above the ground floor speaks in these types, and nothing here knows about anything above it. All of them are
 `NamedTuple`s of pure functions, so a value can be built anywhere, passed through `jax.jit` boundaries as a static
@@ -93,11 +93,13 @@ class Method(NamedTuple):
       The caller folds the step number into `key`, so a state never carries a key and a resumed run draws the same
       numbers.
     result: `(state) -> artefact`, what is exported and evaluated.
+    figures: `(state) -> numbers by name` that a report shows of a finished state.
   """
 
   init: Callable[[Key, PyTree], PyTree]
   step: Callable[[Key, PyTree, PyTree], tuple[PyTree, Metrics]]
   result: Callable[[PyTree], PyTree]
+  figures: Callable[[PyTree], Mapping[str, Any]] = lambda state: {}
 
 
 class Pool(NamedTuple):
@@ -149,9 +151,6 @@ class Batch(NamedTuple):
   extra: Mapping[str, jax.Array] = {}
 
 
-DataSource = Callable[[Key, jax.Array], Batch]  # (key, epoch) -> the examples of that epoch
-
-
 class Look(NamedTuple):
   """What a data policy may look at: networks in evaluation mode as functions of positions among a student's examples.
 
@@ -192,7 +191,7 @@ class DataPolicy(NamedTuple):
       caller folds the number of the epoch into `key`. `epoch` is a scalar int32; `look` is a `Look`, or `None` for
       policies that do not look.
     steps: how many steps an epoch has at most.
-    looks: whether `next` wants a `Look`; then it is called at the start of each epoch, with the networks as they are then.
+    looks: whether `next` needs a `Look`; it is then called at the start of each epoch, with the networks of that time.
     hint: how to get examples where `next` left none, for the message.
   """
 
@@ -222,25 +221,6 @@ class TargetSource(NamedTuple):
   nbytes: int
   name: str
   replay: Callable[[PyTree, jax.Array], PyTree] | None = None
-
-
-class Teacher(NamedTuple):
-  """One or several frozen networks, or what is stored of them, as what a student learns from.
-
-  What a `TargetSource` is made of.
-
-  Attributes:
-    outputs: `(arrays, x, ids) -> tuple of Outputs`, one per teacher, in evaluation mode; `x` are the teacher's pixels
-      of the batch and `ids` the names of its examples. Pure; the caller stops the gradient.
-    arrays: what `outputs` reads: parameters, or stored targets. An argument, so that it is no constant of a program.
-    nbytes: bytes of `arrays`.
-    name: how reports call it (`"online"`, `"cached"`, `"cached top 5"`).
-  """
-
-  outputs: Callable[[PyTree, jax.Array, jax.Array], tuple[Outputs, ...]]
-  arrays: PyTree
-  nbytes: int
-  name: str
 
 
 class Connector(NamedTuple):

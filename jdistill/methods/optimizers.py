@@ -1,6 +1,11 @@
-"""Optimisers and schedules by name, as published recipes state them."""
+"""Optimisers and schedules by name, as published recipes state them.
+
+Learning rates are functions of the epoch and not of a count of steps: whatever a data policy leaves out, a schedule
+ends with the training.
+"""
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,55 +15,63 @@ from jdistill.base import PyTree
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "lamb")
 SCHEDULES = ("constant", "cosine", "step", "linear", "poly")
+Schedule = Callable[[jax.Array], jax.Array]
 
 
 def schedule(
   kind: str,
   lr: float,
   *,
-  epochs: int,
-  steps_per_epoch: int = 1,
+  epochs: float,
   warmup_epochs: float = 0.0,
   milestones: Sequence[float] = (),
   factor: float = 0.1,
   final_lr: float = 0.0,
   power: float = 0.9,
-) -> Callable[[jax.Array], jax.Array]:
-  """The learning rate as a function of the step.
+) -> Schedule:
+  """The learning rate as a function of the epoch.
 
   Args:
     kind: `"constant"`; `"cosine"` and `"linear"` from `lr` to `final_lr`; `"poly"`,
-      `lr (1 - step / steps) ^ power`; `"step"`, times `factor` at every milestone.
-    lr: the rate after the warm-up.
+      `lr (1 - epoch / epochs) ^ power`; `"step"`, times `factor` at every milestone.
+    lr: the rate after the warm-up; a number or a scalar array.
     epochs: of the whole training.
-    steps_per_epoch: how many steps an epoch has.
     warmup_epochs: the rate grows linearly from 0 over these, and the schedule takes the rest.
     milestones: for `"step"`, epochs from the start of training, above 0.
     factor, final_lr, power: see `kind`.
 
   Returns:
-    `(step) -> scalar float32`.
+    `(epochs done, with the fraction of the running one) -> scalar float32`.
 
   Raises:
     ValueError: an unknown kind.
   """
-  warm = round(warmup_epochs * steps_per_epoch)
-  rest = max(epochs * steps_per_epoch - warm, 1)
-  if kind == "constant":
-    main = optax.constant_schedule(lr)
-  elif kind == "cosine":
-    main = optax.cosine_decay_schedule(lr, rest, alpha=final_lr / lr)
-  elif kind == "linear":
-    main = optax.linear_schedule(lr, final_lr, rest)
-  elif kind == "poly":
-    main = optax.polynomial_schedule(lr, final_lr, power, rest)
-  elif kind == "step":
-    # `join_schedules` restarts the count after the warm-up
-    main = optax.piecewise_constant_schedule(lr, {round(m * steps_per_epoch) - warm: factor for m in milestones})
-  else:
+  if kind not in SCHEDULES:
     raise ValueError(f"schedule {kind!r}: unknown; choose one of {', '.join(SCHEDULES)}")
-  whole = optax.join_schedules([optax.linear_schedule(0.0, lr, warm), main], [warm]) if warm else main
-  return _lenient(lambda step: jnp.asarray(whole(step), jnp.float32))
+  rest = max(epochs - warmup_epochs, 1e-6)
+
+  def rate(epoch: jax.Array) -> jax.Array:
+    epoch = jnp.asarray(epoch, jnp.float32)
+    done = jnp.clip((epoch - warmup_epochs) / rest, 0, 1)
+    full = jnp.asarray(lr, jnp.float32)
+    if kind == "cosine":
+      main = final_lr + (full - final_lr) * (1 + jnp.cos(jnp.pi * done)) / 2
+    elif kind == "linear":
+      main = full + (final_lr - full) * done
+    elif kind == "poly":
+      main = full * (1 - done) ** power
+    elif kind == "step":
+      main = full * factor ** _passed(milestones, epoch).astype(jnp.float32)
+    else:
+      main = full
+    return jnp.where(epoch < warmup_epochs, full * epoch / warmup_epochs, main) if warmup_epochs else main
+
+  return rate
+
+
+def _passed(milestones: Sequence[float], epoch: jax.Array) -> jax.Array:
+  """How many milestones are reached."""
+  return sum((epoch >= one).astype(jnp.int32) for one in milestones) + jnp.zeros((), jnp.int32)
 
 
 def decays(params: PyTree) -> PyTree:
@@ -68,7 +81,7 @@ def decays(params: PyTree) -> PyTree:
 
 def make_optimizer(
   kind: str,
-  lr: Callable[[jax.Array], jax.Array] | float,
+  lr: Schedule | float,
   *,
   momentum: float = 0.9,
   nesterov: bool = False,
@@ -76,49 +89,77 @@ def make_optimizer(
   decay_all: bool = True,
   clip: float | None = None,
   b2: float = 0.999,
-) -> optax.GradientTransformation:
-  """An optimiser by name.
+  restart: Sequence[float] = (),
+) -> optax.GradientTransformationExtraArgs:
+  """An optimiser by name, whose `update(grads, state, params, epoch=...)` is told the epoch.
 
   Args:
     kind: `"sgd"` and `"adam"`, whose decay is added to the gradient (as in PyTorch); `"adamw"` and `"lamb"`, whose
       decay is apart from it.
-    lr: a number or a schedule of the step.
+    lr: a number, or a schedule of the epoch.
     momentum: of SGD (no dampening); the others' first moment decays with 0.9.
     nesterov: Nesterov's form of SGD.
     weight_decay: its coefficient.
     decay_all: false spares biases and norms (`decays`).
     clip: greatest global norm of the gradient, before anything else; `None` for none.
     b2: decay of the second moment.
+    restart: epochs at which the optimiser starts again from empty moments, with the first update that reaches them.
 
   Returns:
-    The optax transformation.
+    The optax transformation. Its `update` needs `epoch` if `lr` is a schedule or there are restarts.
 
   Raises:
-    ValueError: an unknown kind.
+    ValueError: an unknown kind; in `update`, a missing epoch.
   """
   mask = None if decay_all else decays
   chain = [] if clip is None else [optax.clip_by_global_norm(clip)]
-  if kind in ("sgd", "adam") and weight_decay:
-    chain.append(optax.add_decayed_weights(weight_decay, mask))
+  decay = [optax.add_decayed_weights(weight_decay, mask)] if weight_decay else []
   if kind == "sgd":
-    chain.append(optax.sgd(lr, momentum=momentum or None, nesterov=nesterov))
+    chain += decay + ([optax.trace(momentum, nesterov=nesterov)] if momentum else [])
   elif kind == "adam":
-    chain.append(optax.adam(lr, b2=b2))
+    chain += [*decay, optax.scale_by_adam(b2=b2)]
   elif kind == "adamw":
-    chain.append(optax.adamw(lr, b2=b2, weight_decay=weight_decay, mask=mask))
+    chain += [optax.scale_by_adam(b2=b2), *decay]
   elif kind == "lamb":
-    chain.append(optax.lamb(lr, b2=b2, weight_decay=weight_decay, mask=mask))
+    chain += [optax.scale_by_adam(b2=b2, eps=1e-6), *decay, optax.scale_by_trust_ratio()]
   else:
     raise ValueError(f"optimizer {kind!r}: unknown; choose one of {', '.join(OPTIMIZERS)}")
-  whole = optax.chain(*chain) if len(chain) > 1 else chain[0]
-  return optax.GradientTransformation(whole.init, _lenient(whole.update))
+  return _by_epoch(optax.chain(*chain) if chain else optax.identity(), lr, tuple(restart))
 
 
-def _lenient(function: Callable) -> Callable:
-  """optax adds Python numbers to step counters, which JAX's strict dtype promotion refuses."""
+class Restarted(NamedTuple):
+  """The state of an optimiser that starts again at some epochs.
 
-  def call(*args: PyTree) -> PyTree:
+  Attributes:
+    inner: of the optimiser; all its arrays start at zero.
+    passed: how many restarts there were, int32.
+  """
+
+  inner: PyTree
+  passed: jax.Array
+
+
+def _by_epoch(
+  direction: optax.GradientTransformation, lr: Schedule | float, restart: tuple[float, ...]
+) -> optax.GradientTransformationExtraArgs:
+  """Scales what `direction` gives by `-lr(epoch)`, and empties its state at the restarts."""
+
+  def init(params: PyTree) -> PyTree:
+    inner = direction.init(params)
+    return Restarted(inner, jnp.zeros((), jnp.int32)) if restart else inner
+
+  def update(grads: PyTree, state: PyTree, params: PyTree = None, *, epoch: jax.Array | None = None, **_):
+    if epoch is None and (callable(lr) or restart):
+      raise ValueError("epoch: missing; a schedule and a restart need update(..., epoch=epochs done)")
+    rate = lr(epoch) if callable(lr) else lr
+    inner = state
+    if restart:
+      passed = _passed(restart, jnp.asarray(epoch, jnp.float32))
+      inner = jax.tree.map(lambda leaf: jnp.where(passed > state.passed, jnp.zeros_like(leaf), leaf), state.inner)
+    # optax adds Python numbers to step counters, which JAX's strict dtype promotion refuses
     with jax.numpy_dtype_promotion("standard"):
-      return function(*args)
+      updates, inner = direction.update(grads, inner, params)
+    updates = jax.tree.map(lambda leaf: -jnp.asarray(rate, leaf.dtype) * leaf, updates)
+    return updates, Restarted(inner, passed) if restart else inner
 
-  return call
+  return optax.GradientTransformationExtraArgs(init, update)

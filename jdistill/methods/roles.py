@@ -27,6 +27,8 @@ def update_roles(
   roles: Mapping[str, Role],
   grads: Mapping[str, PyTree],
   update: jax.Array | Mapping[str, jax.Array] = True,
+  *,
+  epoch: jax.Array | None = None,
 ) -> dict[str, Role]:
   """One optimiser step for the roles in `grads`; the others stay as they are.
 
@@ -36,6 +38,7 @@ def update_roles(
     grads: gradients of the roles that may move.
     update: scalar boolean, or one per role: where false, parameters *and* optimiser state stay untouched (a skipped
       step leaves momentum as it was).
+    epoch: epochs done, with the fraction of the running one, for optimisers whose rate follows it; others ignore it.
 
   Returns:
     All roles, same tree as `roles`.
@@ -43,7 +46,9 @@ def update_roles(
   new = dict(roles)
   for name, grad in grads.items():
     role = roles[name]
-    updates, opt_state = optimizers[name].update(grad, role.opt_state, role.params)
+    updates, opt_state = optax.with_extra_args_support(optimizers[name]).update(
+      grad, role.opt_state, role.params, epoch=epoch
+    )
     moved = Role(optax.apply_updates(role.params, updates), opt_state)
     allowed = jnp.asarray(update[name] if isinstance(update, Mapping) else update)
     new[name] = jax.tree.map(lambda a, b, ok=allowed: jnp.where(ok, a, b), moved, role)

@@ -68,8 +68,13 @@ def fold_rows(
 
 
 def value_and_grad(
-  loss: Callable[[PyTree, PyTree], jax.Array], params: PyTree, batch: PyTree, chunk_size: int | None = None
-) -> tuple[jax.Array, PyTree]:
+  loss: Callable[[PyTree, PyTree], PyTree],
+  params: PyTree,
+  batch: PyTree,
+  chunk_size: int | None = None,
+  *,
+  has_aux: bool = False,
+) -> tuple[PyTree, PyTree]:
   """`jax.value_and_grad` of a loss that is a sum over the rows of a batch, a chunk at a time.
 
   Args:
@@ -77,19 +82,23 @@ def value_and_grad(
     params: pytree of floating arrays.
     batch: as in `fold_rows`.
     chunk_size: as in `fold_rows`.
+    has_aux: `loss` gives `(scalar, tree of sums over rows)`.
 
   Returns:
-    `(loss, gradient in params)`.
+    `(loss, gradient in params)`, or `((loss, sums), gradient)`.
 
   Raises:
     ValueError: as `fold_rows`.
   """
+  both = jax.value_and_grad(loss, has_aux=has_aux)
 
   def body(total, chunk):
-    return jax.tree.map(jnp.add, total, jax.value_and_grad(loss)(params, chunk))
+    return jax.tree.map(jnp.add, total, both(params, chunk))
 
-  none = jnp.zeros((), jnp.result_type(*jax.tree.leaves(params)))
-  return fold_rows(body, (none, jax.tree.map(jnp.zeros_like, params)), batch, chunk_size)
+  # the shapes of a sum do not depend on how many rows there are
+  shapes = jax.eval_shape(both, params, batch)
+  none = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+  return fold_rows(body, none, batch, chunk_size)
 
 
 def suggest_chunk_size(

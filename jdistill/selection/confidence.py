@@ -14,26 +14,29 @@ class Mined(NamedTuple):
   """What `mine_top_k_per_class` chose.
 
   Attributes:
-    indices: `[n <= k * classes]` int, ascending, each image once.
-    taken: `[classes]` int, how many each class chose; below `k` the pool ran short.
+    chosen: `[M]` bool.
+    taken: `[classes]` int32, how many each class chose; below `k` the pool ran short.
   """
 
-  indices: np.ndarray
-  taken: np.ndarray
+  chosen: jax.Array
+  taken: jax.Array
 
 
-def mine_top_k_per_class(probabilities: np.ndarray, k: int, *, predicted_only: bool = False) -> Mined:
+def mine_top_k_per_class(
+  probabilities: jax.Array, k: int, *, predicted_only: bool = False, where: jax.Array | None = None
+) -> Mined:
   """For each class the `k` images that a teacher finds likeliest to show it; all of them, each image once.
 
-  Balanced over classes, where one threshold for all would prefer the easy ones. Runs on the host.
+  Balanced over classes, where one threshold for all would prefer the easy ones.
 
   Args:
-    probabilities: `[M, classes]` of a teacher on the pool, near-duplicates of the test data taken out before.
-    k: images per class, at least 1; more than there are is allowed and shows in `taken`.
+    probabilities: `[M, classes]` of a teacher, near-duplicates of the test data taken out before.
+    k: images per class, at least 1; more than there are is allowed and shows in the counts.
     predicted_only: a class chooses only among images whose likeliest class it is, so that no image is chosen twice.
+    where: `[M]` bool, the pool; `None` for all images.
 
   Returns:
-    `Mined(indices, taken)`. Of equally likely images the first ones are taken.
+    `Mined(chosen, taken)`. Of equally likely images the first ones are taken.
 
   Raises:
     UserError: if probabilities are not a matrix or `k < 1`.
@@ -42,17 +45,18 @@ def mine_top_k_per_class(probabilities: np.ndarray, k: int, *, predicted_only: b
     Cui et al., "Beyond Self-Supervision: A Simple Yet Effective Network Distillation Alternative to Improve Backbones"
     (arXiv 2103.05959). `predicted_only` is an addition.
   """
-  probabilities = np.asarray(probabilities)
   _check_matrix("probabilities", probabilities)
   if k < 1:
     raise UserError(f"k: {k} images per class; give at least 1")
-  best = probabilities.argmax(axis=1) if probabilities.size else np.zeros(0, int)
-  chosen = []
-  for c in range(probabilities.shape[1]):
-    candidates = np.flatnonzero(best == c) if predicted_only else np.arange(len(probabilities))
-    order = np.argsort(-probabilities[candidates, c], kind="stable")
-    chosen.append(candidates[order[:k]])
-  return Mined(np.unique(np.concatenate(chosen)), np.array([len(c) for c in chosen]))
+  size, classes = probabilities.shape
+  probabilities = jnp.asarray(probabilities)
+  allowed = jnp.broadcast_to((jnp.ones(size, bool) if where is None else where)[:, None], (size, classes))
+  if predicted_only:
+    allowed &= jnp.argmax(probabilities, axis=1)[:, None] == jnp.arange(classes)[None]
+  order = jnp.argsort(jnp.where(allowed, -probabilities, jnp.inf), axis=0, stable=True)
+  rank = jnp.argsort(order, axis=0)
+  chosen = allowed & (rank < k)
+  return Mined(jnp.any(chosen, axis=1), jnp.sum(chosen, axis=0).astype(jnp.int32))
 
 
 def near_duplicate_mask(

@@ -2,7 +2,6 @@
 
 from jdistill.teachers.buffer import ExpertBuffer
 from jdistill.teachers.experts import ExpertRecipe, expert_epoch, record_expert, record_experts
-from jdistill.teachers.gsam import gsam_gradient
 from jdistill.teachers.segments import check_bounds, expert_order, segment_bounds, start_epoch
 
 __all__ = [
@@ -11,7 +10,6 @@ __all__ = [
   "check_bounds",
   "expert_epoch",
   "expert_order",
-  "gsam_gradient",
   "record_expert",
   "record_experts",
   "segment_bounds",

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdistill.base import Outputs, PyTree, Teacher, UserError
+from jdistill.base import Batch, Key, Outputs, PyTree, TargetSource, UserError
 from jdistill.files import read_npz, write_npz
-from jdistill.teachers.frozen import nbytes
+from jdistill.teachers.frozen import ask, nbytes
 
 
 class TargetCache(NamedTuple):
@@ -43,7 +43,7 @@ class TargetCache(NamedTuple):
 
 
 def record(
-  teacher: Teacher,
+  teacher: TargetSource,
   x: np.ndarray,
   ids: np.ndarray,
   *,
@@ -69,14 +69,18 @@ def record(
   ids = np.asarray(ids, np.int32)
   if len(np.unique(ids)) != len(ids):
     raise UserError("ids: an example's name occurs twice; give every example its own")
-  ask = jax.jit(lambda arrays, x, ids: tuple(_kept(out, embedding) for out in teacher.outputs(arrays, x, ids)))
+
+  @jax.jit
+  def asked(arrays: PyTree, x: jax.Array, ids: jax.Array) -> tuple[tuple[jax.Array, ...], ...]:
+    return tuple(_kept(out, embedding) for out in ask(teacher._replace(arrays=arrays), x, ids))
+
   parts = []
   for start in range(0, len(x), batch_size):
     part = np.asarray(x[start : start + batch_size])
     fill = min(batch_size, len(x)) - len(part)
     filled = np.concatenate([part, np.repeat(part[-1:], fill, 0)]) if fill else part
     named = np.concatenate([ids[start : start + batch_size], np.repeat(ids[-1:], fill)])
-    found = jax.device_get(ask(teacher.arrays, filled, named))
+    found = jax.device_get(asked(teacher.arrays, filled, named))
     parts.append([tuple(leaf[: len(part)] for leaf in one) for one in found])
   joined = [
     np.stack([np.concatenate([part[t][leaf] for part in parts]) for t in range(len(parts[0]))])
@@ -124,8 +128,8 @@ def top_k(cache: TargetCache, k: int) -> TargetCache:
   return cache._replace(logits=kept.astype(np.float32), classes=classes, rest=rest.astype(np.float32), embedding=None)
 
 
-def cached(cache: TargetCache, *, data: str | None = None, teacher_hash: str | None = None) -> Teacher:
-  """A cache as a `Teacher`; its logits of a cut cache are log-probabilities, which is the same to every softmax.
+def cached(cache: TargetCache, *, data: str | None = None, teacher_hash: str | None = None) -> TargetSource:
+  """A cache as a `TargetSource`; its logits of a cut cache are log-probabilities, which is the same to every softmax.
 
   An example whose name is not in it gets NaN.
 
@@ -145,8 +149,9 @@ def cached(cache: TargetCache, *, data: str | None = None, teacher_hash: str | N
   arrays = stored | {"ids": jnp.asarray(cache.ids)}
   count, num_classes = cache.logits.shape[0], cache.num_classes
 
-  def outputs(arrays: PyTree, x: jax.Array, ids: jax.Array) -> tuple[Outputs, ...]:
-    del x
+  def targets(arrays: PyTree, key: Key, batch: Batch, record: PyTree, step: jax.Array) -> tuple[Outputs, ...]:
+    del key, record, step
+    ids = batch.ids
     rows = jnp.searchsorted(arrays["ids"], ids)
     # an id that is not there must not quietly take its neighbour's targets
     known = arrays["ids"][jnp.minimum(rows, arrays["ids"].shape[0] - 1)] == ids
@@ -160,7 +165,7 @@ def cached(cache: TargetCache, *, data: str | None = None, teacher_hash: str | N
     return tuple(found)
 
   k = "" if cache.classes is None else f" top {cache.classes.shape[-1]}"
-  return Teacher(outputs, arrays, nbytes(arrays), f"cached{k}")
+  return TargetSource(targets, arrays, nbytes(arrays), f"cached{k}")
 
 
 def _where_known(known: jax.Array, values: jax.Array) -> jax.Array:

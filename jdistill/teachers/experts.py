@@ -11,8 +11,8 @@ from jax import lax
 from jdistill.base import Apply, Augmentation, Key, Pool
 from jdistill.data.samplers import epoch_batches
 from jdistill.losses import cross_entropy
+from jdistill.ops.gsam import gsam_gradient
 from jdistill.ops.rows import suggest_chunk_size, value_and_grad
-from jdistill.teachers.gsam import gsam_gradient
 
 
 class ExpertRecipe(NamedTuple):
@@ -69,7 +69,7 @@ def expert_epoch(apply: Apply, recipe: ExpertRecipe, augment: Augmentation) -> C
 
       if recipe.rho:
         options = {"rho": recipe.rho, "alpha": recipe.alpha, "adaptive": recipe.adaptive}
-        value, grads = gsam_gradient(loss, theta, value_and_grad=in_chunks, **options)
+        value, grads = gsam_gradient(in_chunks(loss), theta, **options)
       else:
         value, grads = in_chunks(loss)(theta)
       velocity = recipe.momentum * velocity + grads + recipe.weight_decay * theta

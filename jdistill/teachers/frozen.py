@@ -4,9 +4,10 @@ import hashlib
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jdistill.base import Network, Outputs, PyTree, Teacher, UserError, Variables
+from jdistill.base import Batch, Key, Network, Outputs, PyTree, TargetSource, UserError, Variables
 
 
 def nbytes(tree: PyTree) -> int:
@@ -24,7 +25,19 @@ def variables_hash(variables: PyTree) -> str:
   return digest.hexdigest()[:16]
 
 
-def committee(networks: Sequence[Network], variables: Sequence[Variables]) -> Teacher:
+def ask(source: TargetSource, x: PyTree, ids: jax.Array) -> tuple[Outputs, ...]:
+  """What a target source gives outside of training: for the pixels as they are, at step 0.
+
+  Args:
+    source: the targets.
+    x: `[n, ...]` the teacher's inputs.
+    ids: `[n]` int32 names of the examples.
+  """
+  batch = Batch(x, jnp.zeros(jnp.shape(ids), jnp.int32), ids)
+  return source.targets(source.arrays, jax.random.key(0), batch, None, jnp.zeros((), jnp.int32))
+
+
+def committee(networks: Sequence[Network], variables: Sequence[Variables]) -> TargetSource:
   """Frozen networks that look at every batch, in evaluation mode: running statistics, no dropout.
 
   Args:
@@ -32,7 +45,7 @@ def committee(networks: Sequence[Network], variables: Sequence[Variables]) -> Te
     variables: their parameters and statistics, in the same order.
 
   Returns:
-    A `Teacher` whose outputs have one entry per network.
+    A `TargetSource` whose targets have one entry per network.
 
   Raises:
     UserError: no network, or as many variables as do not fit.
@@ -42,9 +55,9 @@ def committee(networks: Sequence[Network], variables: Sequence[Variables]) -> Te
       f"teacher: {len(networks)} networks and {len(variables)} sets of parameters; give one each, or more"
     )
 
-  def outputs(arrays: PyTree, x: jax.Array, ids: jax.Array) -> tuple[Outputs, ...]:
-    del ids
-    found = [n.apply(v.params, x, stats=v.stats) for n, v in zip(networks, arrays, strict=True)]
+  def targets(arrays: PyTree, key: Key, batch: Batch, record: PyTree, step: jax.Array) -> tuple[Outputs, ...]:
+    del key, record, step
+    found = [n.apply(v.params, batch.x, stats=v.stats) for n, v in zip(networks, arrays, strict=True)]
     counts = {out.logits.shape[-1] for out in found}
     if len(counts) > 1:
       raise UserError(f"teacher: its networks have {sorted(counts)} classes; they must have the same ones")
@@ -52,4 +65,4 @@ def committee(networks: Sequence[Network], variables: Sequence[Variables]) -> Te
 
   arrays = tuple(Variables(*v) for v in variables)
   several = f", {len(networks)} networks" if len(networks) > 1 else ""
-  return Teacher(outputs, arrays, nbytes(arrays), f"online{several}")
+  return TargetSource(targets, arrays, nbytes(arrays), f"online{several}")

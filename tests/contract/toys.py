@@ -13,7 +13,7 @@ from jdistill.methods import knowledge
 from jdistill.methods.dataset import Segment
 from jdistill.methods.optimizers import make_optimizer
 from jdistill.synthetic import SyntheticSet
-from jdistill.teachers.frozen import committee
+from jdistill.teachers.frozen import ask, committee
 
 
 class Toy(NamedTuple):
@@ -63,8 +63,19 @@ CONVS = ({"name": "convnet", "width": 4, "depth": 1, "norm": "none", "act": "lea
 MEANS = tuple({"name": "convnet_bn", "width": width, "depth": 1} for width in (8, 4))  # heads on a global mean
 
 
+def _updates(data: knowledge.Batch, **options) -> Callable[[int], knowledge.StudentInput]:
+  """Two updates per epoch, on six examples each."""
+
+  def update(step: int) -> knowledge.StudentInput:
+    rows = jnp.arange(6, dtype=jnp.int32) + 6 * (step % 2)
+    batch = jax.tree.map(lambda leaf: leaf[rows], data)
+    return knowledge.StudentInput(batch, jnp.int32(step), jnp.float32(step / 2), rows, **options)
+
+  return update
+
+
 def _student(row: catalog.Row, objective: str, networks=MLPS, **options) -> Toy:
-  """Two steps per epoch over twelve images of 2x2 pixels and three classes, taught by a fixed random network."""
+  """Twelve images of 2x2 pixels and three classes, taught by a fixed random network."""
   network, teacher = (models.build(num_classes=3, image_shape=(2, 2, 1), **one) for one in networks)
   rng = np.random.default_rng(0)
   x, y = jnp.float32(rng.normal(size=(12, 2, 2, 1))), jnp.asarray(rng.integers(0, 3, 12), jnp.int32)
@@ -72,17 +83,13 @@ def _student(row: catalog.Row, objective: str, networks=MLPS, **options) -> Toy:
   recipe = row.build()(**options)
   frozen = committee([teacher], [teacher.init(jax.random.key(5))])
   method = knowledge.student_method(
-    network, recipe, optimizer=make_optimizer("sgd", 0.2), batch_size=6, teacher=frozen.outputs
+    network, recipe, optimizer=make_optimizer("sgd", 0.2), targets=frozen.targets, num_examples=12
   )
   constants = ()
   if recipe.prepare is not None:
-    constants = recipe.prepare(frozen.outputs(frozen.arrays, x, data.ids), y, frozen.arrays)
+    constants = recipe.prepare(ask(frozen, x, data.ids), y, frozen.arrays)
   held_out = data if recipe.outer is not None else None
-
-  def epoch(step: int) -> knowledge.Epoch:
-    return knowledge.Epoch(jnp.int32(step), data, data.ids, frozen.arrays, constants, held_out)
-
-  return Toy(method, epoch, objective)
+  return Toy(method, _updates(data, targets=frozen.arrays, constants=constants, held_out=held_out), objective)
 
 
 def _maps(row: catalog.Row, objective: str, **options) -> Toy:
@@ -101,30 +108,22 @@ def _maps(row: catalog.Row, objective: str, **options) -> Toy:
   network = Network(init, apply)
   frozen = committee([network], [init(jax.random.key(5))])
   method = knowledge.student_method(
-    network, row.build()(**options), optimizer=make_optimizer("sgd", 0.2), batch_size=6, teacher=frozen.outputs
+    network, row.build()(**options), optimizer=make_optimizer("sgd", 0.2), targets=frozen.targets
   )
-
-  def epoch(step: int) -> knowledge.Epoch:
-    return knowledge.Epoch(jnp.int32(step), data, data.ids, frozen.arrays)
-
-  return Toy(method, epoch, objective)
+  return Toy(method, _updates(data, targets=frozen.arrays), objective)
 
 
 def _tokens(row: catalog.Row, objective: str, **options) -> Toy:
-  """Two steps per epoch over twelve sequences that count up to five, one position of each private."""
+  """Twelve sequences that count up to five, one position of each private."""
   network, teacher = (models.build("gru", num_classes=5, image_shape=(4,), width=width) for width in (6, 8))
   x = (np.arange(12)[:, None] + np.arange(4)) % 5
   extra = {"private": jnp.float32(np.eye(4)[np.arange(12) % 4]), "mask": jnp.ones((12, 4), bool).at[3, 2:].set(False)}
   data = knowledge.Batch(jnp.int32(x), jnp.int32((x + 1) % 5), jnp.arange(12, dtype=jnp.int32), extra=extra)
   frozen = committee([teacher], [teacher.init(jax.random.key(5))])
   method = knowledge.student_method(
-    network, row.build()(**options), optimizer=make_optimizer("sgd", 0.5), batch_size=6, teacher=frozen.outputs
+    network, row.build()(**options), optimizer=make_optimizer("sgd", 0.5), targets=frozen.targets
   )
-
-  def epoch(step: int) -> knowledge.Epoch:
-    return knowledge.Epoch(jnp.int32(step), data, data.ids, frozen.arrays)
-
-  return Toy(method, epoch, objective)
+  return Toy(method, _updates(data, targets=frozen.arrays), objective)
 
 
 TOYS: dict[str, Callable[[catalog.Row], Toy]] = {
@@ -145,11 +144,11 @@ TOYS: dict[str, Callable[[catalog.Row], Toy]] = {
   "sinkd": lambda row: _student(row, "loss/sinkhorn", ce_weight=0.0, kd_weight=0.0, sd_weight=1.0),
   "ofa": lambda row: _student(row, "loss/exits", stages="block0", targets="labels", exit_weight=0.3),
   "trg": lambda row: _student(row, "loss/global", level="instance", tokens=1, neighbours=2, kd_weight=0.0),
-  "kd3": lambda row: _student(row, "loss/feature", MEANS, cutoff=0.3, contrast_size=4),
+  "kd3": lambda row: _student(row, "loss/feature", MEANS, contrast_size=4),
   "cwd": lambda row: _maps(row, "loss/cwd"),
   "lad": lambda row: _maps(row, "loss/cwd"),
   "tgeo_kd": lambda row: _student(row, "loss/fused"),
   "swing": lambda row: _tokens(row, "loss/ce", ce_weight=1.0),
   "meal_v2": lambda row: _student(row, "loss/ce", hard_weight=0.5),
-  "ssld": lambda row: _student(row, "loss/divergence", mine="none"),
+  "ssld": lambda row: _student(row, "loss/divergence"),
 }

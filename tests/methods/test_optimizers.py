@@ -11,9 +11,9 @@ P = {"w": np.array([[1.0, -2.0], [0.5, 3.0]]), "b": np.array([0.3, -0.4])}
 GRADS = [{"w": np.array([[0.5, 1.0], [-2.0, 0.25]]) * s, "b": np.array([1.0, -0.5]) * s} for s in (1.0, -0.5, 2.0)]
 
 
-def rates(steps, kind, lr=0.4, **options):
+def rates(epochs_done, kind, lr=0.4, **options):
   rate = schedule(kind, lr, **options)
-  return [float(rate(jnp.int32(step))) for step in steps]
+  return [float(rate(jnp.float32(epoch))) for epoch in epochs_done]
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,8 @@ def rates(steps, kind, lr=0.4, **options):
   ],
 )
 def test_start_middle_and_end(kind, options, want):
-  assert rates([0, 20, 40], kind, epochs=10, steps_per_epoch=4, **options) == pytest.approx(want, abs=1e-6)
+  assert rates([0, 5, 10], kind, epochs=10, **options) == pytest.approx(want, abs=1e-6)
+  assert rates([11], kind, epochs=10, **options) == pytest.approx(want[-1:], abs=1e-6)
 
 
 def test_cosine_is_the_formula_in_between():
@@ -44,26 +45,24 @@ def test_poly_is_the_formula_of_segmentation():
 
 def test_milestones_are_epochs_from_the_start_with_and_without_a_warm_up():
   """150, 180 and 210 of 240 epochs, cut down: the rate drops with the first step of the epoch."""
-  plain = rates(range(0, 48, 4), "step", epochs=12, steps_per_epoch=4, milestones=(6, 9))
+  plain = rates(range(12), "step", epochs=12, milestones=(6, 9))
   assert plain == pytest.approx([0.4] * 6 + [0.04] * 3 + [0.004] * 3)
-  edge = rates([23, 24, 35, 36], "step", epochs=12, steps_per_epoch=4, milestones=(6, 9))
+  edge = rates([5.75, 6, 8.75, 9], "step", epochs=12, milestones=(6, 9))
   assert edge == pytest.approx([0.4, 0.04, 0.04, 0.004])
-  warm = rates([0, 4, 8, 23, 24, 35, 36], "step", epochs=12, steps_per_epoch=4, milestones=(6, 9), warmup_epochs=2)
+  warm = rates([0, 1, 2, 5.75, 6, 8.75, 9], "step", epochs=12, milestones=(6, 9), warmup_epochs=2)
   assert warm == pytest.approx([0.0, 0.2, 0.4, 0.4, 0.04, 0.04, 0.004])
   assert rates([3], "step", epochs=4, milestones=(2,), factor=0.5) == pytest.approx([0.2])
 
 
 def test_a_warm_up_takes_its_part_and_the_schedule_the_rest():
-  found = rates([0, 1, 2, 4, 12, 20], "cosine", epochs=5, steps_per_epoch=4, warmup_epochs=1)
+  found = rates([0, 0.25, 0.5, 1, 3, 5], "cosine", epochs=5, warmup_epochs=1)
   assert found == pytest.approx([0.0, 0.1, 0.2, 0.4, 0.2, 0.0], abs=1e-6)
-  assert rates([0, 1, 2], "linear", epochs=5, steps_per_epoch=4, warmup_epochs=0.5)[:3] == pytest.approx(
-    [0.0, 0.2, 0.4]
-  )
+  assert rates([0, 0.25, 0.5], "linear", epochs=5, warmup_epochs=0.5) == pytest.approx([0.0, 0.2, 0.4])
 
 
 def test_rates_are_float32_scalars_inside_a_program():
   for kind in SCHEDULES:
-    rate = jax.eval_shape(schedule(kind, 0.1, epochs=3, milestones=(1,), warmup_epochs=1.0), jnp.int32(0))
+    rate = jax.eval_shape(schedule(kind, 0.1, epochs=3, milestones=(1,), warmup_epochs=1.0), jnp.float32(0))
     assert (rate.shape, rate.dtype) == ((), jnp.float32)
 
 
@@ -72,8 +71,8 @@ def walk(kind, lr=0.1, **options):
   optimizer = make_optimizer(kind, lr, **options)
   params = jax.tree.map(jnp.float32, P)
   state = optimizer.init(params)
-  for grads in GRADS:
-    updates, state = optimizer.update(jax.tree.map(jnp.float32, grads), state, params)
+  for epoch, grads in enumerate(GRADS):
+    updates, state = optimizer.update(jax.tree.map(jnp.float32, grads), state, params, epoch=jnp.float32(epoch))
     params = jax.tree.map(jnp.add, params, updates)
   return params
 
@@ -110,11 +109,40 @@ def test_sgd_without_momentum():
   close(walk("sgd", momentum=0.0), np_walk(lambda name, p, g, memory, step: g))
 
 
-def test_the_rate_may_change_with_the_step():
+def test_the_rate_may_change_with_the_epoch():
   rate = schedule("linear", 0.3, epochs=3)
   found = walk("sgd", rate, momentum=0.0)
   want = {name: p - sum((0.3 - 0.1 * i) * g[name] for i, g in enumerate(GRADS)) for name, p in P.items()}
   close(found, want)
+
+
+@pytest.mark.parametrize("milestone", [0.5, 1, 2])
+def test_the_momentum_starts_again_at_a_milestone(milestone):
+  """As an optimiser that is built anew before the first update that reaches it."""
+
+  def rule(name, p, g, memory, step):
+    again = step - 1 == np.ceil(milestone)
+    memory["v"] = g + (0 if again else 0.9 * memory.get("v", 0))
+    return memory["v"]
+
+  close(walk("sgd", restart=(milestone,)), np_walk(rule))
+
+
+def test_a_restart_empties_all_moments_and_happens_once():
+  optimizer, zero = make_optimizer("adam", 0.1, restart=(1.0, 1.5)), jnp.zeros(2)
+  state = optimizer.init(zero)
+  found = []
+  for epoch in (0.0, 0.5, 1.0, 1.25, 2.0):
+    updates, state = optimizer.update(jnp.float32([1.0, -2.0]), state, zero, epoch=jnp.float32(epoch))
+    found.append((int(state.inner[0].count), int(state.passed)))
+  assert found == [(1, 0), (2, 0), (1, 1), (2, 1), (1, 2)]
+  np.testing.assert_allclose(updates, [-0.1, 0.1], rtol=1e-5)  # a first step of Adam
+
+
+def test_a_schedule_and_a_restart_need_the_epoch():
+  for optimizer in (make_optimizer("sgd", schedule("cosine", 0.1, epochs=2)), make_optimizer("sgd", 0.1, restart=(1,))):
+    with pytest.raises(ValueError, match="epoch: missing"):
+      optimizer.update(jnp.zeros(2), optimizer.init(jnp.zeros(2)), jnp.zeros(2))
 
 
 def moments(g, memory, step, b2):

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jdistill.methods.optimizers import make_optimizer
 from jdistill.methods.roles import init_roles, update_roles
 
 OPTIMIZERS = {"student": optax.sgd(0.5, 0.5), "critic": optax.chain(optax.clip(1.0), optax.sgd(0.1, 0.9))}
@@ -41,3 +42,10 @@ def test_a_gradient_that_is_not_finite_cannot_leak_through_a_mask():
   roles = init_roles(OPTIMIZERS, PARAMS)
   broken = jax.tree.map(lambda g: g * jnp.nan, GRADS)
   jax.tree.map(np.testing.assert_array_equal, update_roles(OPTIMIZERS, roles, broken, jnp.bool_(False)), roles)
+
+
+def test_rates_that_follow_the_epoch_are_told_it():
+  optimizers = OPTIMIZERS | {"critic": make_optimizer("sgd", lambda epoch: 0.1 * epoch, momentum=0.0)}
+  roles = update_roles(optimizers, init_roles(optimizers, PARAMS), GRADS, epoch=jnp.float32(3))
+  np.testing.assert_allclose(roles["critic"].params, [3 - 0.3 * 2], rtol=1e-6)
+  np.testing.assert_allclose(roles["student"].params["w"], [0.5, 2.5], rtol=1e-6)

@@ -10,9 +10,20 @@ import pytest
 
 from jdistill import models
 from jdistill.base import Augmentation, Batch, Connector, Network, Outputs, Variables
-from jdistill.methods.knowledge import Epoch, Memory, Order, Outer, Recipe, Term, predictor, student_method
+from jdistill.methods.knowledge import (
+  Memory,
+  Outer,
+  Recipe,
+  Sharpness,
+  StudentInput,
+  Term,
+  look,
+  predictor,
+  student_method,
+)
 from jdistill.methods.knowledge.logits import ce, kd
 from jdistill.methods.optimizers import make_optimizer
+from jdistill.ops.gsam import gsam_gradient
 
 KEY = jax.random.key(5)
 RNG = np.random.default_rng(0)
@@ -38,37 +49,42 @@ NETWORK = Network(init, apply)
 TEACHER = init(jax.random.key(9)).params
 
 
-def taught(arrays, x, ids):
-  return (apply(arrays, x),)
+def taught(arrays, key, batch, record, step):
+  return (apply(arrays, batch.x),)
 
 
 def build(recipe, **options):
-  return student_method(NETWORK, recipe, **({"optimizer": SGD, "batch_size": BATCH, "teacher": taught} | options))
+  return student_method(NETWORK, recipe, **({"optimizer": SGD, "targets": taught, "num_examples": N} | options))
 
 
-def epoch(number=0, **options):
-  return Epoch(jnp.int32(number), **({"data": DATA, "members": ALL, "teacher": TEACHER} | options))
+def inputs(number=0, rows=None, data=DATA, weight=None, steps=STEPS, **options):
+  """Update `number` of epochs of `steps` updates each."""
+  rows = jnp.asarray(np.arange(len(data.y)) if rows is None else rows, jnp.int32)
+  batch = jax.tree.map(lambda leaf: leaf[rows], data)._replace(weight=None if weight is None else jnp.float32(weight))
+  here = {"rows": rows, "targets": TEACHER} | options
+  return StudentInput(batch, jnp.int32(number), jnp.float32(number / steps), **here)
 
 
-def run(method, epochs=1, state=None, **options):
-  """The states after each epoch, the first of them the start, and the metrics of each."""
-  states = [jax.jit(method.init)(KEY, epoch(**options)) if state is None else state]
+ROWS = [np.random.default_rng(seed).permutation(N)[: STEPS * BATCH].reshape(STEPS, BATCH) for seed in range(4)]
+
+
+def run(method, epochs=1, rows=ROWS, **options):
+  """The states after each epoch, the first of them the start, and the mean metrics of each."""
+  steps = len(rows[0])
+  states = [jax.jit(method.init)(KEY, inputs(0, rows[0][0], steps=steps, **options))]
   step, shown = jax.jit(method.step), []
   for number in range(epochs):
-    state, metrics = step(jax.random.fold_in(KEY, number), states[-1], epoch(number, **options))
+    state, found = states[-1], []
+    for position, chosen in enumerate(rows[number]):
+      update = number * steps + position
+      state, metrics = step(jax.random.fold_in(KEY, update), state, inputs(update, chosen, steps=steps, **options))
+      found.append(metrics)
     states.append(state)
-    shown.append({name: float(value) for name, value in metrics.items()})
+    shown.append({name: float(np.mean([one[name] for one in found])) for name in found[0]})
   return states, shown
 
 
-def watched(recipe, steps=STEPS, batch=BATCH):
-  """The recipe with a memory that writes down which rows were seen."""
-
-  def update(view):
-    seen, count = view.memory
-    return seen.at[count % steps].set(view.rows), count + 1
-
-  return recipe._replace(memory=Memory(lambda key, n: (jnp.full((steps, batch), -1), jnp.int32(0)), update))
+WHOLE = [[np.arange(N)]] * 3  # one update of all examples per epoch
 
 
 def same(a, b):
@@ -81,6 +97,15 @@ def close(a, b, rtol=2e-5):
 
 def params(state, role="student"):
   return state.roles[role].params
+
+
+def watched(recipe):
+  """The recipe with a memory that writes down which rows were seen."""
+
+  def update(step):
+    return step.memory.at[step.rows].add(1)
+
+  return recipe._replace(memory=Memory(lambda key, n: jnp.zeros(n, jnp.int32), update))
 
 
 def softmax(z):
@@ -104,17 +129,19 @@ def np_losses(p, rows, temperature):
 def test_two_epochs_of_kd_are_a_plain_loop():
   """SGD with momentum, decay in the gradient and a rate that changes with every step."""
 
-  def rate(step):
-    return 0.2 / (1 + jnp.float32(step))
+  def rate(epoch):
+    return 0.2 / (1 + STEPS * epoch)
 
-  recipe = watched(kd(temperature=3.0, ce_weight=0.3, kd_weight=0.7))
-  method = build(recipe, optimizer=make_optimizer("sgd", rate, momentum=0.9, weight_decay=0.01))
+  method = build(
+    kd(temperature=3.0, ce_weight=0.3, kd_weight=0.7),
+    optimizer=make_optimizer("sgd", rate, momentum=0.9, weight_decay=0.01),
+  )
   states, shown = run(method, epochs=2)
   p = {name: np.float64(value) for name, value in params(states[0]).items()}
   velocity, step = dict.fromkeys(p, 0.0), 0
   for number, state in enumerate(states[1:]):
     values = []
-    for rows in np.asarray(state.memory[0]):
+    for rows in ROWS[number]:
       *losses, grads = np_losses(p, rows, 3.0)
       for name, grad in grads.items():
         velocity[name] = 0.9 * velocity[name] + grad + 0.01 * p[name]
@@ -127,29 +154,15 @@ def test_two_epochs_of_kd_are_a_plain_loop():
   assert step == 2 * STEPS
 
 
-def test_an_epoch_draws_its_members_without_replacement():
-  members = jnp.int32([1, 3, 4, 5, 7, 8, 9, 10, 11, 12])
-  states, _ = run(build(watched(ce(), steps=2)), epochs=3, members=members)
-  orders = [np.asarray(state.memory[0]) for state in states[1:]]
-  for order in orders:
-    assert len(np.unique(order)) == 8 and np.isin(order, members).all()  # the incomplete last batch is left out
-  assert not np.array_equal(orders[0], orders[1]) and len(np.unique(orders)) > 8
-
-
-def test_fewer_members_than_a_batch_are_one_batch():
-  states, _ = run(build(watched(ce(), 1, 3), batch_size=50), members=jnp.int32([2, 5, 6]))
-  assert sorted(np.asarray(states[1].memory[0][0])) == [2, 5, 6]
-
-
 def test_the_average_follows_the_student_from_its_start():
-  method = build(ce(), batch_size=N, ema_decay=0.75)
-  states, _ = run(method, epochs=3)
+  method = build(ce(), ema_decay=0.75)
+  states, _ = run(method, epochs=3, rows=WHOLE)
   average = params(states[0])
   same(method.result(states[0]).variables["student"].params, average)
   for state in states[1:]:
     average = jax.tree.map(lambda a, b: 0.75 * a + 0.25 * b, average, params(state))
     close(method.result(state).variables["student"].params, average)
-  same(build(ce(), batch_size=N).result(states[-1]).variables["student"].params, params(states[-1]))
+  same(build(ce()).result(states[-1]).variables["student"].params, params(states[-1]))
 
 
 def test_bfloat16_is_for_computing_and_not_for_keeping():
@@ -160,7 +173,7 @@ def test_bfloat16_is_for_computing_and_not_for_keeping():
     return apply(p, x, **options)
 
   recipe = kd()
-  options = {"optimizer": make_optimizer("sgd", 0.1), "batch_size": BATCH, "teacher": taught, "ema_decay": 0.5}
+  options = {"optimizer": make_optimizer("sgd", 0.1), "targets": taught, "ema_decay": 0.5}
   method = student_method(Network(init, spy), recipe, precision="bfloat16", **options)
   states, shown = run(method)
   assert seen[-1] == {jnp.dtype(jnp.bfloat16)}
@@ -176,9 +189,9 @@ def test_bfloat16_is_for_computing_and_not_for_keeping():
 def test_bfloat16_keeps_running_statistics_in_float32():
   network = models.build("convnet_bn", num_classes=3, image_shape=(2, 2, 1), width=2, depth=1)
   data = Batch(jnp.ones((4, 2, 2, 1)), jnp.zeros(4, jnp.int32), jnp.arange(4))
-  method = student_method(network, ce(), optimizer=SGD, batch_size=4, precision="bfloat16", ema_decay=0.9)
-  before = jax.eval_shape(method.init, KEY, Epoch(jnp.int32(0), data, jnp.arange(4)))
-  after, _ = jax.eval_shape(method.step, KEY, before, Epoch(jnp.int32(0), data, jnp.arange(4)))
+  method = student_method(network, ce(), optimizer=SGD, precision="bfloat16", ema_decay=0.9)
+  before = jax.eval_shape(method.init, KEY, inputs(data=data, targets=()))
+  after, _ = jax.eval_shape(method.step, KEY, before, inputs(data=data, targets=()))
   assert jax.tree.leaves(before.stats)
   assert {leaf.dtype for leaf in jax.tree.leaves((after.stats, after.ema))} == {jnp.dtype(jnp.float32)}
 
@@ -228,71 +241,114 @@ def _same_tree(a, b):
   return all(np.array_equal(u, v) for u, v in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
-def ordered(*batches):
-  """An order that is the same in every epoch; an empty batch is a step without examples."""
-  indices = jnp.int32([batch or [0] * BATCH for batch in batches])
-  mask = jnp.asarray([[bool(batch)] * BATCH for batch in batches])
-  return lambda key, number, look, members, size: Order(indices, mask, {"some": jnp.float32(0.5)})
+def test_what_has_no_weight_does_not_count():
+  """Padding may hold anything: the student is the one without it."""
+  broken = DATA._replace(x=DATA.x.at[2:4].set(jnp.nan))
+  method = build(kd())
+  start = method.init(KEY, inputs(rows=[0, 1]))
+  _, shown = method.step(KEY, start, inputs(rows=[0, 1, 2, 3], weight=[1, 1, 0, 0], data=broken))
+  plain, want = method.step(KEY, start, inputs(rows=[0, 1]))
+  assert np.isfinite(float(shown["loss/kd"]))
+  assert {k: float(v) for k, v in shown.items()} == pytest.approx({k: float(v) for k, v in want.items()}, rel=1e-5)
+  masked = inputs(rows=[0, 1, 2, 3], weight=[1, 1, 0, 0])
+  close(params(method.step(KEY, start, masked)[0]), params(plain))
 
 
-FIRST, SECOND = [0, 1, 2, 3], [7, 6, 5, 4]
+def test_losses_are_means_by_weight():
+  method = build(ce())
+  start = method.init(KEY, inputs())
+  weighted, _ = method.step(KEY, start, inputs(rows=[0, 1], weight=[2.0, 1.0]))
+  repeated, _ = method.step(KEY, start, inputs(rows=[0, 0, 1]))
+  close(params(weighted), params(repeated))
 
 
-def test_an_empty_step_changes_nothing():
-  momentum = {"optimizer": make_optimizer("sgd", 0.1, momentum=0.9), "ema_decay": 0.5}
-  recipe = with_lines(watched(ce(), 2), "line")
-  (_, without), plain = run(build(recipe._replace(order=ordered(FIRST, SECOND)), **momentum))
-  (_, between), gaps = run(build(recipe._replace(order=ordered([], FIRST, [], SECOND, [])), **momentum))
-  close(between, without, rtol=1e-6)
-  assert gaps[0] == pytest.approx(plain[0], rel=1e-5)
-  assert plain[0]["order/some"] == 0.5
+def test_soft_labels_are_label_logits():
+  soft = DATA._replace(y=jnp.float32(RNG.normal(size=(N, CLASSES))))
+  method = build(ce(label_smoothing=0.1))
+  start = method.init(KEY, inputs(data=soft))
+  _, shown = method.step(KEY, start, inputs(data=soft))
+  logs = np.log(softmax(np.float64(apply(params(start), X).logits)))
+  want = -(0.9 * softmax(np.float64(soft.y)) + 0.1 / CLASSES) * logs
+  assert float(shown["loss/ce"]) == pytest.approx(want.sum(-1).mean(), rel=1e-5)
+  hard = DATA._replace(y=jnp.where(jax.nn.one_hot(DATA.y, CLASSES) > 0, 50.0, 0.0))
+  close(params(method.step(KEY, start, inputs(data=hard))[0]), params(method.step(KEY, start, inputs())[0]))
 
 
-def test_rates_are_those_of_the_epoch_whatever_steps_were_empty():
-  later = {"optimizer": make_optimizer("sgd", lambda step: 0.1 * (step >= 2))}
-  moved = {}
-  for label, batches in (("early", (FIRST, SECOND, [])), ("late", ([], [], FIRST))):
-    states, _ = run(build(ce()._replace(order=ordered(*batches)), **later))
-    params = [state.roles["student"].params for state in states[:2]]
-    moved[label] = max(float(jnp.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, params), strict=True))
-  assert moved["early"] == 0 and moved["late"] > 1e-3
+@pytest.mark.parametrize("size", [1, 2, 7, 100])
+def test_a_chunked_gradient_is_the_whole_one(size):
+  weight = np.arange(N) % 3
+  recipe = kd()
+  (state, found), (want, wanted) = (
+    method.step(KEY, method.init(KEY, inputs()), inputs(weight=weight))
+    for method in (build(recipe, chunk_size=size), build(recipe))
+  )
+  close(params(state), params(want))
+  assert {k: float(v) for k, v in found.items()} == pytest.approx({k: float(v) for k, v in wanted.items()}, rel=1e-5)
 
 
-def test_an_epoch_without_any_example_leaves_everything():
-  states, shown = run(build(ce()._replace(order=ordered([], []))))
-  same(states[1], states[0])
-  assert shown[0]["loss/ce"] == 0
+def test_chunks_are_refused_where_they_cannot_work():
+  for recipe, message in (
+    (controlled(), "chunk_size=2: the method has an outer role"),
+    (ce()._replace(passes=2), "chunk_size=2: the method has several passes"),
+    (watched(ce()), "chunk_size=2: the method has a memory"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      build(recipe, chunk_size=2)
+  coupled = build(Recipe({"sum": Term(lambda step: jnp.sum(step.student.logits))}), chunk_size=2)
+  with pytest.raises(ValueError, match="the term sum couples the rows of a batch"):
+    coupled.step(KEY, coupled.init(KEY, inputs()), inputs())
+  network = models.build("convnet_bn", num_classes=CLASSES, image_shape=(2, 2, 1), width=2, depth=1)
+  data = DATA._replace(x=jnp.ones((N, 2, 2, 1)))
+  method = student_method(network, ce(), optimizer=SGD, chunk_size=2)
+  state = jax.eval_shape(method.init, KEY, inputs(data=data))
+  with pytest.raises(ValueError, match="batch norm needs all rows"):
+    jax.eval_shape(method.step, KEY, state, inputs(data=data))
 
 
-def test_a_loss_that_is_not_finite_shows_whatever_the_order():
-  """The mean over the steps that had examples must not leave out those that diverged."""
-  bad = Term(lambda view: jnp.where(view.rows[0] == SECOND[0], jnp.nan, 1.0))
-  recipe = ce()._replace(order=ordered(FIRST, SECOND, []), terms={"bad": bad})
-  assert np.isnan(run(build(recipe))[1][0]["loss/bad"])
+@pytest.mark.parametrize("chunk_size", [None, 7])
+def test_a_sharpness_aware_update_is_gsams(chunk_size):
+  method = build(ce(), sharpness=Sharpness(0.1, 0.3, False), chunk_size=chunk_size)
+  start = method.init(KEY, inputs())
+
+  def loss(p):
+    return jnp.mean(labels_nats(apply(p, DATA.x), DATA.y))
+
+  value, gradient = gsam_gradient(jax.value_and_grad(loss), params(start), rho=0.1, alpha=0.3, adaptive=False)
+  state, shown = method.step(KEY, start, inputs())
+  close(params(state), jax.tree.map(lambda p, g: p - 0.1 * g, params(start), gradient))
+  assert float(shown["loss/ce"]) == pytest.approx(float(value), rel=1e-5)
 
 
-def test_masked_examples_do_not_count():
-  half = Order(jnp.int32([FIRST]), jnp.asarray([[True, True, False, False]]))
-  whole = Order(jnp.int32([[0, 1]]), jnp.ones((1, 2), bool))
-  (_, a), shown = run(build(kd()._replace(order=lambda *_: half)))
-  (_, b), want = run(build(kd()._replace(order=lambda *_: whole)))
-  close(params(a), params(b))
-  assert shown[0] == pytest.approx(want[0], rel=1e-5)
+def test_replayed_records_take_the_place_of_new_draws():
+  shift = Augmentation(lambda key, shape: jax.random.normal(key, (shape[0], 1)), lambda draw, x: x + draw)
+  stored = jnp.float32(RNG.normal(size=(2, N, 1)))
+  seen = []
+
+  def targets(arrays, key, batch, record, step):
+    seen.append(record)
+    return (apply(TEACHER, batch.x),)
+
+  method = build(kd(), augment=shift, targets=targets, replay=lambda arrays, step: arrays[step])
+  start = method.init(KEY, inputs(targets=stored))
+  state, shown = method.step(KEY, start, inputs(1, targets=stored))
+  same(seen[-1], stored[1])
+  moved = DATA._replace(x=DATA.x + stored[1])
+  plain, want = build(kd()).step(KEY, start, inputs(1, data=moved))
+  close(params(state), params(plain))
+  assert float(shown["loss/kd"]) == pytest.approx(float(want["loss/kd"]), rel=1e-5)
 
 
-def test_an_order_sees_the_student_and_the_teacher_as_they_are():
-  found = {}
-
-  def order(key, number, look, members, size):
-    rows = jnp.arange(N)
-    found.update(number=number, members=members, size=size)
-    gap = jnp.abs(look.teacher(rows) - look.student(rows)).sum() + look.constants
-    return Order(jnp.int32([FIRST]), jnp.ones((1, BATCH), bool), {"gap": gap})
-
-  states, shown = run(build(ce()._replace(order=order)), constants=jnp.float32(100.0))
-  want = np.abs(np.asarray(apply(TEACHER, X).logits - apply(params(states[0]), X).logits)).sum() + 100
-  assert shown[0]["order/gap"] == pytest.approx(want, rel=1e-5)
-  assert found["size"] == BATCH and found["members"].shape == (N,)
+def test_a_policy_sees_the_student_and_the_teacher_as_they_are():
+  members = jnp.int32([9, 3, 4])
+  method = build(ce())
+  state = method.init(KEY, inputs())
+  found = look(NETWORK, ce(), taught)(state, DATA, members, TEACHER, jnp.float32(100.0))
+  positions = jnp.int32([2, 0])
+  same(found.examples(positions).ids, DATA.ids[jnp.int32([4, 9])])
+  close(found.student(positions), apply(params(state), X[[4, 9]]).logits)
+  close(found.teacher(positions), apply(TEACHER, X[[4, 9]]).logits)
+  assert found.constants == 100
+  same(look(NETWORK, ce())(state, DATA, None).examples(positions).ids, DATA.ids[positions])
 
 
 def controlled(through=True, size=50):
@@ -315,8 +371,8 @@ def labels_nats(found, y):
 
 def test_an_outer_role_descends_the_held_out_loss_after_a_virtual_step():
   """Its gradient is that of the composed function; the student then steps with the new controller."""
-  method = build(controlled(), batch_size=N, optimizers={"mixer": optax.sgd(5.0)})
-  (before, after), shown = run(method, held_out=HELD_OUT)
+  method = build(controlled(), optimizers={"mixer": optax.sgd(5.0)})
+  (before, after), shown = run(method, rows=WHOLE, held_out=HELD_OUT)
   theta, omega = params(before), params(before, "mixer")
 
   def inner(theta, omega):
@@ -346,20 +402,20 @@ def test_an_outer_role_without_held_out_examples_is_refused():
     run(build(controlled()))
 
 
-def test_methods_start_from_the_same_student_and_see_the_same_batches():
+def test_methods_start_from_the_same_student_and_memories_know_the_rows():
   plain, others = watched(ce()), with_lines(watched(kd()), "first", "second")
   recipes = [plain, others, watched(controlled(through=False))]
-  ran = [run(build(recipe, batch_size=BATCH))[0] for recipe in recipes]
+  ran = [run(build(recipe))[0] for recipe in recipes]
   for start, end in ran[1:]:
     same(params(start), params(ran[0][0]))
-    same(end.memory, ran[0][1].memory)
+    same(end.memory, np.bincount(ROWS[0].ravel(), minlength=N))
   assert not np.array_equal(params(ran[0][1])["a"], params(ran[1][1])["a"])
 
 
 def test_a_student_may_start_from_given_parameters():
   given = init(jax.random.key(77))
-  method = build(ce(), batch_size=N, ema_decay=0.5, optimizer=make_optimizer("adam", 0.1))
-  (before, after), _ = run(method, start=given)
+  method = build(ce(), ema_decay=0.5, optimizer=make_optimizer("adam", 0.1))
+  (before, after), _ = run(method, rows=WHOLE, start=given)
   same(params(before), given.params)
   same(before.ema, given)
   assert not any(np.any(np.asarray(leaf)) for leaf in jax.tree.leaves(before.roles["student"].opt_state))
@@ -376,7 +432,7 @@ def test_views_may_differ_and_have_other_numbers_of_rows():
     return ((first - second) ** 2).sum(-1) + ((view.teacher.logits - first) ** 2).sum(-1)
 
   (before, _), shown = run(
-    build(Recipe({"agree": Term(agree)}, augmented_inputs=views), batch_size=N, optimizer=optax.sgd(0.0))
+    build(Recipe({"agree": Term(agree)}, augmented_inputs=views), optimizer=optax.sgd(0.0)), rows=WHOLE
   )
   first, second = (np.asarray(apply(params(before), s * X).logits) for s in (1, -1))
   want = ((first - second) ** 2).sum(-1) + ((np.asarray(apply(TEACHER, 2 * X).logits) - first) ** 2).sum(-1)
@@ -385,10 +441,10 @@ def test_views_may_differ_and_have_other_numbers_of_rows():
 
 def test_both_networks_see_the_same_augmented_pixels_and_terms_the_plain_batch():
   shift = Augmentation(lambda key, shape: jax.random.normal(key, (shape[0], 1)), lambda draw, x: x + draw)
-  inputs = Network(init, lambda p, x, **options: apply(p, x, **options)._replace(embedding=x))
+  shown_inputs = Network(init, lambda p, x, **options: apply(p, x, **options)._replace(embedding=x))
 
-  def teacher(arrays, x, ids):
-    return (Outputs(apply(arrays, x).logits, x),)
+  def teacher(arrays, key, batch, record, step):
+    return (Outputs(apply(arrays, batch.x).logits, batch.x),)
 
   def metrics(view):
     moved = view.student.embedding - view.batch.x
@@ -400,8 +456,8 @@ def test_both_networks_see_the_same_augmented_pixels_and_terms_the_plain_batch()
       "plain": jnp.abs(view.batch.x - DATA.x[view.rows]).max(),
     }
 
-  options = {"optimizer": SGD, "batch_size": BATCH, "teacher": teacher, "augment": shift}
-  _, shown = run(student_method(inputs, kd()._replace(metrics=metrics), **options), epochs=2)
+  options = {"optimizer": SGD, "targets": teacher, "augment": shift}
+  _, shown = run(student_method(shown_inputs, kd()._replace(metrics=metrics), **options), epochs=2)
   assert shown[0]["method/apart"] == shown[0]["method/plain"] == 0 and shown[0]["method/named"] == 1
   assert shown[0]["method/moved"] > 0 and shown[0]["method/spread"] > 0.1
   assert shown[0]["method/spread"] != shown[1]["method/spread"]
@@ -433,7 +489,7 @@ def test_the_finished_student_is_what_its_recipe_deploys():
 
 def test_a_recipe_without_a_teacher_sees_none():
   recipe = ce()._replace(metrics=lambda view: {"teachers": jnp.float32(len(view.teachers))})
-  _, shown = run(build(recipe, teacher=None), teacher=())
+  _, shown = run(build(recipe, targets=None), targets=())
   assert shown[0]["method/teachers"] == 0
 
 
@@ -444,10 +500,10 @@ def test_one_program_serves_all_numbers_of_a_method():
   step = jax.jit(method.step)
   for kd_weight, temperature in ((1.0, 2.0), (3.0, 5.0)):
     options = {"kd_weight": jnp.float32(kd_weight), "temperature": jnp.float32(temperature)}
-    start = method.init(KEY, epoch(options=options))
-    found, shown = step(KEY, start, epoch(options=options))
+    start = method.init(KEY, inputs(options=options))
+    found, shown = step(KEY, start, inputs(options=options))
     static = build(rebuild({"kd_weight": kd_weight, "temperature": temperature}))
-    want, wanted = jax.jit(static.step)(KEY, start, epoch())
+    want, wanted = jax.jit(static.step)(KEY, start, inputs())
     close(found.roles["student"].params, want.roles["student"].params)
     assert float(shown["loss/kd"]) == pytest.approx(float(wanted["loss/kd"]), rel=1e-5)
   assert step._cache_size() == 1
@@ -469,9 +525,9 @@ def test_a_student_in_passes_takes_the_moments_of_each_part_by_itself():
       passes=passes,
       metrics=gap,
     )
-    method = student_method(network, recipe, optimizer=SGD, batch_size=N)
-    state = method.init(KEY, epoch(data=data))
-    return state, *jax.jit(method.step)(KEY, state, epoch(data=data))
+    method = student_method(network, recipe, optimizer=SGD)
+    state = method.init(KEY, inputs(data=data))
+    return state, *jax.jit(method.step)(KEY, state, inputs(data=data))
 
   (start, parts, shown), (_, whole, shown_whole) = step(2), step(1)
   assert float(shown["method/gap"]) < 1e-3 < 0.05 < float(shown_whole["method/gap"])

@@ -12,17 +12,26 @@ P = np.array([[0.9, 0.1], [0.6, 0.4], [0.6, 0.4], [0.2, 0.8], [0.45, 0.55]])
 
 def test_mining_literal():
   mined = selection.mine_top_k_per_class(P, 2)
-  np.testing.assert_array_equal(mined.indices, [0, 1, 3, 4])  # of 1 and 2, equally likely, the first
+  np.testing.assert_array_equal(np.flatnonzero(mined.chosen), [0, 1, 3, 4])  # of 1 and 2, equally likely, the first
   np.testing.assert_array_equal(mined.taken, [2, 2])
-  np.testing.assert_array_equal(selection.mine_top_k_per_class(P, 3).indices, [0, 1, 2, 3, 4])
+  assert selection.mine_top_k_per_class(P, 3).chosen.all()
 
 
 def test_mining_counts_an_image_once_and_reports_the_shortfall():
   mined = selection.mine_top_k_per_class(P, 9)
-  np.testing.assert_array_equal(mined.indices, np.arange(5))
+  assert mined.chosen.all()
   np.testing.assert_array_equal(mined.taken, [5, 5])
   predicted = selection.mine_top_k_per_class(P, 3, predicted_only=True)
   np.testing.assert_array_equal(predicted.taken, [3, 2])
+
+
+def test_mining_leaves_out_what_is_not_in_the_pool():
+  mined = selection.mine_top_k_per_class(P, 1, where=np.array([False, True, True, False, True]))
+  np.testing.assert_array_equal(np.flatnonzero(mined.chosen), [1, 4])
+  p = np.random.default_rng(0).dirichlet([0.3, 0.2, 0.1], size=50)
+  pool = np.arange(50) % 3 > 0
+  wanted = {i for c in range(3) for i in sorted(np.flatnonzero(pool), key=lambda i, c=c: -p[i, c])[:4]}
+  assert set(np.flatnonzero(selection.mine_top_k_per_class(p, 4, where=pool).chosen)) == wanted
 
 
 def test_near_duplicates():

@@ -1,21 +1,22 @@
 """Knowledge distillation of networks: recipes, and the builder that trains them."""
 
 from jdistill.base import Batch
-from jdistill.methods.knowledge.recipe import Look, Memory, Order, Outer, Recipe, StepOutputs, Term
-from jdistill.methods.knowledge.student import Epoch, StudentState, Trained, predictor, student_method
+from jdistill.methods.knowledge.look import look
+from jdistill.methods.knowledge.recipe import Memory, Outer, Recipe, StepOutputs, Term
+from jdistill.methods.knowledge.student import Sharpness, StudentInput, StudentState, Trained, predictor, student_method
 
 __all__ = [
   "Batch",
-  "Epoch",
-  "Look",
   "Memory",
-  "Order",
   "Outer",
   "Recipe",
+  "Sharpness",
   "StepOutputs",
+  "StudentInput",
   "StudentState",
   "Term",
   "Trained",
+  "look",
   "predictor",
   "student_method",
 ]

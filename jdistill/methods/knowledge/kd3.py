@@ -1,6 +1,7 @@
 """KD^3: distillation on web images, which it selects anew every epoch, with the teacher's own classifier on top."""
 
 from collections.abc import Mapping
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -8,34 +9,32 @@ import numpy as np
 
 from jdistill import losses
 from jdistill.augment.mix import mix_distribution
-from jdistill.base import Batch, Key, Outputs, PyTree, UserError, Variables
-from jdistill.methods.knowledge.recipe import Look, Order, Recipe, StepOutputs, Term, same_view
+from jdistill.base import Batch, Block, DataPolicy, Key, Look, Outputs, PyTree, UserError, Variables
+from jdistill.data.policies import walk
+from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term, same_view
 from jdistill.models.connectors import feature_transfer, last_map, mlp_head
+from jdistill.schema import Above, Range, Traced, validated
 from jdistill.selection import classwise_confidence_select, selection_mixing_weight
 
-SELECTIONS = ("classwise", "teacher", "random", "all")
+Selection = Literal["classwise", "teacher", "random", "all"]
 _QUANTILES = {"low": 10, "median": 50, "high": 90}  # per cent of the pool that is less confident
 
 
+@validated("method")
 def kd3(
   *,
-  select: str = "classwise",
-  cutoff: float = 0.95,
-  ramp: int = 160,
-  until: int = 120,
-  repeat: bool = False,
   shared_classifier: bool = True,
-  feature_weight: float = 1.0,
+  feature_weight: Annotated[float, Range(0)] = 1.0,
   weighted: bool = True,
-  contrast_weight: float = 0.001,
-  contrast_temperature: float = 0.3,
-  contrast_size: int = 128,
-  mix_beta: float = 0.1,
-  kd_weight: float = 0.0,
-  temperature: float = 4.0,
-  factor: int = 2,
+  contrast_weight: Annotated[float, Range(0)] = 0.001,
+  contrast_temperature: Annotated[float, Above(0), Traced] = 0.3,
+  contrast_size: Annotated[int, Range(1)] = 128,
+  mix_beta: Annotated[float, Above(0), Traced] = 0.1,
+  kd_weight: Annotated[float, Range(0)] = 0.0,
+  temperature: Annotated[float, Above(0), Traced] = 4.0,
+  factor: Annotated[int, Range(1)] = 2,
 ) -> Recipe:
-  """`feature_weight L_feat + contrast_weight L_con + kd_weight KD` on selected images (arXiv 2307.11469).
+  """`feature_weight L_feat + contrast_weight L_con + kd_weight KD`, on images that `kd3_policy` selects.
 
   The student is its network, the transfer block, a global mean and the teacher's frozen classifier. `L_feat` is
   `mean_i sigmoid(||z_s - z_t||) mean((transfer(f_s) - f_t)^2)`, the larger map averaged to the size of the smaller;
@@ -44,13 +43,6 @@ def kd3(
   takes the moments of each by itself, as in the released code.
 
   Args:
-    select: `"classwise"`: more confident than the threshold of its class, by logits that go over from the teacher to
-      the student; `"teacher"`: the teacher is more confident than `cutoff`; `"random"`: as many as `"classwise"` would
-      keep, whichever; `"all"`.
-    cutoff: threshold of the commonest class, or of all.
-    ramp, until: epochs of the teacher's share, `selection.selection_mixing_weight`; 160 and 120 of 240 in the paper.
-    repeat: an epoch always has as many steps as the whole pool has batches, and goes through the selected images
-      again until they are filled; otherwise it goes through them once, as in the paper.
     shared_classifier: false leaves the student its own classifier, which `kd_weight` must then train.
     feature_weight: of `L_feat`; 0 leaves it out.
     weighted: false weighs all images alike in `L_feat`.
@@ -61,14 +53,16 @@ def kd3(
     factor: how much narrower than the teacher's map the transfer block is inside.
 
   Raises:
-    ValueError: an unknown selection, or nothing that trains the student or its classifier.
+    UserError: nothing that trains the student or its classifier.
+
+  References:
+    Tang et al., "Distribution Shift Matters for Knowledge Distillation with Webly Collected Images"
+    (arXiv 2307.11469).
   """
-  if select not in SELECTIONS:
-    raise ValueError(f"method.select={select!r}: unknown; choose one of {', '.join(SELECTIONS)}")
   if not shared_classifier and not kd_weight:
-    raise ValueError("method.shared_classifier=False: nothing trains the student's classifier; set method.kd_weight")
+    raise UserError("method.shared_classifier=False: nothing trains the student's classifier; set method.kd_weight")
   if not feature_weight and not kd_weight:
-    raise ValueError("method.feature_weight=0: nothing teaches the student; set method.kd_weight")
+    raise UserError("method.feature_weight=0: nothing teaches the student; set method.kd_weight")
   mixed = contrast_weight > 0
   first = (lambda x: x[: x.shape[0] // 2]) if mixed else (lambda x: x)
   finished = feature_transfer(factor=factor)
@@ -100,16 +94,6 @@ def kd3(
     both = jnp.concatenate([batch.x, mix_distribution(key, batch.x, beta=mix_beta)])
     return both, both
 
-  def order(key: Key, epoch: jax.Array, look: Look, members: jax.Array, batch_size: int) -> Order:
-    key_choice, key_order = jax.random.split(key)
-    share = selection_mixing_weight(epoch, ramp=ramp, until=until)
-    keep, metrics = _choose(select, key_choice, look, members, share, cutoff)
-    if (inside := look.data.extra.get("inside")) is not None:
-      chosen = keep.astype(jnp.float32)
-      found = jnp.sum(chosen * inside[members].astype(jnp.float32))
-      metrics["inside"] = found / jnp.maximum(jnp.sum(chosen), 1)
-    return _walk(key_order, members, keep, batch_size, repeat, metrics)
-
   def predict(outputs: Outputs, variables: Mapping[str, Variables], constants: PyTree) -> jax.Array:
     if not shared_classifier:
       return outputs.logits
@@ -121,7 +105,6 @@ def kd3(
     connectors=connectors,
     augmented_inputs=views if mixed else same_view,
     passes=2 if mixed else 1,
-    order=order,
     prepare=_classifier,
     metrics=_classifier_input if "transfer" in connectors else None,
     predict=predict,
@@ -130,7 +113,7 @@ def kd3(
 
 
 def _classifier(outputs: tuple[Outputs, ...], y: jax.Array, variables: tuple[Variables, ...]) -> dict[str, np.ndarray]:
-  """The first teacher's classifier, and its logits of all examples.
+  """The first teacher's classifier.
 
   Raises:
     UserError: its logits are no affine function of its embedding.
@@ -144,7 +127,7 @@ def _classifier(outputs: tuple[Outputs, ...], y: jax.Array, variables: tuple[Var
   gap = float(np.max(np.abs(np.asarray(out.embedding) @ kernel + bias - logits), initial=0))
   if gap > 1e-3 * max(1.0, float(np.max(np.abs(logits), initial=0))):
     raise UserError(f"teacher: its logits differ from its last dense layer by up to {gap:.3g}; {cure}")
-  return {"kernel": kernel, "bias": bias, "logits": logits}
+  return {"kernel": kernel, "bias": bias}
 
 
 def _classify(feature: jax.Array, constants: PyTree) -> jax.Array:
@@ -181,15 +164,63 @@ def _contrast(step: StepOutputs, temperature: float) -> jax.Array:
   return total
 
 
+@validated("data_policy")
+def kd3_policy(
+  size: int,
+  batch_size: int,
+  *,
+  select: Selection = "classwise",
+  cutoff: Annotated[float, Range(0)] = 0.95,
+  ramp: Annotated[int, Range(1)] = 160,
+  until: Annotated[int, Range(0)] = 120,
+  repeat: bool = False,
+) -> DataPolicy:
+  """KD^3's selection, made anew at the start of every epoch by the logits of teacher and student (arXiv 2307.11469).
+
+  Its metrics are `selected`, the share that is kept, `empty`, 1 where none is, quantiles of the confidence, the number
+  of classes that are never predicted, and `inside`, the share of the kept examples with `extra["inside"]`.
+
+  Args:
+    size: examples in the pool.
+    batch_size: per step.
+    select: `"classwise"`: more confident than the threshold of its class, by logits that go over from the teacher to
+      the student; `"teacher"`: the teacher is more confident than `cutoff`; `"random"`: as many as `"classwise"` would
+      keep, whichever; `"all"`.
+    cutoff: threshold of the commonest class, or of all.
+    ramp, until: epochs of the teacher's share, `selection.selection_mixing_weight`; 160 and 120 of 240 in the paper.
+    repeat: an epoch always has as many steps as the whole pool has batches, and goes through the selected images
+      again until they are filled; otherwise it goes through them once, as in the paper.
+
+  Returns:
+    A policy that looks at the networks, except with `"all"`.
+  """
+
+  def draw(key: Key, state: PyTree, epoch: jax.Array, look: Look) -> tuple[Block, PyTree]:
+    key_choice, key_order = jax.random.split(key)
+    positions = jnp.arange(size, dtype=jnp.int32)
+    share = selection_mixing_weight(epoch, ramp=ramp, until=until)
+    keep, metrics = _choose(select, key_choice, look, positions, share, cutoff)
+    block = walk(key_order, keep, batch_size, repeat=repeat)
+    if look is not None and (inside := look.examples(positions).extra.get("inside")) is not None:
+      chosen = keep.astype(jnp.float32)
+      metrics["inside"] = jnp.sum(chosen * inside.astype(jnp.float32)) / jnp.maximum(jnp.sum(chosen), 1)
+    metrics["empty"] = 1 - jnp.any(keep).astype(jnp.float32)
+    return block._replace(metrics=dict(block.metrics) | metrics), state
+
+  steps = -(-size // min(batch_size, size))
+  hint = "lower data_policy.cutoff, or give a pool the teacher knows"
+  return DataPolicy(lambda key: (), draw, steps, looks=select != "all", hint=hint)
+
+
 def _choose(
-  select: str, key: Key, look: Look, members: jax.Array, share: jax.Array, cutoff: float
+  select: str, key: Key, look: Look | None, positions: jax.Array, share: jax.Array, cutoff: float
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """`([n] bool, metrics)` of one epoch."""
   if select == "all":
-    return jnp.ones(members.shape[0], bool), {}
-  logits = look.constants["logits"][members]
+    return jnp.ones(positions.shape, bool), {}
+  logits = look.teacher(positions)
   if select != "teacher":
-    logits = share * logits + (1 - share) * look.student(members)
+    logits = share * logits + (1 - share) * look.student(positions)
   p = jax.nn.softmax(logits)
   confidence = jnp.max(p, axis=-1)
   counts = jnp.zeros(p.shape[-1], jnp.int32).at[jnp.argmax(p, axis=-1)].add(1)
@@ -200,18 +231,3 @@ def _choose(
   if select == "random":
     keep = jax.random.permutation(key, keep)
   return keep, metrics
-
-
-def _walk(
-  key: Key, members: jax.Array, keep: jax.Array, batch_size: int, repeat: bool, metrics: Mapping[str, jax.Array]
-) -> Order:
-  """The kept members in random order; the rest of the shape is filled with kept ones, so batch norm sees no others."""
-  n = members.shape[0]
-  steps = -(-n // batch_size)
-  shuffle = jax.random.permutation(key, n)
-  kept_first = members[shuffle[jnp.argsort(jnp.logical_not(keep[shuffle]), stable=True)]]
-  count, places = jnp.sum(keep), jnp.arange(steps * batch_size)
-  indices = kept_first[places % jnp.maximum(count, 1)]
-  mask = jnp.logical_and(places < count, count > 0) if not repeat else jnp.broadcast_to(count > 0, places.shape)
-  selected = {"selected": jnp.mean(keep.astype(jnp.float32)), "empty": (count == 0).astype(jnp.float32)}
-  return Order(indices.reshape(steps, batch_size), mask.reshape(steps, batch_size), selected | dict(metrics))

@@ -1,33 +1,34 @@
 """OFA-KD: every stage of the student gets an exit, and all exits learn from the teacher's final logits."""
 
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import jax
 
 from jdistill import losses
 from jdistill.base import UserError
 from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
-from jdistill.methods.knowledge.terms import cross_entropy_term, present
+from jdistill.methods.knowledge.terms import cross_entropy_term
 from jdistill.models.connectors import stage_exit
 from jdistill.ops.precision import widen
+from jdistill.schema import Count, NonNegative, Positive, Share, Traced, validated
 
-TARGETS = ("teacher", "labels")
 
-
+@validated("method")
 def ofa(
   *,
-  eps: float | Sequence[float] = 1.0,
-  temperature: float = 1.0,
+  eps: tuple = (1.0,),
+  temperature: Annotated[Positive, Traced] = 1.0,
   scale_t2: bool = False,
-  ce_weight: float = 1.0,
-  kd_weight: float = 1.0,
-  exit_weight: float = 1.0,
+  ce_weight: NonNegative = 1.0,
+  kd_weight: NonNegative = 1.0,
+  exit_weight: Annotated[NonNegative, Traced] = 1.0,
   stages: str = "1,2,3,4",
-  targets: str = "teacher",
-  label_smoothing: float = 0.0,
-  width: int | None = None,
-  heads: int = 4,
-  grid: int = 7,
+  targets: Literal["teacher", "labels"] = "teacher",
+  label_smoothing: Share = 0.0,
+  width: Count | None = None,
+  heads: Count = 4,
+  grid: Count = 7,
 ) -> Recipe:
   """`CE + L(z_s; eps_last) + sum_k L(h_k; eps_k)` with `L` of `losses.ofa_loss` and exits `h_k` (arXiv 2310.19444).
 
@@ -46,14 +47,11 @@ def ofa(
     width, heads, grid: see `jdistill.models.connectors.stage_exit`.
 
   Raises:
-    UserError: neither one `eps` nor one per stage and one more, an `eps` that is not positive, no stages, or unknown
-      targets.
+    UserError: neither one `eps` nor one per stage and one more, an `eps` that is not positive, or no stages.
   """
   words = stages.replace(",", " ").split()
   if not words or len(set(words)) != len(words):
     raise UserError(f"method.stages={stages!r}: name every stage once, such as '1,2,3,4'")
-  if targets not in TARGETS:
-    raise UserError(f"method.targets={targets!r}: unknown; choose one of {', '.join(TARGETS)}")
   exponents = _exponents(eps, len(words))
 
   def against_teacher(logits: jax.Array, step: StepOutputs, exponent: float) -> jax.Array:
@@ -68,21 +66,22 @@ def ofa(
   connectors = {f"exit{word}": stage_exit(word, width=width, heads=heads, grid=grid) for word in words}
   of_exit = dict(zip(connectors, exponents, strict=False))  # the last one is that of the final logits
   terms = {"exits": Term(lambda step: sum(at_exit(step, *one) for one in of_exit.items()), exit_weight)}
-  if present(ce_weight):
+  if ce_weight:
     terms["ce"] = cross_entropy_term(ce_weight, label_smoothing=label_smoothing)
-  if present(kd_weight):
+  if kd_weight:
     terms["kd"] = Term(lambda step: against_teacher(step.student.logits, step, exponents[-1]), kd_weight)
   return Recipe(terms, connectors=connectors)
 
 
-def _exponents(eps: float | Sequence[float], stages: int) -> list[float]:
+def _exponents(eps: Sequence[float | str], stages: int) -> list[float]:
   """One exponent for each stage and one for the final logits."""
-  values = list(eps) if isinstance(eps, Sequence) else [eps] * (stages + 1)
+  values = [float(value) for value in eps]
+  values = values * (stages + 1) if len(values) == 1 else values
   if len(values) != stages + 1:
     raise UserError(
       f"method.eps={tuple(values)}: give one value, or {stages + 1}: one for each of {stages} stages and then one for "
       "the final logits"
     )
-  if not all(isinstance(value, jax.core.Tracer) or value > 0 for value in values):
-    raise UserError(f"method.eps={eps}: must be above 0")
+  if not min(values) > 0:
+    raise UserError(f"method.eps={tuple(values)}: must be above 0")
   return values

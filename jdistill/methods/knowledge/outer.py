@@ -42,7 +42,9 @@ def outer_gradient(
     ValueError: there are no held-out examples.
   """
   if held_out is None or held_out.y.shape[0] == 0:
-    raise ValueError(f"{outer.role}: no held-out examples to learn from; give Epoch.held_out, apart from the data")
+    raise ValueError(
+      f"{outer.role}: no held-out examples to learn from; give StudentInput.held_out, apart from the data"
+    )
   count = held_out.y.shape[0]
   rows = jax.random.permutation(key, count)[: min(outer.batch_size, count)]
   batch = jax.tree.map(lambda leaf: leaf[rows], held_out)

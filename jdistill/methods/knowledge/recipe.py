@@ -1,4 +1,4 @@
-"""What a knowledge distillation method is: named terms of a loss, and whatever else it changes about training."""
+"""What a knowledge distillation method is: named terms of a loss, and whatever else it changes about an update."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -14,7 +14,7 @@ class StepOutputs(NamedTuple):
   """What the terms of a loss see of one step.
 
   Attributes:
-    batch: the examples, before any transformation.
+    batch: the examples, before any transformation; their weights are always given.
     student: outputs of the student in training mode, on its own step.
     teachers: outputs of each teacher on theirs; no gradient reaches them.
     connectors: what each connector made of these, by name.
@@ -60,36 +60,6 @@ class Term(NamedTuple):
 
   value: Callable[[StepOutputs], jax.Array]
   weight: Weight = 1.0
-
-
-class Order(NamedTuple):
-  """Which examples an epoch sees.
-
-  Attributes:
-    indices: `[steps, B]` positions in the data.
-    mask: `[steps, B]` bool, false for padding; a step without any example changes nothing.
-    metrics: scalars worth showing (`"selected"`).
-  """
-
-  indices: jax.Array
-  mask: jax.Array
-  metrics: Mapping[str, jax.Array] = {}
-
-
-class Look(NamedTuple):
-  """What a data order may look at: networks in evaluation mode as functions of positions in the data.
-
-  Attributes:
-    data: all examples.
-    student: `(positions) -> logits` of the student as deployed, in chunks.
-    teacher: `(positions) -> logits` of the first teacher, in chunks.
-    constants: what was computed once before training (`Recipe.prepare`).
-  """
-
-  data: Batch
-  student: Callable[[jax.Array], jax.Array]
-  teacher: Callable[[jax.Array], jax.Array]
-  constants: PyTree = ()
 
 
 class Outer(NamedTuple):
@@ -148,7 +118,6 @@ class Recipe(NamedTuple):
       the batch, which the terms then know.
     passes: how many equal parts of its input the student sees one after the other, so that batch norm takes the moments
       of each by itself; its outputs are put together again.
-    order: `(key, epoch, look, members, batch_size) -> Order`; `None` shuffles.
     prepare: `(outputs of every teacher on the training examples, y [n], Variables of every teacher) -> pytree`,
       computed once before training, in evaluation mode and without augmentation.
     outer: a role that learns from held-out examples.
@@ -164,7 +133,6 @@ class Recipe(NamedTuple):
   connectors: Mapping[str, Connector] = {}
   augmented_inputs: Callable[[Key, Batch], tuple[jax.Array, jax.Array]] = same_view
   passes: int = 1
-  order: Callable[..., Order] | None = None
   prepare: Callable[[tuple[Outputs, ...], jax.Array, tuple[Variables, ...]], PyTree] | None = None
   outer: Outer | None = None
   memory: Memory | None = None

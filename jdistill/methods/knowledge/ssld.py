@@ -1,74 +1,38 @@
 """SSLD: a symmetric divergence from the teacher on labelled images and on unlabelled ones that the teacher mined."""
 
-import warnings
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jdistill import losses
-from jdistill.base import Key, Outputs, UserError, Variables
-from jdistill.methods.knowledge.recipe import Look, Order, Recipe, StepOutputs, Term
+from jdistill.base import Block, DataPolicy, Key, Look, PyTree
+from jdistill.data.policies import walk
+from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
+from jdistill.schema import Range, validated
 from jdistill.selection import mine_top_k_per_class
 
-DIVERGENCES = ("js", "jeffreys", "soft_ce", "kl")
-MINES = ("top_k", "random", "none", "all")
 
-
+@validated("method")
 def ssld(
   *,
-  divergence: str = "js",
-  mine: str = "top_k",
-  per_class: int = 100,
-  predicted_only: bool = False,
-  random_seed: int = 0,
+  divergence: Literal["js", "jeffreys", "soft_ce", "kl"] = "js",
 ) -> Recipe:
   """A divergence between the softmaxes of student and teacher at temperature 1, without labels (arXiv 2103.05959).
 
-  Examples with a label `y >= 0` always train, though the label is not read. Of those without (`y = -1`), the pool, the
-  teacher mines some once before training. Every epoch takes as many steps as all examples would need, and passes more
-  than once over fewer of them, so that arms with pools of different size take the same number of updates.
-
-  It has two stages: this one on labelled and mined images (`config.start_method`), then the same on the labelled ones
-  alone (`mine="none"`) at about a hundredth of the rate.
+  It has two stages: this one on labelled and mined images (`ssld_policy`, `config.start_method`), then the same on the
+  labelled ones alone (`mine="none"`) at about a hundredth of the rate.
 
   Args:
     divergence: `"js"`, Jensen-Shannon, as the paper describes; `"jeffreys"`, the mean of both Kullback-Leibler
       divergences, as in its code; `"soft_ce"`, cross entropy with the teacher's probabilities, as some of its
       configurations have; `"kl"`, which differs from that by a constant.
-    mine: which of the pool train: `"top_k"`, for each class the `per_class` images that the teacher finds likeliest to
-      show it; `"random"`, as many as these, drawn at random; `"none"`; `"all"`.
-    per_class: images per class; a class that has fewer gives what it has, with a warning.
-    predicted_only: a class mines only among images whose likeliest class it is.
-    random_seed: decides the draw of `"random"`, which all students share.
-
-  Returns:
-    The `Recipe`. Its order has the metrics `selected`, the share of the members that train, `mined`, that of the pool,
-    and where the examples have `extra["junk"]`, `junk`, the share of junk among those of the pool that train.
-
-  Raises:
-    UserError: an unknown divergence or kind of mining, or `per_class < 1`.
 
   References:
     Cui et al., "Beyond Self-Supervision: A Simple Yet Effective Network Distillation Alternative to Improve Backbones"
     (arXiv 2103.05959).
   """
-  for key, value, known in (("divergence", divergence, DIVERGENCES), ("mine", mine, MINES)):
-    if value not in known:
-      raise UserError(f"method.{key}={value!r}: unknown; choose one of {', '.join(known)}")
-  if per_class < 1:
-    raise UserError(f"method.per_class={per_class}: give at least 1 image per class")
-
-  def prepare(teachers: tuple[Outputs, ...], y: jax.Array, variables: tuple[Variables, ...]) -> jax.Array:
-    del variables
-    return mined(
-      jax.nn.softmax(teachers[0].logits), y, mine=mine, per_class=per_class, predicted_only=predicted_only,
-      seed=random_seed,
-    )  # fmt: skip
-
-  return Recipe(
-    {"divergence": Term(lambda step: _divergence(divergence, step))}, prepare=prepare, order=order, needs=("teacher",)
-  )
+  return Recipe({"divergence": Term(lambda step: _divergence(divergence, step))})
 
 
 def _divergence(name: str, step: StepOutputs) -> jax.Array:
@@ -82,49 +46,64 @@ def _divergence(name: str, step: StepOutputs) -> jax.Array:
   return losses.soft_cross_entropy(student, jax.lax.stop_gradient(teacher))
 
 
-def mined(
-  probabilities: jax.Array, y: jax.Array, *, mine: str, per_class: int, predicted_only: bool = False, seed: int = 0
-) -> jax.Array:
-  """`[n]` bool: which examples of the pool train. Runs on the host.
+@validated("data_policy")
+def ssld_policy(
+  size: int,
+  batch_size: int,
+  *,
+  mine: Literal["top_k", "random", "none", "all"] = "top_k",
+  per_class: Annotated[int, Range(1)] = 100,
+  predicted_only: bool = False,
+  random_seed: Annotated[int, Range(0)] = 0,
+) -> DataPolicy:
+  """SSLD's mining: labelled examples and those of the pool that the teacher mines, once (arXiv 2103.05959).
+
+  Examples with a label `y >= 0` always train. Of those without (`y = -1`), the pool, the teacher mines some before the
+  first epoch. Every epoch takes as many steps as all examples would need, and passes more than once over fewer of them,
+  so that arms with pools of different size take the same number of updates.
+
+  Its metrics are `selected`, the share of the examples that train, `mined`, that of the pool, `short`, for how many
+  classes there were fewer than `per_class` images, and where the examples have `extra["junk"]`, `junk`, the share of
+  junk among those of the pool that train.
 
   Args:
-    probabilities: `[n, classes]` of the teacher.
-    y: `[n]` labels, -1 for the pool.
-    mine, per_class, predicted_only: see `ssld`.
-    seed: decides a random draw.
+    size: labelled examples and pool together.
+    batch_size: per step.
+    mine: which of the pool train: `"top_k"`, for each class the `per_class` images that the teacher finds likeliest to
+      show it; `"random"`, as many as these, drawn at random; `"none"`; `"all"`.
+    per_class: images per class; a class that has fewer gives what it has.
+    predicted_only: a class mines only among images whose likeliest class it is.
+    random_seed: decides the draw of `"random"`, which all students share.
   """
-  pool = np.flatnonzero(np.asarray(y) < 0)
-  chosen = pool
-  if mine == "none":
-    chosen = pool[:0]
-  elif mine != "all":
-    found = mine_top_k_per_class(np.asarray(probabilities)[pool], per_class, predicted_only=predicted_only)
-    short = np.flatnonzero(found.taken < per_class)
-    if short.size:
-      words = ", ".join(f"{c} ({found.taken[c]})" for c in short)
-      warnings.warn(
-        f"ssld: the pool has fewer than per_class={per_class} images for class {words}; all of them are taken"
-      )
-    chosen = pool[found.indices]
+
+  def mined(look: Look, positions: jax.Array, pool: jax.Array) -> tuple[jax.Array, jax.Array]:
+    if mine in ("none", "all"):
+      return pool if mine == "all" else jnp.zeros_like(pool), jnp.zeros((), jnp.float32)
+    probabilities = jax.nn.softmax(look.teacher(positions))
+    keep, taken = mine_top_k_per_class(probabilities, per_class, predicted_only=predicted_only, where=pool)
     if mine == "random":
-      chosen = np.random.default_rng(seed).permutation(pool)[: len(chosen)]
-  return jnp.zeros(len(np.asarray(y)), bool).at[chosen].set(True)
+      rank = jnp.where(pool, jax.random.uniform(jax.random.key(random_seed), pool.shape), 2.0)
+      keep = jnp.argsort(jnp.argsort(rank)) < jnp.sum(keep)
+    return keep, jnp.sum(taken < per_class).astype(jnp.float32)
 
+  def init(key: Key) -> tuple[jax.Array, jax.Array, jax.Array]:
+    del key
+    return jnp.zeros((), bool), jnp.zeros(size, bool), jnp.zeros((), jnp.float32)
 
-def order(key: Key, epoch: jax.Array, look: Look, members: jax.Array, batch_size: int) -> Order:
-  """Labelled and mined members in random order, again and again until the steps are full."""
-  del epoch
-  data, n = look.data, members.shape[0]
-  pool = data.y[members] < 0
-  keep = jnp.logical_or(~pool, look.constants[members])
-  from_pool = keep & pool
-  steps = -(-n // batch_size)
-  shuffle = jax.random.permutation(key, n)
-  first_kept = shuffle[jnp.argsort(jnp.logical_not(keep[shuffle]), stable=True)]
-  places = jnp.arange(steps * batch_size) % jnp.maximum(jnp.sum(keep), 1)
-  count = lambda where: jnp.sum(where).astype(jnp.float32)  # noqa: E731
-  metrics = {"selected": count(keep) / n, "mined": count(from_pool) / jnp.maximum(count(pool), 1)}
-  if "junk" in data.extra:
-    metrics["junk"] = count(from_pool & data.extra["junk"][members]) / jnp.maximum(count(from_pool), 1)
-  indices = members[first_kept[places]].reshape(steps, batch_size)
-  return Order(indices, jnp.broadcast_to(jnp.any(keep), indices.shape), metrics)
+  def draw(key: Key, state: PyTree, epoch: jax.Array, look: Look) -> tuple[Block, PyTree]:
+    del epoch
+    positions = jnp.arange(size, dtype=jnp.int32)
+    examples = look.examples(positions)
+    pool = examples.y < 0
+    done, *before = state
+    chosen, short = jax.lax.cond(done, lambda: tuple(before), lambda: mined(look, positions, pool))
+    keep = jnp.logical_or(~pool, chosen)
+    block = walk(key, keep, batch_size, repeat=True)
+    count = lambda where: jnp.sum(where).astype(jnp.float32)  # noqa: E731
+    metrics = dict(block.metrics) | {"mined": count(chosen) / jnp.maximum(count(pool), 1), "short": short}
+    if (junk := examples.extra.get("junk")) is not None:
+      metrics["junk"] = count(chosen & junk) / jnp.maximum(count(chosen), 1)
+    return block._replace(metrics=metrics), (jnp.ones((), bool), chosen, short)
+
+  steps = -(-size // min(batch_size, size))
+  return DataPolicy(init, draw, steps, looks=True, hint="give labelled examples, or mine from the pool")

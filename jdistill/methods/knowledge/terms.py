@@ -9,11 +9,6 @@ from jdistill import losses
 from jdistill.methods.knowledge.recipe import StepOutputs, Term
 
 
-def present(weight) -> bool:
-  """Whether a term with this weight is there: not if it is 0. One that is traced is another number than 0."""
-  return isinstance(weight, jax.core.Tracer) or bool(weight)
-
-
 def warmup(weight: float, epochs: float) -> Callable[[jax.Array], jax.Array] | float:
   """`weight min(1, epoch / epochs)`; the plain number for `epochs = 0`."""
   if not epochs:
@@ -44,17 +39,19 @@ def over_positions(step: StepOutputs, values: jax.Array) -> jax.Array:
 def cross_entropy_term(weight=1.0, *, label_smoothing: float = 0.0) -> Term:
   """Cross entropy with the labels, over any number of positions per example, `[B]`.
 
-  Of label maps `[B, H, W]` it is the mean over the labelled pixels of the whole batch, a scalar; -1 is no label.
+  Labels are integers, or `[B, classes]` label logits (floating), whose softmax is the target. Of label maps `[B, H, W]`
+  it is the mean over the labelled pixels of the whole batch, a scalar; -1 is no label.
   """
 
   def value(step: StepOutputs) -> jax.Array:
     logits = step.student.logits
     if step.y.ndim == 3:
-      if present(label_smoothing):
+      if label_smoothing:
         raise ValueError(f"label_smoothing={label_smoothing}: is for one label per example; set it to 0 for label maps")
       return losses.segmentation_cross_entropy(logits, step.y, where=step.where)
-    out = losses.cross_entropy(logits, step.y)
-    if present(label_smoothing):
+    soft = jnp.issubdtype(step.y.dtype, jnp.floating)
+    out = (losses.soft_cross_entropy if soft else losses.cross_entropy)(logits, step.y)
+    if label_smoothing:
       uniform = -jnp.mean(jax.nn.log_softmax(logits), axis=-1)
       out = (1 - label_smoothing) * out + label_smoothing * uniform
     return over_positions(step, out)
@@ -75,4 +72,4 @@ def kd_term(weight, temperature: float) -> Term:
 def label_terms(ce_weight: float, kd_weight: float, temperature: float) -> dict[str, Term]:
   """`ce_weight CE`, and `kd_weight KD` unless that weight is 0: what losses on features are added to."""
   terms = {"ce": cross_entropy_term(ce_weight)}
-  return terms | ({"kd": kd_term(kd_weight, temperature)} if present(kd_weight) else {})
+  return terms | ({"kd": kd_term(kd_weight, temperature)} if kd_weight else {})

@@ -15,14 +15,13 @@ def _global_norm(tree: PyTree) -> jax.Array:
 
 
 def gsam_gradient(
-  loss: Callable,
+  value_and_grad: Callable[[PyTree], tuple[PyTree, PyTree]],
   params: PyTree,
   *,
   rho: float,
   alpha: float = 0.0,
   adaptive: bool = True,
-  value_and_grad: Callable = jax.value_and_grad,
-) -> tuple[jax.Array, PyTree]:
+) -> tuple[PyTree, PyTree]:
   """The gradient that GSAM hands to its base optimiser.
 
   With `g0 = grad loss(params)`:
@@ -33,27 +32,26 @@ def gsam_gradient(
       gradient = g1 - alpha * v
 
   Args:
-    loss: `params -> scalar`, the same batch and augmentation in both evaluations.
+    value_and_grad: `params -> (loss, gradient)`, of the same batch and augmentation in both evaluations; `loss` may be
+      any tree, such as a loss with metrics.
     params: pytree of arrays, or one flat vector.
     rho: radius of the perturbation; norms are over all parameters.
     alpha: weight of the orthogonal part; 0 is SAM (or ASAM).
     adaptive: scale the perturbation by the parameters' magnitude.
-    value_and_grad: what makes `params -> (loss, gradient)` of `loss`; another one can go over the batch in chunks.
 
   Returns:
-    `(loss at params, gradient)`.
+    `(what value_and_grad gave as loss at params, gradient)`.
 
   References:
     Zhuang et al., "Surrogate Gap Minimization Improves Sharpness-Aware Training" (arXiv 2203.08065), alg. 1; Kwon et
     al., "ASAM" (arXiv 2102.11600), eq. 4; used for experts by Du et al. (FTD, arXiv 2211.11004) and DATM
     (arXiv 2310.05773).
   """
-  both = value_and_grad(loss)
-  value, g0 = both(params)
+  value, g0 = value_and_grad(params)
   scale = jax.tree.map(jnp.abs if adaptive else jnp.ones_like, params)
   norm = _global_norm(jax.tree.map(lambda s, g: s * g, scale, g0))
   perturbed = jax.tree.map(lambda p, s, g: p + rho / (norm + _TINY) * jnp.square(s) * g, params, scale, g0)
-  _, g1 = both(perturbed)
+  _, g1 = value_and_grad(perturbed)
   norm0, norm1 = _global_norm(g0), _global_norm(g1)
   inner = sum(jax.tree.leaves(jax.tree.map(lambda a, b: jnp.sum(a * b), g0, g1)))
   cosine = inner / (norm0 * norm1 + _TINY)

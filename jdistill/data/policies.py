@@ -1,0 +1,161 @@
+"""Data policies: which examples the steps of an epoch see, in which order and in which batches.
+
+Builders take how many examples there are and how many make a batch; all of them where there are fewer. The indices are
+positions among the student's examples.
+"""
+
+from typing import Annotated
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jdistill.base import Block, DataPolicy, Key, Look, PyTree, UserError
+from jdistill.data.samplers import epoch_batches
+from jdistill.schema import Above, Range, validated
+
+Fraction = Annotated[float, Above(0), Range(high=1)]
+
+
+@validated("data_policy")
+def shuffle(size: int, batch_size: int, *, drop_last: bool = True) -> DataPolicy:
+  """All examples in random order.
+
+  Args:
+    size: how many examples there are.
+    batch_size: per step.
+    drop_last: leave out an incomplete last batch, whose examples come in another order next time; otherwise it is
+      filled up with zero weights.
+  """
+  batch_size = min(batch_size, size)
+
+  def draw(key: Key, state: PyTree, epoch: jax.Array, look: Look | None) -> tuple[Block, PyTree]:
+    del epoch, look
+    return _batches(key, jnp.arange(size, dtype=jnp.int32), batch_size, drop_last), state
+
+  return DataPolicy(lambda key: (), draw, _steps(size, batch_size, drop_last))
+
+
+@validated("data_policy")
+def static_subset(
+  size: int,
+  batch_size: int,
+  *,
+  fraction: Fraction = 0.1,
+  count: Annotated[int, Range(1)] | None = None,
+  seed: Annotated[int, Range(0)] | None = None,
+) -> DataPolicy:
+  """One random subset for the whole training, drawn without regard to classes; every epoch goes through it once.
+
+  Args:
+    size: how many examples there are.
+    batch_size: per step; the last batch is filled up with zero weights.
+    fraction: share of the examples that is kept, `max(1, round(fraction size))` of them.
+    count: how many are kept, instead of `fraction`.
+    seed: decides the subset, for all students alike; `None` draws one for each student.
+
+  Raises:
+    UserError: `count` exceeds `size`.
+  """
+  if count is not None and count > size:
+    raise UserError(f"data_policy.count={count}: there are {size} examples; lower it")
+  kept = count or part_size(fraction, size)
+  batch_size = min(batch_size, kept)
+
+  def init(key: Key) -> jax.Array:
+    own = key if seed is None else jax.random.key(seed)
+    return jax.random.permutation(own, size)[:kept].astype(jnp.int32)
+
+  def draw(key: Key, state: jax.Array, epoch: jax.Array, look: Look | None) -> tuple[Block, jax.Array]:
+    del epoch, look
+    return _batches(key, state, batch_size, False), state
+
+  return DataPolicy(init, draw, _steps(kept, batch_size, False))
+
+
+@validated("data_policy")
+def rs2(size: int, batch_size: int, *, fraction: Fraction = 0.1, replacement: bool = False) -> DataPolicy:
+  """Repeated Random Sampling: a fresh random subset of `n = max(1, round(fraction size))` examples in every epoch.
+
+  Without replacement all examples are shuffled once, epochs take consecutive blocks of `n`, and where fewer than `n`
+  remain all are shuffled again. (The released code lets a block go past the end; here the remainder is left out.) The
+  state is a seed, drawn once: what an epoch sees follows from it and from the number of the epoch. Schedules must be
+  those of the epochs that really happen: an epoch has `ceil(n / batch_size)` steps.
+
+  Args:
+    size: how many examples there are.
+    batch_size: per step; the last batch is filled up with zero weights.
+    fraction: share of the examples that an epoch sees.
+    replacement: subsets of different epochs are independent, so that examples may come again before all have come;
+      within an epoch none comes twice.
+
+  References:
+    Okanovic et al., "Repeated Random Sampling for Minimizing the Time-to-Accuracy of Learning" (arXiv 2305.18424).
+  """
+  kept = part_size(fraction, size)
+  batch_size = min(batch_size, kept)
+  blocks = 1 if replacement else size // kept
+
+  def draw(key: Key, state: jax.Array, epoch: jax.Array, look: Look | None) -> tuple[Block, jax.Array]:
+    del look
+    round_, block = jnp.divmod(jnp.asarray(epoch, jnp.int32), jnp.int32(blocks))
+    order = jax.random.permutation(jax.random.fold_in(jax.random.key(state), round_), size).astype(jnp.int32)
+    chosen = jax.lax.dynamic_slice_in_dim(order, block * kept, kept)
+    return _batches(key, chosen, batch_size, False), state
+
+  return DataPolicy(lambda key: jax.random.bits(key, dtype=jnp.uint32), draw, _steps(kept, batch_size, False))
+
+
+def part_size(fraction: float, size: int) -> int:
+  """`max(1, round(fraction size))`.
+
+  Raises:
+    UserError: a fraction outside `(0, 1]`.
+  """
+  if not 0 < fraction <= 1:
+    raise UserError(f"data_policy.fraction={fraction}: must lie above 0 and be at most 1")
+  return max(1, round(fraction * size))
+
+
+def walk(key: Key, keep: jax.Array, batch_size: int, *, repeat: bool = False) -> Block:
+  """The kept examples in random order, each once; as many steps as all of them would need, the last ones empty.
+
+  Shapes do not depend on how many are kept, so one program serves all epochs. Places without weight hold kept examples,
+  too, so that batch norm sees no others.
+
+  Args:
+    key: decides the order.
+    keep: `[n]` bool.
+    batch_size: examples per step.
+    repeat: go through the kept ones again until all steps are full.
+
+  Returns:
+    A `Block` whose metric `selected` is the share that is kept. Without any it has no weight at all.
+  """
+  size = keep.shape[0]
+  batch_size = min(batch_size, size)
+  steps = -(-size // batch_size)
+  order = jax.random.permutation(key, size).astype(jnp.int32)
+  kept_first = order[jnp.argsort(jnp.logical_not(keep[order]), stable=True)]
+  count, places = jnp.sum(keep), jnp.arange(steps * batch_size)
+  index = kept_first[places % jnp.maximum(count, 1)]
+  weight = jnp.broadcast_to(count > 0, places.shape) if repeat else places < count
+  shape = (steps, batch_size)
+  selected = {"selected": jnp.mean(keep.astype(jnp.float32))}
+  return Block(index.reshape(shape), weight.astype(jnp.float32).reshape(shape), selected)
+
+
+def cut(block: Block) -> tuple[np.ndarray, np.ndarray]:
+  """`(index, weight)` of the steps of a block that happen, on the host: those with any weight."""
+  index, weight = np.asarray(block.index), np.asarray(block.weight)
+  happens = (weight > 0).any(axis=1)
+  return index[happens], weight[happens]
+
+
+def _batches(key: Key, chosen: jax.Array, batch_size: int, drop_last: bool) -> Block:
+  places, mask = epoch_batches(key, chosen.shape[0], batch_size, drop_last=drop_last)
+  return Block(chosen[places], mask.astype(jnp.float32))
+
+
+def _steps(size: int, batch_size: int, drop_last: bool) -> int:
+  return size // batch_size if drop_last else -(-size // batch_size)
