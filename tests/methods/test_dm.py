@@ -171,6 +171,8 @@ def test_mistakes():
     dm(random_features(), unsorted._replace(labels=jnp.int32([0, 0, 0, 1, 1, 2])))
   with pytest.raises(ValueError, match="classes_at_once=2 does not divide 3"):
     build(classes_at_once=2)
+  with pytest.raises(ValueError, match=r"method.image_lr=0.0: must be above 0"):
+    build(image_lr=0.0)
   bn = models.build("convnet_bn", num_classes=CLASSES, image_shape=SHAPE, width=2, depth=1)
   with pytest.raises(ValueError, match="batch norm needs all classes together"):
     build(network=bn, classes_at_once=1)

@@ -161,8 +161,8 @@ def test_mistakes_and_options():
     sre2l(without, initial, RANGE).init(KEY, teacher)
   fields = schema.fields(sre2l)
   assert fields["r_bn"].low == 0 and fields["block_size"].low == 1 and fields["start"].choices == ("noise", "real")
-  with pytest.raises(ValueError, match=r"r_bn=-1.0: must be at least 0"):
-    schema.checked("r_bn", -1.0, fields["r_bn"])
+  with pytest.raises(ValueError, match=r"method.r_bn=-1.0: must be at least 0"):
+    build(r_bn=-1.0)
 
 
 def test_the_state_owns_its_arrays():

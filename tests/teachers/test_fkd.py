@@ -5,11 +5,13 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jdistill import augment, losses, models
 from jdistill.base import Batch, Block, DataPolicy, Outputs, TargetSource, UserError
 from jdistill.files import read_npz, write_npz
+from jdistill.methods.knowledge import StudentInput, logits, student_method
 from jdistill.teachers import fkd
 
 RNG = np.random.default_rng(0)
@@ -100,6 +102,34 @@ def test_targets_are_the_teachers_logits_on_these_pixels():
   p = [q / q.sum(1, keepdims=True) for q in p]
   kl = losses.kl_divergence(student, soft, temperature=20.0, scale_t2=False)
   np.testing.assert_allclose(kl, (p[1] * np.log(p[1] / p[0])).sum(1), rtol=1e-3, atol=1e-7)
+
+
+def test_a_student_learns_from_the_store_what_it_learns_from_the_teacher():
+  """Replayed labels against the online teacher on the same draws, through the builder of students."""
+  stored, start = records(), NETWORKS[0].init(jax.random.key(7))
+  source = fkd.replayed(stored)
+  recipe = logits.kd(temperature=20.0, ce_weight=0.0, kd_weight=1.0)
+  found = []
+  for targets, arrays in ((source.targets, source.arrays), (online, VARIABLES)):
+    # both take their draws from the store; what the online teacher reads lies beside it
+    both = {"store": source.arrays, "own": arrays}
+    method = student_method(
+      NETWORKS[0], recipe, optimizer=optax.sgd(0.5), augment=AUGMENT,
+      targets=lambda both, *rest, targets=targets: targets(both["own"], *rest),
+      replay=lambda both, step: source.replay(both["store"], step),
+    )  # fmt: skip
+    at = lambda step, both=both: StudentInput(  # noqa: E731
+      batch_of(stored, step), jnp.int32(step), jnp.float32(step / STEPS), targets=both, start=start
+    )
+    state, step = method.init(jax.random.key(0), at(0)), jax.jit(method.step)
+    for number in range(STEPS):
+      state, metrics = step(jax.random.key(number), state, at(number))
+    assert all(np.isfinite(value) for value in metrics.values())
+    found.append(method.result(state).variables["student"].params)
+  moved = [np.abs(a - b).max() for a, b in zip(*map(jax.tree.leaves, (found[0], start.params)), strict=True)]
+  assert max(moved) > 0.05
+  for mine, theirs in zip(*map(jax.tree.leaves, found), strict=True):
+    np.testing.assert_allclose(mine, theirs, atol=2e-3)  # float16 labels, times 0.5 and T per update
 
 
 def test_policy_brings_the_stored_batches_of_an_epoch_and_none_after_the_last():

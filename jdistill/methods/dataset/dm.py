@@ -1,7 +1,7 @@
 """Distribution matching: synthetic images whose embeddings have the class means of real ones, in random networks."""
 
 from collections.abc import Callable
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ import optax
 from jdistill.base import Apply, Augmentation, Batch, Key, Method, Metrics, Network, UserError, Variables
 from jdistill.losses import distribution_matching
 from jdistill.methods.roles import Role, init_roles, update_roles
-from jdistill.schema import Above, Range
+from jdistill.schema import Count, Positive, Share, validated
 from jdistill.synthetic import SyntheticSet
 
 
@@ -65,14 +65,15 @@ def class_batches(
   return draw
 
 
+@validated("method")
 def dm(
   network: Network,
   initial: SyntheticSet,
   *,
-  batch_real: Annotated[int, Range(1)] = 256,
-  image_lr: Annotated[float, Above(0)] = 1.0,
-  image_momentum: Annotated[float, Range(0, 1)] = 0.5,
-  classes_at_once: Annotated[int, Range(1)] | None = None,
+  batch_real: Count = 256,
+  image_lr: Positive = 1.0,
+  image_momentum: Share = 0.5,
+  classes_at_once: Count | None = None,
   augment: Augmentation | None = None,
 ) -> Method:
   """Builds distribution matching (DM).

@@ -10,7 +10,7 @@ import numpy as np
 from jdistill.augment import compose, flip, resized_crop, roll_jitter
 from jdistill.base import Apply, Augmentation, Key, Method, Metrics, Variables
 from jdistill.losses import bn_stat_loss, cross_entropy, soft_cross_entropy
-from jdistill.schema import Above, Range
+from jdistill.schema import Above, Count, NonNegative, Positive, Range, Size, validated
 from jdistill.synthetic import SyntheticSet
 
 
@@ -60,22 +60,23 @@ def sre2l_steps(size: int, *, block_size: int, iterations: int) -> int:
   return -(-size // min(block_size, size)) * iterations
 
 
+@validated("method")
 def sre2l(
   teacher_apply: Apply,
   initial: SyntheticSet,
   pixel_range: tuple[jax.Array, jax.Array],
   *,
-  iterations: Annotated[int, Range(1)] = 1000,
-  block_size: Annotated[int, Range(1)] = 100,
-  image_lr: Annotated[float, Above(0)] = 0.25,
+  iterations: Count = 1000,
+  block_size: Count = 100,
+  image_lr: Positive = 0.25,
   b1: Annotated[float, Range(0, 0.9999)] = 0.5,
   b2: Annotated[float, Range(0, 0.9999)] = 0.9,
-  r_bn: Annotated[float, Range(0)] = 0.01,
-  first_layer_multiplier: Annotated[float, Range(0)] = 10.0,
+  r_bn: NonNegative = 0.01,
+  first_layer_multiplier: NonNegative = 10.0,
   start: Literal["noise", "real"] = "noise",
   crop_scale: Annotated[float, Above(0), Range(high=1)] | None = None,
   flip_images: bool = False,
-  jitter: Annotated[int, Range(0)] = 4,
+  jitter: Size = 4,
 ) -> Method:
   """Builds SRe2L's recovery of images from one trained network with batch norm.
 
