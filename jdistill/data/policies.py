@@ -12,7 +12,7 @@ import numpy as np
 
 from jdistill.base import Block, DataPolicy, Key, Look, PyTree, UserError
 from jdistill.data.samplers import epoch_batches
-from jdistill.schema import Above, Range, validated
+from jdistill.schema import Above, Count, Range, Size, validated
 
 Fraction = Annotated[float, Above(0), Range(high=1)]
 
@@ -42,8 +42,8 @@ def static_subset(
   batch_size: int,
   *,
   fraction: Fraction = 0.1,
-  count: Annotated[int, Range(1)] | None = None,
-  seed: Annotated[int, Range(0)] | None = None,
+  count: Count | None = None,
+  seed: Size | None = None,
 ) -> DataPolicy:
   """One random subset for the whole training, drawn without regard to classes; every epoch goes through it once.
 

@@ -154,8 +154,8 @@ def test_student_and_discriminator_learn_together_from_a_trained_start():
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    ({"mode": "gan"}, r"method.mode='gan': unknown; choose one of joint, adversarial, off"),
-    ({"hard_weight": 1.5}, r"method.hard_weight=1.5: is a share of the labels; give a number within \[0, 1\]"),
+    ({"mode": "gan"}, r"method.mode='gan': unknown; choose one of adversarial, joint, off"),
+    ({"hard_weight": 1.5}, r"method.hard_weight=1.5: must be at most 1"),
   ],
 )
 def test_bad_options_are_refused(options, message):

@@ -1,6 +1,6 @@
 """SSLD: a symmetric divergence from the teacher on labelled images and on unlabelled ones that the teacher mined."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from jdistill import losses
 from jdistill.base import Block, DataPolicy, Key, Look, PyTree
 from jdistill.data.policies import walk
 from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
-from jdistill.schema import Range, validated
+from jdistill.schema import Count, Size, validated
 from jdistill.selection import mine_top_k_per_class
 
 
@@ -52,9 +52,9 @@ def ssld_policy(
   batch_size: int,
   *,
   mine: Literal["top_k", "random", "none", "all"] = "top_k",
-  per_class: Annotated[int, Range(1)] = 100,
+  per_class: Count = 100,
   predicted_only: bool = False,
-  random_seed: Annotated[int, Range(0)] = 0,
+  random_seed: Size = 0,
 ) -> DataPolicy:
   """SSLD's mining: labelled examples and those of the pool that the teacher mines, once (arXiv 2103.05959).
 
