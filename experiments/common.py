@@ -22,7 +22,7 @@ def opened(fields: Mapping[str, Field], values: Mapping[str, Any]) -> dict[str, 
 
 def network(name: str, **options: Any) -> dict[str, Any]:
   """A section `model`, `teacher` or `student`."""
-  return {"name": name} | opened(sections.network().all_fields(), options)
+  return {"name": name} | opened(sections.network().shown(name), options)
 
 
 def schedule(**values: Any) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def task(name: str, **options: Any) -> dict[str, Any]:
 
 def policy(name: str, **options: Any) -> dict[str, Any]:
   """A section `data_policy`, `teacher_data_policy` or `start_data_policy`."""
-  return {"name": name} | opened(sections.data_policy().all_fields(), options)
+  return {"name": name} | opened(sections.data_policy().shown(name), options)
 
 
 def base(name: str, own: Mapping[str, Any], **values: Any) -> ml_collections.ConfigDict:

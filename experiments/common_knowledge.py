@@ -44,7 +44,7 @@ def students(name: str, own: Mapping[str, Any], *, about: Mapping[str, Any] | No
 def arms(config: ml_collections.ConfigDict, controls: Mapping[str, Mapping[str, Any]]) -> ml_collections.ConfigDict:
   """Adds controls, in this order after the method's own arm; keys are paths such as `"method/temperature"`."""
   config.arms = {label: dict(values) for label, values in controls.items()}
-  config.order = (config.method.name, *controls)
+  config.order = (config.subject or config.method.name, *controls)
   return config
 
 
@@ -64,7 +64,7 @@ def tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   for section in (config.train, config.teacher_train, config.start_train):
     section.epochs, section.batch_size = 3, 50
     section.warmup_epochs, section.milestones, section.schedule = 0.0, (), "cosine"
-  own, first = config.method.name, list(config.arms)[:1]
+  own, first = config.subject or config.method.name, list(config.arms)[:1]
   if config.order:
     first = [label for label in config.order if label != own][:1]
   config.arms = {label: config.arms[label].to_dict() for label in first}

@@ -74,7 +74,7 @@ def _small(config: ml_collections.ConfigDict, preset: str) -> ml_collections.Con
   if preset == "reverse":
     config.teacher_train.epochs = 40
   config.targets.source = "cached"
-  config.method.eps, config.method.scale_t2 = 1.2, True
+  config.method.eps, config.method.scale_t2 = (1.2,), True
   return config
 
 
@@ -95,7 +95,7 @@ def _cifar100(config: ml_collections.ConfigDict, preset: str) -> ml_collections.
   config.teacher, config.student = common.network(teacher, init="he"), common.network(student, init="he")
   shared = {"epochs": 300, "batch_size": 128, "augment": "crop_flip"}
   config.teacher_train, config.train = common.schedule(**shared | teacher_train), common.schedule(**shared | train)
-  config.method.eps = eps
+  config.method.eps = (eps,)
   if train is SGD:
     config.method.label_smoothing = 0.1
   return config

@@ -63,5 +63,5 @@ def low_overlap() -> ml_collections.ConfigDict:
   common.arms(config, controls)
   config.reference = "kl"
   config.train.epochs, config.train.batch_size, config.log_every = 200, 100, 1
-  config.stages = ("teacher", "students", "report")
+  config.stages = ("teachers", "students", "report")
   return config

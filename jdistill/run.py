@@ -94,7 +94,7 @@ def make_run(experiment, workdir=None, artefacts=None, stream=None) -> stages.Ru
 
 
 def main(argv: Sequence[str]) -> int:
-  """The command; returns the exit status: 0 done, 1 the user's to mend or a part that failed, 130 stopped by the user."""
+  """The command; returns the exit status: 0 done, 1 refused or a part failed, 130 stopped by the user."""
   status = _main(argv)
   distributed.leave(status)
   return status

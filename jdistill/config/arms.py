@@ -98,7 +98,7 @@ class Arms:
 
   def _arms(self, given: Mapping[str, Any], out: Mapping[str, Any]) -> dict[str, dict]:
     """The method's own arm and the controls, each with its sections whole."""
-    controls, own = given.get("arms") or {}, out["method"]["name"]
+    controls, own = given.get("arms") or {}, out["subject"] or out["method"]["name"]
     if own in controls:
       raise UserError(f"arms.{own}: is the name of the method's own arm; call the control something else")
     order = list(given.get("order") or [own, *controls])

@@ -6,7 +6,7 @@ from jdistill import schema
 from jdistill.config import sections
 from jdistill.config.sections import Declared, Plain
 from jdistill.data.preprocess import KINDS
-from jdistill.methods.knowledge.student import PRECISIONS
+from jdistill.methods.knowledge.forward import PRECISIONS
 from jdistill.methods.optimizers import OPTIMIZERS, SCHEDULES
 from jdistill.schema import Above, Choice, Range
 

@@ -84,7 +84,7 @@ def checked_section(dotted: str, value: Any, section: Plain | Named, others: Map
     fields, out = section.fields, {}
   else:
     given = value
-    if given is None or (isinstance(given, dict) and given and given.get("name") is None and section.default):
+    if section.default and (not given or (isinstance(given, dict) and given.get("name") is None)):
       given = others.get(section.default) if isinstance(section.default, str) else section.default
     given = copy.deepcopy(_mapping(dotted, given))
     name = given.pop("name", None)

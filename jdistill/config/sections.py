@@ -20,14 +20,19 @@ class Named(NamedTuple):
     names: `() -> names` that may be chosen.
     fields: `(name) -> fields` of its options.
     default: the section where a configuration has none, or the name of another section to copy; `None` asks for one.
+    open: whether experiments show the options of everything that may be named, so that the command line reaches them
+      whatever it chooses.
   """
 
   names: Callable[[], Sequence[str]]
   fields: Callable[[str], Mapping[str, Field]]
   default: Mapping[str, Any] | str | None = None
+  open: bool = False
 
-  def all_fields(self) -> dict[str, Field]:
-    """The options of everything that may be named, for experiments whose choice the command line may change."""
+  def shown(self, name: str | None) -> dict[str, Field]:
+    """The options that an experiment shows in this section."""
+    if not self.open:
+      return dict(self.fields(name)) if name in self.names() else {}
     return {key: field for name in reversed(self.names()) for key, field in self.fields(name).items()}
 
 
@@ -60,7 +65,7 @@ def _kind(value: Any) -> type:
 
 def network(default: Mapping[str, Any] | str | None = None) -> Named:
   """A section that names a network."""
-  return Named(models.names, network_fields, default)
+  return Named(models.names, network_fields, default, open=True)
 
 
 def method(default: Mapping[str, Any] | None = None, family: str | None = None) -> Named:
@@ -75,4 +80,4 @@ def task(default: Mapping[str, Any] | None = None) -> Named:
 
 def data_policy(default: Mapping[str, Any] | None = None) -> Named:
   """A section that names a data policy."""
-  return Named(catalog.policy_names, catalog.policy_fields, default or {"name": "shuffle"})
+  return Named(catalog.policy_names, catalog.policy_fields, default or {"name": "shuffle"}, open=True)

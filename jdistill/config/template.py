@@ -40,8 +40,8 @@ def _section(section: Plain | Named) -> dict[str, Any]:
   if isinstance(section, Plain):
     return {key: _open(field) for key, field in section.fields.items()}
   default = section.default if isinstance(section.default, Mapping) else {}
-  name = default.get("name", config_dict.placeholder(str))
-  return {"name": name} | {key: _open(field) for key, field in section.all_fields().items()}
+  name = default.get("name")
+  return {"name": name or config_dict.placeholder(str)} | {k: _open(field) for k, field in section.shown(name).items()}
 
 
 def _open(field: Field) -> Any:

@@ -1,7 +1,7 @@
 """Named cells with paired seeds beside each other: figures, table, verdict and plot, made in one place."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 

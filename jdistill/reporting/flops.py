@@ -50,8 +50,8 @@ def _inside(params: dict[str, Any]):
         yield one
 
 
-# The convolutions of `jdistill.ops`: `x [G, N, H, W, I]`, `k [G, h, w, I, O]`, `g [G, N, H', W', O]`; depthwise ones have
-# `x [N, H, W, C]`, `k [h, w, C]`, `g [N, H', W', C]`.
+# The convolutions of `jdistill.ops`: `x [G, N, H, W, I]`, `k [G, h, w, I, O]`, `g [G, N, H', W', O]`; depthwise ones
+# have `x [N, H, W, C]`, `k [h, w, C]`, `g [N, H', W', C]`.
 _OWN: dict[str, Callable[[list[Any], Any], float]] = {
   "jdistill_conv": lambda inputs, out: 2.0 * out.size * math.prod(inputs[1].shape[1:4]),
   "jdistill_conv_kernel": lambda inputs, out: 2.0 * inputs[1].size * math.prod(out.shape[1:4]),

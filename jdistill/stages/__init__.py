@@ -8,7 +8,7 @@ import ml_collections
 
 from jdistill import config as config_lib
 from jdistill.files import read_json
-from jdistill.stages import distill, evaluate, export, report, students, teachers, tune
+from jdistill.stages import distill, evaluate, export, relabel, report, students, teachers, tune
 from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
 from jdistill.stages.workdir import Interrupted, lead
@@ -18,6 +18,7 @@ STAGES: dict[str, Stage] = {
   for stage in (
     teachers.STAGE,
     distill.STAGE,
+    relabel.STAGE,
     evaluate.STAGE,
     tune.STAGE,
     students.STAGE,

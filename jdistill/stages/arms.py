@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdistill import catalog, schema
-from jdistill.base import Batch, PyTree, TargetSource, UserError, Variables
+from jdistill.base import Batch, Outputs, PyTree, TargetSource, UserError, Variables
 from jdistill.config import Named, Plain, sections
 from jdistill.config.arms import NO_START, Arms
 from jdistill.config.common import RUN, TRAIN
@@ -24,7 +24,7 @@ from jdistill.stages.teachers import SECTIONS as TEACHERS
 from jdistill.stages.teachers import check_train
 from jdistill.tasks import Task
 from jdistill.tasks.overlap import refuse_overlap
-from jdistill.training.predict import outputs
+from jdistill.models.predict import predict
 
 
 class Targets(NamedTuple):
@@ -186,6 +186,13 @@ def _taught(run: Run, teachers: Teachers | None, arm: Mapping[str, Any], phase: 
 
 def _prepare(recipe: Recipe, teachers: Teachers, task: Task):
   """What a recipe computes once from the teachers on the training examples."""
-  pairs = zip(teachers.networks, teachers.variables, strict=True)
-  found = tuple(outputs(network, variables, task.data.x) for network, variables in pairs)
+  found = []
+  for network, variables in zip(teachers.networks, teachers.variables, strict=True):
+
+    def ask(variables, x, network=network):
+      out = network.apply(variables.params, x, stats=variables.stats)
+      return Outputs(out.logits, out.embedding)
+
+    found.append(jax.tree.map(jnp.asarray, predict(ask, variables, task.data.x)))
+  found = tuple(found)
   return jax.device_get(recipe.prepare(found, jnp.asarray(task.data.y), teachers.variables))

@@ -1,5 +1,6 @@
 """The method of a run as a value and as a compiled program, whatever collaborators its builder takes."""
 
+import contextlib
 import functools
 import inspect
 from typing import NamedTuple
@@ -120,10 +121,8 @@ def inner_rows(run: Run) -> int | None:
     raise _Seen
 
   key, state, example = shapes(run, method := build(run, empty(run), unroll=unroll))
-  try:
+  with contextlib.suppress(_Seen):
     jax.eval_shape(method.step, key, state, example)
-  except _Seen:
-    pass
   return seen[0]
 
 

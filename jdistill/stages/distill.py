@@ -56,10 +56,11 @@ class Unroll(NamedTuple):
 
 def _complete(given: Mapping[str, Any], out: dict[str, Any]) -> None:
   row, how = catalog.row(out["method"]["name"]), out["unroll"]
-  if (out["parallel"]["data"] or 1) > 1 and out["parallel"]["route"] != "jit" and how["gradient"] in ("full", "remat"):
+  data, route = out["parallel"]["data"] or 1, out["parallel"]["route"]
+  if data > 1 and route != "jit" and how["gradient"] in ("full", "remat"):
     raise UserError(
-      f"unroll.gradient={how['gradient']!r}: cannot spread a batch over parallel.data={out['parallel']['data']} devices "
-      f"with parallel.route={out['parallel']['route']!r}; set unroll.gradient='mixed', or parallel.route='jit'"
+      f"unroll.gradient={how['gradient']!r}: cannot spread a batch over parallel.data={data} devices with "
+      f"parallel.route={route!r}; set unroll.gradient='mixed', or parallel.route='jit'"
     )
   if how["gradient"] == "truncated" and how["window"] is None:
     raise UserError("unroll.window=None: gradient 'truncated' needs how many of the inner steps it goes back")

@@ -5,9 +5,10 @@ from typing import Annotated, Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jdistill import models, schema
-from jdistill.base import Network, Pool, UserError
+from jdistill.base import Network, UserError
 from jdistill.config import Declared, Plain
 from jdistill.data.subset import balanced_indices
 from jdistill.evaluation import Protocol, evaluate_seeds, examples_of
@@ -141,7 +142,7 @@ def _choose_lr(run: Run, network: Network, one: _Set) -> float:
     free, labels = free[picked], labels[picked]
   if not len(free):
     return float(rates[0])
-  examples, key = examples_of(one.images, one.labels, task.num_classes), run.key("validation")
+  examples, key = examples_of(one.images, one.labels), run.key("validation")
   found = [
     evaluate_seeds(network, one.protocol, examples, lr, task.teacher.x[free], labels, key=key, seeds=1)[0]
     for lr in rates
@@ -156,7 +157,7 @@ def _run(run: Run) -> None:
 
 def _cells(run: Run) -> None:
   e, task, found = run.config["eval"], run.task(), grid.Grid(run, "evaluate", _FILE)
-  sets, pool = _sets(run), run.pool(e["seeds"])
+  sets, mesh = _sets(run), run.mesh("pool", e["seeds"])
   names = [f"{model}/{name}" for model in e["models"] for name in sets]
   progress = Progress("evaluate", len(names) * e["seeds"], stream=run.stream)
 
@@ -170,10 +171,10 @@ def _cells(run: Run) -> None:
       found.stop_if_asked(f"{done} of {len(names) * e['seeds']} evaluations are saved")
       first = make(seed)
       if entry["lr"] is None:
-        entry["lr"] = first.lr if first.lr is not None else lead(lambda: _choose_lr(run, network, first))
-      at_once = _at_once(name, e["seeds"] - seed, pool)
+        entry["lr"] = first.lr if first.lr is not None else lead(lambda first=first: _choose_lr(run, network, first))
+      at_once = _at_once(name, e["seeds"] - seed, mesh)
       own_sets = [first, *(make(seed + other) for other in range(1, at_once) if name.startswith("random_"))]
-      examples = [examples_of(s.images, s.labels, task.num_classes) for s in own_sets]
+      examples = [examples_of(s.images, s.labels) for s in own_sets]
       key, test = run.key("evaluate"), (task.test.x, task.test.y)
       scores += evaluate_seeds(
         network,
@@ -184,7 +185,7 @@ def _cells(run: Run) -> None:
         key=key,
         seeds=at_once,
         first=seed,
-        pool=pool,
+        mesh=mesh,
       )
       found.save()
       progress.update(done + at_once, {name: scores[-1]})
@@ -195,11 +196,11 @@ def _cells(run: Run) -> None:
   found.finish()
 
 
-def _at_once(name: str, left: int, pool: Pool | None) -> int:
+def _at_once(name: str, left: int, mesh: Mesh | None) -> int:
   """How many seeds train together: few, as each is saved, where that costs nothing."""
   on_cpu, own_sets = jax.default_backend() == "cpu", name.startswith("random_")
-  if pool is not None:
-    return min(left, pool.size) if on_cpu or own_sets else left
+  if mesh is not None:
+    return min(left, mesh.size) if on_cpu or own_sets else left
   # one after another on CPU; elsewhere at once, where all seeds see the same images
   return 1 if on_cpu or own_sets else left
 

@@ -1,4 +1,4 @@
-"""Named cells of work, one after another: kept in one file, resumed cell by cell, a failing one apart from the others."""
+"""Named cells of work: kept in one file, resumed cell by cell, a failing one kept apart from the others."""
 
 import time
 from collections.abc import Callable, Iterable

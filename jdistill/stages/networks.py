@@ -1,6 +1,6 @@
 """Frozen teachers of a run: which are wanted, where they lie, and how they are read."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from jdistill.base import Network, TargetSource, UserError, Variables
 from jdistill.config.arms import TEACHER_SECTIONS
 from jdistill.files import read_json, read_npz
 from jdistill.methods.knowledge import Recipe
+from jdistill.models.predict import predict
 from jdistill.stages import train
 from jdistill.stages.run import Run
 from jdistill.tasks import Task
@@ -204,3 +205,9 @@ def source(run: Run, found: Teachers, targets: Mapping[str, Any], task: Task) ->
   if targets["top_k"] is not None:
     stored = top_k(stored, targets["top_k"])
   return cached(stored, data=own, teacher_hash=found.hash)
+
+
+def logits(found: Sequence[Teachers], images: np.ndarray) -> np.ndarray:
+  """Logits `[networks, n, classes]` of all teachers on images in network space."""
+  pairs = [pair for one in found for pair in zip(one.networks, one.variables, strict=True)]
+  return np.stack([predict(network, variables, images) for network, variables in pairs])

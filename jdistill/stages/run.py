@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jdistill import augment, data, models, tasks
-from jdistill.base import Augmentation, Batch, Network, Pool
+from jdistill.base import Augmentation, Batch, Network
 from jdistill.data import preprocess
 from jdistill.files import read_npz, write_npz
 from jdistill.stages.workdir import WorkDirectory, lead
@@ -140,11 +140,6 @@ class Run(WorkDirectory):
       work()
     else:
       lead(work)
-
-  def pool(self, wanted: int) -> Pool | None:
-    """What trains independent networks at once; `None` for one device."""
-    mesh = self.mesh("pool", wanted)
-    return None if mesh is None else parallel.make_pool(mesh)
 
 
 @functools.lru_cache(maxsize=16)

@@ -23,6 +23,7 @@ class Keys(NamedTuple):
   """Keys at the top."""
 
   seeds: Annotated[int, Range(1, 1000)] = 10
+  subject: str | None = None
   reference: str | None = None
   tune_seeds: Annotated[int, Range(1)] = 3
   score_every: Annotated[int, Range(1)] | None = None
@@ -86,7 +87,7 @@ def _report(run: Run) -> Part:
     cell |= {"tuned": choices.get(label, {})} | cell.pop("figures", {})
     cell.pop("arm", None)
   table = comparison.table(compared, task.metric, reference, columns=_columns(compared))
-  said = comparison.verdict(compared, c["method"]["name"], reference, task.metric, task.higher)
+  said = comparison.verdict(compared, c["subject"] or c["method"]["name"], reference, task.metric, task.higher)
   text = (
     f"{said}.\n\nMean ± standard deviation over {c['seeds']} seeds after the last epoch. Seeds are paired: a seed has "
     "the same initial student, order and examples in every arm. Choices were made on held-out training examples with "
@@ -128,7 +129,7 @@ def _figures(run: Run, cells: Mapping[str, Any], metric: str) -> list[tuple[str,
     file = run.workdir / "curves" / "time.png"
     curves(file, scored, f"{metric} on held-out examples", xlabel="seconds of training")
     out.append(("held-out score by time: selection and training, without scoring", file))
-  label = run.config["method"]["name"]
+  label = run.config["subject"] or run.config["method"]["name"]
   path = run.workdir / "metrics" / f"{cells[label].get('metrics')}.jsonl"
   rows = read_jsonl(path, f"students/{label}") if path.exists() else []
   names = [name for name in (rows[0] if rows else {}) if name.startswith("loss/")]

@@ -158,7 +158,7 @@ def line(summary: Mapping[str, Any]) -> str:
 def _report(
   grid: list[Cell], results: Mapping, failed: Mapping[str, str], workdir: Path, say: Callable[[str], None]
 ) -> Mapping[str, Any]:
-  """The tables, figures and files of a sweep: runs with a set of their own beside each other, runs with arms in turn."""
+  """The tables, figures and files of a sweep: runs with a set beside each other, runs with arms in turn."""
   first = next(iter(results.values()))[0]
   side_by_side = _sets if "distilled" in first["arms"] else _arms
   summary, sections, text = side_by_side(results, first, workdir)

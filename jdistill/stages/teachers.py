@@ -21,7 +21,7 @@ from jdistill.stages.stage import Part, Stage
 from jdistill.stages.workdir import lead
 from jdistill.tasks import Task
 from jdistill.teachers.checks import check_knowledge
-from jdistill.training.predict import predict
+from jdistill.models.predict import predict
 
 TRAJECTORY = "trajectory"
 

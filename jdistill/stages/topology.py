@@ -1,4 +1,4 @@
-"""`--dry_run --topology=v5e:2x4`: the step of a run compiled for TPUs that are not there, and what it would cost there."""
+"""`--dry_run --topology=v5e:2x4`: the step of a run compiled for TPUs that are not there, and its cost there."""
 
 import contextlib
 import importlib.util
@@ -107,7 +107,7 @@ def distill_target(run: Run, devices: list[jax.Device]) -> Target:
 
 def student_target(run: Run, devices: list[jax.Device]) -> Target:
   """The update of the method's own student, its batch spread over `parallel.data` devices, or as many as divide it."""
-  label = run.config["method"]["name"]
+  label = run.config["subject"] or run.config["method"]["name"]
   job = traced.job(run, label, run.config["arms"][label])
   batch = min(job.train["batch_size"], job.members.shape[1])
   size = run.config["parallel"]["data"] or largest_divisor(batch, len(devices))

@@ -2,7 +2,6 @@
 
 import functools
 import time
-
 from pathlib import Path
 
 import jax
@@ -17,7 +16,7 @@ from jdistill.stages.run import Run
 from jdistill.stages.workdir import lead
 from jdistill.teachers import ExpertBuffer
 from jdistill.training import distributed
-from jdistill.training.predict import predict
+from jdistill.models.predict import predict
 
 
 @functools.lru_cache(maxsize=8)

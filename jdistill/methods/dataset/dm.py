@@ -12,7 +12,7 @@ from jdistill.base import Apply, Augmentation, Batch, Key, Method, Metrics, Netw
 from jdistill.losses import distribution_matching
 from jdistill.methods.roles import Role, init_roles, update_roles
 from jdistill.schema import Count, Positive, Share, validated
-from jdistill.synthetic import SyntheticSet
+from jdistill.synthetic import Feed, Materials, SyntheticSet
 
 
 class DMState(NamedTuple):
@@ -63,6 +63,28 @@ def class_batches(
     return positions, weight
 
   return draw
+
+
+def real_batches(*, batch_real: Count = 256) -> Feed:
+  """The stream of `dm`: in every step, some real images of each class (`class_batches`).
+
+  Args:
+    batch_real: images per class.
+  """
+
+  def stream(found: Materials) -> Callable[[int], Batch]:
+    draw = class_batches(found.y, batch_real, found.seed, num_classes=found.num_classes)
+
+    def batch(step: int) -> Batch:
+      positions, weight = draw(step)
+      return Batch(found.x[positions], found.y[positions], positions, weight)
+
+    return batch
+
+  def example(found: Materials) -> Batch:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), stream(found)(0))
+
+  return Feed(stream, example)
 
 
 @validated("method")

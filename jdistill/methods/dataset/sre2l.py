@@ -11,7 +11,7 @@ from jdistill.augment import compose, flip, resized_crop, roll_jitter
 from jdistill.base import Apply, Augmentation, Key, Method, Metrics, Variables
 from jdistill.losses import bn_stat_loss, cross_entropy, soft_cross_entropy
 from jdistill.schema import Above, Count, NonNegative, Positive, Range, Size, validated
-from jdistill.synthetic import SyntheticSet
+from jdistill.synthetic import Feed, SyntheticSet
 
 
 class SRe2LState(NamedTuple):
@@ -58,6 +58,11 @@ def sre2l_blocks(labels: np.ndarray, block_size: int) -> np.ndarray:
 def sre2l_steps(size: int, *, block_size: int, iterations: int) -> int:
   """How many steps recover a whole set of `size` images."""
   return -(-size // min(block_size, size)) * iterations
+
+
+def teacher_stream() -> Feed:
+  """The stream of `sre2l`: the teacher's variables in every step."""
+  return Feed(lambda found: lambda step: found.teacher, lambda found: found.teacher)
 
 
 @validated("method")
