@@ -83,6 +83,6 @@ def _fields(name: str) -> dict[str, Field]:
   found = schema.fields(row.build())
   for part in row.parts:
     found |= schema.fields(row.build(part))
-  if row.takes("augment"):
+  if row.takes("augment") or row.takes("siamese"):
     found["augment"] = Field(str, "none")
   return {key: field._replace(default=row.values.get(key, field.default)) for key, field in found.items()}

@@ -14,8 +14,9 @@ from jdistill.base import Method
 from jdistill.catalog import Row
 from jdistill.data import preprocess
 from jdistill.ops import suggest_chunk_size
+from jdistill.stages import networks, trajectories
 from jdistill.stages.run import Run
-from jdistill.synthetic import SyntheticSet
+from jdistill.synthetic import Materials, SyntheticSet
 from jdistill.training import parallel
 
 AUTO = "auto"
@@ -66,9 +67,10 @@ def build(run: Run, initial: SyntheticSet, mesh: Mesh | None = None, route: Rout
     "apply": lambda: flat(run).apply,
     "network": run.network,
     "initial": lambda: initial,
-    "teacher": lambda: _teacher(run),
+    "teacher_apply": lambda: run.network(run.config["teacher"]).apply,
     "pixel_range": lambda: pixel_range(run),
     "augment": lambda: run.augmentation(run.config["method"]["augment"]),
+    "siamese": lambda: run.augmentation(run.config["method"]["augment"], siamese=True),
     "unroll": lambda: unroll or _unroll(run, mesh, route or usual_route(run, mesh)),
   }
   wanted = [name for name in inspect.signature(row.build()).parameters if name in makers]
@@ -85,19 +87,12 @@ def _flat(network):
   return models.flatten(network)
 
 
-def _teacher(run: Run):
-  from jdistill.stages import networks  # only some methods have a teacher
-
-  (one,) = networks.wanted(run)
-  found = networks.read(run, one)
-  return found.networks[0], found.variables[0]
-
-
 def pixel_range(run: Run) -> tuple[np.ndarray, np.ndarray]:
-  """The least and the greatest value of every pixel in network space, `[1, H, W, channels]` each."""
+  """The least and the greatest value of every channel in network space, `[channels]` each."""
   task = run.task()
   ends = (np.full((1, *task.input_shape), value, np.float32) for value in (0, 1))
-  return tuple(np.asarray(preprocess.transform(task.preprocessing, end), np.float32) for end in ends)
+  spaces = [np.asarray(preprocess.transform(task.preprocessing, end), np.float32) for end in ends]
+  return spaces[0].min((0, 1, 2)), spaces[1].max((0, 1, 2))
 
 
 def _unroll(run: Run, mesh: Mesh | None, route: Route):
@@ -132,10 +127,27 @@ def empty(run: Run) -> SyntheticSet:
   return part(run, "start").empty(count(run), task.input_shape, task.num_classes)
 
 
+def materials(run: Run, *, real: bool = True) -> Materials:
+  """What the method's stream is made of.
+
+  Args:
+    run: the run.
+    real: read trajectories and teachers; otherwise there are shapes in their place.
+  """
+  task, row, count = run.task(), row_of(run), run.config.get("teachers", {}).get("count", 0)
+  found = Materials(task.teacher.x, task.teacher.y, task.num_classes, run.config["seed"], flat(run).size)
+  if row.takes("teacher_apply"):
+    network = run.network(run.config["teacher"])
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    found = found._replace(teacher=networks.first(run).variables[0] if real else shapes)
+  if row.keep == "trajectory" and real:
+    found = found._replace(segment=trajectories.ready(run).segment)
+  return found._replace(teachers=count)
+
+
 def shapes(run: Run, method: Method):
   """Shapes of a key, of the method's state and of one batch of its stream."""
-  example = part(run, "stream")
-  example = () if example is None else example.example(run.task(), flat(run).size)
+  example = part(run, "stream").example(materials(run, real=False))
   key = jax.eval_shape(lambda: jax.random.key(0))
   return key, jax.eval_shape(method.init, key, example), example
 

@@ -65,8 +65,7 @@ def _complete(given: Mapping[str, Any], out: dict[str, Any]) -> None:
   if how["gradient"] == "truncated" and how["window"] is None:
     raise UserError("unroll.window=None: gradient 'truncated' needs how many of the inner steps it goes back")
   for name in row.parts:
-    checked = row.build(name)(**row.options_of(out["method"], name))
-    checked.check(out["method"], out.get("teacher_train"))
+    row.build(name)(**row.options_of(out["method"], name)).check(out)
 
 
 def _check(run: Run) -> None:
@@ -109,21 +108,11 @@ def initial_set(run: Run) -> SyntheticSet:
   )
 
 
-def stream(run: Run):
-  """What the steps consume, a function of seed and step; methods without one get nothing."""
-  found = build.part(run, "stream")
-  if found is None:
-    return lambda step: ()
-  buffer = trajectories.ready(run) if build.row_of(run).keep == "trajectory" else None
-  return found.stream(
-    task=run.task(), buffer=buffer, seed=run.config["seed"], experts=run.config.get("teachers", {}).get("count")
-  )
-
-
 def _run(run: Run) -> None:
   """Distils, writes metrics and snapshots on the way, and leaves `stages/distilled.npz`."""
   begin = time.monotonic()
-  feed = stream(run)  # a run without the stage `teachers` still needs them
+  # a run without the stage `teachers` still needs them
+  feed = build.part(run, "stream").stream(build.materials(run))
   initial = run.workdir / "stages" / "initial.npz"
   lead(lambda: None if initial.exists() else write_npz(initial, initial_set(run)._asdict()))
   mesh = run.mesh("data", build.data_devices(run))

@@ -86,9 +86,14 @@ class Run(WorkDirectory):
       models.describe(network, task.input_shape)
     return network
 
-  def augmentation(self, strategy: str) -> Augmentation:
-    """`"crop_flip"` (pad 4, crop, mirror), or a strategy of differentiable augmentation; `"none"` for none."""
-    return _augmentation(strategy)
+  def augmentation(self, strategy: str, *, siamese: bool = False) -> Augmentation:
+    """`"crop_flip"` (pad 4, crop, mirror), or a strategy of differentiable augmentation; `"none"` for none.
+
+    Args:
+      strategy: its name.
+      siamese: draw one transformation for all images of a batch.
+    """
+    return _augmentation(strategy, siamese)
 
   def fingerprint(self, batch: Batch) -> str:
     """The fingerprint of some examples; computed once."""
@@ -143,5 +148,5 @@ class Run(WorkDirectory):
 
 
 @functools.lru_cache(maxsize=16)
-def _augmentation(strategy: str) -> Augmentation:
-  return _BASIC[strategy]() if strategy in _BASIC else augment.dsa(strategy)
+def _augmentation(strategy: str, siamese: bool) -> Augmentation:
+  return _BASIC[strategy]() if strategy in _BASIC else augment.dsa(strategy, siamese=siamese)

@@ -93,13 +93,13 @@ def test_one_draw_of_the_augmentation_per_class_for_real_and_synthetic():
   twice = real_batch(np.float32(np.concatenate([X[:, :IPC]] * 2, axis=1)))
   losses = {}
   for shared in (True, False):
-    method = build(images=images, augment=dsa("color_scale", siamese=shared))
+    method = build(images=images, siamese=dsa("color_scale", siamese=shared))
     _, metrics = jax.jit(method.step)(KEY, method.init(KEY, twice), twice)
     losses[shared] = float(metrics["match/loss"])
   assert losses[True] < 1e-10 and losses[False] > 1e-3
   # and it does something
   other = real_batch(np.float32(X))
-  method = build(augment=dsa("color_scale", siamese=True))
+  method = build(siamese=dsa("color_scale", siamese=True))
   plain = build()
   found = [float(jax.jit(m.step)(KEY, m.init(KEY, other), other)[1]["match/loss"]) for m in (method, plain)]
   assert abs(found[0] - found[1]) > 1e-3
@@ -109,7 +109,7 @@ def test_classes_in_groups_give_the_same_step():
   batch = real_batch(np.float32(X), np.float32(RNG.uniform(size=(CLASSES, REAL))))
   found = []
   for together in (None, 1, 3):
-    method = build(classes_at_once=together, augment=dsa("color_scale", siamese=True))
+    method = build(classes_at_once=together, siamese=dsa("color_scale", siamese=True))
     state, metrics = jax.jit(method.step)(KEY, method.init(KEY, batch), batch)
     found.append((method.result(state).images, metrics["match/loss"]))
   for images, loss in found[1:]:

@@ -96,7 +96,7 @@ def dm(
   image_lr: Positive = 1.0,
   image_momentum: Share = 0.5,
   classes_at_once: Count | None = None,
-  augment: Augmentation | None = None,
+  siamese: Augmentation | None = None,
 ) -> Method:
   """Builds distribution matching (DM).
 
@@ -116,8 +116,8 @@ def dm(
     image_lr, image_momentum: SGD on images.
     classes_at_once: classes that pass through the network together, for less memory; must divide the number of classes.
       `None` takes all, which networks with batch norm need.
-    augment: shared by the images of a batch, such as `jdistill.augment.dsa(siamese=True)`: the same key must give the
-      same transformation for any number of images. `None` for none.
+    siamese: an augmentation that is shared by the images of a batch, such as `jdistill.augment.dsa(siamese=True)`: the
+      same key must give the same transformation for any number of images. `None` for none.
 
   Returns:
     A `Method` whose stream is made of `Batch`es of real images, `x` `[C, b, height, width, channels]` with `weight`
@@ -143,7 +143,7 @@ def dm(
   def step(key: Key, state: DMState, batch: Batch) -> tuple[DMState, Metrics]:
     _check_batch(batch, num_classes, batch_real, image_shape)
     key_network, key_augment = jax.random.split(key)
-    gradient = _gradient(network.apply, network.init(key_network), augment)
+    gradient = _gradient(network.apply, network.init(key_network), siamese)
     images = state.roles["images"].params
     by_class = images.reshape(num_classes, -1, *image_shape)
     rows = (by_class, batch.x, batch.weight, jax.random.split(key_augment, num_classes))
