@@ -1,6 +1,6 @@
 """Strict JAX for every test: implicit rank and dtype promotion are errors, and there are eight devices.
 
-A worker's memory is bounded: compiled programs are dropped after each file.
+A worker's memory is bounded: compiled programs are dropped after each file and each long test.
 """
 
 import importlib.metadata
@@ -29,6 +29,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
 MOST_GIGABYTES = 2.0  # resident, of one worker
+LONG_SECONDS = 5.0
 peaks = []  # of this process, or of its workers
 
 
@@ -69,9 +70,15 @@ def pytest_terminal_summary(terminalreporter):
 
 @pytest.fixture(scope="module", autouse=True)
 def dropped_programs():
-  """Drops what JAX keeps of a file's programs, about 0.3 GB; the next file's come from the directory above."""
+  """Drops what JAX keeps of a file's programs, about 0.3 GB."""
   yield
   jax.clear_caches()
+
+
+def pytest_runtest_logreport(report):
+  """Does the same within files of long tests, which run whole experiments; stored programs are read again."""
+  if report.duration > LONG_SECONDS:
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")
