@@ -187,7 +187,7 @@ def test_methods_know_neither_files_nor_configurations():
     text = path.read_text()
     rooms = {found.module for found in imports(parse(path)) if room_of(found) in ("models", "data")}
     # a connector is a network that belongs to a method; students and teachers come as arguments
-    assert rooms <= {"jdistill.models.connectors", "jdistill.data.samplers"}, path
+    assert rooms <= {"jdistill.models.connectors", "jdistill.data.policies"}, path
     for word in ("open(", "print(", "logging", "ml_collections", "ConfigDict", "flax", "nn.Module"):
       assert word not in text, f"{path}: {word}"
 

@@ -124,7 +124,7 @@ def inner_rows(run: Run) -> int | None:
 def empty(run: Run) -> SyntheticSet:
   """A starting set of the right shapes with nothing in it."""
   task = run.task()
-  return part(run, "start").empty(count(run), task.input_shape, task.num_classes)
+  return part(run, "start").empty(run.config["ipc"], task.num_classes, task.input_shape)
 
 
 def materials(run: Run, *, real: bool = True) -> Materials:

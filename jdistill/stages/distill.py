@@ -65,7 +65,7 @@ def _complete(given: Mapping[str, Any], out: dict[str, Any]) -> None:
   if how["gradient"] == "truncated" and how["window"] is None:
     raise UserError("unroll.window=None: gradient 'truncated' needs how many of the inner steps it goes back")
   for name in row.parts:
-    row.build(name)(**row.options_of(out["method"], name)).check(out)
+    row.build(name)(**row.options_of(out["method"], name)).check(out["method"], out.get("teacher_train"))
 
 
 def _check(run: Run) -> None:
@@ -103,7 +103,7 @@ def initial_set(run: Run) -> SyntheticSet:
     ipc=run.config["ipc"],
     num_classes=task.num_classes,
     seed=run.config["seed"],
-    logits=None if buffer is None else lambda images, experts: trajectories.logits(run, buffer, images, experts),
+    expert_logits=None if buffer is None else lambda images, experts: trajectories.logits(run, buffer, images, experts),
     experts=teachers["count"],
   )
 

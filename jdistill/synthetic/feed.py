@@ -37,9 +37,10 @@ class Feed(NamedTuple):
   Attributes:
     stream: `(Materials) -> (step -> batch)`, host arrays of one shape.
     example: `(Materials) -> shapes` of a batch, from materials without trajectories, and with shapes for a teacher.
-    check: `(teacher_train section) -> None`, refuses options that do not go with the teachers' training.
+    check: `(method, teacher_train) -> None`, sections of a configuration, the second `None` without teachers: refuses
+      options that do not go together.
   """
 
   stream: Callable[[Materials], Callable[[int], PyTree]]
   example: Callable[[Materials], PyTree]
-  check: Callable[[Mapping[str, Any]], None] = lambda teacher_train: None
+  check: Callable[[Mapping[str, Any], Mapping[str, Any] | None], None] = lambda method, teacher_train: None

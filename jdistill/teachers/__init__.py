@@ -2,16 +2,17 @@
 
 from jdistill.teachers.buffer import ExpertBuffer
 from jdistill.teachers.experts import ExpertRecipe, expert_epoch, record_expert, record_experts
-from jdistill.teachers.segments import check_bounds, expert_order, segment_bounds, start_epoch
+from jdistill.teachers.segments import SegmentPlan, expert_order, segment_bounds, segments, start_epoch
 
 __all__ = [
   "ExpertBuffer",
   "ExpertRecipe",
-  "check_bounds",
+  "SegmentPlan",
   "expert_epoch",
   "expert_order",
   "record_expert",
   "record_experts",
   "segment_bounds",
+  "segments",
   "start_epoch",
 ]

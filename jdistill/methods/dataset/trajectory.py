@@ -8,7 +8,7 @@ Paper symbol -> name here: theta*_t -> `start`, theta*_{t+M} -> `target`, N -> `
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,18 +16,14 @@ import optax
 
 from jdistill import bilevel
 from jdistill.augment import identity
-from jdistill.base import Apply, Augmentation, Key, Method, Metrics, PyTree
+from jdistill.base import Apply, Augmentation, Key, Method, Metrics, PyTree, Segment
 from jdistill.losses import cross_entropy, soft_cross_entropy, trajectory_matching
 from jdistill.methods.dataset.batches import inner_batches
 from jdistill.methods.roles import Role, init_roles, update_roles
+from jdistill.schema import Count, NonNegative, Positive, Range, Share, validated
 from jdistill.synthetic import SyntheticSet
 
-
-class Segment(NamedTuple):
-  """A piece of an expert's training: flat parameters `[P]` at its two ends."""
-
-  start: jax.Array
-  target: jax.Array
+Momentum = Annotated[float, Range(0, 0.999)]
 
 
 class TrajectoryState(NamedTuple):
@@ -74,21 +70,22 @@ def synthetic_loss(
   return loss
 
 
+@validated("method")
 def trajectory_method(
   apply: Apply,
   initial: SyntheticSet,
   *,
-  inner_steps: int = 80,
-  batch_size: int | None = None,
+  inner_steps: Count = 80,
+  batch_size: Count | None = None,
   learn_labels: bool = True,
-  threshold: float | None = 1.0,
-  image_lr: float = 100.0,
-  image_momentum: float = 0.5,
-  label_lr: float = 5.0,
-  label_momentum: float = 0.9,
-  lr_lr: float = 1e-5,
-  lr_momentum: float = 0.5,
-  ema_decay: float | None = None,
+  threshold: Positive | None = 1.0,
+  image_lr: NonNegative = 100.0,
+  image_momentum: Momentum = 0.5,
+  label_lr: NonNegative = 5.0,
+  label_momentum: Momentum = 0.9,
+  lr_lr: NonNegative = 1e-5,
+  lr_momentum: Momentum = 0.5,
+  ema_decay: Share | None = None,
   augment: Augmentation | None = None,
   unroll: Callable = bilevel.unroll,
 ) -> Method:
@@ -115,7 +112,8 @@ def trajectory_method(
     unroll: `jdistill.bilevel.unroll`, with another gradient route bound to it where wanted.
 
   Returns:
-    A `Method` whose stream is made of `Segment`s and whose result is a `SyntheticSet`.
+    A `Method` whose stream is made of `Segment`s and whose result is a `SyntheticSet`. Its figures are `accepted`, how
+    many steps changed the set, and `learned_lr`.
 
   Raises:
     ValueError: `learn_labels` with integer labels.
@@ -182,4 +180,7 @@ def trajectory_method(
     labels = state.roles["labels"].params if learn_labels else state.labels
     return SyntheticSet(images, labels, state.roles["lr"].params)
 
-  return Method(init, step, result)
+  def figures(state: TrajectoryState) -> dict[str, jax.Array]:
+    return {"accepted": state.accepted, "learned_lr": state.roles["lr"].params}
+
+  return Method(init, step, result, figures)
