@@ -97,13 +97,15 @@ class Method(NamedTuple):
       The caller folds the step number into `key`, so a state never carries a key and a resumed run draws the same
       numbers.
     result: `(state) -> artefact`, what is exported and evaluated.
-    figures: `(state) -> numbers by name` that a report shows of a finished state.
+    figures: `(state, steps) -> numbers by name` that a report shows of the state after so many steps.
+    steps: how many steps it takes by itself; `None` leaves that to the caller.
   """
 
   init: Callable[[Key, PyTree], PyTree]
   step: Callable[[Key, PyTree, PyTree], tuple[PyTree, Metrics]]
   result: Callable[[PyTree], PyTree]
-  figures: Callable[[PyTree], Mapping[str, Any]] = lambda state: {}
+  figures: Callable[[PyTree, int], Mapping[str, Any]] = lambda state, steps: {}
+  steps: int | None = None
 
 
 class Pool(NamedTuple):

@@ -46,13 +46,14 @@ def resolve(config: Mapping[str, Any], stages: Mapping[str, Declared]) -> dict[s
     known |= part.sections
   free = {name for part in parts for name in part.free}
   check_known("", raw, [*keys, *known, *free])
-  if not isinstance(raw.get("dataset", ""), str) or raw.get("dataset") == "":
+  if not isinstance(raw.get("dataset") or "", str) or raw.get("dataset") == "":
     raise UserError(f"dataset={raw.get('dataset')!r}: must be the name of a data set, an .npz file or a folder")
   if auto:
     _fill(raw, auto, known, keys)
   given = copy.deepcopy(raw)
   out = {key: checked_or_default(key, raw.get(key), field) for key, field in keys.items()}
-  for name, section in known.items():
+  # copies of others come last
+  for name, section in sorted(known.items(), key=lambda pair: isinstance(getattr(pair[1], "default", None), str)):
     out[name] = checked_section(name, raw.get(name), section, out)
   for name in free:
     out[name] = raw.get(name) or {}
@@ -131,7 +132,7 @@ def _fill(raw: dict, auto: Mapping, known: Mapping[str, Plain | Named], keys: Ma
   listed = sorted(int(key) for key in own if key != "*")
   fitting: list[int] = []
   if listed:
-    ipc = checked("ipc", raw.get("ipc"), keys["ipc"])
+    ipc = checked_or_default("ipc", raw.get("ipc"), keys["ipc"])
     fitting = [value for value in listed if value <= ipc] or listed[:1]
   tables = [own[str(fitting[-1])]] if fitting else []
   tables += [own.get("*", {}), auto.get("*", {}).get("*", {})]

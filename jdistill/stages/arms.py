@@ -1,8 +1,9 @@
 """The arms of a run: their sections, and the training of one arm's students on some seeds."""
 
+import functools
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -16,6 +17,7 @@ from jdistill.config import Named, Plain, sections
 from jdistill.config.arms import NO_START, Arms
 from jdistill.config.common import RUN, TRAIN
 from jdistill.methods.knowledge import Recipe
+from jdistill.models.predict import predict
 from jdistill.schema import Range, near_matches
 from jdistill.stages import networks, train
 from jdistill.stages.networks import Teachers, recipe_of
@@ -24,7 +26,6 @@ from jdistill.stages.teachers import SECTIONS as TEACHERS
 from jdistill.stages.teachers import check_train
 from jdistill.tasks import Task
 from jdistill.tasks.overlap import refuse_overlap
-from jdistill.models.predict import predict
 
 
 class Targets(NamedTuple):
@@ -124,8 +125,16 @@ def _with_traced(run: Run, label: str, method: Mapping[str, Any], job: train.Job
   traced = {name: method[name] for name in names if name in fields and fields[name].traced}
   if not traced:
     return job
-  # builders take their options' defaults apart from these numbers, so the recipe of the program is one for all values
-  return job._replace(options=traced, rebuild=train.rebuild_of(method, tuple(sorted(traced))))
+  fixed = json.dumps({name: value for name, value in method.items() if name not in traced}, sort_keys=True)
+  return job._replace(options=traced, recipe=recipe_of(json.loads(fixed)), rebuild=_rebuild(fixed))
+
+
+@functools.lru_cache(maxsize=64)
+def _rebuild(fixed: str) -> Callable[[Mapping[str, Any]], Recipe]:
+  """`(options) -> recipe`, with these options beside the fixed ones; one object for all values of a search."""
+  options = json.loads(fixed)
+  builder = catalog.row(options.pop("name")).build()
+  return lambda values: builder(**options, **values)
 
 
 def _checkpoints(run: Run, identity: list) -> Path:
@@ -163,7 +172,7 @@ def job_of(
     network=run.network(arm["student"], task),
     recipe=recipe,
     train=arm[f"{phase}train"],
-    policy=train.policy_of(arm[f"{phase}data_policy"]),
+    policy=networks.policy_of(arm[f"{phase}data_policy"]),
     data=task.data,
     members=np.stack([task.members(seed) for seed in seeds]),
     seeds=seeds,

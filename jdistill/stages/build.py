@@ -121,6 +121,11 @@ def inner_rows(run: Run) -> int | None:
   return seen[0]
 
 
+def steps(run: Run) -> int | None:
+  """How many steps there are: those of the configuration, else as many as the method has by itself."""
+  return run.config["steps"] or build(run, empty(run), unroll=lambda *_, **__: None).steps
+
+
 def empty(run: Run) -> SyntheticSet:
   """A starting set of the right shapes with nothing in it."""
   task = run.task()

@@ -41,7 +41,7 @@ _LEAVES = ("stages/initial.npz", "stages/distilled.npz")
 class Keys(NamedTuple):
   """Keys at the top."""
 
-  steps: Annotated[int, Range(1)]
+  steps: Annotated[int, Range(1)] | None = None
   ipc: Annotated[int, Range(1)] = 1
   snapshot_every: Annotated[int, Range(1)] | None = None
 
@@ -78,6 +78,8 @@ def _check(run: Run) -> None:
     key = "name" if c["model"]["name"].endswith("_bn") else "norm"
     cure = "running statistics have no place in a matched trajectory; use 'instance' or 'group'"
     raise UserError(f"model.{key}={c['model'][key]!r}: {cure}")
+  if build.steps(run) is None:
+    raise UserError("steps: not set, and there is no default for this data set; give --config.steps=...")
   rows, how = build.inner_rows(run), c["parallel"]
   if rows is None:
     return
@@ -120,18 +122,18 @@ def _run(run: Run) -> None:
 
 
 def _loop(run: Run, feed, mesh, begin: float) -> None:
-  c = run.config
+  c, steps = run.config, build.steps(run)
   chosen = lead(lambda: (found := gradient.choose(run, mesh)) and list(found))
   method = build.build(run, load(run, "initial"), mesh, Route(*chosen) if chosen else None)
   checkpoints = Checkpoints(run.workdir / "checkpoints", {"config": run.hash})
-  progress = Progress("distill", c["steps"], stream=run.stream)
+  progress = Progress("distill", steps, stream=run.stream)
   writers: list[Any] = []
   try:
     outcome = run_loop(
       method,
       feed,
       key=run.key("distill"),
-      steps=c["steps"],
+      steps=steps,
       checkpoints=checkpoints,
       checkpoint_seconds=c["checkpoint_seconds"],
       log_every=c["log_every"],
@@ -145,7 +147,7 @@ def _loop(run: Run, feed, mesh, begin: float) -> None:
     MultiWriter(*writers).close()
     checkpoints.close()
   if outcome.stopped:
-    run.interrupt("distill", begin, f"step {outcome.steps} of {c['steps']} is saved")
+    run.interrupt("distill", begin, f"step {outcome.steps} of {steps} is saved")
   result = jax.device_get(method.result(outcome.state))
   if not result.lr > 0:
     raise UserError(
@@ -153,17 +155,17 @@ def _loop(run: Run, feed, mesh, begin: float) -> None:
       "rate at which method learns it"
     )
   lead(lambda: write_npz(run.workdir / "stages" / "distilled.npz", result._asdict()))
-  figures = {name: float(value) for name, value in method.figures(outcome.state).items()}
+  figures = {name: float(value) for name, value in method.figures(outcome.state, steps).items()}
   run.finish(
     "distill",
     begin,
-    steps=c["steps"],
+    steps=steps,
     seconds_per_step=outcome.step_seconds,
     first_step_seconds=outcome.first_step_seconds,
     figures=figures,
   )
   shown = "".join(f", {name.replace('_', ' ')} {value:.4g}" for name, value in figures.items())
-  run.say(f"distill: {c['steps']} steps{shown}")
+  run.say(f"distill: {steps} steps{shown}")
 
 
 def _hooks(run: Run, writers: list, progress: Progress) -> Hooks:
@@ -176,7 +178,7 @@ def _hooks(run: Run, writers: list, progress: Progress) -> Hooks:
     if c["tensorboard"]:
       writers.append(TensorBoardWriter(run.workdir / "tensorboard", resume_step=step or None))
     if step:
-      run.say(f"distill: going on after step {step} of {c['steps']}")
+      run.say(f"distill: going on after step {step} of {build.steps(run)}")
 
   def on_metrics(step: int, metrics) -> None:
     MultiWriter(*writers).write(step, metrics)
@@ -205,8 +207,8 @@ def _plan(run: Run) -> list[tuple[str, str]]:
   images, shape, classes = build.count(run), run.task().input_shape, run.task().num_classes
   held = 4 * images * (int(np.prod(shape)) + classes)
   step = plan.distill_step(run)
-  what = f"{run.config['steps']:,} steps on {images} images of {shape} ({format_bytes(held)})"
-  return [(what + (f", gradient {step.route.gradient}" if step.route else ""), step.text(run.config["steps"]))]
+  what = f"{build.steps(run):,} steps on {images} images of {shape} ({format_bytes(held)})"
+  return [(what + (f", gradient {step.route.gradient}" if step.route else ""), step.text(build.steps(run)))]
 
 
 def _report(run: Run) -> Part:

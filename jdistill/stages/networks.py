@@ -1,6 +1,8 @@
 """Frozen teachers of a run: which are wanted, where they lie, and how they are read."""
 
-from collections.abc import Mapping, Sequence
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdistill import catalog
-from jdistill.base import Network, TargetSource, UserError, Variables
+from jdistill.base import DataPolicy, Network, TargetSource, UserError, Variables
 from jdistill.config.arms import TEACHER_SECTIONS
 from jdistill.files import read_json, read_npz
 from jdistill.methods.knowledge import Recipe
@@ -54,9 +56,25 @@ class Wanted(NamedTuple):
 
 
 def recipe_of(section: Mapping[str, Any]) -> Recipe:
-  """The recipe of a section `method`, `teacher_method` or `start_method`."""
-  options = dict(section)
+  """The recipe of a section `method`, `teacher_method` or `start_method`; the same object for equal sections."""
+  return _recipe(json.dumps(dict(section), sort_keys=True))
+
+
+@functools.lru_cache(maxsize=64)
+def _recipe(section: str) -> Recipe:
+  options = json.loads(section)
   return catalog.row(options.pop("name")).build()(**options)
+
+
+def policy_of(section: Mapping[str, Any]) -> Callable[[int, int], DataPolicy]:
+  """A section `data_policy` as `(size, batch_size) -> DataPolicy`; the same object for equal arguments."""
+  return functools.partial(_policy, json.dumps(dict(section), sort_keys=True))
+
+
+@functools.lru_cache(maxsize=64)
+def _policy(section: str, size: int, batch_size: int) -> DataPolicy:
+  options = json.loads(section)
+  return catalog.policy(options.pop("name"))(size, batch_size, **options)
 
 
 def has_teacher(arm: Mapping[str, Any]) -> bool:
@@ -175,7 +193,7 @@ def job_of(run: Run, one: Wanted, seeds: list[int], network=None) -> train.Job:
     network=network or run.network(one.sections["teacher"], task),
     recipe=recipe_of(one.sections["teacher_method"]),
     train=one.sections["teacher_train"],
-    policy=train.policy_of(one.sections["teacher_data_policy"]),
+    policy=policy_of(one.sections["teacher_data_policy"]),
     data=task.teacher,
     members=np.tile(np.arange(len(task.teacher.y)), (len(seeds), 1)),
     seeds=seeds,

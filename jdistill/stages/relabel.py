@@ -1,7 +1,7 @@
 """Stage `relabel`: the teachers label every augmented batch of a training run ahead, to be replayed by students."""
 
 import time
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import numpy as np

@@ -12,16 +12,16 @@ from jdistill.base import UserError
 from jdistill.config import Declared, Plain, sections
 from jdistill.config.common import TRAIN
 from jdistill.files import format_bytes, write_json, write_npz
+from jdistill.models.predict import predict
 from jdistill.reporting import Section
 from jdistill.schema import Range
-from jdistill.stages import networks, train, trajectories
+from jdistill.stages import job_plan, networks, train, trajectories
 from jdistill.stages.networks import Wanted, recipe_of
 from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
 from jdistill.stages.workdir import lead
 from jdistill.tasks import Task
 from jdistill.teachers.checks import check_knowledge
-from jdistill.models.predict import predict
 
 TRAJECTORY = "trajectory"
 
@@ -151,7 +151,7 @@ def _plan(run: Run) -> list[tuple[str, str]]:
     if one.stored is not None:
       rows.append((f"{one.name}: stored in {one.stored}", ""))
       continue
-    found = train.plan(run, networks.job_of(run, one, [0]))
+    found = job_plan.plan_of(run, networks.job_of(run, one, [0]))
     schedule = one.sections["teacher_train"]
     kept = found.parameters * 4 * one.count
     kept *= schedule["epochs"] + 1 if keeps(run) == TRAJECTORY else 1

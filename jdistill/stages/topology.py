@@ -18,7 +18,7 @@ from jdistill.files import format_bytes
 from jdistill.ops.rows import largest_divisor
 from jdistill.reporting import chips, format_table, units
 from jdistill.reporting import cost as cost_lib
-from jdistill.stages import build, traced, train
+from jdistill.stages import build, job_plan, traced
 from jdistill.stages.run import Run
 from jdistill.training import parallel
 
@@ -102,7 +102,7 @@ def distill_target(run: Run, devices: list[jax.Device]) -> Target:
       raise UserError(f"unroll.gradient={gradient!r}: cannot spread the rows of a batch over devices; use 'mixed'")
     about += f"; inner steps of {rows:,}, gradient {build.usual_route(run, mesh).gradient}"
     about += f"; {_count(mesh.size, 'device')} with {rows // mesh.size:,} rows each"
-  return Target(build.compile_step(run, mesh), mesh, about, run.config["steps"])
+  return Target(build.compile_step(run, mesh), mesh, about, build.steps(run))
 
 
 def student_target(run: Run, devices: list[jax.Device]) -> Target:
@@ -116,7 +116,7 @@ def student_target(run: Run, devices: list[jax.Device]) -> Target:
     f"{run.config['student']['name']} on batches of {batch:,}; {_count(mesh.size, 'device')} with {batch // size:,} "
     "rows each"
   )
-  return Target(train.compile_step(run, job, mesh), mesh, about, train.plan(run, job).steps)
+  return Target(job_plan.compile_update(run, job, mesh), mesh, about, job_plan.plan_of(run, job).steps)
 
 
 _CURE = "more chips, smaller batches or unroll.gradient=nested_remat need less memory"

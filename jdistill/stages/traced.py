@@ -7,7 +7,8 @@ import jax
 
 from jdistill.base import Outputs, TargetSource, UserError
 from jdistill.methods.knowledge import Recipe
-from jdistill.stages import arms, networks, train
+from jdistill.stages import arms, job_plan, networks, train
+from jdistill.stages.job_plan import Plan
 from jdistill.stages.networks import recipe_of
 from jdistill.stages.run import Run
 from jdistill.teachers.frozen import committee
@@ -26,14 +27,14 @@ def check(run: Run) -> None:
     phase(run, label, arm)
 
 
-def phase(run: Run, label: str, arm: Mapping[str, Any], name: str = "") -> train.Plan:
+def phase(run: Run, label: str, arm: Mapping[str, Any], name: str = "") -> Plan:
   """One phase of an arm, as shapes.
 
   Raises:
     UserError: what networks, connectors and losses refuse: taps that are not there, shapes and classes that differ.
   """
   try:
-    return train.plan(run, job(run, label, arm, name))
+    return job_plan.plan_of(run, job(run, label, arm, name))
   except UserError as error:
     raise UserError(f"{label}: {error}") from error
   except ValueError as error:  # what pure losses raise while they are traced, and options that do not go together

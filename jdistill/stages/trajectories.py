@@ -11,12 +11,12 @@ import numpy as np
 from jdistill import models
 from jdistill.base import Network, Variables
 from jdistill.files import format_bytes
+from jdistill.models.predict import predict
 from jdistill.stages import networks, train
 from jdistill.stages.run import Run
 from jdistill.stages.workdir import lead
 from jdistill.teachers import ExpertBuffer
 from jdistill.training import distributed
-from jdistill.models.predict import predict
 
 
 @functools.lru_cache(maxsize=8)
@@ -69,9 +69,9 @@ def _record(run: Run, buffer: ExpertBuffer, group: list[int]) -> None:
   label = f"teachers {group[0]}" + (f" to {group[-1]}" if len(group) > 1 else "")
   job = networks.job_of(run, one, group, network)._replace(label=label)
 
-  def keep(epoch: int, state) -> None:
+  def keep(epoch: int, trained) -> None:
     del epoch
-    snapshots.append(jax.device_get(state.roles["student"].params))
+    snapshots.append(jax.device_get(trained.variables["student"].params))
 
   train.run(run, job, run.key("teacher"), None, stage="teachers", on_epoch=keep)
 

@@ -159,7 +159,7 @@ def sre2l(
     flat = lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:size][own]  # noqa: E731
     return SyntheticSet(flat(state.images), flat(state.labels), state.lr)
 
-  return Method(init, step, result)
+  return Method(init, step, result, steps=len(blocks) * iterations)
 
 
 def recover_loss(

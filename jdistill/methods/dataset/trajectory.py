@@ -112,8 +112,8 @@ def trajectory_method(
     unroll: `jdistill.bilevel.unroll`, with another gradient route bound to it where wanted.
 
   Returns:
-    A `Method` whose stream is made of `Segment`s and whose result is a `SyntheticSet`. Its figures are `accepted`, how
-    many steps changed the set, and `learned_lr`.
+    A `Method` whose stream is made of `Segment`s and whose result is a `SyntheticSet`. Its figures are
+    `accepted_share`, the share of steps that changed the set, and `learned_lr`.
 
   Raises:
     ValueError: `learn_labels` with integer labels.
@@ -180,7 +180,7 @@ def trajectory_method(
     labels = state.roles["labels"].params if learn_labels else state.labels
     return SyntheticSet(images, labels, state.roles["lr"].params)
 
-  def figures(state: TrajectoryState) -> dict[str, jax.Array]:
-    return {"accepted": state.accepted, "learned_lr": state.roles["lr"].params}
+  def figures(state: TrajectoryState, steps: int) -> dict[str, jax.Array]:
+    return {"accepted_share": state.accepted / steps, "learned_lr": state.roles["lr"].params}
 
   return Method(init, step, result, figures)
