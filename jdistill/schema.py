@@ -8,11 +8,12 @@ same annotations.
 """
 
 import difflib
+import functools
 import inspect
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from jdistill.base import UserError
 
@@ -43,6 +44,14 @@ class Traced:
 
   A builder must not decide in Python about such a number, and no value of it may mean that something is left out.
   """
+
+
+# what most options are
+NonNegative = Annotated[float, Range(0)]
+Positive = Annotated[float, Above(0)]
+Share = Annotated[float, Range(0, 1)]
+Count = Annotated[int, Range(1)]
+Size = Annotated[int, Range(0)]
 
 
 class Field(NamedTuple):
@@ -169,6 +178,30 @@ def checked(key: str, value: Any, field: Field) -> Any:
   if field.high is not None and value > field.high:
     raise UserError(f"{key}={value}: must be at most {field.high:,}")
   return value
+
+
+def validated(section: str) -> Callable[[Callable], Callable]:
+  """Decorates a builder: a call refuses what its signature does, with the message that a configuration gets.
+
+  Arrays are left alone, for a traced number cannot be looked at.
+
+  Args:
+    section: in front of the option's name, in messages.
+  """
+
+  def decorate(builder: Callable) -> Callable:
+    declared = functools.cache(lambda: fields(builder))
+
+    @functools.wraps(builder)
+    def build(*args: Any, **options: Any) -> Any:
+      for key, value in options.items():
+        if key in declared() and not hasattr(value, "dtype"):
+          options[key] = checked(f"{section}.{key}", value, declared()[key])
+      return builder(*args, **options)
+
+    return build
+
+  return decorate
 
 
 def near_matches(name: Any, known: Iterable[str]) -> str:

@@ -2,6 +2,7 @@
 
 from typing import Annotated, Literal, NamedTuple
 
+import numpy as np
 import pytest
 
 from jdistill import schema
@@ -75,3 +76,21 @@ def test_what_does_not_fit_is_refused_by_name(key, value, complaint):
 def test_unknown_keys_get_their_near_matches():
   with pytest.raises(UserError, match=r"method\.step=3: unknown key; did you mean 'steps'\?"):
     schema.check_known("method", {"step": 3}, schema.fields(builder))
+
+
+def test_a_validated_builder_refuses_what_its_signature_does():
+  @schema.validated("method")
+  def build(apply, *, steps: schema.Count = 3, rate: schema.Share = 0.5, labels: Literal["soft", "hard"] = "soft"):
+    return apply, steps, rate, labels
+
+  assert build(len, rate=1) == (len, 3, 1.0, "soft") and isinstance(build(len, rate=1)[2], float)
+  assert list(schema.fields(build)) == ["steps", "rate", "labels"]
+  traced = np.float32(7)
+  assert build(len, rate=traced)[2] is traced  # no look at arrays
+  for options, message in (
+    ({"steps": 0}, "method.steps=0: must be at least 1"),
+    ({"rate": 1.5}, "method.rate=1.5: must be at most 1"),
+    ({"labels": "sof"}, "method.labels='sof': unknown; did you mean 'soft'"),
+  ):
+    with pytest.raises(UserError, match=message):
+      build(len, **options)

@@ -12,11 +12,12 @@ import numpy as np
 
 from jdistill.base import Block, DataPolicy, Key, Look, PyTree, UserError
 from jdistill.data.samplers import epoch_batches
-from jdistill.schema import Above, Range
+from jdistill.schema import Above, Count, Range, Size, validated
 
 Fraction = Annotated[float, Above(0), Range(high=1)]
 
 
+@validated("data_policy")
 def shuffle(size: int, batch_size: int, *, drop_last: bool = True) -> DataPolicy:
   """All examples in random order.
 
@@ -35,13 +36,14 @@ def shuffle(size: int, batch_size: int, *, drop_last: bool = True) -> DataPolicy
   return DataPolicy(lambda key: (), draw, _steps(size, batch_size, drop_last))
 
 
+@validated("data_policy")
 def static_subset(
   size: int,
   batch_size: int,
   *,
   fraction: Fraction = 0.1,
-  count: Annotated[int, Range(1)] | None = None,
-  seed: Annotated[int, Range(0)] | None = None,
+  count: Count | None = None,
+  seed: Size | None = None,
 ) -> DataPolicy:
   """One random subset for the whole training, drawn without regard to classes; every epoch goes through it once.
 
@@ -71,6 +73,7 @@ def static_subset(
   return DataPolicy(init, draw, _steps(kept, batch_size, False))
 
 
+@validated("data_policy")
 def rs2(size: int, batch_size: int, *, fraction: Fraction = 0.1, replacement: bool = False) -> DataPolicy:
   """Repeated Random Sampling: a fresh random subset of `n = max(1, round(fraction size))` examples in every epoch.
 

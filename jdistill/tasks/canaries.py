@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from scipy import special
@@ -10,6 +10,7 @@ from scipy import special
 from jdistill.base import Batch, UserError
 from jdistill.data.text import read_text
 from jdistill.evaluation.exposure import exposure, filling_log_perplexities
+from jdistill.schema import Count, Range, Size, validated
 from jdistill.tasks.task import Predict, Request, Task
 
 _NAMES = (
@@ -28,13 +29,14 @@ class Canary(NamedTuple):
   filling: str
 
 
+@validated("task")
 def canaries(
   request: Request,
   *,
-  length: int = 64,
-  planted: int = 10,
-  insertions: int = 20,
-  digits: int = 4,
+  length: Count = 64,
+  planted: Annotated[int, Range(1, 26)] = 10,
+  insertions: Size = 20,
+  digits: Annotated[int, Range(2, 6)] = 4,
   pattern: str = "[0-9]{4,}",
 ) -> Task:
   """A character-level language model of a text with planted lines "the code of NAME is NNNN".
@@ -60,7 +62,7 @@ def canaries(
   Raises:
     UserError: the text is too short for these sizes, or an option is out of range.
   """
-  _check(request, length, planted, digits, pattern)
+  _check(request, pattern)
   rng = np.random.default_rng((request.seed, 31))
   text = read_text(request.dataset)
   train, validation, test = _divide(text, request, length, rng)
@@ -117,15 +119,9 @@ def _exposures(predict: Predict, secrets: list[Canary], vocabulary: Mapping[str,
   return {"exposure": float(np.mean(bits)), "extracted": float(np.mean(first))}
 
 
-def _check(request: Request, length: int, planted: int, digits: int, pattern: str) -> None:
+def _check(request: Request, pattern: str) -> None:
   if request.preprocessing != "none":
     raise UserError(f"preprocessing={request.preprocessing!r}: text has no pixels; use 'none'")
-  if not 1 <= planted <= len(_NAMES):
-    raise UserError(f"task.planted={planted}: must lie in 1..{len(_NAMES)}")
-  if not 2 <= digits <= 6:
-    raise UserError(f"task.digits={digits}: must lie in 2..6; with fewer than 100 fillings exposure says nothing")
-  if length < 1:
-    raise UserError(f"task.length={length}: must be at least 1")
   try:
     re.compile(pattern)
   except re.error as error:

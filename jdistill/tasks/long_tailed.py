@@ -1,11 +1,13 @@
 """Classes of very different size: teachers and students learn from the same long-tailed data, and all classes count."""
 
 from collections.abc import Callable
+from typing import Annotated
 
 import numpy as np
 
 from jdistill.base import Batch, UserError
 from jdistill.evaluation.scores import classification_scores
+from jdistill.schema import Count, Range, validated
 from jdistill.tasks import images
 from jdistill.tasks.task import Predict, Request, Task
 
@@ -52,8 +54,13 @@ def tail_scores(tail: np.ndarray) -> Callable[[Predict, Batch], dict[str, float]
   return score
 
 
+@validated("task")
 def long_tailed(
-  request: Request, *, imbalance: float = 50.0, largest: int | None = None, tail_classes: int = 3
+  request: Request,
+  *,
+  imbalance: Annotated[float, Range(1)] = 50.0,
+  largest: Count | None = None,
+  tail_classes: Count = 3,
 ) -> Task:
   """Labelled images of which class `c` has `n_max * imbalance^(-c / (C - 1))`; validation and test stay as they are.
 
@@ -69,7 +76,7 @@ def long_tailed(
     UserError: sizes that the data do not allow, or more tail classes than classes.
   """
   found = images.read(request)
-  if not 1 <= tail_classes <= found.num_classes:
+  if tail_classes > found.num_classes:
     raise UserError(f"task.tail_classes={tail_classes}: must lie in 1..{found.num_classes}, the number of classes")
   labels = found.train.y
   sizes = class_sizes(np.bincount(labels, minlength=found.num_classes), imbalance, largest)

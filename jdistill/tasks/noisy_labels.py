@@ -1,23 +1,25 @@
 """Wrong labels in half of the classes, and a teacher that is wrong in the other half: whom to believe differs."""
 
+from typing import Literal
+
 import numpy as np
 
 from jdistill.base import Batch, UserError
 from jdistill.evaluation.scores import classification_scores
+from jdistill.schema import Count, Share, validated
 from jdistill.tasks import images
 from jdistill.tasks.overlap import refuse_overlap
 from jdistill.tasks.task import Request, Task
 
-TRAINS_ON = ("noisy", "held_out")
 
-
+@validated("task")
 def noisy_labels(
   request: Request,
   *,
-  student_size: int | None = 500,
-  label_noise: float = 0.4,
-  teacher_noise: float = 0.8,
-  trains_on: str = "noisy",
+  student_size: Count | None = 500,
+  label_noise: Share = 0.4,
+  teacher_noise: Share = 0.8,
+  trains_on: Literal["noisy", "held_out"] = "noisy",
 ) -> Task:
   """Labelled images; students see wrong labels in half of the classes, the teacher learned wrong ones in the other.
 
@@ -37,13 +39,8 @@ def noisy_labels(
     A `Task`; `extra["clean_labels"]` has the right labels.
 
   Raises:
-    UserError: a probability outside `[0, 1]`, fewer than 4 classes, or validation examples among the training ones.
+    UserError: fewer than 4 classes, or validation examples among the training ones.
   """
-  for key, value in (("label_noise", label_noise), ("teacher_noise", teacher_noise)):
-    if not 0 <= value <= 1:
-      raise UserError(f"task.{key}={value}: is a probability; give a number within [0, 1]")
-  if trains_on not in TRAINS_ON:
-    raise UserError(f"task.trains_on={trains_on!r}: unknown; choose one of {', '.join(TRAINS_ON)}")
   found = images.read(request)
   if found.num_classes < 4:
     raise UserError(f"dataset={request.dataset!r}: {found.num_classes} classes; halves with a mistake in them need 4")

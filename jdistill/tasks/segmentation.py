@@ -7,12 +7,14 @@ import numpy as np
 from jdistill import losses
 from jdistill.base import Batch, Key, UserError
 from jdistill.data import masks, preprocess
+from jdistill.schema import Size, validated
 from jdistill.tasks.task import Predict, Request, Task, take
 
 _TOGETHER = 64  # images that are scored at one time
 
 
-def segmentation(request: Request, *, ignore: int | None = None) -> Task:
+@validated("task")
+def segmentation(request: Request, *, ignore: Size | None = None) -> Task:
   """Images with label maps; teachers and students share the training images.
 
   Inputs are `[H, W, channels + 1]`: the last channel is zero, for students always, and the method LAD writes its noised

@@ -4,11 +4,13 @@ import numpy as np
 
 from jdistill.data.subset import balanced_indices
 from jdistill.evaluation.scores import classification_scores
+from jdistill.schema import Count, validated
 from jdistill.tasks import images
 from jdistill.tasks.task import Request, Task
 
 
-def supervised(request: Request, *, student_size: int | None = None, teacher_size: int | None = None) -> Task:
+@validated("task")
+def supervised(request: Request, *, student_size: Count | None = None, teacher_size: Count | None = None) -> Task:
   """Labelled images; every student seed draws its own class-balanced few of them.
 
   Args:

@@ -1,5 +1,7 @@
 """Few labelled images and a pool without labels, in which images of the classes and junk are mixed."""
 
+from typing import Annotated, Literal
+
 import jax
 import numpy as np
 
@@ -7,26 +9,26 @@ from jdistill.base import Batch, UserError
 from jdistill.data import preprocess
 from jdistill.data.subset import balanced_indices
 from jdistill.evaluation.scores import classification_scores
+from jdistill.schema import Count, Range, Size, validated
 from jdistill.selection import near_duplicate_mask
 from jdistill.tasks import images
 from jdistill.tasks.junk import foreign
 from jdistill.tasks.shifts import shrink
 from jdistill.tasks.task import Request, Task, take
 
-POOLS = ("mixed", "none")
 
-
+@validated("task")
 def unlabelled(
   request: Request,
   *,
-  side: int | None = None,
-  teacher_size: int = 1500,
-  labelled_size: int = 300,
-  pool_size: int | None = None,
-  junk_size: int | None = None,
+  side: Count | None = None,
+  teacher_size: Count = 1500,
+  labelled_size: Count = 300,
+  pool_size: Count | None = None,
+  junk_size: Size | None = None,
   junk: str = "drawn",
-  pool: str = "mixed",
-  duplicate_threshold: float = 0.95,
+  pool: Literal["mixed", "none"] = "mixed",
+  duplicate_threshold: Annotated[float, Range(-1, 1)] = 0.95,
 ) -> Task:
   """Teachers have labelled images; students a few of these, and a pool of others without labels.
 
@@ -53,8 +55,6 @@ def unlabelled(
     UserError: no image is left for the pool, or fewer than `pool_size`; junk of another size or too little of it; an
       unknown pool.
   """
-  if pool not in POOLS:
-    raise UserError(f"task.pool={pool!r}: unknown; choose one of {', '.join(POOLS)}")
   loaded = images.load(request)
   small = (lambda x: np.asarray(x, np.float32)) if side is None else (lambda x: shrink(x, side))
   pixels, labels = small(loaded.train_x), loaded.train_y.astype(np.int32)

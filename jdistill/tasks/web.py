@@ -1,32 +1,34 @@
 """The original images are gone, and what can be had instead is a web pool: shifted, turned and foreign images."""
 
+from typing import Literal
+
 import numpy as np
 
 from jdistill.base import Batch, UserError
 from jdistill.data import preprocess
 from jdistill.data.subset import balanced_indices
 from jdistill.evaluation.scores import classification_scores
+from jdistill.schema import Count, Size, validated
 from jdistill.tasks import images
 from jdistill.tasks.junk import foreign
 from jdistill.tasks.pool import KINDS, Pixels, copies, from_elsewhere, others
 from jdistill.tasks.shifts import middle, shrink
 from jdistill.tasks.task import Request, Task, take
 
-POOLS = ("web", "original")
 
-
+@validated("task")
 def web(
   request: Request,
   *,
-  crop: int | None = None,
-  side: int | None = None,
-  teacher_size: int = 2000,
-  shifted_size: int = 1500,
-  rotated_size: int = 500,
-  junk_size: int = 1500,
+  crop: Count | None = None,
+  side: Count | None = None,
+  teacher_size: Count = 2000,
+  shifted_size: Count = 1500,
+  rotated_size: Size = 500,
+  junk_size: Size = 1500,
   elsewhere: str | None = None,
   junk: str = "drawn",
-  pool: str = "web",
+  pool: Literal["web", "original"] = "web",
 ) -> Task:
   """A teacher of clean labelled images, and students with an unlabelled pool that is not of their kind.
 
@@ -55,8 +57,6 @@ def web(
     UserError: no image is left to make copies from, junk or images from elsewhere of another size or too few of them,
       other classes there, an unknown pool, or a side that is not smaller than the images.
   """
-  if pool not in POOLS:
-    raise UserError(f"task.pool={pool!r}: unknown; choose one of {', '.join(POOLS)}")
   loaded = images.load(request)
   cropped = (lambda x: x) if crop is None else (lambda x: middle(x, crop))
   small = (lambda x: x) if side is None else (lambda x: shrink(x, side))

@@ -14,7 +14,7 @@ import numpy as np
 
 from jdistill.base import Batch, Key, Outputs, PyTree, TargetSource, UserError
 from jdistill.files import read_npz, write_npz
-from jdistill.teachers.frozen import nbytes
+from jdistill.teachers.frozen import ask, nbytes
 
 
 class TargetCache(NamedTuple):
@@ -71,10 +71,8 @@ def record(
     raise UserError("ids: an example's name occurs twice; give every example its own")
 
   @jax.jit
-  def ask(arrays: PyTree, x: jax.Array, ids: jax.Array) -> tuple[tuple[jax.Array, ...], ...]:
-    batch = Batch(x, jnp.zeros_like(ids), ids)  # what a teacher sees is no matter of labels
-    found = teacher.targets(arrays, jax.random.key(0), batch, None, jnp.zeros((), jnp.int32))
-    return tuple(_kept(out, embedding) for out in found)
+  def asked(arrays: PyTree, x: jax.Array, ids: jax.Array) -> tuple[tuple[jax.Array, ...], ...]:
+    return tuple(_kept(out, embedding) for out in ask(teacher._replace(arrays=arrays), x, ids))
 
   parts = []
   for start in range(0, len(x), batch_size):
@@ -82,7 +80,7 @@ def record(
     fill = min(batch_size, len(x)) - len(part)
     filled = np.concatenate([part, np.repeat(part[-1:], fill, 0)]) if fill else part
     named = np.concatenate([ids[start : start + batch_size], np.repeat(ids[-1:], fill)])
-    found = jax.device_get(ask(teacher.arrays, filled, named))
+    found = jax.device_get(asked(teacher.arrays, filled, named))
     parts.append([tuple(leaf[: len(part)] for leaf in one) for one in found])
   joined = [
     np.stack([np.concatenate([part[t][leaf] for part in parts]) for t in range(len(parts[0]))])

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jdistill.base import Batch, Key, Network, Outputs, PyTree, TargetSource, UserError, Variables
@@ -22,6 +23,18 @@ def variables_hash(variables: PyTree) -> str:
     digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape};".encode())
     digest.update(array.tobytes())
   return digest.hexdigest()[:16]
+
+
+def ask(source: TargetSource, x: PyTree, ids: jax.Array) -> tuple[Outputs, ...]:
+  """What a target source gives outside of training: for the pixels as they are, at step 0.
+
+  Args:
+    source: the targets.
+    x: `[n, ...]` the teacher's inputs.
+    ids: `[n]` int32 names of the examples.
+  """
+  batch = Batch(x, jnp.zeros(jnp.shape(ids), jnp.int32), ids)
+  return source.targets(source.arrays, jax.random.key(0), batch, None, jnp.zeros((), jnp.int32))
 
 
 def committee(networks: Sequence[Network], variables: Sequence[Variables]) -> TargetSource:

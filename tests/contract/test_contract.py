@@ -8,12 +8,13 @@ import re
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import toys
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jdistill import catalog
+from jdistill import catalog, schema
 from jdistill.training import Checkpoints, Hooks, run_loop
 
 pytestmark = pytest.mark.usefixtures("compiled_once")  # what resumes is the same program again
@@ -165,6 +166,29 @@ def test_hyper_parameters_are_keywords_with_defaults(name):
   assert all(p.default is p.empty for p in parameters if p.kind is not p.KEYWORD_ONLY)  # collaborators must be given
   assert not any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in parameters)
   assert set(catalog.row(name).values) <= set(catalog.row(name).options())
+
+
+@every_method
+def test_every_option_is_declared_and_traced_ones_can_be_arguments_of_a_program(name):
+  builder = catalog.row(name).build()
+  parameters = inspect.signature(builder).parameters.values()
+  options = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY and not callable(p.default)} - {"augment"}
+  declared = schema.fields(builder)
+  assert options == set(declared)
+  traced = [key for key, field in declared.items() if field.traced]
+  if not traced:
+    return
+
+  def rebuild(values):
+    # those that the toy sets stay as they are in it
+    return builder(**(toys.options(name) | values))
+
+  method = toys.make(name, rebuild=rebuild).method
+  values = {key: jnp.float32(toys.options(name).get(key, declared[key].default)) for key in traced}
+  update = toy(name).stream(0)._replace(options=values)
+  state = jax.eval_shape(method.init, KEY, update)
+  _, metrics = jax.eval_shape(method.step, KEY, state, update)
+  assert set(metrics) == set(after(name, 1)[1])
 
 
 @every_method

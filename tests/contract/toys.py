@@ -13,7 +13,7 @@ from jdistill.methods import knowledge
 from jdistill.methods.dataset import Segment
 from jdistill.methods.optimizers import make_optimizer
 from jdistill.synthetic import SyntheticSet
-from jdistill.teachers.frozen import committee
+from jdistill.teachers.frozen import ask, committee
 
 
 class Toy(NamedTuple):
@@ -30,12 +30,18 @@ class Toy(NamedTuple):
   objective: str
 
 
-def make(name: str) -> Toy:
-  """The toy of a method of the catalog."""
-  return TOYS[name](catalog.row(name))
+def make(name: str, **extra) -> Toy:
+  """The toy of a method of the catalog; `extra` goes to `student_method`."""
+  kind = TOYS[name]
+  return kind.make(catalog.row(name), kind.objective, options=kind.options, **(kind.extra | extra))
 
 
-def _trajectory(row: catalog.Row) -> Toy:
+def options(name: str) -> dict:
+  """The options that a toy gives to its builder."""
+  return TOYS[name].options
+
+
+def _trajectory(row: catalog.Row, objective: str, *, options: dict) -> Toy:
   """Eight images of 2x2 pixels and three classes; experts that really trained, so that there is something to match."""
   network = models.flatten(models.build("mlp", num_classes=3, image_shape=(2, 2, 1), widths=(6,)))
   rng = np.random.default_rng(0)
@@ -55,7 +61,7 @@ def _trajectory(row: catalog.Row) -> Toy:
   sizes = {"inner_steps": 4, "batch_size": 4, "image_lr": 0.5, "label_lr": 0.5, "lr_lr": 1e-3}
   method = row.build()(network.apply, initial, **(own | sizes))
   segments = [segment(step) for step in range(6)]
-  return Toy(method, lambda step: segments[step % len(segments)], "match/loss")
+  return Toy(method, lambda step: segments[step % len(segments)], objective)
 
 
 MLPS = ({"name": "mlp", "widths": (8,)}, {"name": "mlp", "widths": (8, 6)})
@@ -63,8 +69,19 @@ CONVS = ({"name": "convnet", "width": 4, "depth": 1, "norm": "none", "act": "lea
 MEANS = tuple({"name": "convnet_bn", "width": width, "depth": 1} for width in (8, 4))  # heads on a global mean
 
 
-def _student(row: catalog.Row, objective: str, networks=MLPS, **options) -> Toy:
-  """Two steps per epoch over twelve images of 2x2 pixels and three classes, taught by a fixed random network."""
+def _updates(data: knowledge.Batch, **options) -> Callable[[int], knowledge.StudentInput]:
+  """Two updates per epoch, on six examples each."""
+
+  def update(step: int) -> knowledge.StudentInput:
+    rows = jnp.arange(6, dtype=jnp.int32) + 6 * (step % 2)
+    batch = jax.tree.map(lambda leaf: leaf[rows], data)
+    return knowledge.StudentInput(batch, jnp.int32(step), jnp.float32(step / 2), rows, **options)
+
+  return update
+
+
+def _student(row: catalog.Row, objective: str, *, options: dict, networks=MLPS, **extra) -> Toy:
+  """Twelve images of 2x2 pixels and three classes, taught by a fixed random network."""
   network, teacher = (models.build(num_classes=3, image_shape=(2, 2, 1), **one) for one in networks)
   rng = np.random.default_rng(0)
   x, y = jnp.float32(rng.normal(size=(12, 2, 2, 1))), jnp.asarray(rng.integers(0, 3, 12), jnp.int32)
@@ -72,20 +89,16 @@ def _student(row: catalog.Row, objective: str, networks=MLPS, **options) -> Toy:
   recipe = row.build()(**options)
   frozen = committee([teacher], [teacher.init(jax.random.key(5))])
   method = knowledge.student_method(
-    network, recipe, optimizer=make_optimizer("sgd", 0.2), batch_size=6, teacher=frozen.outputs
+    network, recipe, optimizer=make_optimizer("sgd", 0.2), targets=frozen.targets, num_examples=12, **extra
   )
   constants = ()
   if recipe.prepare is not None:
-    constants = recipe.prepare(frozen.outputs(frozen.arrays, x, data.ids), y, frozen.arrays)
+    constants = recipe.prepare(ask(frozen, x, data.ids), y, frozen.arrays)
   held_out = data if recipe.outer is not None else None
-
-  def epoch(step: int) -> knowledge.Epoch:
-    return knowledge.Epoch(jnp.int32(step), data, data.ids, frozen.arrays, constants, held_out)
-
-  return Toy(method, epoch, objective)
+  return Toy(method, _updates(data, targets=frozen.arrays, constants=constants, held_out=held_out), objective)
 
 
-def _maps(row: catalog.Row, objective: str, **options) -> Toy:
+def _maps(row: catalog.Row, objective: str, *, options: dict, **extra) -> Toy:
   """Twelve images of 3x3 pixels with three classes per pixel and an empty label channel; networks see single pixels."""
 
   def init(key):
@@ -101,55 +114,56 @@ def _maps(row: catalog.Row, objective: str, **options) -> Toy:
   network = Network(init, apply)
   frozen = committee([network], [init(jax.random.key(5))])
   method = knowledge.student_method(
-    network, row.build()(**options), optimizer=make_optimizer("sgd", 0.2), batch_size=6, teacher=frozen.outputs
+    network, row.build()(**options), optimizer=make_optimizer("sgd", 0.2), targets=frozen.targets, **extra
   )
-
-  def epoch(step: int) -> knowledge.Epoch:
-    return knowledge.Epoch(jnp.int32(step), data, data.ids, frozen.arrays)
-
-  return Toy(method, epoch, objective)
+  return Toy(method, _updates(data, targets=frozen.arrays), objective)
 
 
-def _tokens(row: catalog.Row, objective: str, **options) -> Toy:
-  """Two steps per epoch over twelve sequences that count up to five, one position of each private."""
+def _tokens(row: catalog.Row, objective: str, *, options: dict, **extra) -> Toy:
+  """Twelve sequences that count up to five, one position of each private."""
   network, teacher = (models.build("gru", num_classes=5, image_shape=(4,), width=width) for width in (6, 8))
   x = (np.arange(12)[:, None] + np.arange(4)) % 5
-  extra = {"private": jnp.float32(np.eye(4)[np.arange(12) % 4]), "mask": jnp.ones((12, 4), bool).at[3, 2:].set(False)}
-  data = knowledge.Batch(jnp.int32(x), jnp.int32((x + 1) % 5), jnp.arange(12, dtype=jnp.int32), extra=extra)
+  marks = {"private": jnp.float32(np.eye(4)[np.arange(12) % 4]), "mask": jnp.ones((12, 4), bool).at[3, 2:].set(False)}
+  data = knowledge.Batch(jnp.int32(x), jnp.int32((x + 1) % 5), jnp.arange(12, dtype=jnp.int32), extra=marks)
   frozen = committee([teacher], [teacher.init(jax.random.key(5))])
   method = knowledge.student_method(
-    network, row.build()(**options), optimizer=make_optimizer("sgd", 0.5), batch_size=6, teacher=frozen.outputs
+    network, row.build()(**options), optimizer=make_optimizer("sgd", 0.5), targets=frozen.targets, **extra
   )
-
-  def epoch(step: int) -> knowledge.Epoch:
-    return knowledge.Epoch(jnp.int32(step), data, data.ids, frozen.arrays)
-
-  return Toy(method, epoch, objective)
+  return Toy(method, _updates(data, targets=frozen.arrays), objective)
 
 
-TOYS: dict[str, Callable[[catalog.Row], Toy]] = {
-  "datm": _trajectory,
-  "mtt": _trajectory,
-  "ce": lambda row: _student(row, "loss/ce"),
-  "kd": lambda row: _student(row, "loss/kd"),
-  "dkd": lambda row: _student(row, "loss/ce", warmup_epochs=0.0),
-  "dist": lambda row: _student(row, "loss/dist", temperature=1.0, beta=0.5, gamma=0.5, ce_weight=0.0),
-  "pld": lambda row: _student(row, "loss/pld"),
-  "fitnets": lambda row: _student(row, "loss/hint", tap="block0", hint_weight=1.0),
-  "at": lambda row: _student(row, "loss/at", CONVS, taps="all", at_weight=5.0),
-  "rkd": lambda row: _student(row, "loss/distance", distance_weight=5.0, angle_weight=5.0),
-  "crd": lambda row: _student(row, "loss/crd", features=4, negatives=6),
-  "crd_inbatch": lambda row: _student(row, "loss/contrast", features=4),
-  "reviewkd": lambda row: _student(row, "loss/review", taps="block0", review_weight=1.0, warmup_epochs=0.0),
-  "nd": lambda row: _student(row, "loss/nd", dropout=0.0),
-  "sinkd": lambda row: _student(row, "loss/sinkhorn", ce_weight=0.0, kd_weight=0.0, sd_weight=1.0),
-  "ofa": lambda row: _student(row, "loss/exits", stages="block0", targets="labels", exit_weight=0.3),
-  "trg": lambda row: _student(row, "loss/global", level="instance", tokens=1, neighbours=2, kd_weight=0.0),
-  "kd3": lambda row: _student(row, "loss/feature", MEANS, cutoff=0.3, contrast_size=4),
-  "cwd": lambda row: _maps(row, "loss/cwd"),
-  "lad": lambda row: _maps(row, "loss/cwd"),
-  "tgeo_kd": lambda row: _student(row, "loss/fused"),
-  "swing": lambda row: _tokens(row, "loss/ce", ce_weight=1.0),
-  "meal_v2": lambda row: _student(row, "loss/ce", hard_weight=0.5),
-  "ssld": lambda row: _student(row, "loss/divergence", mine="none"),
+class Kind(NamedTuple):
+  """How a row's toy is made: by whom, the metric that must fall, what else the maker is told, the builder's options."""
+
+  make: Callable[..., Toy]
+  objective: str
+  extra: dict = {}
+  options: dict = {}
+
+
+TOYS: dict[str, Kind] = {
+  "datm": Kind(_trajectory, "match/loss"),
+  "mtt": Kind(_trajectory, "match/loss"),
+  "ce": Kind(_student, "loss/ce"),
+  "kd": Kind(_student, "loss/kd"),
+  "dkd": Kind(_student, "loss/ce", {}, {"warmup_epochs": 0.0}),
+  "dist": Kind(_student, "loss/dist", {}, {"temperature": 1.0, "beta": 0.5, "gamma": 0.5, "ce_weight": 0.0}),
+  "pld": Kind(_student, "loss/pld"),
+  "fitnets": Kind(_student, "loss/hint", {}, {"tap": "block0", "hint_weight": 1.0}),
+  "at": Kind(_student, "loss/at", {"networks": CONVS}, {"taps": "all", "at_weight": 5.0}),
+  "rkd": Kind(_student, "loss/distance", {}, {"distance_weight": 5.0, "angle_weight": 5.0}),
+  "crd": Kind(_student, "loss/crd", {}, {"features": 4, "negatives": 6}),
+  "crd_inbatch": Kind(_student, "loss/contrast", {}, {"features": 4}),
+  "reviewkd": Kind(_student, "loss/review", {}, {"taps": "block0", "review_weight": 1.0, "warmup_epochs": 0.0}),
+  "nd": Kind(_student, "loss/nd", {}, {"dropout": 0.0}),
+  "sinkd": Kind(_student, "loss/sinkhorn", {}, {"ce_weight": 0.0, "kd_weight": 0.0, "sd_weight": 1.0}),
+  "ofa": Kind(_student, "loss/exits", {}, {"stages": "block0", "targets": "labels", "exit_weight": 0.3}),
+  "trg": Kind(_student, "loss/global", {}, {"level": "instance", "tokens": 1, "neighbours": 2, "kd_weight": 0.0}),
+  "kd3": Kind(_student, "loss/feature", {"networks": MEANS}, {"contrast_size": 4}),
+  "cwd": Kind(_maps, "loss/cwd"),
+  "lad": Kind(_maps, "loss/cwd"),
+  "tgeo_kd": Kind(_student, "loss/fused"),
+  "swing": Kind(_tokens, "loss/ce", {}, {"ce_weight": 1.0}),
+  "meal_v2": Kind(_student, "loss/ce", {}, {"hard_weight": 0.5}),
+  "ssld": Kind(_student, "loss/divergence"),
 }

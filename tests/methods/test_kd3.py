@@ -4,14 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from updates import update_of
 
 from jdistill import models
-from jdistill.base import Batch, Outputs, UserError, Variables
+from jdistill.base import Batch, Look, Outputs, UserError, Variables
+from jdistill.data.policies import cut
 from jdistill.methods import knowledge
-from jdistill.methods.knowledge import Look, StepOutputs
-from jdistill.methods.knowledge.kd3 import kd3
+from jdistill.methods.knowledge import StepOutputs
+from jdistill.methods.knowledge.kd3 import kd3, kd3_policy
 from jdistill.methods.optimizers import make_optimizer
-from jdistill.teachers.frozen import committee
+from jdistill.teachers.frozen import ask, committee
 
 RNG = np.random.default_rng(11)
 B, C, D = 4, 3, 5
@@ -118,39 +120,49 @@ def test_components_go_away_with_their_parts():
 # selection ----------------------------------------------------------------------------------------------------------
 
 N = 12
-Z_T, Z_S = 3 * RNG.normal(size=(N + 3, C)), 3 * RNG.normal(size=(N + 3, C))
-MEMBERS = np.array([14, 0, 1, 2, 3, 5, 6, 7, 8, 9, 10, 12])
+Z_T, Z_S = 3 * RNG.normal(size=(N, C)), 3 * RNG.normal(size=(N, C))
 
 
-def order_of(recipe, epoch, batch_size=5, z_t=Z_T, seed=0):
-  inside = jnp.asarray(np.arange(N + 3) % 2 == 0)
-  data = Batch(jnp.zeros((N + 3, 1)), jnp.zeros(N + 3, jnp.int32), jnp.arange(N + 3), extra={"inside": inside})
-  look = Look(data, lambda i: jnp.float32(Z_S)[i], lambda i: jnp.float32(z_t)[i], {"logits": jnp.float32(z_t)})
-  members = jnp.asarray(MEMBERS, jnp.int32)
-  return recipe.order(jax.random.key(seed), jnp.int32(epoch), look, members, batch_size)
+def block_of(epoch, batch_size=5, z_t=Z_T, seed=0, **options):
+  data = Batch(
+    jnp.zeros((N, 1)), jnp.zeros(N, jnp.int32), jnp.arange(N), extra={"inside": jnp.asarray(np.arange(N) % 2 == 0)}
+  )
+  look = Look(
+    lambda i: jax.tree.map(lambda leaf: leaf[i], data), lambda i: jnp.float32(Z_S)[i], lambda i: jnp.float32(z_t)[i]
+  )
+  policy = kd3_policy(N, batch_size, **options)
+  block, state = policy.next(jax.random.key(seed), policy.init(jax.random.key(1)), jnp.int32(epoch), look)
+  assert state == () and block.index.shape == block.weight.shape == (policy.steps, batch_size)
+  return block
+
+
+def seen(block):
+  return np.asarray(block.index)[np.asarray(block.weight) > 0].tolist()
 
 
 def selected(epoch, cutoff, ramp, until):
   """KD^3's selection in NumPy: positions that are kept."""
   a = 1 - np.exp(-5 * ((epoch + 1) / ramp - 1) ** 2) if epoch < until else 0.0
-  z = (a * Z_T + (1 - a) * Z_S)[MEMBERS]
+  z = a * Z_T + (1 - a) * Z_S
   p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
   counts = np.bincount(p.argmax(1), minlength=C)
   share = counts / counts.max()
-  return set(MEMBERS[p.max(1) > (cutoff * share / (2 - share))[p.argmax(1)]])
+  return set(np.flatnonzero(p.max(1) > (cutoff * share / (2 - share))[p.argmax(1)]))
+
+
+SHORT = {"cutoff": 0.9, "ramp": 8, "until": 6}
 
 
 @pytest.mark.parametrize("epoch", [0, 3, 9])
 def test_the_selection_goes_over_from_the_teacher_to_the_student(epoch):
   want = selected(epoch, 0.9, 8, 6)
   assert 0 < len(want) < N
-  order = order_of(kd3(cutoff=0.9, ramp=8, until=6), epoch)
-  assert order.indices.shape == order.mask.shape == (3, 5)
-  seen = np.asarray(order.indices)[np.asarray(order.mask)]
-  assert sorted(seen.tolist()) == sorted(want)  # each once
-  assert set(np.asarray(order.indices).ravel()) == want  # the filling is of kept images, too: batch norm sees it
-  assert float(order.metrics["selected"]) == pytest.approx(len(want) / N)
-  assert float(order.metrics["inside"]) == pytest.approx(np.mean([i % 2 == 0 for i in want]))
+  block = block_of(epoch, **SHORT)
+  assert sorted(seen(block)) == sorted(want)  # each once
+  assert set(np.asarray(block.index).ravel()) == want  # the filling is of kept images, too: batch norm sees it
+  assert len(cut(block)[0]) == -(-len(want) // 5)
+  assert float(block.metrics["selected"]) == pytest.approx(len(want) / N)
+  assert float(block.metrics["inside"]) == pytest.approx(np.mean([i % 2 == 0 for i in want]))
 
 
 def test_epochs_differ_in_what_they_select():
@@ -158,59 +170,56 @@ def test_epochs_differ_in_what_they_select():
 
 
 def test_the_other_selections():
-  confidence = (np.exp(Z_T) / np.exp(Z_T).sum(1, keepdims=True)).max(1)[MEMBERS]
-  order = order_of(kd3(select="teacher", cutoff=0.9), 9)
-  seen = set(np.asarray(order.indices)[np.asarray(order.mask)].tolist())
-  assert seen == set(MEMBERS[confidence > 0.9]) and 0 < len(seen) < N
-  assert float(order.metrics["confidence_median"]) == pytest.approx(np.percentile(confidence, 50), rel=1e-5)
-  everything = order_of(kd3(select="all"), 0)
-  assert sorted(np.asarray(everything.indices)[np.asarray(everything.mask)].tolist()) == sorted(MEMBERS.tolist())
-  options = {"cutoff": 0.9, "ramp": 8, "until": 6}
-  draws = [order_of(kd3(select="random", **options), 9, seed=seed) for seed in range(4)]
-  sets = [frozenset(np.asarray(o.indices)[np.asarray(o.mask)].tolist()) for o in draws]
+  confidence = (np.exp(Z_T) / np.exp(Z_T).sum(1, keepdims=True)).max(1)
+  block = block_of(9, select="teacher", cutoff=0.9)
+  assert set(seen(block)) == set(np.flatnonzero(confidence > 0.9)) and 0 < len(seen(block)) < N
+  assert float(block.metrics["confidence_median"]) == pytest.approx(np.percentile(confidence, 50), rel=1e-5)
+  assert sorted(seen(block_of(0, select="all"))) == list(range(N))
+  sets = [frozenset(seen(block_of(9, select="random", seed=seed, **SHORT))) for seed in range(4)]
   assert {len(s) for s in sets} == {len(selected(9, 0.9, 8, 6))} and len(set(sets)) > 1
+  assert kd3_policy(N, 5).looks and not kd3_policy(N, 5, select="all").looks
 
 
 def test_repeated_epochs_have_whole_batches_of_kept_images():
-  order = order_of(kd3(cutoff=0.9, ramp=8, until=6, repeat=True), 9)
-  want = selected(9, 0.9, 8, 6)
-  assert np.asarray(order.mask).all()
-  counts = np.bincount(np.asarray(order.indices).ravel(), minlength=N + 3)
-  assert set(np.flatnonzero(counts)) == want
+  block = block_of(9, repeat=True, **SHORT)
+  assert np.asarray(block.weight).all()
+  counts = np.bincount(np.asarray(block.index).ravel(), minlength=N)
+  assert set(np.flatnonzero(counts)) == selected(9, 0.9, 8, 6)
   assert counts[counts > 0].max() - counts[counts > 0].min() <= 1
 
 
 @pytest.mark.parametrize("repeat", [False, True])
-def test_an_empty_selection_shows_and_trains_nothing(repeat):
-  order = order_of(kd3(select="teacher", repeat=repeat), 0, z_t=np.zeros_like(Z_T))
-  assert not np.asarray(order.mask).any()
-  assert (float(order.metrics["selected"]), float(order.metrics["empty"])) == (0.0, 1.0)
-  assert float(order.metrics["confidence_high"]) == pytest.approx(1 / 3)
-  assert float(order.metrics["empty_classes"]) == 2.0  # ties go to class 0
+def test_an_empty_selection_shows_and_has_no_steps(repeat):
+  block = block_of(0, z_t=np.zeros_like(Z_T), select="teacher", repeat=repeat)
+  assert not np.asarray(block.weight).any() and len(cut(block)[0]) == 0
+  assert (float(block.metrics["selected"]), float(block.metrics["empty"])) == (0.0, 1.0)
+  assert float(block.metrics["confidence_high"]) == pytest.approx(1 / 3)
+  assert float(block.metrics["empty_classes"]) == 2.0  # ties go to class 0
+  assert kd3_policy(N, 5).hint == "lower data_policy.cutoff, or give a pool the teacher knows"
 
 
 # training -----------------------------------------------------------------------------------------------------------
 
 
 def built(recipe, widths=(2, 4)):
-  """A tiny student, a random teacher, and an epoch of six images in two steps."""
+  """A tiny student, a random teacher, and an update on six images."""
   student, teacher = (
     models.build("convnet_bn", num_classes=3, image_shape=(2, 2, 1), width=width, depth=1) for width in widths
   )
   x = jnp.float32(RNG.normal(size=(6, 2, 2, 1)))
   data = Batch(x, jnp.zeros(6, jnp.int32), jnp.arange(6, dtype=jnp.int32))
   frozen = committee([teacher], [teacher.init(jax.random.key(1))])
-  constants = recipe.prepare(frozen.outputs(frozen.arrays, x, data.ids), data.y, frozen.arrays)
+  constants = recipe.prepare(ask(frozen, x, data.ids), data.y, frozen.arrays)
   optimizer = make_optimizer("sgd", 0.1)
-  method = knowledge.student_method(student, recipe, optimizer=optimizer, batch_size=3, teacher=frozen.outputs)
-  return method, student, frozen, knowledge.Epoch(jnp.int32(0), data, data.ids, frozen.arrays, constants)
+  method = knowledge.student_method(student, recipe, optimizer=optimizer, targets=frozen.targets)
+  return method, student, frozen, update_of(data, targets=frozen.arrays, constants=constants)
 
 
 def test_the_student_is_its_network_the_block_and_the_teachers_classifier():
-  recipe = kd3(select="all", contrast_size=4)
-  method, student, frozen, epoch = built(recipe)
-  before = method.init(jax.random.key(2), epoch)
-  after, metrics = jax.jit(method.step)(jax.random.key(3), before, epoch)
+  recipe = kd3(contrast_size=4)
+  method, student, frozen, update = built(recipe)
+  before = method.init(jax.random.key(2), update)
+  after, metrics = jax.jit(method.step)(jax.random.key(3), before, update)
   assert float(metrics["method/embedding_gap"]) == pytest.approx(0, abs=1e-6)
   changed = {
     name: any(
@@ -225,9 +234,9 @@ def test_the_student_is_its_network_the_block_and_the_teachers_classifier():
 
   trained = method.result(after)
   assert set(trained.variables) == {"student", "transfer"}
-  got = knowledge.predictor(student, recipe)(trained, epoch.constants, epoch.data.x)
+  got = knowledge.predictor(student, recipe)(trained, update.constants, update.batch.x)
   params, stats = trained.variables["student"]
-  x = np.asarray(student.apply(params, epoch.data.x, stats=stats).taps["block0"], np.float64)
+  x = np.asarray(student.apply(params, update.batch.x, stats=stats).taps["block0"], np.float64)
   block = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), trained.variables["transfer"])
   for n, size in enumerate((1, 3, 1)):
     kernel, pad = block.params[f"conv{n}"]["kernel"], size // 2
@@ -240,16 +249,6 @@ def test_the_student_is_its_network_the_block_and_the_teachers_classifier():
   classifier = frozen.arrays[0].params["head"]
   want = x.mean((1, 2)) @ np.asarray(classifier["kernel"]) + np.asarray(classifier["bias"])
   np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
-
-
-def test_an_epoch_that_selects_nothing_changes_nothing_and_says_so():
-  recipe = kd3(select="teacher", cutoff=0.999, contrast_weight=0.0)
-  method, _, _, epoch = built(recipe)
-  before = method.init(jax.random.key(2), epoch)
-  after, metrics = jax.jit(method.step)(jax.random.key(3), before, epoch)
-  jax.tree.map(np.testing.assert_array_equal, before, after)
-  assert float(metrics["order/empty"]) == 1.0 and float(metrics["loss/feature"]) == 0.0
-  assert all(np.isfinite(value) for value in metrics.values())
 
 
 def test_without_sharing_the_students_own_classifier_is_deployed():
@@ -265,7 +264,6 @@ def test_without_sharing_the_students_own_classifier_is_deployed():
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    ({"select": "best"}, "method.select='best': unknown; choose one of classwise, teacher, random, all"),
     ({"shared_classifier": False}, "nothing trains the student's classifier; set method.kd_weight"),
     ({"feature_weight": 0.0}, "nothing teaches the student; set method.kd_weight"),
   ],
@@ -285,7 +283,7 @@ def test_the_teachers_classifier_must_be_its_last_dense_layer():
   head = {"kernel": np.float32(KERNEL), "bias": np.float32(BIAS)}
   logits = embedding @ head["kernel"] + head["bias"]
   found = prepare({"head": head}, embedding, logits)
-  np.testing.assert_allclose(found["logits"], logits)
+  assert set(found) == {"kernel", "bias"}
   with pytest.raises(UserError, match=r"teacher: has no dense layer from its embedding \(5,\) .* such as resnet8"):
     prepare({"other": head}, embedding, logits)
   with pytest.raises(UserError, match="has no dense layer"):
@@ -295,24 +293,24 @@ def test_the_teachers_classifier_must_be_its_last_dense_layer():
 
 
 def test_a_classifier_on_flattened_maps_cannot_be_shared():
-  recipe = kd3(select="all", contrast_size=4)
+  recipe = kd3(contrast_size=4)
   student, teacher = (
     models.build("convnet_bn", num_classes=3, image_shape=(4, 4, 1), width=2, depth=1) for _ in range(2)
   )
   x = jnp.float32(RNG.normal(size=(4, 4, 4, 1)))
   data = Batch(x, jnp.zeros(4, jnp.int32), jnp.arange(4, dtype=jnp.int32))
   frozen = committee([teacher], [teacher.init(jax.random.key(1))])
-  constants = recipe.prepare(frozen.outputs(frozen.arrays, x, data.ids), data.y, frozen.arrays)
-  options = {"optimizer": make_optimizer("sgd", 0.1), "batch_size": 2, "teacher": frozen.outputs}
+  constants = recipe.prepare(ask(frozen, x, data.ids), data.y, frozen.arrays)
+  options = {"optimizer": make_optimizer("sgd", 0.1), "targets": frozen.targets}
   method = knowledge.student_method(student, recipe, **options)
-  epoch = knowledge.Epoch(jnp.int32(0), data, data.ids, frozen.arrays, constants)
-  state = jax.eval_shape(method.init, jax.random.key(0), epoch)
+  update = update_of(data, targets=frozen.arrays, constants=constants)
+  state = jax.eval_shape(method.init, jax.random.key(0), update)
   with pytest.raises(ValueError, match="its classifier takes 8 numbers and its last map has 2 channels; choose"):
-    jax.eval_shape(method.step, jax.random.key(0), state, epoch)
+    jax.eval_shape(method.step, jax.random.key(0), state, update)
 
 
 def test_networks_without_maps_and_batches_of_one_are_refused():
-  recipe = kd3(select="all", contrast_size=4)
+  recipe = kd3(contrast_size=4)
   flat = Outputs(jnp.zeros((2, 3)), jnp.zeros((2, 4)), {"block0": jnp.zeros((2, 4))})
   with pytest.raises(ValueError, match="teacher: shows no feature map; choose a convolutional network"):
     recipe.connectors["transfer"].init(jax.random.key(0), flat, (flat,))

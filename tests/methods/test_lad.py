@@ -125,7 +125,7 @@ def test_the_number_of_classes_comes_from_the_data():
 def test_what_a_builder_and_a_batch_may_not_be():
   with pytest.raises(UserError, match=r"method.role='tutor': unknown; choose one of student, teacher"):
     lad(role="tutor")
-  with pytest.raises(UserError, match=r"method.codes='one_hot': unknown; choose one of random, fixed"):
+  with pytest.raises(UserError, match=r"method.codes='one_hot': unknown; choose one of fixed, random"):
     lad(codes="one_hot")
   plain = Batch(jnp.zeros((2, 3)), jnp.zeros(2, jnp.int32), jnp.arange(2))
   with pytest.raises(ValueError, match=r"no label maps; set task.name='segmentation'"):

@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from updates import update_of
 
 from jdistill import models
 from jdistill.base import Batch, Outputs, UserError
-from jdistill.methods.knowledge import Epoch, StepOutputs, student_method
+from jdistill.methods.knowledge import StepOutputs, student_method
 from jdistill.methods.knowledge.meal_v2 import meal_v2
 from jdistill.methods.optimizers import make_optimizer
-from jdistill.teachers.frozen import committee
+from jdistill.teachers.frozen import ask, committee
 
 RNG = np.random.default_rng(6)
 STUDENT, TEACHERS = RNG.normal(size=(4, 5)), 2 * RNG.normal(size=(3, 4, 5))
@@ -137,12 +138,12 @@ def test_student_and_discriminator_learn_together_from_a_trained_start():
   networks = [make(6), make(5, 4)]
   frozen = committee(networks, [n.init(jax.random.key(i)) for i, n in enumerate(networks)])
   recipe = meal_v2(last_relu=False)
-  method = student_method(make(4), recipe, optimizer=make_optimizer("sgd", 0.1), batch_size=8, teacher=frozen.outputs)
+  method = student_method(make(4), recipe, optimizer=make_optimizer("sgd", 0.1), targets=frozen.targets)
   start = make(4).init(jax.random.key(9))
-  epoch = Epoch(jnp.int32(0), data, data.ids, frozen.arrays, start=start)
-  state = method.init(jax.random.key(1), epoch)
+  update = update_of(data, targets=frozen.arrays, start=start)
+  state = method.init(jax.random.key(1), update)
   jax.tree.map(np.testing.assert_array_equal, state.roles["student"].params, start.params)
-  after, logs = jax.jit(method.step)(jax.random.key(2), state, epoch)
+  after, logs = jax.jit(method.step)(jax.random.key(2), state, update)
   for role in ("student", "discriminator"):
     pairs = zip(*(jax.tree.leaves(s.roles[role].params) for s in (state, after)), strict=True)
     assert any((a != b).any() for a, b in pairs), role
@@ -153,8 +154,8 @@ def test_student_and_discriminator_learn_together_from_a_trained_start():
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    ({"mode": "gan"}, r"method.mode='gan': unknown; choose one of joint, adversarial, off"),
-    ({"hard_weight": 1.5}, r"method.hard_weight=1.5: is a share of the labels; give a number within \[0, 1\]"),
+    ({"mode": "gan"}, r"method.mode='gan': unknown; choose one of adversarial, joint, off"),
+    ({"hard_weight": 1.5}, r"method.hard_weight=1.5: must be at most 1"),
   ],
 )
 def test_bad_options_are_refused(options, message):
@@ -172,4 +173,4 @@ def test_bad_committees_are_refused():
   networks = [make(3), make(4)]
   frozen = committee(networks, [n.init(jax.random.key(0)) for n in networks])
   with pytest.raises(UserError, match=r"its networks have \[3, 4\] classes"):
-    frozen.outputs(frozen.arrays, jnp.zeros((1, 2, 2, 1)), None)
+    ask(frozen, jnp.zeros((1, 2, 2, 1)), jnp.zeros(1, jnp.int32))

@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from updates import update_of
 
 from jdistill import models
 from jdistill.base import Batch, Outputs, UserError
-from jdistill.methods.knowledge import Epoch, StepOutputs, student_method
+from jdistill.methods.knowledge import StepOutputs, student_method
 from jdistill.methods.knowledge.nd import nd, teacher_class_means
 from jdistill.methods.optimizers import make_optimizer
-from jdistill.teachers.frozen import committee
+from jdistill.teachers.frozen import ask, committee
 
 RNG = np.random.default_rng(6)
 S, T, MEANS = RNG.normal(size=(4, 3)) * [[3], [0.1], [1], [1]], RNG.normal(size=(4, 3)), RNG.normal(size=(3, 3))
@@ -88,7 +89,7 @@ VIEW = view()
 
 
 def test_unknown_words_are_refused():
-  with pytest.raises(UserError, match=r"method.base='fkd': unknown; choose one of kd, dkd, dist, reviewkd"):
+  with pytest.raises(UserError, match=r"method.base='fkd': unknown; did you mean 'kd' or 'dkd'"):
     nd(base="fkd")
   with pytest.raises(UserError, match=r"method.alignment='up': unknown"):
     nd(alignment="up")
@@ -112,17 +113,17 @@ def test_widths_decide_whether_there_is_a_map_and_the_classifier_does_not_use_it
   x, y = jnp.float32(RNG.normal(size=(12, 2, 2, 1))), jnp.arange(12, dtype=jnp.int32) % 3
   data = Batch(x, y, jnp.arange(12, dtype=jnp.int32))
   recipe = nd()
-  means = recipe.prepare(frozen.outputs(frozen.arrays, x, data.ids), y, frozen.arrays)
-  epoch = Epoch(jnp.int32(0), data, data.ids, frozen.arrays, means)
+  means = recipe.prepare(ask(frozen, x, data.ids), y, frozen.arrays)
+  update = update_of(data, targets=frozen.arrays, constants=means)
 
   def method(width):
     network = models.build("mlp", widths=(width,), **shape)
-    return student_method(network, recipe, optimizer=make_optimizer("sgd", 0.1), batch_size=6, teacher=frozen.outputs)
+    return student_method(network, recipe, optimizer=make_optimizer("sgd", 0.1), targets=frozen.targets)
 
-  assert not jax.tree.leaves(jax.eval_shape(method(6).init, jax.random.key(0), epoch).roles["embedding_map"].params)
+  assert not jax.tree.leaves(jax.eval_shape(method(6).init, jax.random.key(0), update).roles["embedding_map"].params)
   mapped = method(4)
-  before = jax.jit(mapped.init)(jax.random.key(0), epoch)
-  after, metrics = jax.jit(mapped.step)(jax.random.key(1), before, epoch)
+  before = jax.jit(mapped.init)(jax.random.key(0), update)
+  after, metrics = jax.jit(mapped.step)(jax.random.key(1), before, update)
   assert before.roles["embedding_map"].params["dense"]["kernel"].shape == (4, 6)
   assert (before.roles["embedding_map"].params["dense"]["kernel"] !=
           after.roles["embedding_map"].params["dense"]["kernel"]).any()  # fmt: skip

@@ -98,11 +98,11 @@ def test_exits_move_the_stages_below_them_and_nothing_above():
   ("options", "complaint"),
   [
     ({"eps": (1.0, 1.2)}, r"method.eps=\(1.0, 1.2\): give one value, or 5"),
-    ({"eps": 0.0}, "method.eps=0.0: must be above 0"),
+    ({"eps": 0.0}, r"method.eps=\(0.0, 0.0, 0.0, 0.0, 0.0\): must be above 0"),
     ({"eps": (1.0, -1.0), "stages": "4"}, "must be above 0"),
     ({"stages": ""}, "method.stages='': name every stage once"),
     ({"stages": "1,1"}, "name every stage once"),
-    ({"targets": "both"}, "method.targets='both': unknown; choose one of teacher, labels"),
+    ({"targets": "both"}, "method.targets='both': unknown; choose one of labels, teacher"),
   ],
 )
 def test_what_the_recipe_refuses(options, complaint):

@@ -155,7 +155,7 @@ def test_only_the_weighted_terms_are_computed():
 @pytest.mark.parametrize(
   ("options", "complaint"),
   [
-    ({"divergence": "hellinger"}, "method.divergence='hellinger': unknown; choose one of cross_entropy, kl"),
+    ({"divergence": "hellinger"}, "method.divergence='hellinger': unknown; choose one of cross_entropy, js, kl"),
     ({"variant": "class"}, "method.variant='class': unknown; choose one of batch, sample"),
     ({"final_temperature": 0.0}, "method.final_temperature=0.0: must be above 0"),
     ({"ce_weight": 0.0, "kd_weight": 0.0, "sd_weight": 0.0}, "give at least one term a weight"),
@@ -169,8 +169,8 @@ def test_what_the_recipe_refuses(options, complaint):
 @pytest.mark.parametrize(
   ("options", "given", "complaint"),
   [
-    ({"num_iters": 0}, {}, "num_iters must be at least 1"),
-    ({"eps": 0.0}, {}, "eps must be > 0"),
+    ({"num_iters": 0}, {}, "method.num_iters=0: must be at least 1"),
+    ({"eps": 0.0}, {}, "method.eps=0.0: must be above 0"),
     ({}, {"teacher": TEACHER[:3]}, "shapes must be equal"),
     ({}, {"student": softmax(STUDENT)}, "look like probabilities"),
   ],

@@ -5,12 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdistill import models
-from jdistill.base import Batch, Outputs, UserError
-from jdistill.methods.knowledge import Epoch, Look, StepOutputs, student_method
-from jdistill.methods.knowledge.ssld import mined, order, ssld
-from jdistill.methods.optimizers import make_optimizer
-from jdistill.teachers.frozen import committee
+from jdistill import schema
+from jdistill.base import Batch, Look, Outputs
+from jdistill.methods.knowledge import StepOutputs
+from jdistill.methods.knowledge.ssld import ssld, ssld_policy
 
 RNG = np.random.default_rng(8)
 STUDENT, TEACHER = RNG.normal(size=(5, 4)), 2 * RNG.normal(size=(5, 4))
@@ -57,6 +55,29 @@ PROBABILITIES = np.array(
 LABELS = np.array([0, -1, -1, -1, -1, -1, 1])  # the likeliest of the pool: 4, 2 for class 0 and 1, 3 for class 1
 
 
+def policy_of(batch_size=4, labels=LABELS, probabilities=PROBABILITIES, junk=(4, 5), **options):
+  """The policy, and a look at a teacher that counts how often it is asked."""
+  size, asked = len(labels), []
+  data = Batch(
+    jnp.zeros((size, 1)),
+    jnp.int32(labels),
+    jnp.arange(size),
+    extra={"junk": jnp.isin(jnp.arange(size), jnp.int32(junk))},
+  )
+
+  def teacher(positions):
+    jax.debug.callback(lambda: asked.append(1))
+    return jnp.log(jnp.float32(probabilities))[positions]
+
+  look = Look(lambda i: jax.tree.map(lambda leaf: leaf[i], data), None, teacher)
+  return ssld_policy(size, batch_size, **options), look, asked
+
+
+def first(policy, look, seed=3, state=None, epoch=0):
+  state = policy.init(jax.random.key(9)) if state is None else state
+  return policy.next(jax.random.key(seed), state, jnp.int32(epoch), look)
+
+
 @pytest.mark.parametrize(
   ("options", "want"),
   [
@@ -67,91 +88,61 @@ LABELS = np.array([0, -1, -1, -1, -1, -1, 1])  # the likeliest of the pool: 4, 2
   ],
 )
 def test_mining(options, want):
-  np.testing.assert_array_equal(np.flatnonzero(mined(PROBABILITIES, LABELS, **options)), want)
+  policy, look, _ = policy_of(**options)
+  block, state = first(policy, look)
+  np.testing.assert_array_equal(np.flatnonzero(state[1]), want)
+  np.testing.assert_array_equal(np.unique(block.index), sorted([0, 6, *want]))
+
+
+def test_the_teacher_mines_once():
+  policy, look, asked = policy_of(per_class=1)
+  (one, state) = first(policy, look)
+  (two, again) = first(policy, look, seed=4, state=state, epoch=1)
+  jax.effects_barrier()
+  assert len(asked) == 1
+  jax.tree.map(np.testing.assert_array_equal, state, again)
+  assert one.metrics == two.metrics and not np.array_equal(one.index, two.index)
 
 
 def test_random_mining_takes_as_many_of_the_pool():
   labels = np.where(np.arange(60) < 10, 0, -1)
-  probabilities = RNG.dirichlet(np.ones(3), size=60)
-  draws = [np.asarray(mined(probabilities, labels, mine="random", per_class=5, seed=seed)) for seed in (0, 0, 1)]
-  count = np.asarray(mined(probabilities, labels, mine="top_k", per_class=5)).sum()
+  options = {"labels": labels, "probabilities": RNG.dirichlet(np.ones(3), size=60), "per_class": 5}
+  draws = [np.asarray(first(*policy_of(mine="random", random_seed=seed, **options)[:2])[1][1]) for seed in (0, 0, 1)]
+  count = np.asarray(first(*policy_of(mine="top_k", **options)[:2])[1][1]).sum()
   assert [draw.sum() for draw in draws] == [count] * 3 and not draws[0][:10].any()
   assert (draws[0] == draws[1]).all() and (draws[0] != draws[2]).any()
 
 
-def test_a_class_that_runs_short_is_named():
-  with pytest.warns(UserWarning, match=r"pool has fewer than per_class=3 images for class 1 \(2\); all of them"):
-    got = mined(PROBABILITIES, LABELS, mine="top_k", per_class=3, predicted_only=True)
-  np.testing.assert_array_equal(np.flatnonzero(got), [1, 2, 3, 4, 5])
-
-
-def epochs_order(keep_pool, batch_size=4, members=(0, 1, 2, 3, 4, 5, 6), junk=(4, 5)):
-  data = Batch(
-    jnp.zeros((7, 1)),
-    jnp.int32(LABELS),
-    jnp.arange(7, dtype=jnp.int32),
-    extra={"junk": jnp.isin(jnp.arange(7), jnp.int32(junk))},
-  )
-  constants = jnp.isin(jnp.arange(7), jnp.int32(keep_pool)) if keep_pool else jnp.zeros(7, bool)
-  look = Look(data, None, None, constants)
-  return order(jax.random.key(3), jnp.int32(0), look, jnp.int32(members), batch_size)
+def test_classes_that_run_short_are_counted():
+  block, state = first(*policy_of(per_class=3, predicted_only=True)[:2])
+  np.testing.assert_array_equal(np.flatnonzero(state[1]), [1, 2, 3, 4, 5])
+  assert float(block.metrics["short"]) == 1.0  # class 1 has two
 
 
 def test_an_epoch_sees_labelled_and_mined_examples_only_and_fills_all_steps():
-  got = epochs_order([1, 4])
-  assert got.indices.shape == (2, 4) and got.mask.all()
-  counts = np.bincount(got.indices.reshape(-1), minlength=7)
+  policy, look, _ = policy_of(per_class=1)
+  got, _ = first(policy, look)
+  assert got.index.shape == (policy.steps, 4) == (2, 4) and np.asarray(got.weight).all()
+  counts = np.bincount(np.asarray(got.index).reshape(-1), minlength=7)
   np.testing.assert_array_equal(counts, [2, 2, 0, 0, 2, 0, 2])  # four examples, eight places
   np.testing.assert_allclose([float(got.metrics[k]) for k in ("selected", "mined", "junk")], [4 / 7, 2 / 5, 1 / 2])
 
 
 def test_labelled_examples_alone():
-  got = epochs_order([])
-  np.testing.assert_array_equal(np.unique(got.indices), [0, 6])
-  assert got.mask.all() and float(got.metrics["mined"]) == 0 and float(got.metrics["junk"]) == 0
+  got, _ = first(*policy_of(mine="none")[:2])
+  np.testing.assert_array_equal(np.unique(got.index), [0, 6])
+  assert np.asarray(got.weight).all() and float(got.metrics["mined"]) == 0 and float(got.metrics["junk"]) == 0
 
 
-def test_members_without_anything_to_train_on_leave_the_steps_empty():
-  got = epochs_order([], members=(1, 2, 3))
-  assert not got.mask.any() and float(got.metrics["selected"]) == 0
+def test_a_pool_without_anything_to_train_on_has_no_weight():
+  got, _ = first(*policy_of(mine="none", labels=[-1] * 3, probabilities=PROBABILITIES[:3])[:2])
+  assert not np.asarray(got.weight).any() and float(got.metrics["selected"]) == 0
 
 
-def test_only_what_is_kept_moves_the_student():
-  """Examples that are left out may hold anything: the student is the same to the bit."""
-  rng = np.random.default_rng(0)
-  network = models.build("mlp", num_classes=3, image_shape=(2, 2, 1), widths=(4,))
-  x = rng.normal(size=(8, 2, 2, 1)).astype(np.float32)
-  y = np.array([0, 1, 2, -1, -1, -1, -1, -1], np.int32)
-  frozen = committee([network], [network.init(jax.random.key(5))])
-  recipe = ssld(per_class=1)
-  constants = recipe.prepare(frozen.outputs(frozen.arrays, jnp.asarray(x), None), jnp.asarray(y), frozen.arrays)
-  out = np.flatnonzero((y < 0) & ~np.asarray(constants))
-  assert 0 < len(out) < 5
-  method = student_method(network, recipe, optimizer=make_optimizer("sgd", 0.5), batch_size=4, teacher=frozen.outputs)
-  step = jax.jit(method.step)
-  found = []
-  for noise in (0.0, 100.0):
-    other = x.copy()
-    other[out] += noise
-    data = Batch(jnp.asarray(other), jnp.asarray(y), jnp.arange(8, dtype=jnp.int32))
-    epoch = Epoch(jnp.int32(0), data, data.ids, frozen.arrays, constants)
-    state, logs = step(jax.random.key(2), method.init(jax.random.key(1), epoch), epoch)
-    found.append(state.roles["student"].params)
-    assert "loss/divergence" in logs and "order/mined" in logs
-  jax.tree.map(np.testing.assert_array_equal, *found)
-
-
-@pytest.mark.parametrize(
-  ("options", "message"),
-  [
-    ({"divergence": "tv"}, r"method.divergence='tv': unknown; choose one of js, jeffreys, soft_ce, kl"),
-    ({"mine": "best"}, r"method.mine='best': unknown; choose one of top_k, random, none, all"),
-    ({"per_class": 0}, r"method.per_class=0: give at least 1 image per class"),
-  ],
-)
-def test_bad_options_are_refused(options, message):
-  with pytest.raises(UserError, match=message):
-    ssld(**options)
+def test_options_are_declared():
+  assert schema.fields(ssld)["divergence"].choices == ("js", "jeffreys", "soft_ce", "kl")
+  found = schema.fields(ssld_policy)
+  assert found["mine"].choices == ("top_k", "random", "none", "all") and found["per_class"].low == 1
 
 
 def test_other_class_counts_are_refused():

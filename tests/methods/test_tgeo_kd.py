@@ -4,15 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from updates import update_of
 
 from jdistill import losses, models
 from jdistill.base import Batch, Outputs, UserError
 from jdistill.bilevel import one_step_hypergradient
-from jdistill.methods.knowledge import Epoch, StepOutputs, student_method
+from jdistill.methods.knowledge import StepOutputs, student_method
 from jdistill.methods.knowledge.outer import outer_gradient
 from jdistill.methods.knowledge.tgeo_kd import mean_predictions, separation, tgeo_kd
 from jdistill.methods.optimizers import make_optimizer
-from jdistill.teachers.frozen import committee
+from jdistill.teachers.frozen import ask, committee
 
 RNG = np.random.default_rng(4)
 STUDENT, TEACHER = RNG.normal(size=(6, 3)), 2 * RNG.normal(size=(6, 3))
@@ -216,23 +217,21 @@ def toy(recipe, *, held_out=True, lr=0.1):
   x, y = jnp.float32(rng.normal(size=(12, 2, 2, 1))), jnp.asarray(rng.integers(0, 3, 12), jnp.int32)
   data = Batch(x, y, jnp.arange(12, dtype=jnp.int32))
   frozen = committee([network], [network.init(jax.random.key(5))])
-  method = student_method(
-    network, recipe, optimizer=make_optimizer("sgd", lr, momentum=0.0), batch_size=12, teacher=frozen.outputs
-  )
-  outs = frozen.outputs(frozen.arrays, x, data.ids)
+  method = student_method(network, recipe, optimizer=make_optimizer("sgd", lr, momentum=0.0), targets=frozen.targets)
+  outs = ask(frozen, x, data.ids)
   constants = recipe.prepare(outs, y, frozen.arrays) if recipe.prepare else ()
   apart = Batch(x[::-1] + 1, y, data.ids) if held_out else None
-  return method, Epoch(jnp.int32(0), data, data.ids, frozen.arrays, constants, apart)
+  return method, update_of(data, targets=frozen.arrays, constants=constants, held_out=apart)
 
 
 def test_the_controller_moves_only_with_the_hypergradient():
-  method, epoch = toy(tgeo_kd(hidden=4, held_out_size=6))
-  before = method.init(jax.random.key(1), epoch)
-  after, logs = jax.jit(method.step)(jax.random.key(2), before, epoch)
+  method, update = toy(tgeo_kd(hidden=4, held_out_size=6))
+  before = method.init(jax.random.key(1), update)
+  after, logs = jax.jit(method.step)(jax.random.key(2), before, update)
   moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), before.roles, after.roles)
   assert max(jax.tree.leaves(moved["controller"].params)) > 0 and "outer/loss" in logs
-  frozen, epoch = toy(tgeo_kd(hidden=4, outer="none"), held_out=False)
-  after, logs = jax.jit(frozen.step)(jax.random.key(2), before, epoch)
+  frozen, update = toy(tgeo_kd(hidden=4, outer="none"), held_out=False)
+  after, logs = jax.jit(frozen.step)(jax.random.key(2), before, update)
   moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), before.roles, after.roles)
   assert max(jax.tree.leaves(moved["controller"].params)) == 0 and "outer/loss" not in logs
   assert max(jax.tree.leaves(moved["student"].params)) > 0
@@ -241,9 +240,9 @@ def test_the_controller_moves_only_with_the_hypergradient():
 def test_a_rate_of_its_own_gives_the_controller_an_adam_with_the_decay_in_its_gradient():
   moved = {}
   for decay in (0.0, 1e4):
-    method, epoch = toy(tgeo_kd(hidden=4, held_out_size=6, controller_lr=0.1, controller_weight_decay=decay), lr=0.3)
-    before = method.init(jax.random.key(1), epoch)
-    roles = jax.jit(method.step)(jax.random.key(2), before, epoch)[0].roles
+    method, update = toy(tgeo_kd(hidden=4, held_out_size=6, controller_lr=0.1, controller_weight_decay=decay), lr=0.3)
+    before = method.init(jax.random.key(1), update)
+    roles = jax.jit(method.step)(jax.random.key(2), before, update)[0].roles
     old, new = before.roles["controller"].params, roles["controller"].params
     moved[decay] = [(np.asarray(b - a), np.asarray(a)) for a, b in zip(*map(jax.tree.leaves, (old, new)), strict=True)]
     assert (
@@ -261,10 +260,10 @@ def test_a_rate_of_its_own_gives_the_controller_an_adam_with_the_decay_in_its_gr
 
 
 def test_an_outer_update_without_held_out_examples_is_refused():
-  method, epoch = toy(tgeo_kd(hidden=4), held_out=False)
-  state = method.init(jax.random.key(1), epoch)
+  method, update = toy(tgeo_kd(hidden=4), held_out=False)
+  state = method.init(jax.random.key(1), update)
   with pytest.raises(ValueError, match="controller: no held-out examples to learn from"):
-    method.step(jax.random.key(2), state, epoch)
+    method.step(jax.random.key(2), state, update)
 
 
 @pytest.mark.parametrize(

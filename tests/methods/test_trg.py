@@ -150,7 +150,7 @@ def test_the_contrast_cools_along_a_cosine():
 @pytest.mark.parametrize(
   ("options", "complaint"),
   [
-    ({"level": "pixel"}, "method.level='pixel': unknown; choose one of token, instance"),
+    ({"level": "pixel"}, "method.level='pixel': unknown; choose one of instance, token"),
     ({"direction": "both"}, "method.direction='both': unknown"),
     ({"level": "instance"}, "method.tokens=4: with method.level='instance'"),
     ({"contrast_epochs": 0.0}, "method.contrast_epochs=0.0: must be above 0"),
@@ -166,7 +166,7 @@ def test_what_the_recipe_refuses(options, complaint):
   [
     ({"tokens": 4, "neighbours": 12}, {}, "k must be at least 1 and below the 12 rows"),
     ({"tokens": 5}, {}, "count must be between 1 and the 4 tokens"),
-    ({"tokens": 4, "neighbours": 2, "sigma": 0.0}, {}, "sigma must be > 0"),
+    ({"tokens": 4, "neighbours": 2, "sigma": 0.0}, {}, "method.sigma=0.0: must be above 0"),
     ({"tap": "block9"}, {}, "no such tap; available of the student: block0, block1"),
     ({"patch": 3}, {}, "do not divide a map"),
     ({}, {"student": np.zeros((3, 7)), "teacher": np.zeros((3, 7))}, "is a vector without places"),

@@ -71,9 +71,9 @@ def test_scores_by_half():
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    ({"label_noise": 1.5}, r"task.label_noise=1.5: is a probability"),
+    ({"label_noise": 1.5}, r"task.label_noise=1.5: must be at most 1"),
     ({"teacher_noise": -0.1}, r"task.teacher_noise=-0.1"),
-    ({"trains_on": "test"}, r"task.trains_on='test': unknown; choose one of noisy, held_out"),
+    ({"trains_on": "test"}, r"task.trains_on='test': unknown; choose one of held_out, noisy"),
   ],
 )
 def test_bad_options_are_refused(options, message):

@@ -136,7 +136,7 @@ def test_smaller_images():
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    ({"pool": "net"}, "task.pool='net': unknown; choose one of web, original"),
+    ({"pool": "net"}, "task.pool='net': unknown; choose one of original, web"),
     ({"side": 8}, "task.side=8: images are 8x8; leave it unset"),
     ({"teacher_size": 1200}, "task.teacher_size=1200: a class-balanced subset of these 1097 images has at most"),
   ],

@@ -7,7 +7,7 @@ import pytest
 
 from jdistill import models
 from jdistill.base import Network, Outputs, UserError, Variables
-from jdistill.teachers.frozen import committee, nbytes, variables_hash
+from jdistill.teachers.frozen import ask, committee, nbytes, variables_hash
 
 X, IDS = jnp.float32(np.random.default_rng(0).normal(size=(3, 4, 4, 1))), jnp.arange(3, dtype=jnp.int32)
 
@@ -23,7 +23,7 @@ def test_every_network_answers_for_itself_in_order():
   network = linear()
   weights = [network.init(jax.random.key(i)) for i in range(3)]
   teacher = committee([network] * 3, weights)
-  found = teacher.outputs(teacher.arrays, X, IDS)
+  found = ask(teacher, X, IDS)
   for out, one in zip(found, weights, strict=True):
     np.testing.assert_allclose(out.logits, X.reshape(3, -1) @ one.params, rtol=1e-6)
   assert teacher.nbytes == 3 * 16 * 2 * 4
@@ -36,8 +36,8 @@ def test_it_looks_in_evaluation_mode():
   network = models.build("convnet_bn", num_classes=2, image_shape=(4, 4, 1), width=2, depth=1)
   variables = network.init(jax.random.key(0))
   teacher = committee([network], [variables])
-  whole = teacher.outputs(teacher.arrays, X, IDS)[0]
-  alone = teacher.outputs(teacher.arrays, X[1:2], IDS[1:2])[0]
+  whole = ask(teacher, X, IDS)[0]
+  alone = ask(teacher, X[1:2], IDS[1:2])[0]
   np.testing.assert_allclose(whole.logits[1:2], alone.logits, rtol=1e-4, atol=1e-6)
   jax.tree.map(np.testing.assert_array_equal, whole.stats, variables.stats)
   assert teacher.nbytes == nbytes(variables)
@@ -50,7 +50,7 @@ def test_what_does_not_fit_is_refused_in_one_line():
       committee(networks, variables)
   mixed = committee([network, linear(3)], [weights, linear(3).init(jax.random.key(0))])
   with pytest.raises(UserError, match=r"its networks have \[2, 3\] classes; they must have the same ones"):
-    mixed.outputs(mixed.arrays, X, IDS)
+    ask(mixed, X, IDS)
 
 
 def test_the_hash_names_values_types_shapes_and_places():

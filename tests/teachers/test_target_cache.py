@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from jdistill import models
-from jdistill.base import Outputs, Teacher, UserError
+from jdistill.base import Outputs, TargetSource, UserError
 from jdistill.teachers import cache as caches
-from jdistill.teachers.frozen import committee
+from jdistill.teachers.frozen import ask, committee
 
 RNG = np.random.default_rng(0)
 N, CLASSES = 23, 5
@@ -22,14 +22,14 @@ CACHE = caches.record(ONLINE, X, IDS, data="pixels", teacher_hash="two", batch_s
 def logits_teacher(logits):
   """A teacher that says fixed logits `[N, ...]` by id."""
 
-  def outputs(arrays, x, ids):
-    return (Outputs(arrays[ids], x),)
+  def targets(arrays, key, batch, record, step):
+    return (Outputs(arrays[batch.ids], batch.x),)
 
-  return Teacher(outputs, jnp.float32(logits), 0, "fixed")
+  return TargetSource(targets, jnp.float32(logits), 0, "fixed")
 
 
-def ask(teacher, rows, ids=None):
-  return teacher.outputs(teacher.arrays, jnp.zeros((len(rows), 1)), jnp.asarray(IDS[rows] if ids is None else ids))
+def asked(teacher, rows, ids=None):
+  return ask(teacher, jnp.zeros((len(rows), 1)), jnp.asarray(IDS[rows] if ids is None else ids))
 
 
 def log_softmax(z):
@@ -44,8 +44,8 @@ def close(a, b):
 
 def test_it_says_what_the_teachers_say_whatever_the_order():
   rows = RNG.permutation(N)[:9]
-  found = ask(caches.cached(CACHE), rows)
-  want = ONLINE.outputs(ONLINE.arrays, jnp.asarray(X[rows]), jnp.asarray(IDS[rows]))
+  found = asked(caches.cached(CACHE), rows)
+  want = ask(ONLINE, jnp.asarray(X[rows]), jnp.asarray(IDS[rows]))
   assert len(found) == len(want) == 2
   for mine, theirs in zip(found, want, strict=True):
     close(mine.logits, theirs.logits)
@@ -64,7 +64,7 @@ def test_the_order_in_which_it_was_recorded_does_not_matter():
 def test_an_unknown_name_gets_no_neighbours_targets(k):
   unknown = np.setdiff1d(np.arange(1000), IDS)[[0, 100, -1]]
   names = np.int32([unknown[0], IDS[3], unknown[1], unknown[2], 5000])
-  found = ask(caches.cached(CACHE if k is None else caches.top_k(CACHE, k)), names, names)
+  found = asked(caches.cached(CACHE if k is None else caches.top_k(CACHE, k)), names, names)
   for out in found:
     assert np.isfinite(out.logits[1]).all() and np.isnan(out.logits[np.array([0, 2, 3, 4])]).all()
     assert np.isfinite(out.embedding[1]).all() and np.isnan(out.embedding[np.array([0, 2, 3, 4])]).all()
@@ -82,8 +82,8 @@ def test_other_data_and_other_teachers_are_refused_in_one_line():
 
 
 def test_the_greatest_k_keep_their_log_probabilities_and_the_rest_is_shared_evenly():
-  found = ask(caches.cached(caches.top_k(CACHE, 2)), np.arange(N))
-  whole = ask(caches.cached(CACHE), np.arange(N))
+  found = asked(caches.cached(caches.top_k(CACHE, 2)), np.arange(N))
+  whole = asked(caches.cached(CACHE), np.arange(N))
   for mine, theirs in zip(found, whole, strict=True):
     want = log_softmax(theirs.logits)
     for row in want:
@@ -95,8 +95,8 @@ def test_the_greatest_k_keep_their_log_probabilities_and_the_rest_is_shared_even
 
 
 def test_all_but_one_class_is_exact():
-  found = ask(caches.cached(caches.top_k(CACHE, CLASSES - 1)), np.arange(N))
-  close(found[0].logits, log_softmax(ask(caches.cached(CACHE), np.arange(N))[0].logits))
+  found = asked(caches.cached(caches.top_k(CACHE, CLASSES - 1)), np.arange(N))
+  close(found[0].logits, log_softmax(asked(caches.cached(CACHE), np.arange(N))[0].logits))
 
 
 def test_a_certain_teacher_stays_finite_when_cut():
@@ -104,7 +104,7 @@ def test_a_certain_teacher_stays_finite_when_cut():
   logits[:, 1] = 200.0
   stored = caches.record(logits_teacher(logits), np.zeros((2, 1), np.float32), [0, 1], data="d", teacher_hash="t")
   found = caches.cached(caches.top_k(stored, 1))
-  out = found.outputs(found.arrays, jnp.zeros((2, 1)), jnp.int32([1, 0]))[0].logits
+  out = ask(found, jnp.zeros((2, 1)), jnp.int32([1, 0]))[0].logits
   assert np.isfinite(out).all()
   close(jax.nn.softmax(out), [[0, 1, 0]] * 2)
 
@@ -113,7 +113,7 @@ def test_positions_of_sequences_and_maps_are_cut_one_by_one():
   logits = RNG.normal(size=(4, 3, 2, CLASSES)).astype(np.float32)
   stored = caches.record(logits_teacher(logits), np.zeros((4, 1), np.float32), np.arange(4), data="d", teacher_hash="t")
   found = caches.cached(caches.top_k(stored, CLASSES - 1))
-  out = found.outputs(found.arrays, jnp.zeros((3, 1)), jnp.int32([2, 9, 0]))[0].logits
+  out = ask(found, jnp.zeros((3, 1)), jnp.int32([2, 9, 0]))[0].logits
   close(out[np.array([0, 2])], log_softmax(logits[[2, 0]]))
   assert np.isnan(out[1]).all()
 
@@ -152,7 +152,7 @@ def test_a_file_holds_all_of_it(tmp_path, k):
     np.testing.assert_array_equal(getattr(back, name), value, err_msg=name)
   assert type(back.data) is str and type(back.num_classes) is int
   rows = np.array([4, 0, 7])
-  jax.tree.map(np.testing.assert_array_equal, ask(caches.cached(back), rows), ask(caches.cached(stored), rows))
+  jax.tree.map(np.testing.assert_array_equal, asked(caches.cached(back), rows), asked(caches.cached(stored), rows))
 
 
 def test_files_that_are_no_cache_are_refused(tmp_path):

@@ -1,6 +1,6 @@
 """Recipes in which an example's student embedding must recognise its teacher embedding: CRD, and without its memory."""
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from jdistill.base import Connector, Key
 from jdistill.methods.knowledge.recipe import Memory, Recipe, StepOutputs, Term
 from jdistill.methods.knowledge.terms import label_terms
 from jdistill.models.connectors import mlp_head
+from jdistill.schema import Count, NonNegative, Positive, Share, Traced, validated
 
 _UNSEEN = -1
 
@@ -27,16 +28,17 @@ class Remembered(NamedTuple):
   labels: jax.Array
 
 
+@validated("method")
 def crd(
   *,
-  crd_weight: float = 0.8,
-  features: int = 128,
-  negatives: int = 16384,
-  contrast_temperature: float = 0.07,
-  bank_momentum: float = 0.5,
-  ce_weight: float = 1.0,
-  kd_weight: float = 0.0,
-  temperature: float = 4.0,
+  crd_weight: Annotated[NonNegative, Traced] = 0.8,
+  features: Count = 128,
+  negatives: Count = 16384,
+  contrast_temperature: Annotated[Positive, Traced] = 0.07,
+  bank_momentum: Share = 0.5,
+  ce_weight: Annotated[NonNegative, Traced] = 1.0,
+  kd_weight: NonNegative = 0.0,
+  temperature: Annotated[Positive, Traced] = 4.0,
 ) -> Recipe:
   """`CE + crd_weight L_crd`: linear heads on both embeddings, a memory bank on both sides (arXiv 1910.10699).
 
@@ -76,14 +78,15 @@ def crd(
   return Recipe(terms, connectors=_heads(features), memory=memory)
 
 
+@validated("method")
 def crd_inbatch(
   *,
-  contrast_weight: float = 0.8,
-  features: int = 128,
-  contrast_temperature: float = 0.07,
-  ce_weight: float = 1.0,
-  kd_weight: float = 0.0,
-  temperature: float = 4.0,
+  contrast_weight: Annotated[NonNegative, Traced] = 0.8,
+  features: Count = 128,
+  contrast_temperature: Annotated[Positive, Traced] = 0.07,
+  ce_weight: Annotated[NonNegative, Traced] = 1.0,
+  kd_weight: NonNegative = 0.0,
+  temperature: Annotated[Positive, Traced] = 4.0,
 ) -> Recipe:
   """CRD's idea without its memory: student and teacher as two views among those of the batch. Not CRD.
 

@@ -1,5 +1,7 @@
 """Recipes that compare feature maps: FitNets, attention transfer, knowledge review."""
 
+from typing import Annotated
+
 import jax
 
 from jdistill import losses
@@ -7,17 +9,19 @@ from jdistill.base import UserError
 from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
 from jdistill.methods.knowledge.terms import between, label_terms, warmup
 from jdistill.models.connectors import hint_regressor, read_tap, review_fusion, review_levels, tap_pairs
+from jdistill.schema import Count, NonNegative, Positive, Traced, validated
 
 
+@validated("method")
 def fitnets(
   *,
   tap: str = "block2",
-  hint_weight: float = 100.0,
-  hint_epochs: float = 0.0,
+  hint_weight: Annotated[NonNegative, Traced] = 100.0,
+  hint_epochs: NonNegative = 0.0,
   clips: bool = True,
-  ce_weight: float = 1.0,
-  kd_weight: float = 0.0,
-  temperature: float = 4.0,
+  ce_weight: Annotated[NonNegative, Traced] = 1.0,
+  kd_weight: NonNegative = 0.0,
+  temperature: Annotated[Positive, Traced] = 4.0,
 ) -> Recipe:
   """`CE + hint_weight mean((r(f_s) - f_t)^2)` with a trained regressor `r` (arXiv 1412.6550).
 
@@ -42,14 +46,15 @@ def fitnets(
   return Recipe(terms, connectors={"regressor": hint_regressor(tap, clips=clips)})
 
 
+@validated("method")
 def at(
   *,
   taps: str = "stages",
-  at_weight: float = 1000.0,
-  power: float = 2.0,
-  ce_weight: float = 1.0,
-  kd_weight: float = 0.0,
-  temperature: float = 4.0,
+  at_weight: Annotated[NonNegative, Traced] = 1000.0,
+  power: NonNegative = 2.0,
+  ce_weight: Annotated[NonNegative, Traced] = 1.0,
+  kd_weight: NonNegative = 0.0,
+  temperature: Annotated[Positive, Traced] = 4.0,
 ) -> Recipe:
   """`CE + at_weight sum_stages mean((A_s - A_t)^2)` with normalised attention maps `A` (arXiv 1612.03928).
 
@@ -71,15 +76,16 @@ def at(
   return Recipe(label_terms(ce_weight, kd_weight, temperature) | {"at": Term(attention, at_weight)})
 
 
+@validated("method")
 def reviewkd(
   *,
   taps: str = "stages",
-  review_weight: float = 5.0,
-  warmup_epochs: float = 20.0,
-  middle: int = 512,
-  ce_weight: float = 1.0,
-  kd_weight: float = 0.0,
-  temperature: float = 4.0,
+  review_weight: Annotated[NonNegative, Traced] = 5.0,
+  warmup_epochs: NonNegative = 20.0,
+  middle: Count = 512,
+  ce_weight: Annotated[NonNegative, Traced] = 1.0,
+  kd_weight: NonNegative = 0.0,
+  temperature: Annotated[Positive, Traced] = 4.0,
 ) -> Recipe:
   """`CE + review_weight min(1, epoch / warmup) sum_levels HCL` after fusion from deep to shallow (arXiv 2104.09044).
 

@@ -13,25 +13,26 @@ from jdistill.base import Batch, Block, DataPolicy, Key, Look, Outputs, PyTree, 
 from jdistill.data.policies import walk
 from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term, same_view
 from jdistill.models.connectors import feature_transfer, last_map, mlp_head
-from jdistill.schema import Above, Range, Traced
+from jdistill.schema import Count, NonNegative, Positive, Size, Traced, validated
 from jdistill.selection import classwise_confidence_select, selection_mixing_weight
 
 Selection = Literal["classwise", "teacher", "random", "all"]
 _QUANTILES = {"low": 10, "median": 50, "high": 90}  # per cent of the pool that is less confident
 
 
+@validated("method")
 def kd3(
   *,
   shared_classifier: bool = True,
-  feature_weight: Annotated[float, Range(0)] = 1.0,
+  feature_weight: NonNegative = 1.0,
   weighted: bool = True,
-  contrast_weight: Annotated[float, Range(0)] = 0.001,
-  contrast_temperature: Annotated[float, Above(0), Traced] = 0.3,
-  contrast_size: Annotated[int, Range(1)] = 128,
-  mix_beta: Annotated[float, Above(0), Traced] = 0.1,
-  kd_weight: Annotated[float, Range(0)] = 0.0,
-  temperature: Annotated[float, Above(0), Traced] = 4.0,
-  factor: Annotated[int, Range(1)] = 2,
+  contrast_weight: NonNegative = 0.001,
+  contrast_temperature: Annotated[Positive, Traced] = 0.3,
+  contrast_size: Count = 128,
+  mix_beta: Positive = 0.1,
+  kd_weight: NonNegative = 0.0,
+  temperature: Annotated[Positive, Traced] = 4.0,
+  factor: Count = 2,
 ) -> Recipe:
   """`feature_weight L_feat + contrast_weight L_con + kd_weight KD`, on images that `kd3_policy` selects.
 
@@ -163,14 +164,15 @@ def _contrast(step: StepOutputs, temperature: float) -> jax.Array:
   return total
 
 
+@validated("data_policy")
 def kd3_policy(
   size: int,
   batch_size: int,
   *,
   select: Selection = "classwise",
-  cutoff: Annotated[float, Range(0)] = 0.95,
-  ramp: Annotated[int, Range(1)] = 160,
-  until: Annotated[int, Range(0)] = 120,
+  cutoff: NonNegative = 0.95,
+  ramp: Count = 160,
+  until: Size = 120,
   repeat: bool = False,
 ) -> DataPolicy:
   """KD^3's selection, made anew at the start of every epoch by the logits of teacher and student (arXiv 2307.11469).

@@ -1,20 +1,27 @@
 """Distillation of segmentation: CWD, and LAD, whose teacher sees a noised label map beside the image."""
 
+from typing import Annotated, Literal
+
 import jax
 import jax.numpy as jnp
 
 from jdistill import losses
-from jdistill.base import Batch, Key, UserError
+from jdistill.base import Batch, Key
 from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
 from jdistill.methods.knowledge.terms import cross_entropy_term
+from jdistill.schema import NonNegative, Positive, Traced, validated
 
-ROLES = ("student", "teacher")
-CODES = ("random", "fixed")
 _SIGMA = {"teacher": 0.03, "student": 0.02}
 _CODES = {"teacher": "random", "student": "fixed"}
 
 
-def cwd(*, temperature: float = 4.0, cwd_weight: float = 3.0, ce_weight: float = 1.0) -> Recipe:
+@validated("method")
+def cwd(
+  *,
+  temperature: Annotated[Positive, Traced] = 4.0,
+  cwd_weight: Annotated[NonNegative, Traced] = 3.0,
+  ce_weight: Annotated[NonNegative, Traced] = 1.0,
+) -> Recipe:
   """`CE + cwd_weight CWD(teacher, student)` on the logits of every pixel (arXiv 2011.13256), without any labels in.
 
   CWD is `T^2 KL` between softmaxes over the places of a channel; mean over images and channels, sum over places.
@@ -27,16 +34,17 @@ def cwd(*, temperature: float = 4.0, cwd_weight: float = 3.0, ce_weight: float =
   return Recipe({"ce": cross_entropy_term(ce_weight), "cwd": _cwd_term(cwd_weight, temperature)})
 
 
+@validated("method")
 def lad(
   *,
-  role: str = "student",
-  codes: str | None = None,
-  sigma: float | None = None,
-  scale: float = 1.5,
-  temperature: float = 4.0,
-  cwd_weight: float = 3.0,
-  ce_weight: float = 1.0,
-  consistency: float = 5.0,
+  role: Literal["student", "teacher"] = "student",
+  codes: Literal["random", "fixed"] | None = None,
+  sigma: Positive | None = None,
+  scale: Annotated[NonNegative, Traced] = 1.5,
+  temperature: Annotated[Positive, Traced] = 4.0,
+  cwd_weight: Annotated[NonNegative, Traced] = 3.0,
+  ce_weight: Annotated[NonNegative, Traced] = 1.0,
+  consistency: Annotated[NonNegative, Traced] = 5.0,
 ) -> Recipe:
   """LAD: a teacher that sees a noised label map in an extra input channel, and its ordinary student (arXiv 2407.13254).
 
@@ -63,13 +71,7 @@ def lad(
     cwd_weight: the student's.
     ce_weight: of the labels.
     consistency: the teacher's weight of agreement between its two codings; 0 leaves it out.
-
-  Raises:
-    UserError: an unknown role or unknown codes.
   """
-  for key, value, known in (("role", role, ROLES), ("codes", codes, (None, *CODES))):
-    if value not in known:
-      raise UserError(f"method.{key}={value!r}: unknown; choose one of {', '.join(k for k in known if k)}")
   codes, sigma = codes or _CODES[role], _SIGMA[role] if sigma is None else sigma
 
   def shown(key: Key, batch: Batch) -> jax.Array:

@@ -1,11 +1,15 @@
 """Recipes that compare logits: cross entropy, KD, DKD, DIST, PLD, SinKD."""
 
+from typing import Annotated
+
 from jdistill import losses
 from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
 from jdistill.methods.knowledge.terms import cross_entropy_term, kd_term, warmup
+from jdistill.schema import NonNegative, Positive, Share, Traced, validated
 
 
-def ce(*, label_smoothing: float = 0.0) -> Recipe:
+@validated("method")
+def ce(*, label_smoothing: Share = 0.0) -> Recipe:
   """Plain training on labels; the control of every comparison, and how teachers are trained.
 
   Args:
@@ -14,7 +18,13 @@ def ce(*, label_smoothing: float = 0.0) -> Recipe:
   return Recipe({"ce": cross_entropy_term(label_smoothing=label_smoothing)}, needs=("labels",))
 
 
-def kd(*, temperature: float = 4.0, ce_weight: float = 0.1, kd_weight: float = 0.9) -> Recipe:
+@validated("method")
+def kd(
+  *,
+  temperature: Annotated[Positive, Traced] = 4.0,
+  ce_weight: Annotated[NonNegative, Traced] = 0.1,
+  kd_weight: Annotated[NonNegative, Traced] = 0.9,
+) -> Recipe:
   """`ce_weight CE + kd_weight T^2 KL(teacher || student)` (arXiv 1503.02531).
 
   Args:
@@ -24,13 +34,14 @@ def kd(*, temperature: float = 4.0, ce_weight: float = 0.1, kd_weight: float = 0
   return Recipe({"ce": cross_entropy_term(ce_weight), "kd": kd_term(kd_weight, temperature)})
 
 
+@validated("method")
 def dkd(
   *,
-  temperature: float = 4.0,
-  alpha: float = 1.0,
-  beta: float = 8.0,
-  ce_weight: float = 1.0,
-  warmup_epochs: float = 20.0,
+  temperature: Annotated[Positive, Traced] = 4.0,
+  alpha: Annotated[NonNegative, Traced] = 1.0,
+  beta: Annotated[NonNegative, Traced] = 8.0,
+  ce_weight: Annotated[NonNegative, Traced] = 1.0,
+  warmup_epochs: NonNegative = 20.0,
 ) -> Recipe:
   """`CE + min(1, epoch / warmup) (alpha TCKD + beta NCKD)` (arXiv 2203.08679).
 
@@ -49,7 +60,14 @@ def dkd(
   return Recipe({"ce": cross_entropy_term(ce_weight), "dkd": Term(loss, warmup(1.0, warmup_epochs))})
 
 
-def dist(*, temperature: float = 4.0, beta: float = 2.0, gamma: float = 2.0, ce_weight: float = 1.0) -> Recipe:
+@validated("method")
+def dist(
+  *,
+  temperature: Annotated[Positive, Traced] = 4.0,
+  beta: Annotated[NonNegative, Traced] = 2.0,
+  gamma: Annotated[NonNegative, Traced] = 2.0,
+  ce_weight: Annotated[NonNegative, Traced] = 1.0,
+) -> Recipe:
   """`CE + T^2 (beta inter + gamma intra)`, Pearson correlations over classes and over the batch (arXiv 2205.10536).
 
   Args:
@@ -65,7 +83,8 @@ def dist(*, temperature: float = 4.0, beta: float = 2.0, gamma: float = 2.0, ce_
   return Recipe({"ce": cross_entropy_term(ce_weight), "dist": Term(loss)})
 
 
-def pld(*, temperature: float = 1.0) -> Recipe:
+@validated("method")
+def pld(*, temperature: Annotated[Positive, Traced] = 1.0) -> Recipe:
   """PLD: one list-wise loss and no other weight (arXiv 2506.12542).
 
   Args:

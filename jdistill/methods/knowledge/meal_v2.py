@@ -1,25 +1,27 @@
 """MEAL V2: a committee's average probabilities as the only target, and a discriminator on the logits."""
 
 from collections.abc import Callable
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
 
 from jdistill import losses
-from jdistill.base import Connector, Outputs, PyTree, UserError, Variables
+from jdistill.base import Connector, Outputs, PyTree, Variables
 from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
 from jdistill.methods.knowledge.terms import cross_entropy_term
 from jdistill.models.connectors import discriminator
+from jdistill.schema import NonNegative, Share, Traced, validated
 
 DISCRIMINATOR = "discriminator"
-MODES = ("joint", "adversarial", "off")
 
 
+@validated("method")
 def meal_v2(
   *,
-  mode: str = "joint",
-  discriminator_weight: float = 1.0,
-  hard_weight: float = 0.0,
+  mode: Literal["joint", "adversarial", "off"] = "joint",
+  discriminator_weight: Annotated[NonNegative, Traced] = 1.0,
+  hard_weight: Share = 0.0,
   last_relu: bool = True,
 ) -> Recipe:
   """`-sum_c pbar_c log softmax(z_s)_c + L_D`, with `pbar = mean_m softmax(z_m)` over all teachers (arXiv 2009.08453).
@@ -41,16 +43,12 @@ def meal_v2(
     the discriminator assigns rightly, ties half (0.5 for one that knows nothing).
 
   Raises:
-    UserError: an unknown mode, or `hard_weight` above 1. At trace time, teachers with different class counts.
+    ValueError: at trace time, teachers with different class counts.
 
   References:
     Shen and Savvides, "MEAL V2: Boosting Vanilla ResNet-50 to 80%+ Top-1 Accuracy on ImageNet without Tricks"
     (arXiv 2009.08453).
   """
-  if mode not in MODES:
-    raise UserError(f"method.mode={mode!r}: unknown; choose one of {', '.join(MODES)}")
-  if not 0 <= hard_weight <= 1:
-    raise UserError(f"method.hard_weight={hard_weight}: is a share of the labels; give a number within [0, 1]")
 
   def similarity(step: StepOutputs) -> jax.Array:
     probabilities, _ = losses.ensemble_soft_targets([out.logits for out in step.teachers])

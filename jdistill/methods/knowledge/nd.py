@@ -1,6 +1,7 @@
 """ND: a term on length and direction of the embedding, added to KD, DKD, DIST or ReviewKD (KD++, DKD++, ...)."""
 
 from collections.abc import Mapping
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,25 +14,24 @@ from jdistill.methods.knowledge import feature, logits
 from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
 from jdistill.methods.knowledge.terms import cross_entropy_term, kd_term, warmup
 from jdistill.models.connectors import embedding_map
-
-BASES = ("kd", "dkd", "dist", "reviewkd")
-ALIGNMENTS = ("nd", "direction", "norm", "example")
+from jdistill.schema import NonNegative, Positive, Traced, validated
 
 
+@validated("method")
 def nd(
   *,
-  base: str = "kd",
-  nd_weight: float = 2.0,
-  kd_weight: float = 1.0,
-  alignment: str = "nd",
-  temperature: float = 4.0,
-  alpha: float | None = None,
-  beta: float | None = None,
-  gamma: float | None = None,
+  base: Literal["kd", "dkd", "dist", "reviewkd"] = "kd",
+  nd_weight: Annotated[NonNegative, Traced] = 2.0,
+  kd_weight: Annotated[NonNegative, Traced] = 1.0,
+  alignment: Literal["nd", "direction", "norm", "example"] = "nd",
+  temperature: Annotated[Positive, Traced] = 4.0,
+  alpha: NonNegative | None = None,
+  beta: NonNegative | None = None,
+  gamma: NonNegative | None = None,
   taps: str = "stages",
-  warmup_epochs: float = 20.0,
-  ce_weight: float = 1.0,
-  dropout: float = 0.5,
+  warmup_epochs: NonNegative = 20.0,
+  ce_weight: Annotated[NonNegative, Traced] = 1.0,
+  dropout: NonNegative = 0.5,
 ) -> Recipe:
   """`CE + kd_weight min(1, epoch / warmup) L_base + nd_weight ND` (arXiv 2305.17007).
 
@@ -58,11 +58,8 @@ def nd(
     dropout: of the map between different widths.
 
   Raises:
-    UserError: an unknown base or alignment; and when the means are computed, classes without an example or with a mean
-      of length zero.
+    UserError: when the means are computed, classes without an example or with a mean of length zero.
   """
-  if alignment not in ALIGNMENTS:
-    raise UserError(f"method.alignment={alignment!r}: unknown; choose one of {', '.join(ALIGNMENTS)}")
   kept = Recipe({"ce": cross_entropy_term(ce_weight), "kd": kd_term(kd_weight, temperature)})
   if base == "dkd":
     kept = logits.dkd(temperature=temperature, alpha=_or(alpha, 1.0), beta=_or(beta, 8.0), ce_weight=ce_weight)
@@ -70,8 +67,6 @@ def nd(
     kept = logits.dist(temperature=temperature, beta=_or(beta, 1.0), gamma=_or(gamma, 1.0), ce_weight=ce_weight)
   elif base == "reviewkd":
     kept = feature.reviewkd(taps=taps, ce_weight=ce_weight)
-  elif base != "kd":
-    raise UserError(f"method.base={base!r}: unknown; choose one of {', '.join(BASES)}")
   # one warm-up and one weight for all bases
   terms = {
     name: term if name == "ce" else term._replace(weight=warmup(kd_weight, warmup_epochs))

@@ -1,6 +1,7 @@
 """OFA-KD: every stage of the student gets an exit, and all exits learn from the teacher's final logits."""
 
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import jax
 
@@ -10,24 +11,24 @@ from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
 from jdistill.methods.knowledge.terms import cross_entropy_term
 from jdistill.models.connectors import stage_exit
 from jdistill.ops.precision import widen
+from jdistill.schema import Count, NonNegative, Positive, Share, Traced, validated
 
-TARGETS = ("teacher", "labels")
 
-
+@validated("method")
 def ofa(
   *,
-  eps: float | Sequence[float] = 1.0,
-  temperature: float = 1.0,
+  eps: tuple = (1.0,),
+  temperature: Annotated[Positive, Traced] = 1.0,
   scale_t2: bool = False,
-  ce_weight: float = 1.0,
-  kd_weight: float = 1.0,
-  exit_weight: float = 1.0,
+  ce_weight: NonNegative = 1.0,
+  kd_weight: NonNegative = 1.0,
+  exit_weight: Annotated[NonNegative, Traced] = 1.0,
   stages: str = "1,2,3,4",
-  targets: str = "teacher",
-  label_smoothing: float = 0.0,
-  width: int | None = None,
-  heads: int = 4,
-  grid: int = 7,
+  targets: Literal["teacher", "labels"] = "teacher",
+  label_smoothing: Share = 0.0,
+  width: Count | None = None,
+  heads: Count = 4,
+  grid: Count = 7,
 ) -> Recipe:
   """`CE + L(z_s; eps_last) + sum_k L(h_k; eps_k)` with `L` of `losses.ofa_loss` and exits `h_k` (arXiv 2310.19444).
 
@@ -46,14 +47,11 @@ def ofa(
     width, heads, grid: see `jdistill.models.connectors.stage_exit`.
 
   Raises:
-    UserError: neither one `eps` nor one per stage and one more, an `eps` that is not positive, no stages, or unknown
-      targets.
+    UserError: neither one `eps` nor one per stage and one more, an `eps` that is not positive, or no stages.
   """
   words = stages.replace(",", " ").split()
   if not words or len(set(words)) != len(words):
     raise UserError(f"method.stages={stages!r}: name every stage once, such as '1,2,3,4'")
-  if targets not in TARGETS:
-    raise UserError(f"method.targets={targets!r}: unknown; choose one of {', '.join(TARGETS)}")
   exponents = _exponents(eps, len(words))
 
   def against_teacher(logits: jax.Array, step: StepOutputs, exponent: float) -> jax.Array:
@@ -75,14 +73,15 @@ def ofa(
   return Recipe(terms, connectors=connectors)
 
 
-def _exponents(eps: float | Sequence[float], stages: int) -> list[float]:
+def _exponents(eps: Sequence[float | str], stages: int) -> list[float]:
   """One exponent for each stage and one for the final logits."""
-  values = list(eps) if isinstance(eps, Sequence) else [eps] * (stages + 1)
+  values = [float(value) for value in eps]
+  values = values * (stages + 1) if len(values) == 1 else values
   if len(values) != stages + 1:
     raise UserError(
       f"method.eps={tuple(values)}: give one value, or {stages + 1}: one for each of {stages} stages and then one for "
       "the final logits"
     )
-  if not all(isinstance(value, jax.core.Tracer) or value > 0 for value in values):
-    raise UserError(f"method.eps={eps}: must be above 0")
+  if not min(values) > 0:
+    raise UserError(f"method.eps={tuple(values)}: must be above 0")
   return values

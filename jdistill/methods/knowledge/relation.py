@@ -1,20 +1,24 @@
 """Recipes that compare how the examples of a batch lie to each other: RKD."""
 
+from typing import Annotated
+
 import jax
 
 from jdistill import losses
 from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
 from jdistill.methods.knowledge.terms import label_terms
+from jdistill.schema import Count, NonNegative, Positive, Traced, validated
 
 
+@validated("method")
 def rkd(
   *,
-  distance_weight: float = 25.0,
-  angle_weight: float = 50.0,
-  chunk: int | None = None,
-  ce_weight: float = 1.0,
-  kd_weight: float = 0.0,
-  temperature: float = 4.0,
+  distance_weight: Annotated[NonNegative, Traced] = 25.0,
+  angle_weight: Annotated[NonNegative, Traced] = 50.0,
+  chunk: Count | None = None,
+  ce_weight: Annotated[NonNegative, Traced] = 1.0,
+  kd_weight: NonNegative = 0.0,
+  temperature: Annotated[Positive, Traced] = 4.0,
 ) -> Recipe:
   """`CE + distance_weight L_distance + angle_weight L_angle` on embeddings (arXiv 1904.05068).
 

@@ -1,6 +1,7 @@
 """SinKD: the batch of the student's predictions is carried to the teacher's at the least cost."""
 
 from collections.abc import Callable, Mapping
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,8 @@ from jdistill.losses.compose import masked_mean
 from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
 from jdistill.methods.knowledge.terms import cross_entropy_term
 from jdistill.ops.precision import widen
+from jdistill.schema import Count, NonNegative, Positive, Traced, validated
 
-VARIANTS = ("batch", "sample")
 Divergence = Callable[..., jax.Array]  # (student logits, teacher logits, *, temperature, scale_t2) -> [B]
 
 
@@ -45,23 +46,24 @@ def annealed(first: float, last: float | None, epochs: float) -> Callable[[jax.A
   return lambda epoch: first + (last - first) * jnp.clip(jnp.floor(epoch) / max(epochs - 1, 1), 0, 1)
 
 
+@validated("method")
 def sinkd(
   *,
-  ce_weight: float = 0.1,
-  kd_weight: float = 0.9,
-  sd_weight: float = 0.0128,
-  mse_weight: float = 0.0,
-  divergence: str = "cross_entropy",
-  temperature: float = 2.0,
-  final_temperature: float | None = None,
-  anneal_epochs: float = 0.0,
+  ce_weight: NonNegative = 0.1,
+  kd_weight: NonNegative = 0.9,
+  sd_weight: NonNegative = 0.0128,
+  mse_weight: NonNegative = 0.0,
+  divergence: Literal["cross_entropy", "kl", "reverse_kl", "js", "total_variation"] = "cross_entropy",
+  temperature: Annotated[Positive, Traced] = 2.0,
+  final_temperature: Positive | None = None,
+  anneal_epochs: NonNegative = 0.0,
   scale_t2: bool = False,
-  variant: str = "batch",
-  sd_temperature: float = 2.0,
-  eps: float = 0.1,
-  num_iters: int = 20,
+  variant: Literal["batch", "sample"] = "batch",
+  sd_temperature: Annotated[Positive, Traced] = 2.0,
+  eps: Annotated[Positive, Traced] = 0.1,
+  num_iters: Count = 20,
   implicit: bool = False,
-  teacher_scale: float = 1.0,
+  teacher_scale: Annotated[NonNegative, Traced] = 1.0,
   gradient_norms: bool = False,
 ) -> Recipe:
   """`(1 - a) CE + a D(teacher, student) + b' SD` (arXiv 2402.17110), with `SD` of `losses.sinkd_batch_loss`.
@@ -92,13 +94,8 @@ def sinkd(
       and without `T^2`; `method/overlap` is the mean of `sum_c min(s_c, t_c)` at `temperature`.
 
   Raises:
-    UserError: an unknown divergence or variant, or no term with a weight.
+    UserError: no term with a weight.
   """
-  for key, value, known in (("divergence", divergence, DIVERGENCES), ("variant", variant, VARIANTS)):
-    if value not in known:
-      raise UserError(f"method.{key}={value!r}: unknown; choose one of {', '.join(known)}")
-  if final_temperature is not None and not final_temperature > 0:
-    raise UserError(f"method.final_temperature={final_temperature}: must be above 0")
   heat = annealed(temperature, final_temperature, anneal_epochs)
 
   def teacher_logits(step: StepOutputs) -> jax.Array:

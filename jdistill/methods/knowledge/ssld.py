@@ -1,6 +1,6 @@
 """SSLD: a symmetric divergence from the teacher on labelled images and on unlabelled ones that the teacher mined."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,11 @@ from jdistill import losses
 from jdistill.base import Block, DataPolicy, Key, Look, PyTree
 from jdistill.data.policies import walk
 from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
-from jdistill.schema import Range
+from jdistill.schema import Count, Size, validated
 from jdistill.selection import mine_top_k_per_class
 
 
+@validated("method")
 def ssld(
   *,
   divergence: Literal["js", "jeffreys", "soft_ce", "kl"] = "js",
@@ -45,14 +46,15 @@ def _divergence(name: str, step: StepOutputs) -> jax.Array:
   return losses.soft_cross_entropy(student, jax.lax.stop_gradient(teacher))
 
 
+@validated("data_policy")
 def ssld_policy(
   size: int,
   batch_size: int,
   *,
   mine: Literal["top_k", "random", "none", "all"] = "top_k",
-  per_class: Annotated[int, Range(1)] = 100,
+  per_class: Count = 100,
   predicted_only: bool = False,
-  random_seed: Annotated[int, Range(0)] = 0,
+  random_seed: Size = 0,
 ) -> DataPolicy:
   """SSLD's mining: labelled examples and those of the pool that the teacher mines, once (arXiv 2103.05959).
 

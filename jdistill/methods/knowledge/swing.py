@@ -1,27 +1,31 @@
 """Swing distillation: what a teacher says at private positions of a sequence is softened and blurred."""
 
+from typing import Annotated, Literal
+
 import jax
 
 from jdistill import losses
 from jdistill.base import UserError
 from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
 from jdistill.methods.knowledge.terms import over_positions
+from jdistill.schema import NonNegative, Positive, Traced, validated
 
 NO_NOISE = "none"
 
 
+@validated("method")
 def swing(
   *,
-  tau_lo: float = 1.0,
-  tau_hi: float = 10.0,
-  epsilon: float = 1000.0,
-  mechanism: str = "laplace",
-  noise_on: str = "probabilities",
+  tau_lo: Positive = 1.0,
+  tau_hi: Positive = 10.0,
+  epsilon: Positive = 1000.0,
+  mechanism: Literal["laplace", "gaussian", "none"] = "laplace",
+  noise_on: Literal["probabilities", "logits"] = "probabilities",
   mask_labels: bool = True,
   mask_private: bool = False,
   reverse: bool = False,
-  ce_weight: float = 0.1,
-  kd_weight: float = 0.9,
+  ce_weight: Annotated[NonNegative, Traced] = 0.1,
+  kd_weight: Annotated[NonNegative, Traced] = 0.9,
 ) -> Recipe:
   """`ce_weight (1 - rho) CE + kd_weight KL(u || softmax(z_s / tau))`, means over positions (arXiv 2212.08349).
 
@@ -44,13 +48,12 @@ def swing(
     ce_weight, kd_weight: of labels and teacher.
 
   Raises:
-    ValueError: `tau_lo > tau_hi` or an unknown mechanism; at trace time, an unknown `noise_on`, or examples without
-      `private` or with one of another shape. `rho` outside [0, 1] makes the loss NaN, which stops a run.
+    UserError: `tau_lo > tau_hi`.
+    ValueError: at trace time, examples without `private` or with one of another shape. `rho` outside [0, 1] makes the
+      loss NaN, which stops a run.
   """
-  if not 0 < tau_lo <= tau_hi:
-    raise UserError(f"method.tau_lo={tau_lo}: must be above 0 and at most tau_hi={tau_hi}")
-  if mechanism not in (NO_NOISE, "laplace", "gaussian"):
-    raise UserError(f"method.mechanism={mechanism!r}: unknown; choose laplace, gaussian or {NO_NOISE}")
+  if tau_lo > tau_hi:
+    raise UserError(f"method.tau_lo={tau_lo}: must be at most tau_hi={tau_hi}")
   noise = {"epsilon": float("inf"), "mechanism": "laplace"} if mechanism == NO_NOISE else {
     "epsilon": epsilon, "mechanism": mechanism,
   }  # fmt: skip

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,27 +12,27 @@ from jdistill import losses
 from jdistill.base import Key, Outputs, UserError, Variables
 from jdistill.methods.knowledge.recipe import Outer, Recipe, StepOutputs, Term
 from jdistill.methods.optimizers import make_optimizer
+from jdistill.schema import Count, NonNegative, Positive, Share, Traced, validated
 
 CONTROLLER = "controller"
-RULES = ("learned", "fixed", "linear", "correct", "confidence", "oracle")
-OUTER = ("hypergradient", "none")
 _COLUMNS = {"probabilities": 4, "student_edges": 3, "edges": 5, "angles": 2}
 
 
+@validated("method")
 def tgeo_kd(
   *,
-  rule: str = "learned",
-  outer: str = "hypergradient",
+  rule: Literal["learned", "fixed", "linear", "correct", "confidence", "oracle"] = "learned",
+  outer: Literal["hypergradient", "none"] = "hypergradient",
   state: str = "probabilities+edges",
-  temperature: float = 1.5,
-  alpha: float = 0.5,
-  alpha_last: float = 0.0,
-  decay_epochs: float = 300.0,
-  hidden: int = 32,
-  virtual_lr: float = 0.1,
-  held_out_size: int = 200,
-  controller_lr: float | None = None,
-  controller_weight_decay: float = 0.0,
+  temperature: Annotated[Positive, Traced] = 1.5,
+  alpha: Annotated[Share, Traced] = 0.5,
+  alpha_last: Annotated[Share, Traced] = 0.0,
+  decay_epochs: Annotated[Positive, Traced] = 300.0,
+  hidden: Count = 32,
+  virtual_lr: Annotated[NonNegative, Traced] = 0.1,
+  held_out_size: Count = 200,
+  controller_lr: Positive | None = None,
+  controller_weight_decay: NonNegative = 0.0,
 ) -> Recipe:
   """`mean_i [alpha_i T^2 KL_i(teacher || student) + (1 - alpha_i) CE_i]` (arXiv 2312.15112).
 
@@ -69,13 +70,15 @@ def tgeo_kd(
     whose teacher is wrong (the area under the ROC curve; 0.5 where a batch lacks either kind).
 
   Raises:
-    UserError: an unknown rule, state or outer update, an `alpha` outside `[0, 1]`, or a decay without a rate.
+    UserError: an unknown state, or a decay without a rate.
 
   References:
     Hu et al., "Less or More From Teacher: Exploiting Trilateral Geometry For Knowledge Distillation"
     (arXiv 2312.15112). Three passes forward and back per step instead of one.
   """
-  _check(rule, outer, state, {"alpha": alpha, "alpha_last": alpha_last}, decay_epochs)
+  parts = state.split("+")
+  if not set(parts) <= set(_COLUMNS) or len(set(parts)) < len(parts):
+    raise UserError(f"method.state={state!r}: join different ones of {', '.join(_COLUMNS)} with '+'")
   if controller_lr is None and controller_weight_decay != 0:
     raise UserError(
       f"method.controller_weight_decay={controller_weight_decay}: the controller has the student's optimiser; set"
@@ -89,7 +92,7 @@ def tgeo_kd(
 
   def init(key: Key, student: Outputs, teachers: tuple[Outputs, ...]):
     del teachers
-    columns = sum(_COLUMNS[part] for part in state.split("+"))
+    columns = sum(_COLUMNS[part] for part in parts)
     return losses.init_fusion_ratio(key, columns * student.logits.shape[-1], (hidden, max(hidden // 2, 1)))
 
   controller = Outer(
@@ -101,7 +104,7 @@ def tgeo_kd(
     through=outer == "hypergradient",
     optimizer=None
     if controller_lr is None
-    else make_optimizer("adam", lambda step: jnp.asarray(controller_lr), weight_decay=controller_weight_decay),
+    else make_optimizer("adam", controller_lr, weight_decay=controller_weight_decay),
   )
   return Recipe(
     {"fused": Term(fused)},
@@ -189,17 +192,3 @@ def _rule(rule: str, alpha: float, last: float, epochs: float) -> Callable[[Step
     return jnp.full(step.y.shape, alpha)
 
   return ratio
-
-
-def _check(rule: str, outer: str, state: str, alphas: dict[str, float], epochs: float) -> None:
-  for key, value, known in (("rule", rule, RULES), ("outer", outer, OUTER)):
-    if value not in known:
-      raise UserError(f"method.{key}={value!r}: unknown; choose one of {', '.join(known)}")
-  parts = state.split("+")
-  if not set(parts) <= set(_COLUMNS) or len(set(parts)) < len(parts):
-    raise UserError(f"method.state={state!r}: join different ones of {', '.join(_COLUMNS)} with '+'")
-  for key, value in alphas.items():
-    if not 0 <= value <= 1:
-      raise UserError(f"method.{key}={value}: is a share of the teacher; give a number within [0, 1]")
-  if epochs <= 0:
-    raise UserError(f"method.decay_epochs={epochs}: must be above 0")

@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable
+from typing import Annotated, Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,8 @@ from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
 from jdistill.methods.knowledge.terms import label_terms
 from jdistill.models.connectors import read_tap, square_map, token_projector
 from jdistill.ops.precision import widen
+from jdistill.schema import Count, NonNegative, Positive, Traced, validated
 
-LEVELS = ("token", "instance")
-DIRECTIONS = ("student_teacher", "teacher_student")
 LAST = "last"
 
 
@@ -61,24 +61,25 @@ def token_pair(
   return tuple(losses.tokenize_feature_map(x, patch=patch) for x in maps)
 
 
+@validated("method")
 def trg(
   *,
-  tokens: int = 4,
-  neighbours: int = 8,
-  sigma: float | None = None,
-  inner_weight: float = 500.0,
-  local_weight: float = 50.0,
-  global_weight: float = 0.5,
-  direction: str = "student_teacher",
-  contrast_temperature: float = 0.5,
-  final_contrast_temperature: float = 0.1,
-  contrast_epochs: float = 240.0,
+  tokens: Count = 4,
+  neighbours: Count = 8,
+  sigma: Positive | None = None,
+  inner_weight: NonNegative = 500.0,
+  local_weight: NonNegative = 50.0,
+  global_weight: NonNegative = 0.5,
+  direction: Literal["student_teacher", "teacher_student"] = "student_teacher",
+  contrast_temperature: Annotated[Positive, Traced] = 0.5,
+  final_contrast_temperature: Annotated[Positive, Traced] = 0.1,
+  contrast_epochs: Annotated[Positive, Traced] = 240.0,
   tap: str = LAST,
-  patch: int = 1,
-  level: str = "token",
-  ce_weight: float = 1.0,
-  kd_weight: float = 1.0,
-  temperature: float = 4.0,
+  patch: Count = 1,
+  level: Literal["token", "instance"] = "token",
+  ce_weight: Annotated[NonNegative, Traced] = 1.0,
+  kd_weight: NonNegative = 1.0,
+  temperature: Annotated[Positive, Traced] = 4.0,
 ) -> Recipe:
   """`CE + kd_weight KD + inner_weight L_inner + local_weight L_local + global_weight L_global` (arXiv 2306.12442).
 
@@ -108,15 +109,10 @@ def trg(
     ce_weight, kd_weight, temperature: of the labels and the KD term.
 
   Raises:
-    UserError: an unknown level or direction, or more than one token at level `"instance"`.
+    UserError: more than one token at level `"instance"`.
   """
-  for key, value, known in (("level", level, LEVELS), ("direction", direction, DIRECTIONS)):
-    if value not in known:
-      raise UserError(f"method.{key}={value!r}: unknown; choose one of {', '.join(known)}")
   if level == "instance" and tokens != 1:
     raise UserError(f"method.tokens={tokens}: with method.level='instance' an image is one node; set it to 1")
-  if not contrast_epochs > 0:
-    raise UserError(f"method.contrast_epochs={contrast_epochs}: must be above 0")
   heat = cosine(contrast_temperature, final_contrast_temperature, contrast_epochs)
 
   def pair(student: Outputs, teachers: tuple[Outputs, ...]) -> tuple[jax.Array, jax.Array]:
