@@ -16,6 +16,10 @@ from jdistill.training.stream import Stream
 _AHEAD = 256  # steps that are drawn together
 
 
+class NothingSelected(UserError):
+  """A data policy left an epoch without any example."""
+
+
 class Row(NamedTuple):
   """What a step has for itself; as host arrays `[steps, seeds, ...]`, for `Stream.join` those of one step and seed.
 
@@ -90,7 +94,7 @@ def policy_stream(
 
   Raises:
     ValueError: a policy that looks, with several seeds or without `look`.
-    UserError: while it runs, an epoch in which nothing was selected.
+    NothingSelected: while it runs, an epoch in which nothing was selected.
   """
   if policy.looks and stored is None and (look is None or len(seeds) != 1):
     raise ValueError(f"policy_stream: a policy that looks needs `look` and one seed at a time, got {len(seeds)} seeds")
@@ -209,7 +213,7 @@ class _Driver:
     if not steps.all():
       found = "".join(f", {name.partition('/')[2]} {value:.3g}" for name, value in self.shown.items())
       cure = f"; {self.policy.hint}" if self.policy.hint else ""
-      raise UserError(f"epoch {self.first_epoch + int(np.argmin(steps))}: no example was selected{found}{cure}")
+      raise NothingSelected(f"epoch {self.first_epoch + int(np.argmin(steps))}: no example was selected{found}{cure}")
     seeds = np.arange(len(self.members))[:, None, None]
     index, weight = self.members[seeds, index[:, happens[0]]], weight[:, happens[0]]
     epoch = np.concatenate([self.first_epoch + e + np.arange(n) / n for e, n in enumerate(steps)])
