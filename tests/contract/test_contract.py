@@ -21,11 +21,12 @@ pytestmark = pytest.mark.usefixtures("compiled_once")  # what resumes is the sam
 ROOT = Path(__file__).resolve().parents[2]
 KEY = jax.random.key(11)
 every_method = pytest.mark.parametrize("name", catalog.names())
-# Students share one trainer, so what is its promise and not a recipe's is held for one recipe of each kind: a plain one
-# and those with a memory, an outer update or an order of their own.
+# Students share one builder, so what is its promise and not a recipe's is held for one recipe of each kind: a plain one
+# and those with a memory, an outer update or constants of their own.
 KINDS = ("kd", "crd", "tgeo_kd", "kd3")
 every_trainer = pytest.mark.parametrize(
-  "name", [row.name for row in catalog.rows() if row.family != "knowledge" or row.name in KINDS]
+  "name",
+  [row.name for row in catalog.rows() if not row.policy and (row.family != "knowledge" or row.name in KINDS)],
 )
 
 
@@ -62,8 +63,12 @@ def differ(a, b):
   return any((np.asarray(u) != np.asarray(v)).any() for u, v in zip(*map(jax.tree.leaves, (a, b)), strict=True))
 
 
-def test_every_row_has_a_toy_and_every_toy_a_row():
-  assert sorted(toys.TOYS) == sorted(catalog.names()), "add the method's toy to tests/contract/toys.py"
+@pytest.mark.parametrize("row", catalog.rows(), ids=lambda row: row.name)
+def test_every_row_describes_its_toy(row):
+  """A row that is a method has an objective, and options that its builder declares."""
+  assert row.toy.get("kind", "student") in (*toys.KINDS, "policy")
+  assert row.policy == (row.toy.get("kind") == "policy") and row.policy != ("objective" in row.toy)
+  assert set(toys.options(row)) <= set(schema.fields(row.build()))
 
 
 @every_method
@@ -159,41 +164,54 @@ def test_sharded_states_give_the_numbers_of_one_device(name, shard):
 
 @every_method
 def test_hyper_parameters_are_keywords_with_defaults(name):
-  parameters = inspect.signature(catalog.row(name).build()).parameters.values()
-  plain = [p for p in parameters if p.kind is p.KEYWORD_ONLY]
-  assert plain, "a builder without a single hyper-parameter?"
-  assert all(p.default is not p.empty for p in plain)
-  assert all(p.default is p.empty for p in parameters if p.kind is not p.KEYWORD_ONLY)  # collaborators must be given
-  assert not any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in parameters)
-  assert set(catalog.row(name).values) <= set(catalog.row(name).options())
+  row = catalog.row(name)
+  for builder in (row.build(), *(row.build(part) for part in row.parts)):
+    parameters = inspect.signature(builder).parameters.values()
+    assert all(p.default is not p.empty for p in parameters if p.kind is p.KEYWORD_ONLY)
+    assert all(p.default is p.empty for p in parameters if p.kind is not p.KEYWORD_ONLY)  # collaborators must be given
+    assert not any(p.kind in (p.VAR_KEYWORD, p.VAR_POSITIONAL) for p in parameters)
+  assert row.fields(), "a method without a single hyper-parameter?"
+  assert set(row.values) <= set(row.fields())
+
+
+COLLABORATORS = {"augment", "siamese", "unroll"}  # what `jdistill.stages.build` hands over
 
 
 @every_method
-def test_every_option_is_declared_and_traced_ones_can_be_arguments_of_a_program(name):
+def test_every_option_is_declared(name):
+  """Keyword-only parameters are options or collaborators; one whose annotation is not understood would be neither."""
   builder = catalog.row(name).build()
   parameters = inspect.signature(builder).parameters.values()
-  options = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY and not callable(p.default)} - {"augment"}
-  declared = schema.fields(builder)
-  assert options == set(declared)
-  traced = [key for key, field in declared.items() if field.traced]
-  if not traced:
-    return
+  keywords = {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
+  assert keywords - COLLABORATORS == set(schema.fields(builder))
+  assert not COLLABORATORS & set(schema.fields(builder))
+  for key, field in catalog.row(name).fields().items():
+    assert field.default is not schema.REQUIRED
+    assert schema.checked(key, field.default, field) == field.default or isinstance(field.default, tuple), key
+
+
+@pytest.mark.parametrize(
+  "name", [n for n in catalog.names() if any(f.traced for f in catalog.row(n).fields().values())]
+)
+def test_traced_options_can_be_arguments_of_a_program(name):
+  row = catalog.row(name)
+  builder, own = row.build(), toys.options(row)
+  traced = [key for key, field in schema.fields(builder).items() if field.traced]
 
   def rebuild(values):
     # those that the toy sets stay as they are in it
-    return builder(**(toys.options(name) | values))
+    return builder(**(own | values))
 
   method = toys.make(name, rebuild=rebuild).method
-  values = {key: jnp.float32(toys.options(name).get(key, declared[key].default)) for key in traced}
+  values = {key: jnp.float32(own.get(key, schema.fields(builder)[key].default)) for key in traced}
   update = toy(name).stream(0)._replace(options=values)
   state = jax.eval_shape(method.init, KEY, update)
   _, metrics = jax.eval_shape(method.step, KEY, state, update)
   assert set(metrics) == set(after(name, 1)[1])
 
 
-@every_method
-def test_a_row_names_its_paper_its_experiment_and_its_test(name):
-  row = catalog.row(name)
+@pytest.mark.parametrize("row", catalog.rows(), ids=lambda row: row.name)
+def test_a_row_names_its_paper_its_experiment_and_its_test(row):
   assert re.fullmatch(r"\d{4}\.\d{4,5}", row.arxiv) and row.title and row.authors
   assert re.search(r" (19|20)\d\d$", row.venue)
   assert (ROOT / row.test).is_file()
@@ -202,5 +220,5 @@ def test_a_row_names_its_paper_its_experiment_and_its_test(name):
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)
   config = module.get_config()
-  assert config.method.name == name
+  assert (config.data_policy.name if row.policy else config.method.name) == row.name
   assert row.arxiv in module.__doc__

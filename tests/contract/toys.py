@@ -1,4 +1,9 @@
-"""Every method of the catalog at toy size. A new row needs a toy here; all contract tests then run over it."""
+"""Every system of the catalog at toy size, as its row's `toy` describes it, so that a new row needs no edit here.
+
+`toy["kind"]` names one of `KINDS` (`"student"` if it is left out), `toy["objective"]` the metric that must fall; all
+other keys go to the maker of the kind. Those of a student are the options of its builder, apart from `"networks"`:
+`"mlps"` (if it is left out), `"convs"` or `"means"`.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,13 +12,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdistill import catalog, losses, models
-from jdistill.base import Method, Network, Outputs, PyTree, Variables
-from jdistill.methods import knowledge
-from jdistill.methods.dataset import Segment
+from jdistill import catalog, losses, models, schema
+from jdistill.base import Batch, Method, Network, Outputs, PyTree, Segment, Variables
+from jdistill.methods.dataset.dm import class_batches
+from jdistill.methods.knowledge import StudentInput, student_method
 from jdistill.methods.optimizers import make_optimizer
 from jdistill.synthetic import SyntheticSet
 from jdistill.teachers.frozen import ask, committee
+
+NETWORKS = {
+  "mlps": ({"name": "mlp", "widths": (8,)}, {"name": "mlp", "widths": (8, 6)}),
+  "convs": ({"name": "convnet", "width": 4, "depth": 1, "norm": "none", "act": "leaky_relu", "pooling": "none"},) * 2,
+  "means": tuple({"name": "convnet_bn", "width": width, "depth": 1} for width in (8, 4)),  # heads on a global mean
+}
 
 
 class Toy(NamedTuple):
@@ -32,20 +43,29 @@ class Toy(NamedTuple):
 
 def make(name: str, **extra) -> Toy:
   """The toy of a method of the catalog; `extra` goes to `student_method`."""
-  kind = TOYS[name]
-  return kind.make(catalog.row(name), kind.objective, options=kind.options, **(kind.extra | extra))
+  row = catalog.row(name)
+  return KINDS[row.toy.get("kind", "student")](row, **extra)
 
 
-def options(name: str) -> dict:
-  """The options that a toy gives to its builder."""
-  return TOYS[name].options
+def options(row: catalog.Row) -> dict:
+  """The options that a row's toy gives to its builder."""
+  return {key: value for key, value in row.toy.items() if key not in ("kind", "objective", "networks")}
 
 
-def _trajectory(row: catalog.Row, objective: str, *, options: dict) -> Toy:
-  """Eight images of 2x2 pixels and three classes; experts that really trained, so that there is something to match."""
-  network = models.flatten(models.build("mlp", num_classes=3, image_shape=(2, 2, 1), widths=(6,)))
+def own_values(row: catalog.Row) -> dict:
+  """Where the row's defaults differ from its builder's, for the options that the builder itself has."""
+  return {key: value for key, value in row.values.items() if key in schema.fields(row.build())}
+
+
+def _images(count: int, num_classes: int = 3, shape: tuple[int, ...] = (2, 2, 1)):
   rng = np.random.default_rng(0)
-  x, y = jnp.float32(rng.normal(size=(30, 2, 2, 1))), jnp.asarray(rng.integers(0, 3, 30), jnp.int32)
+  return jnp.float32(rng.normal(size=(count, *shape))), jnp.asarray(rng.integers(0, num_classes, count), jnp.int32)
+
+
+def _trajectory(row: catalog.Row) -> Toy:
+  """Eight images of 2x2 pixels and three classes; teachers that really trained, so that there is something to match."""
+  network = models.flatten(models.build("mlp", num_classes=3, image_shape=(2, 2, 1), widths=(6,)))
+  x, y = _images(30)
   gradient = jax.jit(jax.grad(lambda theta: jnp.mean(losses.cross_entropy(network.apply(theta, x).logits, y))))
 
   def segment(step: int) -> Segment:
@@ -54,51 +74,84 @@ def _trajectory(row: catalog.Row, objective: str, *, options: dict) -> Toy:
       theta = theta - 0.2 * gradient(theta)
     return Segment(*jax.device_get((start, theta)))
 
-  labels = rng.normal(size=(8, 3)) if row.options()["labels"] == "soft" else np.arange(8, dtype=np.int32) % 3
-  labels = labels.astype(np.float32) if labels.ndim == 2 else labels
-  initial = SyntheticSet(x[:8], labels, np.float32(0.2))
-  own = {key: value for key, value in row.values.items() if key in catalog.builder_options(row.build())}
+  soft = row.fields()["labels"].default == "soft"
+  labels = np.random.default_rng(1).normal(size=(8, 3)).astype(np.float32) if soft else np.arange(8, dtype=np.int32) % 3
   sizes = {"inner_steps": 4, "batch_size": 4, "image_lr": 0.5, "label_lr": 0.5, "lr_lr": 1e-3}
-  method = row.build()(network.apply, initial, **(own | sizes))
+  initial = SyntheticSet(x[:8], labels, np.float32(0.2))
+  method = row.build()(network.apply, initial, **(own_values(row) | sizes | options(row)))
   segments = [segment(step) for step in range(6)]
-  return Toy(method, lambda step: segments[step % len(segments)], objective)
+  return Toy(method, lambda step: segments[step % len(segments)], row.toy["objective"])
 
 
-MLPS = ({"name": "mlp", "widths": (8,)}, {"name": "mlp", "widths": (8, 6)})
-CONVS = ({"name": "convnet", "width": 4, "depth": 1, "norm": "none", "act": "leaky_relu", "pooling": "none"},) * 2
-MEANS = tuple({"name": "convnet_bn", "width": width, "depth": 1} for width in (8, 4))  # heads on a global mean
+def _by_class() -> tuple[SyntheticSet, np.ndarray, np.ndarray]:
+  """A set of eight images for each of three classes, and 18 real images of 2x2 pixels whose classes differ."""
+  y = np.arange(18, dtype=np.int32) % 3
+  x = np.random.default_rng(0).normal(size=(18, 2, 2, 1)).astype(np.float32) + 2 * y[:, None, None, None].astype("f4")
+  initial = SyntheticSet(
+    np.zeros((24, 2, 2, 1), np.float32), np.repeat(np.arange(3, dtype=np.int32), 8), np.float32(0.1)
+  )
+  return initial, x, y
 
 
-def _updates(data: knowledge.Batch, **options) -> Callable[[int], knowledge.StudentInput]:
+def _matching(row: catalog.Row) -> Toy:
+  """Class means of real images in random networks."""
+  initial, x, y = _by_class()
+  network = models.build("mlp", num_classes=3, image_shape=(2, 2, 1), widths=(8,))
+  draw = class_batches(y, 4, 0, num_classes=3)
+
+  def batch(step: int) -> Batch:
+    positions, weight = draw(step)
+    return Batch(x[positions], y[positions], positions, weight)
+
+  return Toy(row.build()(network, initial, **options(row)), batch, row.toy["objective"])
+
+
+def _recovery(row: catalog.Row) -> Toy:
+  """Images from a random network with batch norm."""
+  initial, _, _ = _by_class()
+  network = models.build("convnet_bn", num_classes=3, image_shape=(2, 2, 1), width=4, depth=1)
+  teacher = jax.device_get(network.init(jax.random.key(5)))
+  ends = (np.float32([-2.0]), np.float32([2.0]))
+  sizes = {"iterations": 40, "block_size": 3, "jitter": 0}
+  method = row.build()(network.apply, initial, ends, **(sizes | options(row)))
+  return Toy(method, lambda step: teacher, row.toy["objective"])
+
+
+def _updates(data: Batch, **given) -> Callable[[int], StudentInput]:
   """Two updates per epoch, on six examples each."""
 
-  def update(step: int) -> knowledge.StudentInput:
+  def update(step: int) -> StudentInput:
     rows = jnp.arange(6, dtype=jnp.int32) + 6 * (step % 2)
     batch = jax.tree.map(lambda leaf: leaf[rows], data)
-    return knowledge.StudentInput(batch, jnp.int32(step), jnp.float32(step / 2), rows, **options)
+    return StudentInput(batch, jnp.int32(step), jnp.float32(step / 2), rows, **given)
 
   return update
 
 
-def _student(row: catalog.Row, objective: str, *, options: dict, networks=MLPS, **extra) -> Toy:
-  """Twelve images of 2x2 pixels and three classes, taught by a fixed random network."""
-  network, teacher = (models.build(num_classes=3, image_shape=(2, 2, 1), **one) for one in networks)
-  rng = np.random.default_rng(0)
-  x, y = jnp.float32(rng.normal(size=(12, 2, 2, 1))), jnp.asarray(rng.integers(0, 3, 12), jnp.int32)
-  data = knowledge.Batch(x, y, jnp.arange(12, dtype=jnp.int32))
-  recipe = row.build()(**options)
+def _taught(row: catalog.Row, network: Network, teacher: Network, data: Batch, lr: float, **extra) -> Toy:
+  """A student that a fixed random network teaches."""
+  recipe = row.build()(**options(row))
   frozen = committee([teacher], [teacher.init(jax.random.key(5))])
-  method = knowledge.student_method(
-    network, recipe, optimizer=make_optimizer("sgd", 0.2), targets=frozen.targets, num_examples=12, **extra
+  method = student_method(
+    network, recipe, optimizer=make_optimizer("sgd", lr), targets=frozen.targets, num_examples=12, **extra
   )
   constants = ()
   if recipe.prepare is not None:
-    constants = recipe.prepare(ask(frozen, x, data.ids), y, frozen.arrays)
+    constants = recipe.prepare(ask(frozen, data.x, data.ids), data.y, frozen.arrays)
   held_out = data if recipe.outer is not None else None
-  return Toy(method, _updates(data, targets=frozen.arrays, constants=constants, held_out=held_out), objective)
+  given = {"targets": frozen.arrays, "constants": constants, "held_out": held_out}
+  return Toy(method, _updates(data, **given), row.toy["objective"])
 
 
-def _maps(row: catalog.Row, objective: str, *, options: dict, **extra) -> Toy:
+def _student(row: catalog.Row, **extra) -> Toy:
+  """Twelve images of 2x2 pixels and three classes."""
+  kinds = NETWORKS[row.toy.get("networks", "mlps")]
+  network, teacher = (models.build(num_classes=3, image_shape=(2, 2, 1), **one) for one in kinds)
+  data = Batch(*_images(12), jnp.arange(12, dtype=jnp.int32))
+  return _taught(row, network, teacher, data, 0.2, **extra)
+
+
+def _maps(row: catalog.Row, **extra) -> Toy:
   """Twelve images of 3x3 pixels with three classes per pixel and an empty label channel; networks see single pixels."""
 
   def init(key):
@@ -110,60 +163,26 @@ def _maps(row: catalog.Row, objective: str, *, options: dict, **extra) -> Toy:
   rng = np.random.default_rng(0)
   x, y = rng.normal(size=(12, 3, 3, 3)), jnp.asarray(rng.integers(-1, 3, (12, 3, 3)), jnp.int32)
   x[..., -1] = 0
-  data = knowledge.Batch(jnp.float32(x), y, jnp.arange(12, dtype=jnp.int32), extra={"present": jnp.ones((12, 3), bool)})
+  data = Batch(jnp.float32(x), y, jnp.arange(12, dtype=jnp.int32), extra={"present": jnp.ones((12, 3), bool)})
   network = Network(init, apply)
-  frozen = committee([network], [init(jax.random.key(5))])
-  method = knowledge.student_method(
-    network, row.build()(**options), optimizer=make_optimizer("sgd", 0.2), targets=frozen.targets, **extra
-  )
-  return Toy(method, _updates(data, targets=frozen.arrays), objective)
+  return _taught(row, network, network, data, 0.2, **extra)
 
 
-def _tokens(row: catalog.Row, objective: str, *, options: dict, **extra) -> Toy:
+def _tokens(row: catalog.Row, **extra) -> Toy:
   """Twelve sequences that count up to five, one position of each private."""
   network, teacher = (models.build("gru", num_classes=5, image_shape=(4,), width=width) for width in (6, 8))
   x = (np.arange(12)[:, None] + np.arange(4)) % 5
   marks = {"private": jnp.float32(np.eye(4)[np.arange(12) % 4]), "mask": jnp.ones((12, 4), bool).at[3, 2:].set(False)}
-  data = knowledge.Batch(jnp.int32(x), jnp.int32((x + 1) % 5), jnp.arange(12, dtype=jnp.int32), extra=marks)
-  frozen = committee([teacher], [teacher.init(jax.random.key(5))])
-  method = knowledge.student_method(
-    network, row.build()(**options), optimizer=make_optimizer("sgd", 0.5), targets=frozen.targets, **extra
-  )
-  return Toy(method, _updates(data, targets=frozen.arrays), objective)
+  data = Batch(jnp.int32(x), jnp.int32((x + 1) % 5), jnp.arange(12, dtype=jnp.int32), extra=marks)
+  return _taught(row, network, teacher, data, 0.5, **extra)
 
 
-class Kind(NamedTuple):
-  """How a row's toy is made: by whom, the metric that must fall, what else the maker is told, the builder's options."""
-
-  make: Callable[..., Toy]
-  objective: str
-  extra: dict = {}
-  options: dict = {}
-
-
-TOYS: dict[str, Kind] = {
-  "datm": Kind(_trajectory, "match/loss"),
-  "mtt": Kind(_trajectory, "match/loss"),
-  "ce": Kind(_student, "loss/ce"),
-  "kd": Kind(_student, "loss/kd"),
-  "dkd": Kind(_student, "loss/ce", {}, {"warmup_epochs": 0.0}),
-  "dist": Kind(_student, "loss/dist", {}, {"temperature": 1.0, "beta": 0.5, "gamma": 0.5, "ce_weight": 0.0}),
-  "pld": Kind(_student, "loss/pld"),
-  "fitnets": Kind(_student, "loss/hint", {}, {"tap": "block0", "hint_weight": 1.0}),
-  "at": Kind(_student, "loss/at", {"networks": CONVS}, {"taps": "all", "at_weight": 5.0}),
-  "rkd": Kind(_student, "loss/distance", {}, {"distance_weight": 5.0, "angle_weight": 5.0}),
-  "crd": Kind(_student, "loss/crd", {}, {"features": 4, "negatives": 6}),
-  "crd_inbatch": Kind(_student, "loss/contrast", {}, {"features": 4}),
-  "reviewkd": Kind(_student, "loss/review", {}, {"taps": "block0", "review_weight": 1.0, "warmup_epochs": 0.0}),
-  "nd": Kind(_student, "loss/nd", {}, {"dropout": 0.0}),
-  "sinkd": Kind(_student, "loss/sinkhorn", {}, {"ce_weight": 0.0, "kd_weight": 0.0, "sd_weight": 1.0}),
-  "ofa": Kind(_student, "loss/exits", {}, {"stages": "block0", "targets": "labels", "exit_weight": 0.3}),
-  "trg": Kind(_student, "loss/global", {}, {"level": "instance", "tokens": 1, "neighbours": 2, "kd_weight": 0.0}),
-  "kd3": Kind(_student, "loss/feature", {"networks": MEANS}, {"contrast_size": 4}),
-  "cwd": Kind(_maps, "loss/cwd"),
-  "lad": Kind(_maps, "loss/cwd"),
-  "tgeo_kd": Kind(_student, "loss/fused"),
-  "swing": Kind(_tokens, "loss/ce", {}, {"ce_weight": 1.0}),
-  "meal_v2": Kind(_student, "loss/ce", {}, {"hard_weight": 0.5}),
-  "ssld": Kind(_student, "loss/divergence"),
+# Data policies have contract tests of their own, in `test_policies.py`.
+KINDS = {
+  "student": _student,
+  "maps": _maps,
+  "tokens": _tokens,
+  "trajectory": _trajectory,
+  "matching": _matching,
+  "recovery": _recovery,
 }
