@@ -149,6 +149,6 @@ def test_a_start_that_cannot_work_is_refused():
   answer, _, _ = experts_of([(LABELS + 1) % 3])
   with pytest.raises(UserError, match="class 0 has only 0 usable images of 6"):
     start().make(IMAGES, LABELS, ipc=2, num_classes=3, seed=4, expert_logits=answer, experts=1)
-  start().check(learn_labels=True)
+  start().check({"learn_labels": True}, None)
   with pytest.raises(UserError, match="hard labels cannot be learned"):
-    start(labels="hard").check(learn_labels=True)
+    start(labels="hard").check({"learn_labels": True}, None)

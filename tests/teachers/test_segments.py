@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jdistill.base import Segment, UserError
+from jdistill.synthetic import Materials
 from jdistill.teachers import ExpertBuffer, expert_order, segment_bounds, segments, start_epoch
 
 
@@ -43,15 +44,15 @@ GOOD = {
 
 
 def test_the_last_possible_schedule_is_allowed():
-  segments(**GOOD).check(21)  # the last start is 19, and 19 + 2 = 21 is the last snapshot
-  segments(**(GOOD | {"current_start_epoch": None, "min_start_epoch": 19})).check(21)
-  segments(**(GOOD | {"current_start_epoch": 20})).check(21)
+  segments(**GOOD).check({}, {"epochs": 21})  # the last start is 19, and 19 + 2 = 21 is the last snapshot
+  segments(**(GOOD | {"current_start_epoch": None, "min_start_epoch": 19})).check({}, {"epochs": 21})
+  segments(**(GOOD | {"current_start_epoch": 20})).check({}, {"epochs": 21})
 
 
 @pytest.mark.parametrize(
   ("change", "message"),
   [
-    ({"epochs": 20}, r"method\.max_start_epoch=20: .* experts' 20 epochs; lower it to at most 19 or raise"),
+    ({"epochs": 20}, r"method\.max_start_epoch=20: .* teachers' 20 epochs; lower it to at most 19 or raise"),
     ({"expert_epochs": 0}, r"method\.expert_epochs=0: must be at least 1"),
     ({"min_start_epoch": -1}, r"method\.min_start_epoch=-1: must be at least 0"),
     ({"min_start_epoch": 10}, r"method\.min_start_epoch=10: must be below method\.current_start_epoch=10"),
@@ -66,7 +67,7 @@ def test_the_last_possible_schedule_is_allowed():
 def test_impossible_schedules(change, message):
   with pytest.raises(UserError, match=message) as caught:
     segments(**{key: value for key, value in (GOOD | change).items() if key != "epochs"}).check(
-      change.get("epochs", 21)
+      {}, {"epochs": change.get("epochs", 21)}
     )
   assert "\n" not in str(caught.value)
 
@@ -100,9 +101,13 @@ def test_a_plan_streams_the_segments_of_its_steps(tmp_path):
   for expert in range(3):
     buffer.add(expert, np.float32(10 * expert + np.arange(5))[:, None], {})
   plan = segments(expert_epochs=2, min_start_epoch=0, current_start_epoch=1, max_start_epoch=3, schedule_steps=10)
-  stream = plan.stream(buffer, 7, 3)
+  none = np.zeros(0)
+  found = Materials(none, none, 0, 7, parameters=1, segment=buffer.segment, teachers=3)
+  stream = plan.stream(found)
   for step in (0, 5, 9, 30):
     lower, upper = segment_bounds(step, **{k: v for k, v in plan._asdict().items() if k != "expert_epochs"})
     first = 10 * expert_order(7, step, 3) + start_epoch(7, step, lower, upper)
-    found = stream(step)
-    assert isinstance(found, Segment) and (found.start.item(), found.target.item()) == (first, first + 2)
+    one = stream(step)
+    assert isinstance(one, Segment) and (one.start.item(), one.target.item()) == (first, first + 2)
+    shapes = [(leaf.shape, leaf.dtype) for leaf in plan.example(found._replace(segment=None))]
+    assert shapes == [(leaf.shape, leaf.dtype) for leaf in one]
