@@ -151,6 +151,17 @@ class Batch(NamedTuple):
   extra: Mapping[str, jax.Array] = {}
 
 
+class Segment(NamedTuple):
+  """A piece of a network's training, as methods that match trajectories see it.
+
+  Attributes:
+    start, target: flat parameters `[P]` at its two ends.
+  """
+
+  start: jax.Array
+  target: jax.Array
+
+
 class Look(NamedTuple):
   """What a data policy may look at: networks in evaluation mode as functions of positions among a student's examples.
 

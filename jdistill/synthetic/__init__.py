@@ -1,6 +1,6 @@
 """What data-set distillation learns, and how it starts."""
 
-from jdistill.synthetic.initialise import correctly_predicted, expert_label_logits, random_real
+from jdistill.synthetic.initialise import Start, correctly_predicted, expert_label_logits, random_real, start
 from jdistill.synthetic.set import SyntheticSet
 
-__all__ = ["SyntheticSet", "correctly_predicted", "expert_label_logits", "random_real"]
+__all__ = ["Start", "SyntheticSet", "correctly_predicted", "expert_label_logits", "random_real", "start"]

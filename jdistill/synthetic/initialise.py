@@ -1,8 +1,15 @@
 """How a synthetic set starts: real images that an expert knows, and labels that experts give them."""
 
+from collections.abc import Callable, Iterable
+from typing import Literal, NamedTuple
+
 import numpy as np
 
 from jdistill.base import UserError
+from jdistill.schema import Positive, validated
+from jdistill.synthetic.set import SyntheticSet
+
+ExpertLogits = Callable[[np.ndarray, Iterable[int]], np.ndarray]  # (images, experts) -> [experts, n, classes]
 
 
 def random_real(rng: np.random.Generator, labels: np.ndarray, ipc: int, num_classes: int) -> np.ndarray:
@@ -88,3 +95,90 @@ def expert_label_logits(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
   wrong = mean[rows].argmax(-1)
   mean[rows, labels[rows]], mean[rows, wrong] = mean[rows, wrong], mean[rows, labels[rows]]
   return mean.astype(np.float32)
+
+
+class Start(NamedTuple):
+  """How a synthetic set starts; see `start`.
+
+  Attributes:
+    initial, labels, lr_init: see `start`.
+  """
+
+  initial: str
+  labels: str
+  lr_init: float
+
+  def check(self, learn_labels: bool) -> None:
+    """Refuses labels that a method cannot learn.
+
+    Raises:
+      UserError: it learns them, and they are hard.
+    """
+    if learn_labels and self.labels == "hard":
+      raise UserError("method.learn_labels=True: hard labels cannot be learned; set method.labels='soft'")
+
+  def empty(self, ipc: int, num_classes: int, image_shape: tuple[int, ...]) -> SyntheticSet:
+    """A set of zeros of the same form, for plans."""
+    count = ipc * num_classes
+    labels = np.zeros((count, num_classes), np.float32) if self.labels == "soft" else np.zeros(count, np.int32)
+    return SyntheticSet(np.zeros((count, *image_shape), np.float32), labels, np.float32(self.lr_init))
+
+  def make(
+    self,
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    ipc: int,
+    num_classes: int,
+    seed: int,
+    expert_logits: ExpertLogits,
+    experts: int,
+  ) -> SyntheticSet:
+    """The set before the first step, on the host.
+
+    Args:
+      images: `[n, height, width, channels]` real images in network space.
+      labels: `[n]` integers.
+      ipc: images per class.
+      num_classes: number of classes.
+      seed: decides which images.
+      expert_logits: the last snapshots of some experts on some images.
+      experts: how many experts there are.
+
+    Raises:
+      UserError: a class has fewer than `ipc` images, or fewer that all experts together get right.
+    """
+    picked = self._pick(images, labels, ipc, num_classes, seed, expert_logits, experts)
+    own = labels[picked]
+    if self.labels == "soft":
+      own = expert_label_logits(expert_logits(images[picked], range(experts)), own)
+    return SyntheticSet(images[picked], own, np.float32(self.lr_init))
+
+  def _pick(self, images, labels, ipc: int, num_classes: int, seed: int, expert_logits, experts: int) -> np.ndarray:
+    if self.initial == "real":
+      return random_real(np.random.default_rng((seed, 2)), labels, ipc, num_classes)
+    logits, refused = [], None
+    for expert in range(experts):  # nearly always the first one is enough
+      logits.append(expert_logits(images, [expert])[0])
+      try:
+        return correctly_predicted(np.random.default_rng((seed, 2)), np.stack(logits), labels, ipc, num_classes)
+      except UserError as error:
+        refused = error
+    raise refused
+
+
+@validated("method")
+def start(
+  *,
+  initial: Literal["correct", "real"] = "correct",
+  labels: Literal["soft", "hard"] = "soft",
+  lr_init: Positive = 0.01,
+) -> Start:
+  """How a synthetic set starts.
+
+  Args:
+    initial: from `"correct"`, real images that an expert classifies correctly, or `"real"`, any.
+    labels: `"soft"`, the logits that experts give to these images, or `"hard"`, their classes.
+    lr_init: learning rate for training on the set, before it is learned.
+  """
+  return Start(initial, labels, lr_init)

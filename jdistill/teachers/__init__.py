@@ -1,12 +1,13 @@
 """What real training left behind, as targets: expert trajectories and how to record, store and sample them."""
 
 from jdistill.teachers.buffer import ExpertBuffer
-from jdistill.teachers.segments import check_bounds, expert_order, segment_bounds, start_epoch
+from jdistill.teachers.segments import SegmentPlan, expert_order, segment_bounds, segments, start_epoch
 
 __all__ = [
   "ExpertBuffer",
-  "check_bounds",
+  "SegmentPlan",
   "expert_order",
   "segment_bounds",
+  "segments",
   "start_epoch",
 ]

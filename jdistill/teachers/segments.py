@@ -1,8 +1,13 @@
 """Which piece of which expert a distillation step matches: the difficulty schedule of DATM as arithmetic."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
 
-from jdistill.base import UserError
+from jdistill.base import Segment, UserError
+from jdistill.schema import Count, Size, validated
+from jdistill.teachers.buffer import ExpertBuffer
 
 
 def segment_bounds(
@@ -32,35 +37,80 @@ def segment_bounds(
   return min_start_epoch, min(max_start_epoch, risen)
 
 
-def check_bounds(
+class SegmentPlan(NamedTuple):
+  """Which segments of experts a run matches; see `segments`.
+
+  Attributes:
+    expert_epochs, min_start_epoch, current_start_epoch, max_start_epoch, schedule_steps: see `segments`.
+  """
+
+  expert_epochs: int
+  min_start_epoch: int
+  current_start_epoch: int | None
+  max_start_epoch: int
+  schedule_steps: int
+
+  def check(self, epochs: int) -> None:
+    """Refuses a schedule that would be empty at some step or run past the end of experts of so many epochs.
+
+    Raises:
+      UserError: either.
+    """
+    lowest, last, span = self.min_start_epoch, self.max_start_epoch, self.expert_epochs
+    first = last if self.current_start_epoch is None else self.current_start_epoch
+    if lowest >= first:
+      key = "max_start_epoch" if self.current_start_epoch is None else "current_start_epoch"
+      raise UserError(f"method.min_start_epoch={lowest}: must be below method.{key}={first}, whose value is excluded")
+    if first > last:
+      raise UserError(f"method.current_start_epoch={first}: must not exceed method.max_start_epoch={last}")
+    if last - 1 + span > epochs:
+      raise UserError(
+        f"method.max_start_epoch={last}: segments of {span} epochs from epoch {last - 1} run past the experts' "
+        f"{epochs} epochs; lower it to at most {epochs - span + 1} or raise experts.epochs"
+      )
+
+  def stream(self, buffer: ExpertBuffer, seed: int, experts: int) -> Callable[[int], Segment]:
+    """`(step) -> Segment` on the host: which expert and which start epoch follow from seed and step.
+
+    Args:
+      buffer: the experts.
+      seed: of the run.
+      experts: how many of the buffer are used.
+    """
+
+    def draw(step: int) -> Segment:
+      lower, upper = segment_bounds(
+        step,
+        min_start_epoch=self.min_start_epoch,
+        current_start_epoch=self.current_start_epoch,
+        max_start_epoch=self.max_start_epoch,
+        schedule_steps=self.schedule_steps,
+      )
+      epoch = start_epoch(seed, step, lower, upper)
+      return Segment(*buffer.segment(expert_order(seed, step, experts), epoch, self.expert_epochs))
+
+    return draw
+
+
+@validated("method")
+def segments(
   *,
-  min_start_epoch: int,
-  current_start_epoch: int | None,
-  max_start_epoch: int,
-  schedule_steps: int,
-  expert_epochs: int,
-  epochs: int,
-) -> None:
-  """Raises a `UserError` for a schedule that would be empty at some step or run past the end of the experts."""
-  if expert_epochs < 1:
-    raise UserError(f"method.expert_epochs={expert_epochs}: a segment needs at least one epoch")
-  if min_start_epoch < 0:
-    raise UserError(f"method.min_start_epoch={min_start_epoch}: must be at least 0")
-  first = max_start_epoch if current_start_epoch is None else current_start_epoch
-  if min_start_epoch >= first:
-    key = "max_start_epoch" if current_start_epoch is None else "current_start_epoch"
-    raise UserError(
-      f"method.min_start_epoch={min_start_epoch}: must be below method.{key}={first}, whose value is excluded"
-    )
-  if first > max_start_epoch:
-    raise UserError(f"method.current_start_epoch={first}: must not exceed method.max_start_epoch={max_start_epoch}")
-  if current_start_epoch is not None and schedule_steps < 1:
-    raise UserError(f"method.schedule_steps={schedule_steps}: must be at least 1")
-  if max_start_epoch - 1 + expert_epochs > epochs:
-    raise UserError(
-      f"method.max_start_epoch={max_start_epoch}: segments of {expert_epochs} epochs from epoch {max_start_epoch - 1} "
-      f"run past the experts' {epochs} epochs; lower it to at most {epochs - expert_epochs + 1} or raise experts.epochs"
-    )
+  expert_epochs: Count = 2,
+  min_start_epoch: Size = 0,
+  current_start_epoch: Size | None = None,
+  max_start_epoch: Count = 20,
+  schedule_steps: Count = 1000,
+) -> SegmentPlan:
+  """Which segments of experts a run matches: DATM's difficulty as arithmetic.
+
+  Args:
+    expert_epochs: how many epochs of an expert a segment spans.
+    min_start_epoch: the lowest start.
+    current_start_epoch: the upper bound of starts at step 0, from where it rises; `None` for a fixed range.
+    max_start_epoch: the upper bound in the end; exclusive, as in the released code.
+    schedule_steps: how many steps the bound takes to rise.
+  """
+  return SegmentPlan(expert_epochs, min_start_epoch, current_start_epoch, max_start_epoch, schedule_steps)
 
 
 def expert_order(seed: int, step: int, experts: int) -> int:

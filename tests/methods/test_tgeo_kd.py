@@ -269,11 +269,11 @@ def test_an_outer_update_without_held_out_examples_is_refused():
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    ({"rule": "fixed", "alpha": 1.2}, r"method.alpha=1.2: is a share of the teacher; give a number within \[0, 1\]"),
+    ({"rule": "fixed", "alpha": 1.2}, r"method.alpha=1.2: must be at most 1"),
     ({"rule": "linear", "alpha_last": -0.1}, r"method.alpha_last=-0.1"),
     ({"rule": "linear", "decay_epochs": 0.0}, r"method.decay_epochs=0.0: must be above 0"),
     ({"controller_weight_decay": 0.1}, r"method.controller_weight_decay=0.1: .* set method.controller_lr, too"),
-    ({"rule": "best"}, r"method.rule='best': unknown; choose one of learned, fixed"),
+    ({"rule": "best"}, r"method.rule='best': unknown; choose one of confidence, correct, fixed"),
     ({"outer": "adjoint"}, r"method.outer='adjoint': unknown; choose one of hypergradient, none"),
     ({"state": "edges+edges"}, r"method.state='edges\+edges': join different ones of probabilities"),
   ],

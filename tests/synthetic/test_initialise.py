@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jdistill.base import UserError
-from jdistill.synthetic import correctly_predicted, expert_label_logits, random_real
+from jdistill.synthetic import correctly_predicted, expert_label_logits, random_real, start
 
 LABELS = np.array([0, 1, 2] * 6)
 
@@ -108,3 +108,47 @@ def test_other_images_are_untouched_by_one_that_nobody_knows():
   np.testing.assert_allclose(got[1], [3.0, 0.5])
   np.testing.assert_allclose(np.sort(got[0]), [0.0, 2.0])
   assert got[0].argmax() == 0
+
+
+IMAGES = np.arange(18, dtype=np.float32).reshape(18, 1, 1, 1)
+
+
+def experts_of(predictions):
+  """`(images, experts) -> logits` of experts with given predictions, and which were asked."""
+  logits, asked = logits_of(predictions), []
+
+  def answer(images, experts):
+    asked.append(list(experts))
+    return logits[np.array(asked[-1])[:, None], np.int64(images[:, 0, 0, 0])[None]]
+
+  return answer, logits, asked
+
+
+def test_a_start_takes_images_that_the_first_able_expert_knows_and_the_labels_of_all():
+  wrong = (LABELS + 1) % 3
+  answer, logits, asked = experts_of([np.where(np.arange(18) < 3, LABELS, wrong), LABELS, LABELS])
+  made = start(lr_init=0.5).make(IMAGES, LABELS, ipc=2, num_classes=3, seed=4, expert_logits=answer, experts=3)
+  picked = correctly_predicted(np.random.default_rng((4, 2)), logits[:2], LABELS, 2, 3)
+  np.testing.assert_array_equal(made.images, IMAGES[picked])
+  np.testing.assert_array_equal(made.labels, expert_label_logits(logits[:, picked], LABELS[picked]))
+  assert made.lr == np.float32(0.5) and asked == [[0], [1], [0, 1, 2]]
+
+
+def test_a_start_from_any_images_with_hard_labels_asks_no_expert():
+  plan = start(initial="real", labels="hard")
+  made = plan.make(IMAGES, LABELS, ipc=2, num_classes=3, seed=4, expert_logits=None, experts=0)
+  picked = random_real(np.random.default_rng((4, 2)), LABELS, 2, 3)
+  np.testing.assert_array_equal(made.images, IMAGES[picked])
+  np.testing.assert_array_equal(made.labels, LABELS[picked])
+  for found, like in zip(plan.empty(2, 3, (1, 1, 1)), made, strict=True):
+    assert (found.shape, found.dtype.kind) == (like.shape, like.dtype.kind)
+  assert start().empty(2, 3, (1, 1, 1)).labels.shape == (6, 3)
+
+
+def test_a_start_that_cannot_work_is_refused():
+  answer, _, _ = experts_of([(LABELS + 1) % 3])
+  with pytest.raises(UserError, match="class 0 has only 0 usable images of 6"):
+    start().make(IMAGES, LABELS, ipc=2, num_classes=3, seed=4, expert_logits=answer, experts=1)
+  start().check(learn_labels=True)
+  with pytest.raises(UserError, match="hard labels cannot be learned"):
+    start(labels="hard").check(learn_labels=True)

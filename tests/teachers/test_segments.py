@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from jdistill.base import UserError
-from jdistill.teachers import check_bounds, expert_order, segment_bounds, start_epoch
+from jdistill.base import Segment, UserError
+from jdistill.teachers import ExpertBuffer, expert_order, segment_bounds, segments, start_epoch
 
 
 @pytest.mark.parametrize(
@@ -39,21 +39,20 @@ GOOD = {
   "max_start_epoch": 20,
   "schedule_steps": 1000,
   "expert_epochs": 2,
-  "epochs": 21,
 }
 
 
 def test_the_last_possible_schedule_is_allowed():
-  check_bounds(**GOOD)  # the last start is 19, and 19 + 2 = 21 is the last snapshot
-  check_bounds(**(GOOD | {"current_start_epoch": None, "min_start_epoch": 19, "schedule_steps": 0}))
-  check_bounds(**(GOOD | {"current_start_epoch": 20}))
+  segments(**GOOD).check(21)  # the last start is 19, and 19 + 2 = 21 is the last snapshot
+  segments(**(GOOD | {"current_start_epoch": None, "min_start_epoch": 19})).check(21)
+  segments(**(GOOD | {"current_start_epoch": 20})).check(21)
 
 
 @pytest.mark.parametrize(
   ("change", "message"),
   [
     ({"epochs": 20}, r"method\.max_start_epoch=20: .* experts' 20 epochs; lower it to at most 19 or raise"),
-    ({"expert_epochs": 0}, r"method\.expert_epochs=0: a segment needs at least one epoch"),
+    ({"expert_epochs": 0}, r"method\.expert_epochs=0: must be at least 1"),
     ({"min_start_epoch": -1}, r"method\.min_start_epoch=-1: must be at least 0"),
     ({"min_start_epoch": 10}, r"method\.min_start_epoch=10: must be below method\.current_start_epoch=10"),
     (
@@ -66,7 +65,9 @@ def test_the_last_possible_schedule_is_allowed():
 )
 def test_impossible_schedules(change, message):
   with pytest.raises(UserError, match=message) as caught:
-    check_bounds(**(GOOD | change))
+    segments(**{key: value for key, value in (GOOD | change).items() if key != "epochs"}).check(
+      change.get("epochs", 21)
+    )
   assert "\n" not in str(caught.value)
 
 
@@ -92,3 +93,16 @@ def test_draws_are_functions_of_the_step():
   backward = [(expert_order(7, s, 4), start_epoch(7, s, 0, 100)) for s in reversed(range(30))]
   assert forward == backward[::-1]
   assert all(isinstance(value, int) for pair in forward for value in pair)
+
+
+def test_a_plan_streams_the_segments_of_its_steps(tmp_path):
+  buffer = ExpertBuffer(tmp_path, {}, epochs=4, size=1)
+  for expert in range(3):
+    buffer.add(expert, np.float32(10 * expert + np.arange(5))[:, None], {})
+  plan = segments(expert_epochs=2, min_start_epoch=0, current_start_epoch=1, max_start_epoch=3, schedule_steps=10)
+  stream = plan.stream(buffer, 7, 3)
+  for step in (0, 5, 9, 30):
+    lower, upper = segment_bounds(step, **{k: v for k, v in plan._asdict().items() if k != "expert_epochs"})
+    first = 10 * expert_order(7, step, 3) + start_epoch(7, step, lower, upper)
+    found = stream(step)
+    assert isinstance(found, Segment) and (found.start.item(), found.target.item()) == (first, first + 2)

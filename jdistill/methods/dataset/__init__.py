@@ -1,5 +1,6 @@
 """Data-set distillation."""
 
-from jdistill.methods.dataset.trajectory import Segment, TrajectoryState, trajectory_method
+from jdistill.base import Segment
+from jdistill.methods.dataset.trajectory import TrajectoryState, trajectory_method
 
 __all__ = ["Segment", "TrajectoryState", "trajectory_method"]

@@ -8,7 +8,7 @@ Paper symbol -> name here: theta*_t -> `start`, theta*_{t+M} -> `target`, N -> `
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,18 +16,14 @@ import optax
 
 from jdistill import bilevel
 from jdistill.augment import identity
-from jdistill.base import Apply, Augmentation, Key, Method, Metrics, PyTree
+from jdistill.base import Apply, Augmentation, Key, Method, Metrics, PyTree, Segment
 from jdistill.losses import cross_entropy, soft_cross_entropy, trajectory_matching
 from jdistill.methods.dataset.batches import inner_batches
 from jdistill.methods.roles import Role, init_roles, update_roles
+from jdistill.schema import Count, NonNegative, Positive, Range, Share, validated
 from jdistill.synthetic import SyntheticSet
 
-
-class Segment(NamedTuple):
-  """A piece of an expert's training: flat parameters `[P]` at its two ends."""
-
-  start: jax.Array
-  target: jax.Array
+Momentum = Annotated[float, Range(0, 0.999)]
 
 
 class TrajectoryState(NamedTuple):
@@ -74,21 +70,22 @@ def synthetic_loss(
   return loss
 
 
+@validated("method")
 def trajectory_method(
   apply: Apply,
   initial: SyntheticSet,
   *,
-  inner_steps: int = 80,
-  batch_size: int | None = None,
+  inner_steps: Count = 80,
+  batch_size: Count | None = None,
   learn_labels: bool = True,
-  threshold: float | None = 1.0,
-  image_lr: float = 100.0,
-  image_momentum: float = 0.5,
-  label_lr: float = 5.0,
-  label_momentum: float = 0.9,
-  lr_lr: float = 1e-5,
-  lr_momentum: float = 0.5,
-  ema_decay: float | None = None,
+  threshold: Positive | None = 1.0,
+  image_lr: NonNegative = 100.0,
+  image_momentum: Momentum = 0.5,
+  label_lr: NonNegative = 5.0,
+  label_momentum: Momentum = 0.9,
+  lr_lr: NonNegative = 1e-5,
+  lr_momentum: Momentum = 0.5,
+  ema_decay: Share | None = None,
   augment: Augmentation | None = None,
   unroll: Callable = bilevel.unroll,
 ) -> Method:
@@ -115,7 +112,8 @@ def trajectory_method(
     unroll: `jdistill.bilevel.unroll`, with another gradient route bound to it where wanted.
 
   Returns:
-    A `Method` whose stream is made of `Segment`s and whose result is a `SyntheticSet`.
+    A `Method` whose stream is made of `Segment`s and whose result is a `SyntheticSet`. Its figures are `accepted`, how
+    many steps changed the set, and `learned_lr`.
 
   Raises:
     ValueError: `learn_labels` with integer labels.
@@ -131,8 +129,7 @@ def trajectory_method(
     "images": optax.sgd(image_lr, image_momentum or None),
     "lr": optax.sgd(lr_lr, lr_momentum or None),
   }
-  size, shape = initial.images.shape[0], initial.images.shape[1:]
-  loss = synthetic_loss(apply, augment, shape)
+  size, loss = initial.images.shape[0], synthetic_loss(apply, augment, initial.images.shape[1:])
 
   def init(key: Key, example: Segment) -> TrajectoryState:
     del key, example
@@ -145,13 +142,7 @@ def trajectory_method(
     )
 
   def step(key: Key, state: TrajectoryState, segment: Segment) -> tuple[TrajectoryState, Metrics]:
-    key_order, key_augment = jax.random.split(key)
-    indices, mask = inner_batches(key_order, size, batch_size or size, inner_steps)
-    keys = jax.random.split(key_augment, inner_steps)
-    records = jax.vmap(lambda k: augment.sample(k, (indices.shape[1], *shape)))(keys)
-
-    weight = mask.astype(jnp.float32)
-    batches = {"weight": weight / jnp.sum(weight, axis=1, keepdims=True), "record": records}
+    indices, batches = _inner(key, augment, initial.images.shape, batch_size or size, inner_steps)
     if state.labels is not None:
       batches["labels"] = state.labels[indices]
 
@@ -167,19 +158,32 @@ def trajectory_method(
     average = state.average
     if ema_decay is not None:
       average = jnp.where(accepted, ema_decay * average + (1 - ema_decay) * roles["images"].params, average)
-    metrics = {
-      "match/loss": value,
-      "match/accepted": accepted.astype(jnp.float32),
-      "synthetic/lr": roles["lr"].params,
-      **{
-        f"gradient/{name}": jnp.sqrt(jnp.sum(jnp.square(grads[name]))) for name in ("images", "labels") if name in grads
-      },
-    }
+    metrics = {"match/loss": value, "match/accepted": accepted.astype(jnp.float32), "synthetic/lr": roles["lr"].params}
+    for name in ("images", "labels"):
+      if name in grads:
+        metrics[f"gradient/{name}"] = jnp.sqrt(jnp.sum(jnp.square(grads[name])))
     return TrajectoryState(roles, state.labels, average, state.accepted + accepted.astype(jnp.int32)), metrics
 
-  def result(state: TrajectoryState) -> SyntheticSet:
-    images = state.roles["images"].params if state.average is None else state.average
-    labels = state.roles["labels"].params if learn_labels else state.labels
-    return SyntheticSet(images, labels, state.roles["lr"].params)
+  return Method(init, step, _result, _figures)
 
-  return Method(init, step, result)
+
+def _inner(
+  key: Key, augment: Augmentation, shape: tuple[int, ...], batch_size: int, steps: int
+) -> tuple[jax.Array, dict[str, PyTree]]:
+  """The rows of every inner step's batch, with their weights and augmentations."""
+  key_order, key_augment = jax.random.split(key)
+  indices, mask = inner_batches(key_order, shape[0], batch_size, steps)
+  keys = jax.random.split(key_augment, steps)
+  records = jax.vmap(lambda k: augment.sample(k, (indices.shape[1], *shape[1:])))(keys)
+  weight = mask.astype(jnp.float32)
+  return indices, {"weight": weight / jnp.sum(weight, axis=1, keepdims=True), "record": records}
+
+
+def _result(state: TrajectoryState) -> SyntheticSet:
+  images = state.roles["images"].params if state.average is None else state.average
+  labels = state.roles["labels"].params if state.labels is None else state.labels
+  return SyntheticSet(images, labels, state.roles["lr"].params)
+
+
+def _figures(state: TrajectoryState) -> dict[str, jax.Array]:
+  return {"accepted": state.accepted, "learned_lr": state.roles["lr"].params}
