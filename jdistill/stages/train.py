@@ -210,7 +210,7 @@ class _Training:
 
   def _snapshot(self, done: int, trained: Trained) -> None:
     if self.on_epoch is not None:
-      self.on_epoch(done // self.steps, trained)
+      self.on_epoch(done // self.steps, jax.device_get(trained))  # the next step takes the memory of the state
 
   def _score(self, done: int, seconds: float, trained: Trained) -> None:
     job = self.job
