@@ -8,6 +8,7 @@ from typing import NamedTuple
 from experiments import kd
 from jdistill import run
 from jdistill.files import read_json
+from jdistill.stages import train
 
 KD = {"method/name": "kd", "method/temperature": 2.0}
 ARMS = {
@@ -62,6 +63,11 @@ def experiment(arms=ARMS, **changes):
     for name, value in changes.items():
       config[name] = value
   return config
+
+
+def one_step_at_a_time(monkeypatch) -> None:
+  """Makes a call of the program one step, so that a stop can fall between any two of them."""
+  monkeypatch.setattr(train, "suggest_steps_per_call", lambda steps, epochs: 1)
 
 
 def finish(root: pathlib.Path) -> Done:

@@ -53,9 +53,7 @@ def test_auto_takes_the_fastest_where_there_is_room():
 
 def test_a_limit_between_two_routes_takes_the_smaller():
   limit = (needs()["mixed"] + needs()["nested_remat"]) // 2
-  one = make(
-    *LONG, "--config.unroll.gradient=auto", f"--config.memory_limit={limit}", "--config.unroll.chunk_size=10"
-  )
+  one = make(*LONG, "--config.unroll.gradient=auto", f"--config.memory_limit={limit}", "--config.unroll.chunk_size=10")
   assert gradient.choose(one, None) == Route("nested_remat", None)
   assert "gradient: nested_remat, " in one.stream.getvalue()
 

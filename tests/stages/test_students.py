@@ -6,7 +6,7 @@ import re
 import shutil
 
 import pytest
-from knowledge_runs import ARMS, experiment
+from knowledge_runs import ARMS, experiment, one_step_at_a_time
 
 from jdistill import run
 from jdistill.base import UserError
@@ -51,7 +51,7 @@ def test_a_phase_before_is_where_students_start(done):
   arms = done.summary["arms"]
   assert arms["started"]["last"]["loss/ce"] < arms["kd"]["last"]["loss/ce"]
   (rows,) = (rows for path in (done.work / "metrics").iterdir() if (rows := read_jsonl(path, "students/start")))
-  assert rows[-1]["step"] == 3 and "loss/ce" in rows[0] and "loss/kd" not in rows[0]
+  assert [row["step"] for row in rows] == [1, 2, 3] and "loss/ce" in rows[0] and "loss/kd" not in rows[0]
 
 
 def test_the_same_command_again_trains_nothing_and_shows_the_same_table(done, tmp_path):
@@ -75,8 +75,7 @@ STOPS = [  # where it is asked to stop, and what it says then
 
 
 def test_a_run_that_is_interrupted_again_and_again_ends_with_the_same_numbers(done, tmp_path, monkeypatch):
-  # a call of the program is one step, so that a stop can fall between any two of them
-  monkeypatch.setattr(train, "suggest_steps_per_call", lambda steps, epochs: 1)
+  one_step_at_a_time(monkeypatch)
   for where, step, words in STOPS:
     one = run.make_run(experiment(), tmp_path / "work", done.artefacts, io.StringIO())
 
@@ -96,22 +95,21 @@ def test_a_run_that_is_interrupted_again_and_again_ends_with_the_same_numbers(do
     with pytest.raises(Interrupted, match=f"^{words}$"):
       run_stages(one)
     assert not (one.workdir / "stages" / "students.json").exists()
-  monkeypatch.undo()
+  monkeypatch.setattr(train, "JsonlWriter", JsonlWriter)
   summary = run.run_experiment(experiment(), tmp_path / "work", artefacts=done.artefacts, stream=io.StringIO())
   for label, arm in done.summary["arms"].items():
     again = summary["arms"][label]
     assert (again["scores"], again["last"], again["metrics"]) == (arm["scores"], arm["last"], arm["metrics"]), label
     name = f"metrics/{arm['metrics']}.jsonl"
-    rows = read_jsonl(tmp_path / "work" / name, f"students/{label}")
-    assert rows[-1]["step"] == read_jsonl(done.work / name, f"students/{label}")[-1]["step"] == 4
+    rows, want = (read_jsonl(work / name, f"students/{label}") for work in (tmp_path / "work", done.work))
+    assert [row["step"] for row in want] == [1, 2, 3, 4]
+    assert [row | {"time": 0} for row in rows] == [row | {"time": 0} for row in want]
 
 
 def test_an_arm_that_diverges_is_kept_apart_and_the_others_go_on(done, tmp_path):
   arms = {"ce": ARMS["ce"], "wild": {"train/lr": 1e35}}
   said = io.StringIO()
-  summary = run.run_experiment(
-    experiment(arms, tune={}), tmp_path / "work", artefacts=done.artefacts, stream=said
-  )
+  summary = run.run_experiment(experiment(arms, tune={}), tmp_path / "work", artefacts=done.artefacts, stream=said)
   assert summary["failed"] == ["wild"] and set(summary["arms"]) == {"kd", "ce", "wild"}
   assert re.search(r"^wild: step \d+: .* is not finite.*; lower train\.lr$", summary["arms"]["wild"]["failed"])
   assert summary["arms"]["kd"]["mean"] > 0 and "failed: wild: " in said.getvalue()
@@ -126,5 +124,5 @@ def test_teachers_that_do_not_fit_are_refused_before_any_work(tmp_path):
     ({"method/name": "nd", "targets/source": "cached", "targets/top_k": 3}, r"hints: targets\.top_k: .* embeddings"),
   ):
     with pytest.raises(UserError, match=f"^{words}"):
-      run.run_experiment(experiment({"hints": arm}, tune={}), tmp_path / "work", stream=io.StringIO())
+      run.run_experiment(experiment({"hints": arm}, tune={}, reference=None), tmp_path / "work", stream=io.StringIO())
     assert not (tmp_path / "work").exists() and not (tmp_path / "artefacts").exists()
