@@ -25,7 +25,6 @@ from jdistill.stages.run import Run
 from jdistill.stages.teachers import SECTIONS as TEACHERS
 from jdistill.stages.teachers import check_train
 from jdistill.tasks import Task
-from jdistill.tasks.overlap import refuse_overlap
 
 
 class Targets(NamedTuple):
@@ -165,8 +164,6 @@ def job_of(
     start: stacked variables that they start from.
   """
   recipe, task = recipe_of(arm[f"{phase}method"]), run.task(arm["task"])
-  if recipe.outer is not None:
-    refuse_overlap(task.data, task.validation)
   return train.Job(
     label=label,
     network=run.network(arm["student"], task),

@@ -12,14 +12,16 @@ import numpy as np
 from jax.experimental import topologies
 
 from jdistill import data
-from jdistill.base import UserError
+from jdistill.base import Batch, UserError
 from jdistill.data import preprocess
+from jdistill.data.checks import require_per_class
 from jdistill.files import format_bytes
 from jdistill.ops.rows import largest_divisor
 from jdistill.reporting import chips, format_table, units
 from jdistill.reporting import cost as cost_lib
 from jdistill.stages import build, job_plan, traced
 from jdistill.stages.run import Run
+from jdistill.tasks import Task
 from jdistill.training import parallel
 
 # Sets whose shapes are public knowledge: (image shape, classes, training images, test images)
@@ -90,11 +92,14 @@ def distill_target(run: Run, devices: list[jax.Device]) -> Target:
   """The step of stage `distill`, its inner rows spread over `parallel.data` devices, or as many as divide them.
 
   Raises:
-    UserError: a number that does not divide the rows, or a gradient route that cannot spread them.
+    UserError: more images per class than there are, a number of devices that does not divide the rows, or a gradient
+      route that cannot spread them.
   """
+  task = run.task()
+  require_per_class(task.teacher.y, task.class_names, run.config["ipc"], "ipc")
   rows, asked = build.inner_rows(run), run.config["parallel"]["data"]
   mesh = parallel.make_mesh(data=asked or largest_divisor(rows or 1, len(devices)), devices=devices)
-  about = f"{build.count(run):,} images of {run.task().input_shape}"
+  about = f"{build.count(run):,} images of {task.input_shape}"
   if rows is not None:
     parallel.check_rows(rows, mesh)
     gradient = run.config["unroll"]["gradient"]
@@ -169,24 +174,41 @@ def take_shapes(run: Run) -> str:
   c = run.config
   if c["dataset"] not in _SHAPES or c["data_dir"] is not None:
     return "read"
-  run.load = _shapes_of
+  run.load = _pixels_of
   run.fit = lambda kind, loaded: preprocess.fit("none", loaded.train_x)
+  shape, of_pixels = _SHAPES[c["dataset"]][0], run.task
+  run.task = lambda section=None: _with_shape(of_pixels(section), shape)
   return "not read, its shapes are known by its name"
 
 
-def _shapes_of(name: str, *, train_size: int | None, test_size: int | None, **_) -> data.Dataset:
-  shape, classes, train, test = _SHAPES[name]
+def _with_shape(task: Task, shape: tuple[int, ...]) -> Task:
+  """A task of images of one pixel as one of images of a shape, which take no memory."""
+
+  def fill(batch: Batch) -> Batch:
+    return batch._replace(x=np.broadcast_to(np.float32(0), (len(batch.ids), *shape)))
+
+  batches = {name: fill(getattr(task, name)) for name in ("data", "teacher", "validation", "test")}
+  return task._replace(**batches, input_shape=shape)
+
+
+def _pixels_of(name: str, *, train_size: int | None, test_size: int | None, **_) -> data.Dataset:
+  """As many images as a well-known set has, of one pixel each, no two of them alike."""
+  _, classes, train, test = _SHAPES[name]
   train, test = train_size or train, test_size or test
   return data.Dataset(
     name=name,
-    train_x=np.broadcast_to(np.float32(0), (train, *shape)),
+    train_x=_pixels(0, train),
     train_y=(np.arange(train) % classes).astype(np.int32),
     train_ids=np.arange(train, dtype=np.int32),
-    test_x=np.broadcast_to(np.float32(0), (test, *shape)),
+    test_x=_pixels(train, test),
     test_y=(np.arange(test) % classes).astype(np.int32),
     class_names=tuple(map(str, range(classes))),
     fingerprint="",
   )
+
+
+def _pixels(first: int, count: int) -> np.ndarray:
+  return np.arange(first, first + count, dtype=np.float32)[:, None, None, None]
 
 
 def head(run: Run, wanted: chips.Slice, target: Target, source: str) -> str:

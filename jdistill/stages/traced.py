@@ -11,6 +11,7 @@ from jdistill.stages import arms, job_plan, networks, train
 from jdistill.stages.job_plan import Plan
 from jdistill.stages.networks import recipe_of
 from jdistill.stages.run import Run
+from jdistill.tasks.overlap import refuse_overlap
 from jdistill.teachers.frozen import committee
 
 
@@ -18,13 +19,14 @@ def check(run: Run) -> None:
   """Traces all arms and the phases before them, so that losses and connectors can speak up before any work.
 
   Raises:
-    UserError: what does not go together in one of them.
+    UserError: what does not go together in one of them; held-out examples that are among those of the students.
   """
   for label in run.config["order"]:
-    arm = run.config["arms"][label]
-    if arm["start_train"]:
-      phase(run, label, arm, "start_")
-    phase(run, label, arm)
+    arm, task = run.config["arms"][label], run.task(run.config["arms"][label]["task"])
+    for name in ("start_", "") if arm["start_train"] else ("",):
+      if recipe_of(arm[f"{name}method"]).outer is not None:
+        refuse_overlap(task.data, task.validation)
+      phase(run, label, arm, name)
 
 
 def phase(run: Run, label: str, arm: Mapping[str, Any], name: str = "") -> Plan:

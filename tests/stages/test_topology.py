@@ -6,6 +6,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import tracemalloc
 
 import jax
 import pytest
@@ -13,11 +14,12 @@ import pytest
 from jdistill import cli, run
 from jdistill.base import UserError
 from jdistill.reporting import chips, cost
-from jdistill.stages.dataset import build, outer, plan, topology
+from jdistill.stages import arms, build, job_plan, plan, topology, traced, work
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TINY = "--config=experiments/datm.py:tiny"
+STUDENTS = "--config=experiments/pld.py:tiny"
 needs_libtpu = pytest.mark.skipif(
   importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (extra tpu-plan)"
 )
@@ -28,8 +30,8 @@ def in_repository(monkeypatch):
   monkeypatch.chdir(ROOT)
 
 
-def context(*arguments):
-  return run.make_context(cli.parse(["run", *arguments])["config"].value)
+def make(*arguments):
+  return run.make_run(cli.parse(["run", *arguments])["config"].value)
 
 
 def refused(capsys, *arguments):
@@ -77,84 +79,167 @@ def test_a_libtpu_that_does_not_fit_is_named(monkeypatch):
 
 
 @pytest.mark.parametrize(
-  ("preset", "shape", "classes", "rows"),
+  ("preset", "shape", "classes", "images", "rows"),
   [
-    ("cifar10_ipc1000", (32, 32, 3), 10, (10_000, 1000)),
-    ("cifar100_ipc10", (32, 32, 3), 100, (1000, 1000)),
-    ("tiny_imagenet_ipc1", (64, 64, 3), 200, (200, 200)),
+    ("cifar10_ipc1000", (32, 32, 3), 10, 10_000, 1000),
+    ("cifar100_ipc10", (32, 32, 3), 100, 1000, 1000),
+    ("tiny_imagenet_ipc1", (64, 64, 3), 200, 200, 200),
   ],
 )
-def test_published_settings_need_no_data(preset, shape, classes, rows):
-  ctx = context(f"--config=experiments/datm.py:{preset}")
-  ctx.dataset, source = topology.dataset(ctx)
-  assert source.startswith("not read")
-  assert (ctx.dataset.image_shape, ctx.dataset.num_classes) == (shape, classes)
-  assert ctx.rows() == rows
+def test_published_runs_need_no_data_and_no_memory_for_it(preset, shape, classes, images, rows):
+  one = make(f"--config=experiments/datm.py:{preset}")
+  tracemalloc.start()
+  assert topology.take_shapes(one).startswith("not read")
+  task = one.task()
+  assert tracemalloc.get_traced_memory()[1] < 30e6  # the images themselves would take 600 MB and more
+  tracemalloc.stop()
+  assert (task.input_shape, task.num_classes, task.teacher.x.shape[1:]) == (shape, classes, shape)
+  assert (build.count(one), build.inner_rows(one)) == (images, rows)
+
+
+def test_published_students_need_no_data_either():
+  one = make("--config=experiments/tgeo_kd.py:cifar100_resnet56_resnet20")
+  topology.take_shapes(one)
+  assert one.task().data.x.shape == (49_000, 32, 32, 3)
+  job = traced.job(one, "tgeo_kd", one.config["arms"]["tgeo_kd"])
+  assert job_plan.plan_of(one, job).steps == 240 * (49_000 // 64)
 
 
 def test_shapes_by_name_are_checked_like_data():
-  ctx = context("--config=experiments/datm.py:cifar10_ipc1000", "--config.ipc=5001")
+  one = make("--config=experiments/datm.py:cifar10_ipc1000", "--config.ipc=5001")
+  topology.take_shapes(one)
   with pytest.raises(UserError, match="ipc=5001"):
-    topology.dataset(ctx)
+    topology.distill_target(one, jax.devices())
 
 
 def test_other_data_and_named_folders_are_read(tmp_path):
-  found, source = topology.dataset(context(TINY))
-  assert (source, len(found.train_y)) == ("read", 200)
+  one = make(TINY)
+  assert topology.take_shapes(one) == "read" and len(one.task().teacher.y) == 200
+  other = make("--config=experiments/datm.py:cifar10_ipc1000", f"--config.data_dir={tmp_path}")
+  assert topology.take_shapes(other) == "read"
   with pytest.raises(UserError, match="cifar10"):
-    topology.dataset(context("--config=experiments/datm.py:cifar10_ipc1000", f"--config.data_dir={tmp_path}"))
+    other.task()
+
+
+@pytest.fixture
+def not_compiled(monkeypatch):
+  """The meshes that a program would have been compiled for."""
+  meshes = []
+  monkeypatch.setattr(topology.build, "compile_step", lambda one, mesh: meshes.append(mesh))
+  monkeypatch.setattr(topology.job_plan, "compile_update", lambda one, job, mesh: meshes.append(mesh))
+  return meshes
 
 
 @pytest.mark.parametrize(("devices", "data"), [(8, 5), (4, 2), (2, 2), (1, 1)])
-def test_as_many_devices_as_divide_the_batch(devices, data):
-  mesh = topology.choose_mesh(context(TINY), jax.devices()[:devices])
-  assert dict(mesh.shape) == {"pool": 1, "data": data}
+def test_as_many_devices_as_divide_the_rows_of_an_inner_step(devices, data, not_compiled):
+  target = topology.distill_target(make(TINY), jax.devices()[:devices])
+  assert dict(target.mesh.shape) == {"pool": 1, "data": data} and not_compiled == [target.mesh]
+  rows = f"{data} device{'s' if data > 1 else ''} with {10 // data} rows each"
+  assert target.about == f"10 images of (8, 8, 1); inner steps of 10, gradient mixed; {rows}" and target.steps == 2
+
+
+@pytest.mark.parametrize(("devices", "data"), [(8, 5), (4, 2), (1, 1)])
+def test_as_many_devices_as_divide_the_batch_of_a_student(devices, data, not_compiled):
+  target = topology.student_target(make(STUDENTS), jax.devices()[:devices])
+  assert dict(target.mesh.shape) == {"pool": 1, "data": data} and not_compiled == [target.mesh]
+  assert target.about.startswith("mlp on batches of 50; ") and f"with {50 // data} rows each" in target.about
+  assert target.steps == 3
+
+
+def test_devices_of_the_user_must_divide_the_rows():
+  with pytest.raises(UserError, match=r"^parallel\.data=4: "):
+    topology.distill_target(make(TINY, "--config.parallel.data=4"), jax.devices())
+  with pytest.raises(UserError, match=r"^parallel\.data=4: does not divide the 50 "):
+    topology.student_target(make(STUDENTS, "--config.parallel.data=4"), jax.devices())
 
 
 def test_routes_that_cannot_spread_rows_are_refused():
-  with pytest.raises(UserError, match=r"method.gradient='remat'.*use 'mixed'"):
-    topology.choose_mesh(context(TINY, "--config.method.gradient=remat"), jax.devices())
+  with pytest.raises(UserError, match=r"unroll.gradient='remat'.*use 'mixed'"):
+    topology.distill_target(make(TINY, "--config.unroll.gradient=remat"), jax.devices())
+
+
+def test_a_student_without_its_own_label_is_planned_under_its_subject(not_compiled):
+  one = make("--config=experiments/nd.py:tiny")
+  label = one.config["subject"] or one.config["method"]["name"]
+  assert label in one.config["arms"]
+  topology.student_target(one, jax.devices())
+  assert len(not_compiled) == 1
 
 
 # -- programs for the devices that are there --------------------------------------------------------------------------
 
 
+def collectives(target):
+  return cost.cost(target.compiled.as_text(), target.mesh.size).collectives
+
+
 def test_one_sum_of_the_size_of_the_parameters_per_step_and_direction():
-  ctx = context(TINY)
-  mesh = topology.choose_mesh(ctx, jax.devices())
-  found = cost.cost(outer.compile_step(ctx, mesh).as_text(), mesh.size).collectives
+  one = make(TINY)
+  target = topology.distill_target(one, jax.devices())
+  found = collectives(target)
   size, shared = 4 * 1210, 4 * (10 * 64 + 10 * 10 + 1)
   by_size = {one.size: times for one, times in found.items()}
   assert {one.kind for one in found} == {"all-reduce"} and {one.group for one in found} == {5}
-  assert by_size.pop(size) == 2 * ctx.config["method"]["inner_steps"]
+  assert by_size.pop(size) == 2 * one.config["method"]["inner_steps"]
   assert sum(size * times for size, times in by_size.items()) == shared  # images, labels and rate, once
+
+
+def test_an_update_of_a_student_sums_the_gradient_once():
+  one = make(STUDENTS, "--config.student.widths=(4,)")
+  target = topology.student_target(one, jax.devices()[:2])
+  found = collectives(target)
+  assert {exchange.kind for exchange in found} == {"all-reduce"} and {one.group for one in found} == {2}
+  parameters = 4 * (64 * 4 + 4 + 4 * 10 + 10)
+  assert parameters <= sum(exchange.size * times for exchange, times in found.items()) < parameters + 100  # and losses
 
 
 def test_a_dry_run_speaks_of_this_machine(capsys):
   assert run.main(["run", TINY, "--dry_run", "--config.parallel.data=1"]) == 0
   out = capsys.readouterr().out
-  assert "outer step on 1 cpu device, each: arguments 15.6 kB, scratch" in out
-  assert re.search(r"matmul of 1024 x 1024 runs here at [\d.]+ [GT]FLOP/s; at that rate a step takes at least", out)
+  assert "datm on digits: 200 training, 0 held-out and 100 test examples of (8, 8, 1), 10 classes" in out
+  assert re.search(r"\| distill +\| 2 steps on 10 images of \(8, 8, 1\) \(3\.0 kB\), gradient mixed", out)
+  assert "each of 1 devices holds arguments 15.6 kB, scratch" in out
+  assert re.search(r"matmul of 1024 x 1024 runs here at [\d.]+ [GT]FLOP/s; 'at least' takes that rate as", out)
+  stages = [line.split("|")[1].strip() for line in out.splitlines() if line.startswith("| ")]
+  assert [name for name in stages if name in make(TINY).config["stages"]] == make(TINY).config["stages"]
 
 
-def test_the_step_of_this_machine_in_words():
-  # the eight devices of one processor share what was measured
+def test_a_dry_run_of_students_tells_steps_and_parameters_of_every_arm(capsys):
+  assert run.main(["run", STUDENTS, "--dry_run"]) == 0
+  out = capsys.readouterr().out
+  weights = 64 * 32 + 32 + 32 * 10 + 10
+  assert re.search(rf"\| students +\| pld: 2 x mlp \({weights:,} parameters\), 3 steps", out)
+  assert re.search(r"\| teachers +\| teacher: 1 x mlp \([\d,]+ parameters\), 3 epochs of ce, batch 50", out)
+
+
+def test_the_step_of_this_machine_in_words(monkeypatch):
+  monkeypatch.setattr(work, "peak", lambda: 1e12)
   exchange = {cost.Collective("all-reduce", 1280040, 8): 200}
-  step = plan.Step(build.Way("mixed", None), 8, {"arguments": 1000, "scratch": 2_000_000}, 1e12, exchange)
-  assert plan.describe_step(step, 10, 1e12).splitlines() == [
-    "outer step on 8 cpu devices, each: arguments 1.0 kB, scratch 2.0 MB",
-    "a float32 matmul of 1024 x 1024 runs here at 1 TFLOP/s; at that rate a step takes at least 1 s, 10 at least 10 s",
-    "200 times a step: all-reduce of 1.3 MB over 8 devices",
-  ]
+  step = plan.Step(build.Route("mixed", None), 8, {"arguments": 1000, "scratch": 2_000_000}, 1e12, exchange)
+  assert step.held() == (
+    "each of 8 devices holds arguments 1.0 kB, scratch 2.0 MB\n200 times a step: all-reduce of 1.3 MB over 8 devices"
+  )
+  assert work.text(1e12, 10) == "1 TFLOP a step, 10 TFLOP in all, at least 10 s"
+  assert work.text(1e12, 10, networks=2) == "1 TFLOP a step, 20 TFLOP in all, at least 20 s"
+  assert work.text(float("nan"), 10) == ""  # what is not known is not shown
+
+
+def test_planned_phases_and_teachers_cost_nothing_to_trace(monkeypatch):
+  """Shapes alone: no network is trained or asked."""
+  one = make(STUDENTS, "--config.start_method.name=ce")
+  monkeypatch.setattr(arms.train, "run", lambda *a, **k: pytest.fail("trained"))
+  first, last = (traced.phase(one, "pld", one.config["arms"]["pld"], name) for name in ("start_", ""))
+  assert first.parameters == last.parameters == 64 * 32 + 32 + 32 * 10 + 10 and first.steps == last.steps == 3
+  student, hidden, teacher = 64 * 32 + 32 * 10, 32 * 10, 64 * 64 + 64 * 64 + 64 * 10  # multiplications per example
+  assert first.flops == 2 * 50 * (2 * student + hidden)  # forward, and the gradients of weights and hidden units
+  assert last.flops == first.flops + 2 * 50 * teacher
 
 
 # -- programs for TPUs ------------------------------------------------------------------------------------------------
 
 
 def report(memory, found, name="v5e:2x4"):
-  ctx = context(TINY)
-  ctx.config["steps"] = 1000
-  return topology.report(ctx, chips.parse_topology(name), memory, found)
+  return topology.report(chips.parse_topology(name), memory, found, 1000)
 
 
 def test_the_report_by_hand():
@@ -169,7 +254,7 @@ def test_the_report_by_hand():
   assert "| all-reduce | 1.0 MB | 8 | 100 |" in rows
 
 
-def test_what_does_not_fit_is_said_plainly():
+def test_what_does_not_fit_is_told_plainly():
   memory = {"arguments": 1_000_000_000, "scratch": 17_000_000_000}
   text = report(memory, cost.Cost(1.0, 1.0, {}))
   assert "does not fit: 18 of 16 GB HBM per chip" in text and "nested_remat" in text
@@ -179,20 +264,37 @@ def test_what_does_not_fit_is_said_plainly():
   )  # half a chip
 
 
-def test_a_compiler_that_runs_out_of_memory_is_no_failure(capsys, monkeypatch):
-  def exhausted(ctx, mesh):
+def test_the_head_tells_idle_devices(not_compiled):
+  one = make(TINY)
+  text = topology.head(one, chips.parse_topology("v5e:2x4"), topology.distill_target(one, jax.devices()), "read")
+  assert text.startswith("one step of datm on digits (data read), compiled for TPU v5e:2x4: 8 chips\n")
+  assert "5 devices with 2 rows each, 3 have nothing to do\n" in text
+
+
+@pytest.mark.parametrize(("config", "function"), [(TINY, "build.compile_step"), (STUDENTS, "job_plan.compile_update")])
+def test_a_compiler_that_runs_out_of_memory_is_no_failure(config, function, capsys, monkeypatch):
+  def exhausted(*arguments):
     raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory on HBM (30.21G of 15.75G).\nmore")
 
   monkeypatch.setattr(topology, "find_devices", lambda wanted: jax.devices())
-  monkeypatch.setattr(topology.outer, "compile_step", exhausted)
-  assert run.main(["run", TINY, "--dry_run", "--topology=v5e:2x4"]) == 0
+  monkeypatch.setattr(f"jdistill.stages.{function}", exhausted)
+  assert run.main(["run", config, "--dry_run", "--topology=v5e:2x4"]) == 0
   assert "\ndoes not fit: Ran out of memory on HBM (30.21G of 15.75G).\n" in capsys.readouterr().out
 
 
-def compile_for(name, *arguments):
+@pytest.mark.parametrize("config", [TINY, STUDENTS])
+def test_the_whole_plan_on_devices_that_stand_in_for_tpus(config, capsys, monkeypatch):
+  monkeypatch.setattr(topology, "find_devices", lambda wanted: jax.devices()[:4])
+  assert run.main(["run", config, "--dry_run", "--topology=v5e:2x2"]) == 0
+  out = capsys.readouterr().out
+  assert "compiled for TPU v5e:2x2: 4 chips" in out and re.search(r"^fits: [\d.e-]+ of 16 GB", out, re.MULTILINE)
+  assert "| all-reduce |" in re.sub(" +", " ", out)
+
+
+def compile_for(name, *arguments, config=TINY):
   """The command in a process of its own, which has to choose the CPU by itself."""
   environment = {key: value for key, value in os.environ.items() if key != "JAX_PLATFORMS"}
-  command = [sys.executable, "-m", "jdistill.run", TINY, "--dry_run", f"--topology={name}", *arguments]
+  command = [sys.executable, "-m", "jdistill.run", config, "--dry_run", f"--topology={name}", *arguments]
   done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, timeout=300)
   assert done.returncode == 0, done.stderr
   assert done.stderr == f"compiling for {name}; this can take minutes\n"  # libtpu is silent
@@ -210,6 +312,14 @@ def test_convolutions_and_augmentation_compile_for_tpu():
   rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if "all-reduce" in line]
   assert ["all-reduce", f"{size / 1000:.1f} kB", "2", "6"] in rows
   assert len(rows) == 2
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_an_update_of_a_student_compiles_for_tpu():
+  out = compile_for("v5e:1x1", config=STUDENTS)
+  assert "one step of pld on digits (data read), compiled for TPU v5e:1x1: 1 chip" in out
+  assert "mlp on batches of 50; 1 device with 50 rows each" in out
 
 
 @needs_libtpu
