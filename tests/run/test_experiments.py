@@ -207,14 +207,14 @@ def test_the_tiny_variant_runs_to_the_end(name, tmp_path):
 
 def test_a_sweep_without_an_evaluation_is_refused(call, tmp_path):
   sweep = "--config=experiments/datm_difficulty.py:tiny"
-  complaint = call(sweep, "--config.stages=experts,distill", f"--workdir={tmp_path / 'work'}").complaint
+  complaint = call(sweep, "--config.stages=teachers,distill", f"--workdir={tmp_path / 'work'}").complaint
   assert complaint.startswith("stages=['experts', 'distill']: a sweep compares evaluations")
   assert not (tmp_path / "work").exists()
 
 
 def test_a_sweep_refuses_a_mistake_in_any_of_its_runs_before_the_first(call, tmp_path):
   sweep = "--config=experiments/datm_difficulty.py:tiny"
-  complaint = call(sweep, "--config.experts.epochs=3", f"--workdir={tmp_path / 'work'}").complaint
+  complaint = call(sweep, "--config.teacher_train.epochs=3", f"--workdir={tmp_path / 'work'}").complaint
   assert "method.max_start_epoch=3" in complaint  # of the late range, the last one
   (tmp_path / "other").mkdir()
   (tmp_path / "other" / "thesis.tex").write_text("precious")
@@ -276,7 +276,7 @@ def test_a_tfds_set_runs_to_the_end(tmp_path):
   if not (CIFAR10 / "cifar10").is_dir():
     pytest.skip("CIFAR-10's TFDS files are not beside the repository")
   experiment = _tiny("cifar10", data_dir=str(CIFAR10), train_size=100, test_size=50)
-  experiment.stages = ("experts", "distill", "export")
+  experiment.stages = ("teachers", "distill", "export")
   distilled = _finished(experiment, tmp_path)
   assert distilled.images.shape == (10, 32, 32, 3)
   assert len(distilled.class_names) == 10

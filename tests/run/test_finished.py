@@ -37,7 +37,7 @@ def test_the_summary_has_the_promised_figures(done, summary):
     assert block["accuracy_std"] >= 0
   assert set(summary["controls"]) == set(CONTROLS)
   assert summary["accepted_share"] == 1.0
-  assert set(summary["seconds"]) == {"experts", "distill", "evaluate", "export", "report"}
+  assert set(summary["seconds"]) == {"teachers", "distill", "evaluate", "export", "report"}
   assert all(value >= 0 for value in summary["seconds"].values())
   assert summary["peak_memory_bytes"] > 10**7
   config = json.loads((done / "work" / "config.json").read_text())
@@ -90,7 +90,7 @@ def _story(text):
 
 
 def test_the_same_command_trains_nothing_and_prints_the_report_again(call, copy, done, monkeypatch):
-  for stage in ("experts", "distill", "evaluate", "export"):
+  for stage in ("teachers", "distill", "evaluate", "export"):
     monkeypatch.setitem(stages.dataset.RUN, stage, lambda ctx: pytest.fail("a finished stage ran again"))
   work = copy / "work"
   kept = {
@@ -123,14 +123,14 @@ def experts(copy, monkeypatch):
   [
     ("ipc=2", []),
     ("method.image_lr=2.0", []),
-    ("experts.count=3", [2]),
-    ("experts.lr=0.04", [0, 1]),
+    ("teachers.count=3", [2]),
+    ("teacher_train.lr=0.04", [0, 1]),
     ("seed=1", [0, 1]),
   ],
 )
 def test_experts_are_shared_by_runs_that_want_the_same_ones(call, copy, experts, override, expected):
   before = {path.name: path.read_bytes() for path in (copy / "artefacts").rglob("*.npy")}
-  result = call(TINY, f"--config.{override}", "--config.stages=experts", f"--workdir={copy / 'second'}")
+  result = call(TINY, f"--config.{override}", "--config.stages=teachers", f"--workdir={copy / 'second'}")
   assert result.code == 0, result.err
   assert experts == expected
   (own,) = {
@@ -150,7 +150,7 @@ def test_a_run_without_the_stage_experts_records_the_ones_it_needs(call, tmp_pat
 
 
 def test_a_report_without_an_evaluation_says_so(call, tmp_path):
-  result = call(TINY, "--config.stages=experts,distill,report", f"--workdir={tmp_path / 'work'}")
+  result = call(TINY, "--config.stages=teachers,distill,report", f"--workdir={tmp_path / 'work'}")
   assert result.code == 0, result.err
   assert "no evaluation was asked for" in result.err
   summary = json.loads((tmp_path / "work" / "summary.json").read_text())
