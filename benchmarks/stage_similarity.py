@@ -37,19 +37,33 @@ def stages(name: str, options: dict, seed: int, given: tuple[np.ndarray, ...]) -
   import jax.numpy as jnp
 
   from jdistill import models
+  from jdistill.data.policies import shuffle
   from jdistill.methods import knowledge
   from jdistill.methods.knowledge.logits import ce
   from jdistill.methods.optimizers import make_optimizer
 
   x, y, seen, seen_y = given
   network = models.build(name, num_classes=10, image_shape=x.shape[1:], **options)
-  method = knowledge.student_method(network, ce(), optimizer=make_optimizer("adam", 2e-3), batch_size=50)
-  members = jnp.arange(len(x), dtype=jnp.int32)
-  epoch = knowledge.Epoch(jnp.int32(0), knowledge.Batch(jnp.asarray(x), jnp.asarray(y), members), members)
-  key, step = jax.random.key(seed), jax.jit(method.step)
-  state = jax.jit(method.init)(key, epoch)
+  method = knowledge.student_method(network, ce(), optimizer=make_optimizer("adam", 2e-3))
+  policy, data = shuffle(len(x), 50), knowledge.Batch(jnp.asarray(x), jnp.asarray(y), jnp.arange(len(x)))
+
+  def inputs(number, rows):
+    batch = jax.tree.map(lambda leaf: leaf[rows], data)
+    return knowledge.StudentInput(batch, number, number.astype(jnp.float32) / policy.steps)
+
+  @jax.jit
+  def epoch(key, state, number):
+    block, _ = policy.next(jax.random.fold_in(key, number), (), number, None)
+
+    def step(state, one):
+      return method.step(jax.random.fold_in(key, one[0]), state, inputs(*one))
+
+    return jax.lax.scan(step, state, (number * policy.steps + jnp.arange(policy.steps), block.index))[0]
+
+  key = jax.random.key(seed)
+  state = jax.jit(method.init)(key, inputs(jnp.int32(0), jnp.arange(50)))
   for number in range(EPOCHS):
-    state, _ = step(jax.random.fold_in(key, number), state, epoch._replace(number=jnp.int32(number)))
+    state = epoch(key, state, jnp.int32(number))
   params, stats = method.result(state).variables["student"]
   out = jax.jit(lambda x: network.apply(params, x, stats=stats))(seen)
   accuracy = float(np.mean(np.argmax(out.logits, -1) == seen_y))

@@ -98,8 +98,8 @@ def test_fractions():
   assert [part_size(f, 10) for f in (0.3, 1.0, 0.01, 0.25)] == [3, 10, 1, 2]
   field = schema.fields(rs2)["fraction"]
   assert (field.above, field.high, field.default) == (0, 1, 0.1)
-  for fraction, bound in ((0.0, "above 0"), (1.5, "at most 1")):
-    with pytest.raises(UserError, match=rf"data_policy.fraction={fraction}: must be {bound}"):
+  for fraction, message in ((0.0, "must be above 0"), (1.5, "must be at most 1")):
+    with pytest.raises(UserError, match=rf"data_policy.fraction={fraction}: {message}"):
       rs2(10, 2, fraction=fraction)
   with pytest.raises(UserError, match=r"data_policy\.count=11: there are 10 examples"):
     static_subset(10, 2, count=11)

@@ -7,110 +7,46 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from two_layers import (
+  CLASSES,
+  DATA,
+  HELD_OUT,
+  KEY,
+  NETWORK,
+  ROWS,
+  SGD,
+  STEPS,
+  TEACHER,
+  WHOLE,
+  N,
+  X,
+  Y,
+  apply,
+  build,
+  close,
+  controlled,
+  init,
+  inputs,
+  labels_nats,
+  params,
+  run,
+  same,
+  same_tree,
+  softmax,
+  taught,
+  watched,
+)
 
 from jdistill import models
-from jdistill.base import Augmentation, Batch, Connector, Network, Outputs, Variables
+from jdistill.base import Batch, Connector, Network, Variables
 from jdistill.methods.knowledge import (
-  Memory,
-  Outer,
   Recipe,
-  Sharpness,
-  StudentInput,
   Term,
-  look,
   predictor,
   student_method,
 )
 from jdistill.methods.knowledge.logits import ce, kd
 from jdistill.methods.optimizers import make_optimizer
-from jdistill.ops.gsam import gsam_gradient
-
-KEY = jax.random.key(5)
-RNG = np.random.default_rng(0)
-N, BATCH, STEPS, FEATURES, CLASSES = 14, 4, 3, 2, 3
-X, Y = RNG.normal(size=(N, FEATURES)).astype(np.float32), RNG.integers(0, CLASSES, N).astype(np.int32)
-DATA = Batch(jnp.asarray(X), jnp.asarray(Y), jnp.asarray(100 + np.arange(N), jnp.int32))
-ALL = jnp.arange(N, dtype=jnp.int32)
-HELD_OUT = Batch(jnp.float32(RNG.normal(size=(5, FEATURES))), jnp.int32([0, 1, 2, 1, 0]), jnp.arange(5))
-SGD = optax.sgd(0.1)
-
-
-def apply(params, x, *, train=False, rngs=None, stats=None, sites=None):
-  hidden = jnp.tanh(x @ params["a"])
-  return Outputs(hidden @ params["b"], hidden, stats=stats or {})
-
-
-def init(key):
-  a, b = jax.random.split(key)
-  return Variables({"a": jax.random.normal(a, (FEATURES, 5)), "b": jax.random.normal(b, (5, CLASSES))})
-
-
-NETWORK = Network(init, apply)
-TEACHER = init(jax.random.key(9)).params
-
-
-def taught(arrays, key, batch, record, step):
-  return (apply(arrays, batch.x),)
-
-
-def build(recipe, **options):
-  return student_method(NETWORK, recipe, **({"optimizer": SGD, "targets": taught, "num_examples": N} | options))
-
-
-def inputs(number=0, rows=None, data=DATA, weight=None, steps=STEPS, **options):
-  """Update `number` of epochs of `steps` updates each."""
-  rows = jnp.asarray(np.arange(len(data.y)) if rows is None else rows, jnp.int32)
-  batch = jax.tree.map(lambda leaf: leaf[rows], data)._replace(weight=None if weight is None else jnp.float32(weight))
-  here = {"rows": rows, "targets": TEACHER} | options
-  return StudentInput(batch, jnp.int32(number), jnp.float32(number / steps), **here)
-
-
-ROWS = [np.random.default_rng(seed).permutation(N)[: STEPS * BATCH].reshape(STEPS, BATCH) for seed in range(4)]
-
-
-def run(method, epochs=1, rows=ROWS, **options):
-  """The states after each epoch, the first of them the start, and the mean metrics of each."""
-  steps = len(rows[0])
-  states = [jax.jit(method.init)(KEY, inputs(0, rows[0][0], steps=steps, **options))]
-  step, shown = jax.jit(method.step), []
-  for number in range(epochs):
-    state, found = states[-1], []
-    for position, chosen in enumerate(rows[number]):
-      update = number * steps + position
-      state, metrics = step(jax.random.fold_in(KEY, update), state, inputs(update, chosen, steps=steps, **options))
-      found.append(metrics)
-    states.append(state)
-    shown.append({name: float(np.mean([one[name] for one in found])) for name in found[0]})
-  return states, shown
-
-
-WHOLE = [[np.arange(N)]] * 3  # one update of all examples per epoch
-
-
-def same(a, b):
-  jax.tree.map(np.testing.assert_array_equal, a, b)
-
-
-def close(a, b, rtol=2e-5):
-  jax.tree.map(lambda u, v: np.testing.assert_allclose(u, v, rtol=rtol, atol=2e-6), a, b)
-
-
-def params(state, role="student"):
-  return state.roles[role].params
-
-
-def watched(recipe):
-  """The recipe with a memory that writes down which rows were seen."""
-
-  def update(step):
-    return step.memory.at[step.rows].add(1)
-
-  return recipe._replace(memory=Memory(lambda key, n: jnp.zeros(n, jnp.int32), update))
-
-
-def softmax(z):
-  e = np.exp(z - z.max(-1, keepdims=True))
-  return e / e.sum(-1, keepdims=True)
 
 
 def np_losses(p, rows, temperature):
@@ -225,7 +161,7 @@ def test_a_role_that_does_not_train_keeps_parameters_and_momentum():
   trains = {"first": lambda now: now >= 1, "student": lambda now: (now < 1) | (now >= 2)}
   recipe = with_lines(ce(), "first", "second", trainable=trains)
   states, _ = run(build(recipe, optimizer=make_optimizer("sgd", 0.1, momentum=0.9)), epochs=3)
-  stays = [{name: _same_tree(a.roles[name], b.roles[name]) for name in a.roles} for a, b in itertools.pairwise(states)]
+  stays = [{name: same_tree(a.roles[name], b.roles[name]) for name in a.roles} for a, b in itertools.pairwise(states)]
   assert stays == [
     {"student": False, "first": True, "second": False},
     {"student": True, "first": False, "second": False},
@@ -235,138 +171,6 @@ def test_a_role_that_does_not_train_keeps_parameters_and_momentum():
   steps = np.cumsum(np.cumsum(0.9 ** np.arange(6)))
   assert float(params(states[2], "first")) == pytest.approx(-0.1 * steps[2], rel=1e-5)
   assert float(params(states[2], "second")) == pytest.approx(-0.1 * steps[5], rel=1e-5)
-
-
-def _same_tree(a, b):
-  return all(np.array_equal(u, v) for u, v in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
-
-
-def test_what_has_no_weight_does_not_count():
-  """Padding may hold anything: the student is the one without it."""
-  broken = DATA._replace(x=DATA.x.at[2:4].set(jnp.nan))
-  method = build(kd())
-  start = method.init(KEY, inputs(rows=[0, 1]))
-  _, shown = method.step(KEY, start, inputs(rows=[0, 1, 2, 3], weight=[1, 1, 0, 0], data=broken))
-  plain, want = method.step(KEY, start, inputs(rows=[0, 1]))
-  assert np.isfinite(float(shown["loss/kd"]))
-  assert {k: float(v) for k, v in shown.items()} == pytest.approx({k: float(v) for k, v in want.items()}, rel=1e-5)
-  masked = inputs(rows=[0, 1, 2, 3], weight=[1, 1, 0, 0])
-  close(params(method.step(KEY, start, masked)[0]), params(plain))
-
-
-def test_losses_are_means_by_weight():
-  method = build(ce())
-  start = method.init(KEY, inputs())
-  weighted, _ = method.step(KEY, start, inputs(rows=[0, 1], weight=[2.0, 1.0]))
-  repeated, _ = method.step(KEY, start, inputs(rows=[0, 0, 1]))
-  close(params(weighted), params(repeated))
-
-
-def test_soft_labels_are_label_logits():
-  soft = DATA._replace(y=jnp.float32(RNG.normal(size=(N, CLASSES))))
-  method = build(ce(label_smoothing=0.1))
-  start = method.init(KEY, inputs(data=soft))
-  _, shown = method.step(KEY, start, inputs(data=soft))
-  logs = np.log(softmax(np.float64(apply(params(start), X).logits)))
-  want = -(0.9 * softmax(np.float64(soft.y)) + 0.1 / CLASSES) * logs
-  assert float(shown["loss/ce"]) == pytest.approx(want.sum(-1).mean(), rel=1e-5)
-  hard = DATA._replace(y=jnp.where(jax.nn.one_hot(DATA.y, CLASSES) > 0, 50.0, 0.0))
-  close(params(method.step(KEY, start, inputs(data=hard))[0]), params(method.step(KEY, start, inputs())[0]))
-
-
-@pytest.mark.parametrize("size", [1, 2, 7, 100])
-def test_a_chunked_gradient_is_the_whole_one(size):
-  weight = np.arange(N) % 3
-  recipe = kd()
-  (state, found), (want, wanted) = (
-    method.step(KEY, method.init(KEY, inputs()), inputs(weight=weight))
-    for method in (build(recipe, chunk_size=size), build(recipe))
-  )
-  close(params(state), params(want))
-  assert {k: float(v) for k, v in found.items()} == pytest.approx({k: float(v) for k, v in wanted.items()}, rel=1e-5)
-
-
-def test_chunks_are_refused_where_they_cannot_work():
-  for recipe, message in (
-    (controlled(), "chunk_size=2: the method has an outer role"),
-    (ce()._replace(passes=2), "chunk_size=2: the method has several passes"),
-    (watched(ce()), "chunk_size=2: the method has a memory"),
-  ):
-    with pytest.raises(ValueError, match=message):
-      build(recipe, chunk_size=2)
-  coupled = build(Recipe({"sum": Term(lambda step: jnp.sum(step.student.logits))}), chunk_size=2)
-  with pytest.raises(ValueError, match="the term sum couples the rows of a batch"):
-    coupled.step(KEY, coupled.init(KEY, inputs()), inputs())
-  network = models.build("convnet_bn", num_classes=CLASSES, image_shape=(2, 2, 1), width=2, depth=1)
-  data = DATA._replace(x=jnp.ones((N, 2, 2, 1)))
-  method = student_method(network, ce(), optimizer=SGD, chunk_size=2)
-  state = jax.eval_shape(method.init, KEY, inputs(data=data))
-  with pytest.raises(ValueError, match="batch norm needs all rows"):
-    jax.eval_shape(method.step, KEY, state, inputs(data=data))
-
-
-@pytest.mark.parametrize("chunk_size", [None, 7])
-def test_a_sharpness_aware_update_is_gsams(chunk_size):
-  method = build(ce(), sharpness=Sharpness(0.1, 0.3, False), chunk_size=chunk_size)
-  start = method.init(KEY, inputs())
-
-  def loss(p):
-    return jnp.mean(labels_nats(apply(p, DATA.x), DATA.y))
-
-  value, gradient = gsam_gradient(jax.value_and_grad(loss), params(start), rho=0.1, alpha=0.3, adaptive=False)
-  state, shown = method.step(KEY, start, inputs())
-  close(params(state), jax.tree.map(lambda p, g: p - 0.1 * g, params(start), gradient))
-  assert float(shown["loss/ce"]) == pytest.approx(float(value), rel=1e-5)
-
-
-def test_replayed_records_take_the_place_of_new_draws():
-  shift = Augmentation(lambda key, shape: jax.random.normal(key, (shape[0], 1)), lambda draw, x: x + draw)
-  stored = jnp.float32(RNG.normal(size=(2, N, 1)))
-  seen = []
-
-  def targets(arrays, key, batch, record, step):
-    seen.append(record)
-    return (apply(TEACHER, batch.x),)
-
-  method = build(kd(), augment=shift, targets=targets, replay=lambda arrays, step: arrays[step])
-  start = method.init(KEY, inputs(targets=stored))
-  state, shown = method.step(KEY, start, inputs(1, targets=stored))
-  same(seen[-1], stored[1])
-  moved = DATA._replace(x=DATA.x + stored[1])
-  plain, want = build(kd()).step(KEY, start, inputs(1, data=moved))
-  close(params(state), params(plain))
-  assert float(shown["loss/kd"]) == pytest.approx(float(want["loss/kd"]), rel=1e-5)
-
-
-def test_a_policy_sees_the_student_and_the_teacher_as_they_are():
-  members = jnp.int32([9, 3, 4])
-  method = build(ce())
-  state = method.init(KEY, inputs())
-  found = look(NETWORK, ce(), taught)(state, DATA, members, TEACHER, jnp.float32(100.0))
-  positions = jnp.int32([2, 0])
-  same(found.examples(positions).ids, DATA.ids[jnp.int32([4, 9])])
-  close(found.student(positions), apply(params(state), X[[4, 9]]).logits)
-  close(found.teacher(positions), apply(TEACHER, X[[4, 9]]).logits)
-  assert found.constants == 100
-  same(look(NETWORK, ce())(state, DATA, None).examples(positions).ids, DATA.ids[positions])
-
-
-def controlled(through=True, size=50):
-  """Cross entropy and KD, mixed by one learned number."""
-
-  def mixed(view):
-    share = jax.nn.sigmoid(view.params["mixer"])
-    return share * labels_nats(view.student.logits, view.y) + (1 - share) * 2.0 * (view.student.logits**2).sum(-1)
-
-  outer = Outer(
-    "mixer", lambda key, student, teachers: jnp.float32(0.4), labels_nats, batch_size=size, lr=0.3, through=through
-  )
-  return Recipe({"mixed": Term(mixed)}, outer=outer)
-
-
-def labels_nats(found, y):
-  logits = found.logits if isinstance(found, Outputs) else found
-  return -jnp.take_along_axis(jax.nn.log_softmax(logits), y[:, None], axis=-1)[:, 0]
 
 
 def test_an_outer_role_descends_the_held_out_loss_after_a_virtual_step():
@@ -394,7 +198,7 @@ def test_an_outer_role_descends_the_held_out_loss_after_a_virtual_step():
 def test_a_frozen_outer_role_stays():
   (before, after), shown = run(build(controlled(through=False)), held_out=HELD_OUT)
   same(after.roles["mixer"], before.roles["mixer"])
-  assert not _same_tree(params(before), params(after)) and "outer/loss" not in shown[0]
+  assert not same_tree(params(before), params(after)) and "outer/loss" not in shown[0]
 
 
 def test_an_outer_role_without_held_out_examples_is_refused():
@@ -419,48 +223,7 @@ def test_a_student_may_start_from_given_parameters():
   same(params(before), given.params)
   same(before.ema, given)
   assert not any(np.any(np.asarray(leaf)) for leaf in jax.tree.leaves(before.roles["student"].opt_state))
-  assert not _same_tree(params(after), given.params)
-
-
-def test_views_may_differ_and_have_other_numbers_of_rows():
-
-  def views(key, batch):
-    return jnp.concatenate([batch.x, -batch.x]), 2 * batch.x
-
-  def agree(view):
-    first, second = jnp.split(view.student.logits, 2)
-    return ((first - second) ** 2).sum(-1) + ((view.teacher.logits - first) ** 2).sum(-1)
-
-  (before, _), shown = run(
-    build(Recipe({"agree": Term(agree)}, augmented_inputs=views), optimizer=optax.sgd(0.0)), rows=WHOLE
-  )
-  first, second = (np.asarray(apply(params(before), s * X).logits) for s in (1, -1))
-  want = ((first - second) ** 2).sum(-1) + ((np.asarray(apply(TEACHER, 2 * X).logits) - first) ** 2).sum(-1)
-  assert shown[0]["loss/agree"] == pytest.approx(want.mean(), rel=1e-5)
-
-
-def test_both_networks_see_the_same_augmented_pixels_and_terms_the_plain_batch():
-  shift = Augmentation(lambda key, shape: jax.random.normal(key, (shape[0], 1)), lambda draw, x: x + draw)
-  shown_inputs = Network(init, lambda p, x, **options: apply(p, x, **options)._replace(embedding=x))
-
-  def teacher(arrays, key, batch, record, step):
-    return (Outputs(apply(arrays, batch.x).logits, batch.x),)
-
-  def metrics(view):
-    moved = view.student.embedding - view.batch.x
-    return {
-      "apart": jnp.abs(view.student.embedding - view.teacher.embedding).max(),
-      "moved": jnp.abs(moved).min(),
-      "spread": jnp.std(moved[:, 0]),
-      "named": jnp.mean(view.batch.ids == 100 + view.rows),
-      "plain": jnp.abs(view.batch.x - DATA.x[view.rows]).max(),
-    }
-
-  options = {"optimizer": SGD, "targets": teacher, "augment": shift}
-  _, shown = run(student_method(shown_inputs, kd()._replace(metrics=metrics), **options), epochs=2)
-  assert shown[0]["method/apart"] == shown[0]["method/plain"] == 0 and shown[0]["method/named"] == 1
-  assert shown[0]["method/moved"] > 0 and shown[0]["method/spread"] > 0.1
-  assert shown[0]["method/spread"] != shown[1]["method/spread"]
+  assert not same_tree(params(after), given.params)
 
 
 def test_weights_and_metrics_know_the_epoch_with_its_fraction():
@@ -507,34 +270,3 @@ def test_one_program_serves_all_numbers_of_a_method():
     close(found.roles["student"].params, want.roles["student"].params)
     assert float(shown["loss/kd"]) == pytest.approx(float(wanted["loss/kd"]), rel=1e-5)
   assert step._cache_size() == 1
-
-
-def test_a_student_in_passes_takes_the_moments_of_each_part_by_itself():
-  """Batch norm takes a factor of all pixels away, so images and the same ones three times as bright come out alike."""
-  network = models.build("convnet_bn", num_classes=CLASSES, image_shape=(2, 2, 1), width=3, depth=1)
-  data = DATA._replace(x=jnp.float32(RNG.normal(size=(N, 2, 2, 1))))
-
-  def gap(view):
-    first, second = jnp.split(view.student.logits, 2)
-    return {"gap": jnp.max(jnp.abs(first - second))}
-
-  def step(passes):
-    recipe = Recipe(
-      {"none": Term(lambda view: jnp.zeros(N))},
-      augmented_inputs=lambda key, batch: (jnp.concatenate([batch.x, 3 * batch.x]),) * 2,
-      passes=passes,
-      metrics=gap,
-    )
-    method = student_method(network, recipe, optimizer=SGD)
-    state = method.init(KEY, inputs(data=data))
-    return state, *jax.jit(method.step)(KEY, state, inputs(data=data))
-
-  (start, parts, shown), (_, whole, shown_whole) = step(2), step(1)
-  assert float(shown["method/gap"]) < 1e-3 < 0.05 < float(shown_whole["method/gap"])
-  # each part moves the running variance by a tenth: the first to its own, the second to nine times that
-  first = network.apply(start.roles["student"].params, data.x, stats=start.stats["student"])
-  own = first.norm_inputs["norm0"][1] * (4 * N / (4 * N - 1))
-  found = parts.stats["student"]["norm0"]["var"]
-  np.testing.assert_allclose(found, 0.9 * (0.9 + 0.1 * own) + 0.1 * 9 * own, rtol=1e-4)
-  assert not np.allclose(found, whole.stats["student"]["norm0"]["var"], rtol=1e-2)
-  assert jax.tree.structure(parts) == jax.tree.structure(start)

@@ -7,7 +7,7 @@ import pytest
 
 from jdistill import models
 from jdistill.base import UserError
-from jdistill.methods.knowledge.student import _cast
+from jdistill.methods.knowledge.forward import cast
 
 TOKENS = np.array([[1, 4, 0, 2, 6], [3, 3, 5, 1, 0]], np.int32)
 
@@ -65,7 +65,7 @@ def test_sites_gradients_and_other_precisions():
   grads = jax.jit(jax.grad(lambda p: jnp.sum(network.apply(p, TOKENS, train=True).logits ** 2)))(variables.params)
   assert all(np.any(leaf) for leaf in jax.tree.leaves(grads))
   assert np.all(np.any(grads["embed"]["kernel"] != 0, axis=1))  # all seven tokens occur
-  half = jax.eval_shape(lambda p: network.apply(_cast(p, jnp.bfloat16), TOKENS), variables.params)
+  half = jax.eval_shape(lambda p: network.apply(cast(p, jnp.bfloat16), TOKENS), variables.params)
   assert half.logits.dtype == jnp.bfloat16
 
 

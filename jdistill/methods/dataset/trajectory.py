@@ -129,8 +129,7 @@ def trajectory_method(
     "images": optax.sgd(image_lr, image_momentum or None),
     "lr": optax.sgd(lr_lr, lr_momentum or None),
   }
-  size, shape = initial.images.shape[0], initial.images.shape[1:]
-  loss = synthetic_loss(apply, augment, shape)
+  size, loss = initial.images.shape[0], synthetic_loss(apply, augment, initial.images.shape[1:])
 
   def init(key: Key, example: Segment) -> TrajectoryState:
     del key, example
@@ -143,13 +142,7 @@ def trajectory_method(
     )
 
   def step(key: Key, state: TrajectoryState, segment: Segment) -> tuple[TrajectoryState, Metrics]:
-    key_order, key_augment = jax.random.split(key)
-    indices, mask = inner_batches(key_order, size, batch_size or size, inner_steps)
-    keys = jax.random.split(key_augment, inner_steps)
-    records = jax.vmap(lambda k: augment.sample(k, (indices.shape[1], *shape)))(keys)
-
-    weight = mask.astype(jnp.float32)
-    batches = {"weight": weight / jnp.sum(weight, axis=1, keepdims=True), "record": records}
+    indices, batches = _inner(key, augment, initial.images.shape, batch_size or size, inner_steps)
     if state.labels is not None:
       batches["labels"] = state.labels[indices]
 
@@ -165,22 +158,32 @@ def trajectory_method(
     average = state.average
     if ema_decay is not None:
       average = jnp.where(accepted, ema_decay * average + (1 - ema_decay) * roles["images"].params, average)
-    metrics = {
-      "match/loss": value,
-      "match/accepted": accepted.astype(jnp.float32),
-      "synthetic/lr": roles["lr"].params,
-      **{
-        f"gradient/{name}": jnp.sqrt(jnp.sum(jnp.square(grads[name]))) for name in ("images", "labels") if name in grads
-      },
-    }
+    metrics = {"match/loss": value, "match/accepted": accepted.astype(jnp.float32), "synthetic/lr": roles["lr"].params}
+    for name in ("images", "labels"):
+      if name in grads:
+        metrics[f"gradient/{name}"] = jnp.sqrt(jnp.sum(jnp.square(grads[name])))
     return TrajectoryState(roles, state.labels, average, state.accepted + accepted.astype(jnp.int32)), metrics
 
-  def result(state: TrajectoryState) -> SyntheticSet:
-    images = state.roles["images"].params if state.average is None else state.average
-    labels = state.roles["labels"].params if learn_labels else state.labels
-    return SyntheticSet(images, labels, state.roles["lr"].params)
+  return Method(init, step, _result, _figures)
 
-  def figures(state: TrajectoryState, steps: int) -> dict[str, jax.Array]:
-    return {"accepted_share": state.accepted / steps, "learned_lr": state.roles["lr"].params}
 
-  return Method(init, step, result, figures)
+def _inner(
+  key: Key, augment: Augmentation, shape: tuple[int, ...], batch_size: int, steps: int
+) -> tuple[jax.Array, dict[str, PyTree]]:
+  """The rows of every inner step's batch, with their weights and augmentations."""
+  key_order, key_augment = jax.random.split(key)
+  indices, mask = inner_batches(key_order, shape[0], batch_size, steps)
+  keys = jax.random.split(key_augment, steps)
+  records = jax.vmap(lambda k: augment.sample(k, (indices.shape[1], *shape[1:])))(keys)
+  weight = mask.astype(jnp.float32)
+  return indices, {"weight": weight / jnp.sum(weight, axis=1, keepdims=True), "record": records}
+
+
+def _result(state: TrajectoryState) -> SyntheticSet:
+  images = state.roles["images"].params if state.average is None else state.average
+  labels = state.roles["labels"].params if state.labels is None else state.labels
+  return SyntheticSet(images, labels, state.roles["lr"].params)
+
+
+def _figures(state: TrajectoryState, steps: int) -> dict[str, jax.Array]:
+  return {"accepted_share": state.accepted / steps, "learned_lr": state.roles["lr"].params}

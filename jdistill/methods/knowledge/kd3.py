@@ -1,6 +1,6 @@
 """KD^3: distillation on web images, which it selects anew every epoch, with the teacher's own classifier on top."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Literal
 
 import jax
@@ -9,9 +9,9 @@ import numpy as np
 
 from jdistill import losses
 from jdistill.augment.mix import mix_distribution
-from jdistill.base import Batch, Block, DataPolicy, Key, Look, Outputs, PyTree, UserError, Variables
+from jdistill.base import Batch, Block, Connector, DataPolicy, Key, Look, Outputs, PyTree, UserError, Variables
 from jdistill.data.policies import walk
-from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term, same_view
+from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term, same_view, student_logits
 from jdistill.models.connectors import feature_transfer, last_map, mlp_head
 from jdistill.schema import Count, NonNegative, Positive, Size, Traced, validated
 from jdistill.selection import classwise_confidence_select, selection_mixing_weight
@@ -65,7 +65,6 @@ def kd3(
     raise UserError("method.feature_weight=0: nothing teaches the student; set method.kd_weight")
   mixed = contrast_weight > 0
   first = (lambda x: x[: x.shape[0] // 2]) if mixed else (lambda x: x)
-  finished = feature_transfer(factor=factor)
   connectors, terms = {}, {}
   if shared_classifier or feature_weight:
     connectors["transfer"] = feature_transfer(factor=factor, rows=first)
@@ -90,26 +89,30 @@ def kd3(
   if kd_weight:
     terms["kd"] = Term(lambda step: losses.kl_divergence(*logits(step), temperature=temperature), kd_weight)
 
-  def views(key: Key, batch: Batch) -> tuple[jax.Array, jax.Array]:
+  def with_mixed(key: Key, batch: Batch) -> tuple[jax.Array, jax.Array]:
     both = jnp.concatenate([batch.x, mix_distribution(key, batch.x, beta=mix_beta)])
     return both, both
-
-  def predict(outputs: Outputs, variables: Mapping[str, Variables], constants: PyTree) -> jax.Array:
-    if not shared_classifier:
-      return outputs.logits
-    feature, _ = finished.apply(variables["transfer"], outputs, (), train=False, key=jax.random.key(0))
-    return _classify(feature, constants)
 
   return Recipe(
     terms,
     connectors=connectors,
-    augmented_inputs=views if mixed else same_view,
+    augmented_inputs=with_mixed if mixed else same_view,
     passes=2 if mixed else 1,
     prepare=_classifier,
     metrics=_classifier_input if "transfer" in connectors else None,
-    predict=predict,
+    predict=_through(feature_transfer(factor=factor)) if shared_classifier else student_logits,
     keeps=("transfer",) if shared_classifier else (),
   )
+
+
+def _through(transfer: Connector) -> Callable[[Outputs, Mapping[str, Variables], PyTree], jax.Array]:
+  """The finished student: its network, the transfer block and the teacher's classifier."""
+
+  def predict(outputs: Outputs, variables: Mapping[str, Variables], constants: PyTree) -> jax.Array:
+    feature, _ = transfer.apply(variables["transfer"], outputs, (), train=False, key=jax.random.key(0))
+    return _classify(feature, constants)
+
+  return predict
 
 
 def _classifier(outputs: tuple[Outputs, ...], y: jax.Array, variables: tuple[Variables, ...]) -> dict[str, np.ndarray]:
