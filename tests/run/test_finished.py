@@ -65,7 +65,7 @@ def test_the_summary_is_that_of_the_evaluations(done, summary):
   for name, block in summary["arms"].items():
     first, second = scores[name]
     assert block["scores"] == {"accuracy": [first, second]}
-    assert 0 <= block["mean"] == pytest.approx((first + second) / 2) <= 1
+    assert block["mean"] == pytest.approx((first + second) / 2)
     assert block["std"] == pytest.approx(abs(first - second) / 2**0.5)
     gaps = [a - b for a, b in zip(scores[name], scores[summary["reference"]], strict=True)]
     assert block["difference"] == pytest.approx(sum(gaps) / 2)
@@ -122,7 +122,6 @@ def test_the_same_command_trains_nothing_and_prints_the_report_again(call, copy,
   assert _story(result.err) == _story((done / "printed.txt").read_text()).replace(str(done), str(copy))
   assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in kept} == kept
   before, after = (json.loads((root / "work" / "summary.json").read_text()) for root in (done, copy))
-  assert before.pop("peak_memory_bytes") <= after.pop("peak_memory_bytes")
   assert before == after
 
 
@@ -172,4 +171,5 @@ def test_a_report_without_an_evaluation_says_so(call, tmp_path):
   assert "no evaluation was asked for" in result.err
   summary = json.loads((tmp_path / "work" / "summary.json").read_text())
   assert "artefact_sha256" in summary
-  assert "accuracy_mean" not in summary
+  assert "arms" not in summary
+  assert summary["failed"] == []
