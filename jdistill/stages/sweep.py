@@ -147,11 +147,7 @@ def line(summary: Mapping[str, Any]) -> str:
   label = "distilled" if "distilled" in summary["arms"] else next(iter(summary["arms"]))
   if "failed" in own:
     return f"{label} failed"
-  gap = (
-    f", {own['difference']:+.4f} ± {own['half_width']:.4f} against {summary['reference']}"
-    if own.get("difference")
-    else ""
-  )
+  gap = f", {comparison.gap_text(own)} against {summary['reference']}" if own.get("difference") else ""
   return f"{label}: {summary['metric']} {own['mean']:.4f}{gap}"
 
 
