@@ -20,7 +20,8 @@ from jax import lax
 
 from benchmarks import _reports
 from jdistill import models
-from jdistill.ops import conv2d, onednn
+from jdistill._compat import onednn_call
+from jdistill.ops import conv2d
 
 # images, side, channels in and out, stride, groups
 LAYERS = {
@@ -61,12 +62,12 @@ def in_a_loop(loss, *start):
 
 def without_library(program, *arguments):
   """The program, compiled as for a release of jaxlib whose kernels are not known."""
-  known = onednn._RELEASES
-  onednn._RELEASES = ()
+  known = onednn_call.RELEASES
+  onednn_call.RELEASES = ()
   try:
     return program.lower(*arguments).compile()
   finally:
-    onednn._RELEASES = known
+    onednn_call.RELEASES = known
 
 
 def in_turn(programs, arguments, repeats: int) -> list[float]:

@@ -1,138 +1,69 @@
-"""Fragments that experiments share: every key with its neutral value, and the tiny variant for tests."""
+"""Fragments that experiments share: open sections, the digits defaults, and the tiny variants for tests.
+
+A configuration starts from `jdistill.stages.template`, in which every key is open; an experiment sets what differs.
+"""
+
+from collections.abc import Mapping
+from typing import Any
 
 import ml_collections
 from ml_collections import config_dict
 
+from jdistill import catalog, schema, stages, tasks
+from jdistill.config import sections
+from jdistill.config.common import Train
+from jdistill.schema import Field
 
-def base(name: str, method: dict) -> ml_collections.ConfigDict:
-  """A configuration with all keys. `None` means: the tested value for the data set and ipc from `config.auto`.
+
+def opened(fields: Mapping[str, Field], values: Mapping[str, Any]) -> dict[str, Any]:
+  """A section in which these values are set and all else is open, so that the command line can set it."""
+  return {key: config_dict.placeholder(field.kind) for key, field in fields.items()} | dict(values)
+
+
+def network(name: str, **options: Any) -> dict[str, Any]:
+  """A section `model`, `teacher` or `student`."""
+  return {"name": name} | opened(sections.network().shown(name), options)
+
+
+def schedule(**values: Any) -> dict[str, Any]:
+  """A section `train`, `teacher_train` or `start_train`."""
+  return opened(schema.fields(Train), values)
+
+
+def method(name: str, **options: Any) -> dict[str, Any]:
+  """A section `method`, `teacher_method` or `start_method`."""
+  return {"name": name} | opened(catalog.row(name).fields(), options)
+
+
+def task(name: str, **options: Any) -> dict[str, Any]:
+  """A section `task`."""
+  return {"name": name} | opened(schema.fields(tasks.builder(name)), options)
+
+
+def policy(name: str, **options: Any) -> dict[str, Any]:
+  """A section `data_policy`, `teacher_data_policy` or `start_data_policy`."""
+  return {"name": name} | opened(sections.data_policy().shown(name), options)
+
+
+def base(name: str, own: Mapping[str, Any], **values: Any) -> ml_collections.ConfigDict:
+  """An experiment in which everything is open but its method.
 
   Args:
-    name: the experiment's name, used for the work directory.
-    method: the method's section; must contain `name`.
+    name: of the experiment, used for the work directory.
+    own: the section `method`: a name and options.
+    **values: keys and sections.
   """
-  integer, number, text = (lambda kind=kind: config_dict.placeholder(kind) for kind in (int, float, str))
-  config = ml_collections.ConfigDict()
-  config.name = name
-  config.seed = 0
-  config.dataset = "digits"
-  config.data_dir = text()
-  config.train_size = integer()
-  config.test_size = integer()
-  config.preprocessing = text()
-  config.ipc = 1
-  config.steps = integer()
-  config.log_every = 10
-  config.snapshot_every = integer()
-  config.checkpoint_seconds = 60.0
-  config.tensorboard = False
-  config.stages = ("experts", "distill", "evaluate", "export", "report")
-  config.model = {
-    "name": "convnet",
-    "width": integer(),
-    "depth": integer(),
-    "widths": config_dict.placeholder(tuple),
-    "norm": text(),
-    "groups": integer(),
-    "act": text(),
-    "pooling": text(),
-    "init": "torch",
-  }
-  config.experts = {
-    "count": integer(),
-    "epochs": integer(),
-    "batch_size": integer(),
-    "lr": number(),
-    "momentum": 0.0,
-    "weight_decay": 0.0,
-    "rho": number(),
-    "alpha": 0.3,
-    "adaptive": True,
-    "augment": text(),
-  }
-  config.eval = {
-    "seeds": 5,
-    "epochs": integer(),
-    "batch_size": integer(),
-    "momentum": 0.9,
-    "weight_decay": 5e-4,
-    "augment": text(),
-    "models": ("convnet",),
-    "sets": ("distilled", "random_hard", "random_soft", "initial", "full_data"),
-    "control_lrs": (0.003, 0.01, 0.03, 0.1),
-    "full_epochs": integer(),
-    "full_lr": number(),
-    "full_batch_size": integer(),
-  }
-  config.memory_limit = text()
-  config.parallel = {"route": "shard_map", "pool": integer(), "data": integer()}
-  config.method = method
+  config = stages.template(own["name"])
+  config.name, config.method = name, method(**own)
+  config.update(values)
   return config
 
 
-def trajectory(name: str) -> dict:
-  """The method section of trajectory matching, everything open."""
-  integer, number, text = (lambda kind=kind: config_dict.placeholder(kind) for kind in (int, float, str))
-  return {
-    "name": name,
-    "inner_steps": integer(),
-    "batch_size": integer(),
-    "learn_labels": config_dict.placeholder(bool),
-    "labels": text(),
-    "initial": text(),
-    "threshold": number(),
-    "image_lr": number(),
-    "image_momentum": number(),
-    "label_lr": number(),
-    "label_momentum": number(),
-    "lr_lr": number(),
-    "lr_momentum": number(),
-    "lr_init": number(),
-    "ema_decay": number(),
-    "gradient": "mixed",
-    "window": integer(),
-    "chunk_size": integer(),
-    "expert_epochs": integer(),
-    "min_start_epoch": integer(),
-    "current_start_epoch": integer(),
-    "max_start_epoch": integer(),
-    "schedule_steps": integer(),
-    "augment": text(),
-  }
-
-
 def tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """Cuts an experiment down to seconds: few digits, a small MLP, two outer steps. The figures mean nothing."""
-  config.dataset = "digits"
-  config.ipc = 1
-  config.train_size, config.test_size = 200, 100
-  config.preprocessing = "standardize"
-  config.steps, config.log_every, config.snapshot_every = 2, 1, 1
-  config.model.update({"name": "mlp", "widths": (16,)})
-  config.experts.update({"count": 2, "epochs": 4, "batch_size": 50, "lr": 0.05, "rho": 0.0, "augment": "none"})
-  config.eval.update(
-    {
-      "seeds": 2,
-      "epochs": 5,
-      "batch_size": 50,
-      "augment": "none",
-      "models": ("mlp",),
-      "control_lrs": (0.05,),
-      "full_epochs": 2,
-      "full_lr": 0.05,
-      "full_batch_size": 50,
-    }
-  )
-  config.method.update(
-    {
-      "inner_steps": 3,
-      "image_lr": 1.0,
-      "lr_init": 0.05,
-      "min_start_epoch": 0,
-      "max_start_epoch": 2,
-      "expert_epochs": 2,
-      "initial": "real",
-      "augment": "none",
-    }
-  )
+  """Cuts data-set distillation down to seconds: few digits, a small MLP, two steps. The figures mean nothing."""
+  config.update({"dataset": "digits", "ipc": 1, "train_size": 200, "test_size": 100, "preprocessing": "standardize"})
+  config.update({"steps": 2, "log_every": 1, "snapshot_every": 1})
+  config.model = network("mlp", widths=(16,))
+  config.eval.update({"seeds": 2, "epochs": 5, "batch_size": 50, "augment": "none", "models": ("mlp",)})
+  config.eval.update({"control_lrs": (0.05,), "full_epochs": 2, "full_lr": 0.05, "full_batch_size": 50})
   return config

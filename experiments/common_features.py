@@ -24,10 +24,10 @@ def experiment(preset: str, name: str, method: Mapping[str, Any], **rest: Any) -
   """
   config = common.experiment(preset, name, method, **rest)
   if preset == "tiny":  # little to compile, and no running statistics, which six steps do not find
-    config.teacher, config.student = (common.model("convnet", width=width, depth=2) for width in (8, 2))
+    config.teacher, config.student = (common.network("convnet", width=width, depth=2) for width in (8, 2))
     config.teacher_train.epochs = 10
   elif preset == "digits":
-    config.teacher, config.student = (common.model("convnet_bn", width=width, depth=3) for width in (32, 8))
+    config.teacher, config.student = (common.network("convnet_bn", width=width, depth=3) for width in (32, 8))
     config.teacher_train = common.schedule(epochs=40, batch_size=60)
     config.train = common.schedule(epochs=100, batch_size=50)
     config.seeds, config.tune_seeds = 10, 2

@@ -1,115 +1,50 @@
-"""Fragments that experiments in knowledge distillation share: every key, the digits default and the tiny variant."""
+"""Fragments that experiments in knowledge distillation share: digits, pairs of networks, the tiny variant."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
-from ml_collections import config_dict
 
-from jdistill import catalog
+from experiments.common import base, method, network, policy, schedule, task
 
-
-def _open(kind: type):
-  return config_dict.placeholder(kind)
-
-
-def model(name: str, **options: Any) -> dict:
-  """A section `teacher` or `student`; options that are `None` take the network's own default."""
-  keys = {
-    "width": _open(int),
-    "depth": _open(int),
-    "widths": _open(tuple),
-    "norm": _open(str),
-    "act": _open(str),
-    "pooling": _open(str),
-    "init": "torch",
-  }
-  return {"name": name} | keys | options
+__all__ = [
+  "arms",
+  "cifar100_pair",
+  "experiment",
+  "method",
+  "network",
+  "policy",
+  "presets",
+  "schedule",
+  "students",
+  "task",
+  "tiny",
+  "tune",
+]
 
 
-def schedule(**values: Any) -> dict:
-  """A section `train` or `teacher_train`."""
-  keys = {
-    "epochs": 300,
-    "batch_size": 128,
-    "optimizer": "adam",
-    "lr": 0.01,
-    "momentum": 0.9,
-    "nesterov": False,
-    "weight_decay": 0.0,
-    "decay_all": True,
-    "clip": _open(float),
-    "schedule": "cosine",
-    "warmup_epochs": 0.0,
-    "milestones": (),
-    "final_lr": 0.0,
-    "ema_decay": _open(float),
-    "precision": "float32",
-    "augment": "none",
-  }
-  return keys | values
-
-
-def whole_method(name: str, **options: Any) -> dict:
-  """A section `method`; options that are not given are open, so that the command line can set every one."""
-  return _whole(catalog.row(name).build(), name, options)
-
-
-def whole_task(name: str, **options: Any) -> dict:
-  """A section `task`; options that are not given are open."""
-  return _whole(catalog.task(name), name, options)
-
-
-def _whole(builder: Callable, name: str, options: Mapping[str, Any]) -> dict:
-  return {"name": name} | {key: _open(kind) for key, kind in catalog.option_types(builder).items()} | dict(options)
-
-
-def base(name: str, method: Mapping[str, Any], *, task: Mapping[str, Any] | None = None) -> ml_collections.ConfigDict:
-  """A configuration with all keys: scikit-learn digits, an MLP 64-64 teacher, an MLP 32 student with 100 labels.
+def students(name: str, own: Mapping[str, Any], *, about: Mapping[str, Any] | None = None) -> ml_collections.ConfigDict:
+  """Knowledge distillation: scikit-learn digits, an MLP 64-64 teacher, an MLP 32 student with 100 labels.
 
   Args:
-    name: the experiment's name, used for the work directory.
-    method: the section `method`: a name and options.
-    task: the section `task`.
+    name: of the experiment.
+    own: the section `method`: a name and options.
+    about: the section `task`: a name and options.
   """
-  config = ml_collections.ConfigDict()
-  config.name = name
-  config.seed = 0
-  config.seeds = 10
-  config.dataset = "digits"
-  config.data_dir = _open(str)
-  config.train_size = _open(int)
-  config.test_size = _open(int)
-  config.validation_size = 200
-  config.preprocessing = "standardize"
-  config.task = whole_task(**(task or {"name": "supervised", "student_size": 100, "teacher_size": 600}))
-  config.teacher = model("mlp", widths=(64, 64))
-  config.teacher_method = {"name": "ce"}
-  config.teacher_train = schedule(batch_size=600)
-  config.committee = {}
-  config.targets = {"source": "online", "top_k": _open(int), "count": 1, "also": (), "stored": _open(str)}
-  config.student = model("mlp", widths=(32,))
-  config.train = schedule(batch_size=100)
-  config.start_method = {"name": "none"}
+  config = base(name, own)
+  config.seeds, config.dataset, config.preprocessing, config.validation_size = 10, "digits", "standardize", 200
+  config.task = task(**(about or {"name": "supervised", "student_size": 100, "teacher_size": 600}))
+  config.teacher, config.student = network("mlp", widths=(64, 64)), network("mlp", widths=(32,))
+  config.teacher_method = method("ce")
+  config.teacher_train, config.train = schedule(batch_size=600), schedule(batch_size=100)
   config.start_train = schedule(batch_size=100)
-  config.method = whole_method(**method)
-  config.arms = {}
-  config.order = _open(tuple)
-  config.reference = _open(str)
-  config.tune = {}
-  config.tune_seeds = 3
-  config.published = {}
-  config.log_every = 10
-  config.checkpoint_seconds = 60.0
-  config.stages = ("teacher", "tune", "students", "report")
-  config.parallel = {"route": "shard_map", "pool": _open(int), "data": _open(int)}
   return config
 
 
 def arms(config: ml_collections.ConfigDict, controls: Mapping[str, Mapping[str, Any]]) -> ml_collections.ConfigDict:
   """Adds controls, in this order after the method's own arm; keys are paths such as `"method/temperature"`."""
   config.arms = {label: dict(values) for label, values in controls.items()}
-  config.order = (config.method.name, *controls)
+  config.order = (config.subject or config.method.name, *controls)
   return config
 
 
@@ -120,7 +55,7 @@ def tune(config: ml_collections.ConfigDict, grids: Mapping[str, Mapping[str, tup
 
 
 def tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-  """Cuts an experiment down to seconds. The figures mean nothing.
+  """Cuts knowledge distillation down to seconds. The figures mean nothing.
 
   Few examples, epochs and seeds; of the arms the method's own and the first control; no search.
   """
@@ -129,7 +64,7 @@ def tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   for section in (config.train, config.teacher_train, config.start_train):
     section.epochs, section.batch_size = 3, 50
     section.warmup_epochs, section.milestones, section.schedule = 0.0, (), "cosine"
-  own, first = config.method.name, list(config.arms)[:1]
+  own, first = config.subject or config.method.name, list(config.arms)[:1]
   if config.order:
     first = [label for label in config.order if label != own][:1]
   config.arms = {label: config.arms[label].to_dict() for label in first}
@@ -206,8 +141,8 @@ def cifar100_pair(config: ml_collections.ConfigDict, preset: str) -> ml_collecti
   config.dataset, config.preprocessing = "cifar100", "channel"
   config.train_size = config.test_size = None
   config.validation_size, config.seeds = 1000, 5
-  config.task = whole_task("supervised")
-  config.teacher, config.student = model(teacher, init="he"), model(student, init="he")
+  config.task = task("supervised")
+  config.teacher, config.student = (network(name, init="he") for name in (teacher, student))
   sgd = {
     "epochs": 240,
     "batch_size": 64,
@@ -228,7 +163,7 @@ def cifar100_pair(config: ml_collections.ConfigDict, preset: str) -> ml_collecti
 def experiment(
   preset: str,
   name: str,
-  method: Mapping[str, Any],
+  own_method: Mapping[str, Any],
   *,
   controls: Mapping[str, Mapping[str, Any]],
   grids: Mapping[str, Mapping[str, tuple]],
@@ -239,7 +174,7 @@ def experiment(
   Args:
     preset: after the colon.
     name: of the experiment.
-    method: the section `method` of the digits default.
+    own_method: the section `method` of the digits default.
     controls: the other arms.
     grids: what is searched on held-out examples, on digits.
     by_pair: options of the method for a CIFAR-100 pair, where the paper gives them by pair; `"*"` for the others.
@@ -250,7 +185,7 @@ def experiment(
   known = presets()
   if preset not in known:
     raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(known)}")
-  config = tune(arms(base(name, method), controls), grids)
+  config = tune(arms(students(name, own_method), controls), grids)
   config.reference = "ce" if "ce" in controls else None
   if preset == "tiny":
     tiny(config)
@@ -258,7 +193,7 @@ def experiment(
   elif preset != "digits":
     cifar100_pair(config, preset)
     own = by_pair or {}
-    config.method = whole_method(method["name"], **own.get(preset.removeprefix("cifar100_"), own.get("*", {})))
+    config.method = method(own_method["name"], **own.get(preset.removeprefix("cifar100_"), own.get("*", {})))
   return config
 
 

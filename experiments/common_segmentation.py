@@ -41,10 +41,10 @@ def experiment(
   """
   if preset not in presets():
     raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(presets())}")
-  config = common.base(method["name"], method, task={"name": "segmentation"})
+  config = common.students(method["name"], method, about={"name": "segmentation"})
   config.dataset, config.preprocessing, config.validation_size, config.seeds = "shapes", "channel", 100, 6
   for section in ("teacher", "student"):
-    config[section] = common.model("segnet", width=8, levels=2)
+    config[section] = common.network("segnet", width=8, levels=2)
   config.teacher_method = dict(teacher_method)
   config.teacher_train = common.schedule(epochs=50, batch_size=8, lr=0.01)
   config.train, config.start_train = (common.schedule(epochs=40, batch_size=8, lr=0.01) for _ in range(2))

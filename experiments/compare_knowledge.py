@@ -97,7 +97,7 @@ def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
 
 def _mixed(config: ml_collections.ConfigDict) -> dict[str, Any]:
   """What the pair of two families changes: the student, and no arm that needs maps of both."""
-  student = common.model("mixer", patch=2, dim=32, depth=4, width=None)
+  student = common.network("mixer", patch=2, dim=32, depth=4, width=None)
   keep = [label for label in config.order if label not in MAPS]
   arms = {label: dict(ARMS[label][0]) for label in keep if label != "kd"}
   if "ofa" in arms:

@@ -64,12 +64,12 @@ _SHARED = {
   "model/width": 128,
   "model/depth": 3,
   "model/norm": "instance",
-  "experts/count": 100,
-  "experts/epochs": 100,
-  "experts/batch_size": 256,
-  "experts/lr": 0.01,
-  "experts/rho": 0.01,
-  "experts/augment": _DSA,
+  "teachers/count": 100,
+  "teacher_train/epochs": 100,
+  "teacher_train/batch_size": 256,
+  "teacher_train/lr": 0.01,
+  "teacher_train/rho": 0.01,
+  "teacher_train/augment": _DSA,
   "eval/epochs": 1000,
   "eval/batch_size": 128,
   "eval/augment": _DSA,
@@ -88,12 +88,12 @@ _DIGITS = {
   "model/width": 32,
   "model/depth": 2,
   "model/norm": "instance",
-  "experts/count": 8,
-  "experts/epochs": 40,
-  "experts/batch_size": 64,
-  "experts/lr": 0.05,
-  "experts/rho": 0.0,
-  "experts/augment": "none",
+  "teachers/count": 8,
+  "teacher_train/epochs": 40,
+  "teacher_train/batch_size": 64,
+  "teacher_train/lr": 0.05,
+  "teacher_train/rho": 0.0,
+  "teacher_train/augment": "none",
   "eval/epochs": 400,
   "eval/batch_size": 128,
   "eval/augment": "none",
@@ -116,7 +116,7 @@ _DIGITS_RANGES = {
 }
 
 
-def settings() -> dict:
+def tables() -> dict:
   """The tables behind `config.auto`: data set -> ipc -> values of keys left open."""
   auto = {"*": {"*": _SHARED | {"method/inner_steps": 40, "method/max_start_epoch": 20}}}
   auto["digits"] = {"*": _DIGITS} | {str(ipc): values for ipc, values in _DIGITS_RANGES.items()}
@@ -138,9 +138,22 @@ def presets() -> list[str]:
 def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
   """The experiment; `preset` is `digits`, `tiny`, `cifar10_small` or a row of the paper's table such as
   `cifar10_ipc10`."""
-  config = common.base("datm", common.trajectory("datm"))
-  config.auto = settings()
-  return apply_preset(config, preset)
+  return apply_preset(trajectory("datm", tables()), preset)
+
+
+def trajectory(name: str, auto: dict) -> ml_collections.ConfigDict:
+  """An experiment with a method that matches trajectories of teachers, which are trained by plain SGD.
+
+  Args:
+    name: of the method and of the experiment.
+    auto: the tables behind `config.auto`.
+  """
+  config = common.base(name, {"name": name}, eval={"models": ("convnet",)})
+  config.model.name = "convnet"
+  config.teacher_train.update({"optimizer": "sgd", "momentum": 0.0, "schedule": "constant"})
+  config.teacher_data_policy = common.policy("shuffle", drop_last=False)
+  config.auto = auto
+  return config
 
 
 def apply_preset(config: ml_collections.ConfigDict, preset: str) -> ml_collections.ConfigDict:
@@ -148,7 +161,7 @@ def apply_preset(config: ml_collections.ConfigDict, preset: str) -> ml_collectio
   if preset not in presets():
     raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(presets())}")
   if preset == "tiny":
-    return common.tiny(config)
+    return _tiny(config)
   if preset == "cifar10_small":
     return _cifar10_small(config)
   if preset != "digits":
@@ -159,13 +172,34 @@ def apply_preset(config: ml_collections.ConfigDict, preset: str) -> ml_collectio
   return config
 
 
+def _tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+  """Seconds, for tests; the figures mean nothing."""
+  common.tiny(config)
+  config.teachers.count = 2
+  config.teacher_train.update({"epochs": 4, "batch_size": 50, "lr": 0.05, "rho": 0.0, "augment": "none"})
+  config.method.update(
+    {
+      "inner_steps": 3,
+      "image_lr": 1.0,
+      "lr_init": 0.05,
+      "min_start_epoch": 0,
+      "max_start_epoch": 2,
+      "expert_epochs": 2,
+      "initial": "real",
+      "augment": "none",
+    }
+  )
+  return config
+
+
 def _cifar10_small(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """CIFAR-10 for two cores: 5,000 training and 1,000 test images, width 32, few and short experts."""
   config.dataset, config.ipc = "cifar10", 10
   config.train_size, config.test_size = 5000, 1000
   config.steps, config.snapshot_every = 300, 50
   config.model.width = 32
-  config.experts.update({"count": 4, "epochs": 20, "lr": 0.03, "rho": 0.0})
+  config.teachers.count = 4
+  config.teacher_train.update({"epochs": 20, "lr": 0.03, "rho": 0.0})
   config.eval.update({"epochs": 200, "full_epochs": 40, "full_lr": 0.03})
   config.method.update(
     {

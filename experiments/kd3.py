@@ -21,14 +21,20 @@ _KD = {
   "method/contrast_weight": 0.0,
   "method/kd_weight": 1.0,
 }
-_LABEL_FREE = {"method/name": "kd", "method/ce_weight": 0.0, "method/kd_weight": 1.0, "method/temperature": 4.0}
+_LABEL_FREE = {
+  "method/name": "kd",
+  "method/ce_weight": 0.0,
+  "method/kd_weight": 1.0,
+  "method/temperature": 4.0,
+  "data_policy/name": "shuffle",
+}
 _CONTROLS = {
   "kd_all": _LABEL_FREE,
-  "kd_confident": _KD | {"method/select": "teacher"},
+  "kd_confident": _KD | {"data_policy/select": "teacher"},
   "kd_original": _LABEL_FREE | {"task/pool": "original"},  # what the pool is worth less than the lost images
-  "select_all": {"method/select": "all"},
-  "select_teacher": {"method/select": "teacher"},
-  "select_random": {"method/select": "random"},  # as many as the method selects
+  "select_all": {"data_policy/select": "all"},
+  "select_teacher": {"data_policy/select": "teacher"},
+  "select_random": {"data_policy/select": "random"},  # as many as the method selects
   "own_classifier": {"method/shared_classifier": False, "method/kd_weight": 1.0},
   "no_contrast": {"method/contrast_weight": 0.0},
   "no_weights": {"method/weighted": False},
@@ -59,13 +65,14 @@ def get_config(preset: str = "mnist5k") -> ml_collections.ConfigDict:
     raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(presets())}")
   epochs = 100
   # the shares of 160 and 120 epochs in the paper's 240
-  method = {"name": "kd3", "repeat": True, "ramp": epochs * 2 // 3, "until": epochs // 2}
+  policy = common.policy("kd3", repeat=True, ramp=epochs * 2 // 3, until=epochs // 2)
   pool = {"teacher_size": 2000, "shifted_size": 1536, "rotated_size": 512, "junk_size": 1536}
-  config = common.base("kd3", method, task={"name": "web", "junk": "drawn", "pool": "web"} | pool)
-  config.dataset, config.validation_size, config.seeds, config.log_every = "mnist5k", 500, 5, 1
+  config = common.students("kd3", {"name": "kd3"}, about={"name": "web", "junk": "drawn", "pool": "web"} | pool)
+  config.data_policy = policy
+  config.dataset, config.validation_size, config.seeds = "mnist5k", 500, 5
   # a student of width 8 cannot follow the teacher's maps (held-out images: 0.69 against 0.83 for KD)
-  config.teacher = common.model("convnet_bn", width=32, depth=3)
-  config.student = common.model("convnet_bn", width=16, depth=3)
+  config.teacher = common.network("convnet_bn", width=32, depth=3)
+  config.student = common.network("convnet_bn", width=16, depth=3)
   config.teacher_train = common.schedule(epochs=60, batch_size=100, lr=0.003)
   config.train = common.schedule(epochs=epochs, batch_size=128, lr=0.01)
   common.tune(common.arms(config, _CONTROLS), _GRIDS)
@@ -82,15 +89,16 @@ def get_config(preset: str = "mnist5k") -> ml_collections.ConfigDict:
     config.teacher.width, config.student.width = 16, 8
     config.task.update({"teacher_size": 80, "shifted_size": 48, "rotated_size": 16, "junk_size": 36})
     config.teacher_train.update({"epochs": 20, "batch_size": 20})  # it has to be better than chance
-    config.method.update({"ramp": 2, "until": 1, "cutoff": 0.1, "contrast_size": 8})
+    config.data_policy.update({"ramp": 2, "until": 1, "cutoff": 0.1})
+    config.method.contrast_size = 8
   if preset == "cifar10":
     config.dataset, config.preprocessing, config.validation_size = "cifar10", "channel", 1000
     sizes = {"teacher_size": 25000, "shifted_size": 24000, "rotated_size": 8000, "junk_size": 24000}
     config.task.update(sizes)
-    config.teacher, config.student = (common.model(name, init="he") for name in ("resnet18_bn", "resnet10_bn"))
+    config.teacher, config.student = (common.network(name, init="he") for name in ("resnet18_bn", "resnet10_bn"))
     config.teacher_train = common.schedule(batch_size=128, **_CIFAR)
     config.train = common.schedule(batch_size=1024, **_CIFAR)
-    config.method = common.whole_method("kd3", repeat=True)
+    config.method, config.data_policy = common.method("kd3"), common.policy("kd3", repeat=True)
     config.tune = {}
   return config
 
@@ -99,7 +107,7 @@ def _letters(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """Few steps, and a pool of which 93% are letters: here it counts what a step is spent on."""
   sizes = {"shifted_size": 1500, "rotated_size": 0, "junk_size": 19000}
   config.task.update({"crop": 22, "side": 8, "elsewhere": "usps.npz", "junk": "letters.npz"} | sizes)
-  config.train.epochs, config.method.ramp, config.method.until = 5, 3, 2
+  config.train.epochs, config.data_policy.ramp, config.data_policy.until = 5, 3, 2
   config.arms.kd_original["train/epochs"] = 53  # as many steps as the others have
   config.seeds = 10
   rates = {"train/lr": (0.003, 0.01)}

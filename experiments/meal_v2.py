@@ -15,7 +15,7 @@ import ml_collections
 from experiments import common_knowledge as common
 
 COMMITTEE = {"wide": {"teacher/widths": (128,)}, "deep": {"teacher/widths": (96, 48)}}
-SINGLE = {"targets/also": ()}
+SINGLE = {"teachers/also": ()}
 SCRATCH = {"start_method/name": "none"}
 
 
@@ -46,29 +46,29 @@ def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
   arms = controls()
   if preset.startswith("cifar100"):
     arms = {label: arm for label, arm in arms.items() if label not in ("single_wide", "single_deep")}
-    arms = {label: arm | ({"targets/count": 1} if "targets/also" in arm else {}) for label, arm in arms.items()}
+    arms = {label: arm | ({"teachers/count": 1} if "teachers/also" in arm else {}) for label, arm in arms.items()}
   grids = {"kd": common.KD_GRID}
   if preset == "committee":
     arms, grids = {label: arms[label] for label in ("single", "single_wide", "single_deep", "off")}, {}
   base = "digits" if preset == "committee" else preset
   config = common.experiment(base, "meal_v2", {"name": "meal_v2"}, controls=arms, grids=grids)
   config.reference = "single"
-  config.start_method = {"name": "ce"}
+  config.start_method = common.method("ce")
   if preset.startswith("cifar100"):
-    config.targets.count = 3
+    config.teachers.count = 3
     config.train.lr, config.train.weight_decay = 0.01, 0.0
     config.train.epochs, config.train.milestones = 180, (100,)
     return config
   config.committee = {label: dict(own) for label, own in COMMITTEE.items()}
-  config.targets.also = tuple(COMMITTEE)
+  config.teachers.also = tuple(COMMITTEE)
   augment = "none" if preset == "tiny" else "crop_scale_rotate"  # which takes long to compile
   views = {"epochs": 100, "batch_size": 100, "augment": augment}
   config.teacher_train, config.start_train = common.schedule(**views), common.schedule(**views)
   config.train = common.schedule(optimizer="sgd", lr=0.01, schedule="step", milestones=(60,), **views)
-  config.task = common.whole_task("supervised")
+  config.task = common.task("supervised")
   config.seeds = 20
   if preset == "committee":
     config.seed, config.seeds = 2, 60
-    config.task = common.whole_task("supervised", teacher_size=200)
+    config.task = common.task("supervised", teacher_size=200)
     config.start_method, config.train = {"name": "none"}, common.schedule(**views)
   return common.tiny(config) if preset == "tiny" else config

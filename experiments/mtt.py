@@ -10,7 +10,7 @@ Tiny-ImageNet 8.8/23.2/28.0.
 
 import ml_collections
 
-from experiments import common, datm
+from experiments import datm
 
 # (inner steps, expert epochs, max start epoch, image lr, batch, lr of lr, initial lr)
 _OFFICIAL = {
@@ -32,10 +32,10 @@ _OFFICIAL = {
 _COLUMNS = ("inner_steps", "expert_epochs", "max_start_epoch", "image_lr", "batch_size", "lr_lr", "lr_init")
 
 
-def settings() -> dict:
+def tables() -> dict:
   """DATM's tables with MTT's values: same data, networks and protocol."""
-  auto = datm.settings()
-  auto["*"]["*"] |= {"steps": 5000, "experts/epochs": 50, "experts/rho": 0.0, "eval/batch_size": 256}
+  auto = datm.tables()
+  auto["*"]["*"] |= {"steps": 5000, "teacher_train/epochs": 50, "teacher_train/rho": 0.0, "eval/batch_size": 256}
   for ipc, upper in ((1, 3), (10, 15)):
     auto["digits"][str(ipc)] = {"method/min_start_epoch": 0, "method/max_start_epoch": upper}
   auto["digits"]["*"] = {
@@ -56,8 +56,7 @@ def presets() -> list[str]:
 
 def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
   """The experiment; `preset` is `digits`, `tiny` or a published row such as `cifar10_ipc10`."""
-  config = common.base("mtt", common.trajectory("mtt"))
-  config.auto = settings()
+  config = datm.trajectory("mtt", tables())
   if preset not in presets():
     raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(presets())}")
   return datm.apply_preset(config, preset)

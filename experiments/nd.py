@@ -65,7 +65,7 @@ def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
   )
   config.student.widths = (16, 64)
   if preset == "digits":
-    config.task = common.whole_task("supervised")
+    config.task = common.task("supervised")
     config.teacher_train = common.schedule(epochs=60)
     config.train = common.schedule(epochs=60)
     config.seeds, config.reference = 20, "without_nd"

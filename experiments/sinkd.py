@@ -55,7 +55,7 @@ def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
 def low_overlap() -> ml_collections.ConfigDict:
   """One divergence, alone or with the labels, against a teacher with five times its logits: 200 full-batch steps."""
   shared = {"teacher_scale": 5.0, "temperature": 2.0, "gradient_norms": True}
-  config = common.base("sinkd", {"name": "sinkd", "ce_weight": 0.0, "kd_weight": 0.0, "sd_weight": 1.0} | shared)
+  config = common.students("sinkd", {"name": "sinkd", "ce_weight": 0.0, "kd_weight": 0.0, "sd_weight": 1.0} | shared)
   names = ("kl", "reverse_kl", "js", "total_variation")
   controls = {name: ALONE | {"method/divergence": name} for name in names}
   controls |= {f"labels_{name}": controls[name] | {"method/ce_weight": 1.0} for name in names}
@@ -63,5 +63,5 @@ def low_overlap() -> ml_collections.ConfigDict:
   common.arms(config, controls)
   config.reference = "kl"
   config.train.epochs, config.train.batch_size, config.log_every = 200, 100, 1
-  config.stages = ("teacher", "students", "report")
+  config.stages = ("teachers", "students", "report")
   return config

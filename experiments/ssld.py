@@ -32,7 +32,7 @@ def presets() -> list[str]:
 
 def mine(kind: str) -> dict:
   """An arm whose stage 1 has other images."""
-  return {"start_method/mine": kind}
+  return {"start_data_policy/mine": kind}
 
 
 def divergence(name: str) -> dict:
@@ -43,7 +43,8 @@ def divergence(name: str) -> dict:
 def labelled_alone(updates: int, labelled: int) -> dict:
   """Plain training on the labelled images with so many updates; they make `labelled / batch` of them per epoch."""
   epochs = math.ceil(updates / max(labelled // BATCH, 1))
-  return {"start_method/name": "none", "task/pool": "none", "train/epochs": epochs, "train/lr": 0.01}
+  alone = {"start_method/name": "none", "task/pool": "none", "data_policy/name": "shuffle"}
+  return alone | {"train/epochs": epochs, "train/lr": 0.01}
 
 
 def get_config(preset: str = "mnist5k") -> ml_collections.ConfigDict:
@@ -58,13 +59,14 @@ def get_config(preset: str = "mnist5k") -> ml_collections.ConfigDict:
     "pool_size": others,
     "junk_size": junk,
   }
-  config = common.base("ssld", {"name": "ssld", "mine": "none"}, task=task)
+  config = common.students("ssld", {"name": "ssld"}, about=task)
   if preset in ("mnist5k", "mostly_junk"):
     config.dataset, config.validation_size, config.task.side = "mnist5k", 500, 14
   steps = math.ceil((labelled + others + junk) / BATCH)
   alone = labelled_alone((EPOCHS + FINE_TUNING) * steps, labelled)
   config.teacher_train = common.schedule(epochs=100, batch_size=BATCH)
-  config.start_method = {"name": "ssld", "per_class": per_class[0]}
+  config.start_method, config.data_policy = common.method("ssld"), common.policy("ssld", mine="none")
+  config.start_data_policy = common.policy("ssld", per_class=per_class[0])
   config.start_train = common.schedule(epochs=EPOCHS, batch_size=BATCH, lr=0.01)
   config.train = common.schedule(epochs=FINE_TUNING, batch_size=BATCH, lr=1e-4)
   common.arms(
@@ -80,13 +82,13 @@ def get_config(preset: str = "mnist5k") -> ml_collections.ConfigDict:
       "ce": common.CE | alone,
     },
   )
-  mined = {"start_method/per_class": per_class}
+  mined = {"start_data_policy/per_class": per_class}
   common.tune(config, dict.fromkeys(("ssld", "random", "jeffreys", "soft_ce", "kl"), mined) | {"kd": common.KD_GRID})
   config.reference = "random"
   if preset == "tiny":
     common.tiny(config)
     config.task.teacher_size, config.task.labelled_size = 100, 40
     config.task.pool_size = config.task.junk_size = 50
-    config.start_method.per_class = 3
+    config.start_data_policy.per_class = 3
     config.tune = {}  # two phases per trial take their time to compile
   return config

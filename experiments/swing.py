@@ -43,10 +43,10 @@ def get_config(preset: str = "text") -> ml_collections.ConfigDict:
   if preset not in presets():
     raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(presets())}")
   method = {"name": "swing", "tau_lo": 1.0, "tau_hi": 10.0, "epsilon": 1000.0}
-  config = common.base("swing", method, task={"name": "canaries"})
+  config = common.students("swing", method, about={"name": "canaries"})
   config.dataset, config.preprocessing = "descriptions", "none"
   config.validation_size, config.seeds = 80, 5
-  config.teacher, config.student = common.model("gru", width=128), common.model("gru", width=64)
+  config.teacher, config.student = common.network("gru", width=128), common.network("gru", width=64)
   config.teacher_train = common.schedule(epochs=32, batch_size=32, lr=0.01)
   config.train = common.schedule(epochs=40, batch_size=32, lr=0.02)
   config.targets.source = "cached"
@@ -55,5 +55,5 @@ def get_config(preset: str = "text") -> ml_collections.ConfigDict:
   config.tune_seeds, config.reference = 2, "kd"
   if preset == "tiny":
     common.tiny(config)
-    config.task = common.whole_task("canaries", length=16, planted=2, insertions=5, digits=2)
+    config.task = common.task("canaries", length=16, planted=2, insertions=5, digits=2)
   return config

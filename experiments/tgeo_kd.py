@@ -64,7 +64,7 @@ def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
     del config.arms["oracle"], config.arms["ce_held_out"]
     config.order = tuple(label for label in config.order if label not in ("oracle", "ce_held_out"))
     return config
-  config.task = common.whole_task("noisy_labels", student_size=500, label_noise=0.4, teacher_noise=0.8)
+  config.task = common.task("noisy_labels", student_size=500, label_noise=0.4, teacher_noise=0.8)
   config.train.batch_size = 500
   config.teacher_train.batch_size = 500
   if preset == "tiny":

@@ -33,7 +33,7 @@ def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
   if preset not in presets():
     raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(presets())}")
   task = {"name": "long_tailed", "imbalance": 50.0}
-  config = common.base("trg", {"name": "trg", "contrast_epochs": 60.0}, task=task)
+  config = common.students("trg", {"name": "trg", "contrast_epochs": 60.0}, about=task)
   common.arms(
     config,
     {
@@ -47,7 +47,7 @@ def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
   if preset == "cifar100_lt":
     return _cifar100(config)
   common.tune(config, GRIDS)
-  config.teacher, config.student = (common.model("convnet", width=w, depth=2) for w in (16, 8))
+  config.teacher, config.student = (common.network("convnet", width=w, depth=2) for w in (16, 8))
   config.teacher_train = common.schedule(epochs=60, batch_size=32, lr=0.005)
   config.train = common.schedule(epochs=60, batch_size=32, lr=0.005)
   if preset == "mnist5k":
@@ -65,6 +65,6 @@ def _tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 def _cifar100(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   """CIFAR-100-LT with the schedule of the field's balanced pairs; imbalance, networks and weights are our choice."""
   common.cifar100_pair(config, "cifar100_resnet56_resnet20")
-  config.task = common.whole_task("long_tailed", imbalance=100.0, tail_classes=30)
+  config.task = common.task("long_tailed", imbalance=100.0, tail_classes=30)
   config.method.contrast_epochs, config.published = 240.0, {}
   return config

@@ -20,6 +20,10 @@ class UserError(ValueError):
   """A mistake the user can cure. The message is one line: the key, the value found, and what to do about it."""
 
 
+class Diverged(UserError):
+  """Training whose numbers are not finite any more. Of many networks beside each other, the others go on."""
+
+
 class Outputs(NamedTuple):
   """What one forward pass of a network gives.
 
@@ -93,13 +97,15 @@ class Method(NamedTuple):
       The caller folds the step number into `key`, so a state never carries a key and a resumed run draws the same
       numbers.
     result: `(state) -> artefact`, what is exported and evaluated.
-    figures: `(state) -> numbers by name` that a report shows of a finished state.
+    figures: `(state, steps) -> numbers by name` that a report shows of the state after so many steps.
+    steps: how many steps it takes by itself; `None` leaves that to the caller.
   """
 
   init: Callable[[Key, PyTree], PyTree]
   step: Callable[[Key, PyTree, PyTree], tuple[PyTree, Metrics]]
   result: Callable[[PyTree], PyTree]
-  figures: Callable[[PyTree], Mapping[str, Any]] = lambda state: {}
+  figures: Callable[[PyTree, int], Mapping[str, Any]] = lambda state, steps: {}
+  steps: int | None = None
 
 
 class Augmentation(NamedTuple):

@@ -1,8 +1,12 @@
-"""Strict JAX for every test: implicit rank and dtype promotion are errors, and there are eight devices."""
+"""Strict JAX for every test: implicit rank and dtype promotion are errors, and there are eight devices.
+
+A worker's memory is bounded: compiled programs are dropped after each file and each long test.
+"""
 
 import importlib.metadata
 import os
 import shutil
+import sys
 import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -24,8 +28,57 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
+MOST_GIGABYTES = 2.0  # resident, of one worker
+LONG_SECONDS = 5.0
+peaks = []  # of this process, or of its workers
+
+
 def pytest_unconfigure():
   shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
+
+def peak_gigabytes() -> float:
+  """The most memory that this process has held at once; 0 where the system does not tell."""
+  try:
+    import resource
+  except ImportError:
+    return 0.0
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+  """A worker has ended; a crashed one has left no output."""
+  peaks.append(getattr(node, "workeroutput", {}).get("peak", 0.0))
+
+
+def pytest_sessionfinish(session):
+  if hasattr(session.config, "workeroutput"):
+    session.config.workeroutput["peak"] = peak_gigabytes()
+    return
+  if not peaks:
+    peaks.append(peak_gigabytes())
+  if sys.platform == "linux" and max(peaks) > MOST_GIGABYTES:
+    session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter):
+  if peaks and max(peaks):
+    over = f", more than the {MOST_GIGABYTES:.1f} GB allowed" if max(peaks) > MOST_GIGABYTES else ""
+    terminalreporter.write_line(f"peak memory of a worker: {max(peaks):.2f} GB{over}", red=bool(over))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def dropped_programs():
+  """Drops what JAX keeps of a file's programs, about 0.3 GB."""
+  yield
+  jax.clear_caches()
+
+
+def pytest_runtest_logreport(report):
+  """Does the same within files of long tests, which run whole experiments; stored programs are read again."""
+  if report.duration > LONG_SECONDS:
+    jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,25 @@
 """Random transformations as a record of the draw plus its application: replayable, and differentiable in the pixels."""
 
 from jdistill.augment.basic import FlipCropRecord, compose, flip_crop, identity
-from jdistill.augment.mix import mix_distribution
+from jdistill.augment.crop import CropRecord, flip, resized_crop, roll_jitter
+from jdistill.augment.mix import MixRecord, cutmix, mix_distribution, mix_targets, mixup
 from jdistill.augment.siamese import DsaParams, DsaRecord, dsa
 
-__all__ = ["DsaParams", "DsaRecord", "FlipCropRecord", "compose", "dsa", "flip_crop", "identity", "mix_distribution"]
+__all__ = [
+  "CropRecord",
+  "DsaParams",
+  "DsaRecord",
+  "FlipCropRecord",
+  "MixRecord",
+  "compose",
+  "cutmix",
+  "dsa",
+  "flip",
+  "flip_crop",
+  "identity",
+  "mix_distribution",
+  "mix_targets",
+  "mixup",
+  "resized_crop",
+  "roll_jitter",
+]

@@ -1,62 +1,45 @@
-"""The one table of methods. It feeds `--list`, the configuration check, the documentation, citations and the tests.
+"""The one table of systems. It feeds `--list`, the configuration check, the documentation, citations and the tests.
 
-Names become functions here and nowhere else. A row says where the builder is, which hyper-parameters a configuration
-may set, what its stream is made of, and where its experiment and its tests are.
+Names become functions here and in the registries of networks, tasks, sources and augmentations, and nowhere else.
 """
 
-import difflib
-import importlib
+import functools
 import re
-from collections.abc import Callable
 
+from jdistill import schema
 from jdistill.base import UserError
-from jdistill.catalog import dataset, knowledge
-from jdistill.catalog.row import Row, builder_options, option_types
+from jdistill.catalog import dataset, knowledge, selection
+from jdistill.catalog.row import Row, load
+from jdistill.schema import near_matches
 
-__all__ = [
-  "Row",
-  "builder_options",
-  "citation",
-  "names",
-  "near_matches",
-  "option_types",
-  "row",
-  "rows",
-  "table",
-  "task",
-  "task_names",
-]  # fmt: skip
+__all__ = ["Row", "citation", "names", "policy", "policy_fields", "policy_names", "row", "rows", "table"]
 
-_ROWS = dataset.ROWS + knowledge.ROWS
-_TASKS = knowledge.TASKS
+_ROWS: tuple[Row, ...] = dataset.ROWS + knowledge.ROWS + selection.ROWS
 
-
-def task_names() -> list[str]:
-  """The names of all tasks."""
-  return list(_TASKS)
-
-
-def task(name: str) -> Callable:
-  """The builder of a task, `(Request, *, options) -> Task`."""
-  module, function = _TASKS[name].split(":")
-  return getattr(importlib.import_module(module), function)
+# Data policies that no paper of their own stands for, or that a method of the table brings with it.
+_POLICIES = {
+  "shuffle": "jdistill.data.policies:shuffle",
+  "static_subset": "jdistill.data.policies:static_subset",
+  "kd3": "jdistill.methods.knowledge.kd3:kd3_policy",
+  "ssld": "jdistill.methods.knowledge.ssld:ssld_policy",
+} | {row.name: row.builder for row in _ROWS if row.policy}
 
 
 def rows() -> tuple[Row, ...]:
-  """All methods, in the order of the table."""
+  """All systems, in the order of the table."""
   return _ROWS
 
 
-def names() -> list[str]:
-  """The names of all methods."""
-  return [row.name for row in _ROWS]
+def names(family: str | None = None) -> list[str]:
+  """The names of all methods, or of those of one family."""
+  return [row.name for row in _ROWS if not row.policy and family in (None, row.family)]
 
 
 def row(name: str) -> Row:
-  """The row of a method.
+  """The row of a system.
 
   Raises:
-    UserError: no such method; the nearest names are given.
+    UserError: no such system; the nearest names are given.
   """
   for candidate in _ROWS:
     if candidate.name == name:
@@ -64,20 +47,27 @@ def row(name: str) -> Row:
   raise UserError(f"method.name={name!r}: unknown{near_matches(name, names())}")
 
 
-def near_matches(name: str, known) -> str:
-  """The end of a message about an unknown name: the near matches, or all names where nothing is near."""
-  known = list(known)
-  near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.6)
-  if near:
-    return f"; did you mean {' or '.join(repr(n) for n in near)}?"
-  return f"; choose one of {', '.join(sorted(known))}"
+def policy_names() -> list[str]:
+  """The names of all data policies."""
+  return list(_POLICIES)
+
+
+def policy(name: str):
+  """The builder of a data policy, `(size, batch_size, *, options) -> DataPolicy`."""
+  return load(_POLICIES[name])
+
+
+@functools.cache
+def policy_fields(name: str) -> dict[str, schema.Field]:
+  """The options of a data policy."""
+  return schema.fields(policy(name))
 
 
 def citation(name: str) -> str:
-  """BibTeX of the paper behind a method.
+  """BibTeX of the paper behind a system.
 
   Args:
-    name: the method's name in the catalog.
+    name: its name in the catalog.
   """
   entry = row(name)
   year = entry.venue.split()[-1]
@@ -98,5 +88,5 @@ def citation(name: str) -> str:
 
 def table() -> tuple[list[str], list[list[str]]]:
   """Headers and rows of `--list`."""
-  headers = ["method", "family", "paper", "arXiv", "experiment"]
+  headers = ["name", "family", "paper", "arXiv", "experiment"]
   return headers, [[r.name, r.family, f"{r.title} ({r.venue})", r.arxiv, r.config] for r in _ROWS]

@@ -1,21 +1,10 @@
-"""Methods of data-set distillation."""
+"""Data-set distillation."""
 
 from jdistill.catalog.row import Row
 
-_SEGMENTS = {
-  "gradient": "mixed",
-  "window": None,
-  "chunk_size": None,
-  "initial": "correct",
-  "labels": "soft",
-  "lr_init": 0.01,
-  "expert_epochs": 2,
-  "min_start_epoch": 0,
-  "current_start_epoch": None,
-  "max_start_epoch": 20,
-  "schedule_steps": 1000,
-  "augment": "color_crop_cutout_flip_scale_rotate",
-}
+_START = "jdistill.synthetic.initialise:start"
+_SEGMENTS = {"stream": "jdistill.teachers.segments:segments", "start": _START}
+_MATCHED = ("teachers", "distill", "evaluate", "export", "report")
 
 ROWS = (
   Row(
@@ -25,12 +14,13 @@ ROWS = (
     authors="Ziyao Guo and Kai Wang and George Cazenavette and Hui Li and Kaipeng Zhang and Yang You",
     venue="ICLR 2024",
     arxiv="2310.05773",
-    builder="jdistill.methods.dataset:trajectory_method",
-    stream="expert_segments",
-    stream_options=_SEGMENTS,
-    values={},
-    config="experiments/datm.py",
+    builder="jdistill.methods.dataset.trajectory:trajectory_method",
+    stages=_MATCHED,
     test="tests/methods/test_trajectory.py",
+    toy={"kind": "trajectory", "objective": "match/loss"},
+    parts=_SEGMENTS,
+    values={"augment": "color_crop_cutout_flip_scale_rotate"},
+    keep="trajectory",
   ),
   Row(
     name="mtt",
@@ -39,11 +29,46 @@ ROWS = (
     authors="George Cazenavette and Tongzhou Wang and Antonio Torralba and Alexei A. Efros and Jun-Yan Zhu",
     venue="CVPR 2022",
     arxiv="2203.11932",
-    builder="jdistill.methods.dataset:trajectory_method",
-    stream="expert_segments",
-    stream_options=_SEGMENTS,
-    values={"learn_labels": False, "threshold": None, "labels": "hard", "initial": "real"},
-    config="experiments/mtt.py",
+    builder="jdistill.methods.dataset.trajectory:trajectory_method",
+    stages=_MATCHED,
     test="tests/methods/test_trajectory.py",
+    toy={"kind": "trajectory", "objective": "match/loss"},
+    parts=_SEGMENTS,
+    values={
+      "learn_labels": False,
+      "threshold": None,
+      "labels": "hard",
+      "initial": "real",
+      "augment": "color_crop_cutout_flip_scale_rotate",
+    },
+    keep="trajectory",
+  ),
+  Row(
+    name="dm",
+    family="dataset",
+    title="Dataset Condensation with Distribution Matching",
+    authors="Bo Zhao and Hakan Bilen",
+    venue="WACV 2023",
+    arxiv="2110.04181",
+    builder="jdistill.methods.dataset.dm:dm",
+    stages=("distill", "evaluate", "export", "report"),
+    test="tests/methods/test_dm.py",
+    toy={"kind": "matching", "objective": "match/loss"},
+    parts={"stream": "jdistill.methods.dataset.dm:real_batches", "start": _START},
+    values={"initial": "real", "labels": "hard", "augment": "color_crop_cutout_flip_scale_rotate"},
+  ),
+  Row(
+    name="sre2l",
+    family="dataset",
+    title="Squeeze, Recover and Relabel: Dataset Condensation at ImageNet Scale From A New Perspective",
+    authors="Zeyuan Yin and Eric Xing and Zhiqiang Shen",
+    venue="NeurIPS 2023",
+    arxiv="2306.13092",
+    builder="jdistill.methods.dataset.sre2l:sre2l",
+    stages=("teachers", "distill", "relabel", "evaluate", "export", "report"),
+    test="tests/methods/test_sre2l.py",
+    toy={"kind": "recovery", "objective": "recover/loss"},
+    parts={"stream": "jdistill.methods.dataset.sre2l:teacher_stream", "start": _START},
+    values={"initial": "real", "labels": "hard"},
   ),
 )

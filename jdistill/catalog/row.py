@@ -1,27 +1,34 @@
-"""What the catalog knows of one method."""
+"""What the catalog knows of one system."""
 
+import functools
 import importlib
 import inspect
-import typing
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from jdistill import schema
+from jdistill.schema import Field
+
 
 class Row(NamedTuple):
-  """One published method.
+  """One published system.
 
   Attributes:
-    name: its key in `config.method.name`.
-    family: `dataset`, `knowledge`, `language`, `diffusion`, `selection` or `curriculum`.
+    name: its key in `config.method.name`, or in `config.data_policy.name` for a data policy; its experiment is
+      `experiments/NAME.py`.
+    family: a label: `dataset`, `knowledge`, `selection`, `curriculum`, `language`, `synthesis` or `diffusion`.
     title: the paper's title.
     authors, venue, arxiv: where it was published.
     builder: `"module:function"`.
-    stream: what its steps consume; `jdistill.stages` knows how to make it. For knowledge distillation, the tasks
-      (kinds of data) it can be run in, separated by blanks.
-    stream_options: names and defaults of the options that belong to the stream and the starting point.
-    values: where its defaults differ from the builder's.
-    config: its experiment.
+    stages: the stages of its experiments, in order.
     test: its tests.
+    toy: how the contract tests build it at toy size (`tests/contract/toys.py`).
+    parts: further builders whose options belong to the section `method`: `stream`, what its steps consume, and `start`,
+      how what it learns starts.
+    values: where its defaults differ from the builders'.
+    keep: what its teachers leave: `"networks"` or `"trajectory"`.
+    tasks: the tasks it can be run in.
+    policy: whether it is a data policy and not a method.
   """
 
   name: str
@@ -31,40 +38,51 @@ class Row(NamedTuple):
   venue: str
   arxiv: str
   builder: str
-  stream: str
-  stream_options: Mapping[str, Any]
-  values: Mapping[str, Any]
-  config: str
+  stages: tuple[str, ...]
   test: str
+  toy: Mapping[str, Any]
+  parts: Mapping[str, str] = {}
+  values: Mapping[str, Any] = {}
+  keep: str = "networks"
+  tasks: tuple[str, ...] = ("supervised",)
+  policy: bool = False
 
-  def build(self) -> Callable:
-    """The builder itself."""
-    module, name = self.builder.split(":")
-    return getattr(importlib.import_module(module), name)
+  @property
+  def config(self) -> str:
+    """Its experiment."""
+    return f"experiments/{self.name}.py"
 
-  def options(self) -> dict[str, Any]:
-    """Every hyper-parameter a configuration may set, with its default."""
-    return builder_options(self.build()) | dict(self.stream_options) | dict(self.values)
+  def build(self, part: str | None = None) -> Callable:
+    """The builder itself, or that of a part."""
+    return load(self.builder if part is None else self.parts[part])
+
+  def takes(self, name: str) -> bool:
+    """Whether the builder takes a collaborator of this name, such as `"unroll"`."""
+    return name in inspect.signature(self.build()).parameters
+
+  def fields(self) -> dict[str, Field]:
+    """Every hyper-parameter a configuration may set, with this row's defaults."""
+    return _fields(self.name)
+
+  def options_of(self, options: Mapping[str, Any], part: str | None = None) -> dict[str, Any]:
+    """Those of a section's options that a builder (or a part) declares."""
+    return {name: options[name] for name in schema.fields(self.build(part)) if name in options}
 
 
-def option_types(builder: Callable) -> dict[str, type]:
-  """The type of each of `builder_options`: that of its default, or of what its annotation allows beside `None`."""
-  hints = typing.get_type_hints(builder)
-
-  def kind(name: str, default: Any) -> type:
-    if default is not None:
-      return type(default)
-    return next(t for t in typing.get_args(hints[name]) if t is not type(None))
-
-  return {name: kind(name, default) for name, default in builder_options(builder).items()}
+def load(path: str) -> Callable:
+  """The function that `"module:function"` names."""
+  module, name = path.split(":")
+  return getattr(importlib.import_module(module), name)
 
 
-def builder_options(builder: Callable) -> dict[str, Any]:
-  """The plain-valued keyword-only arguments of a builder and their defaults; collaborators (functions) are left out."""
-  parameters = inspect.signature(builder).parameters.values()
-  plain = (bool, int, float, str, type(None))
-  return {
-    p.name: p.default
-    for p in parameters
-    if p.kind is p.KEYWORD_ONLY and isinstance(p.default, plain) and "Augmentation" not in str(p.annotation)
-  }
+@functools.cache
+def _fields(name: str) -> dict[str, Field]:
+  from jdistill import catalog  # the table, which is made of rows
+
+  row = catalog.row(name)
+  found = schema.fields(row.build())
+  for part in row.parts:
+    found |= schema.fields(row.build(part))
+  if row.takes("augment") or row.takes("siamese"):
+    found["augment"] = Field(str, "none")
+  return {key: field._replace(default=row.values.get(key, field.default)) for key, field in found.items()}

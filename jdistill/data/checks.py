@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from jdistill.base import UserError
-from jdistill.data.dataset import Dataset
 
 
 def checked_labels(labels: np.ndarray, count: int, where: str) -> np.ndarray:
@@ -123,21 +122,22 @@ def require_same_shape(train: tuple[int, ...], test: tuple[int, ...], name: str)
     raise UserError(f"{name}: train images are {train} but test images are {test}; resize or convert one of them")
 
 
-def require_per_class(dataset: Dataset, count: int, key: str) -> None:
+def require_per_class(labels: np.ndarray, class_names: Sequence[str], count: int, key: str) -> None:
   """Refuses a set whose smallest training class has fewer than `count` images.
 
   Args:
-    dataset: the set.
+    labels: `[n]` integer labels of the training images.
+    class_names: names of all classes.
     count: images needed from every class.
-    key: the setting that needs them (`"ipc"`), named in the message.
+    key: what needs them (`"ipc"`), named in the message.
 
   Raises:
     UserError: naming the key, its value, the smallest class and the largest value that works.
   """
-  sizes = np.bincount(dataset.train_y, minlength=dataset.num_classes)
+  sizes = np.bincount(labels, minlength=len(class_names))
   smallest = int(np.argmin(sizes))
   if sizes[smallest] < count:
     raise UserError(
-      f"{key}={count}: class {smallest} ({dataset.class_names[smallest]!r}) of {dataset.name} has only"
-      f" {sizes[smallest]} training images; set {key} to at most {sizes[smallest]} or raise train_size"
+      f"{key}={count}: class {smallest} ({class_names[smallest]!r}) has only {sizes[smallest]} training images; set "
+      f"{key} to at most {sizes[smallest]} or raise train_size"
     )

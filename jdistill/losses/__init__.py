@@ -1,6 +1,7 @@
 """Pure loss functions, named by what they compare."""
 
 from jdistill.losses.adversarial import discriminator_loss, discriminator_widths, generator_loss
+from jdistill.losses.batch_norm import bn_stat_loss
 from jdistill.losses.compose import warmup_weight, weighted_sum
 from jdistill.losses.contrastive import CRDState, crd_inbatch, crd_init, crd_loss, crd_negatives, info_nce, nt_xent
 from jdistill.losses.correlation import dist_loss, pearson
@@ -12,6 +13,7 @@ from jdistill.losses.direction import (
   norm_direction_loss,
   norm_only_loss,
 )
+from jdistill.losses.distribution import distribution_matching
 from jdistill.losses.feature import (
   adaptive_average_pool,
   attention_loss,
@@ -66,6 +68,7 @@ __all__ = [
   "adaptive_average_pool",
   "attention_loss",
   "attention_map",
+  "bn_stat_loss",
   "channel_wise_kl",
   "check_class_counts",
   "cka_linear",
@@ -82,6 +85,7 @@ __all__ = [
   "discriminator_loss",
   "discriminator_widths",
   "dist_loss",
+  "distribution_matching",
   "dkd_loss",
   "encode_noised_labels",
   "ensemble_soft_targets",

@@ -4,31 +4,27 @@ jaxlib's builds for x86 contain oneDNN and the instruction that calls its convol
 that would insert it is not compiled in. This module inserts the instruction itself. Its kernels reach 104 to 125
 GFLOP/s on a core where XLA's own reach 53 to 106 (`python -m benchmarks.convolutions`).
 
-The instruction is no interface that XLA promises to keep, so it is used in the releases of jaxlib named here, where a
-small convolution has been computed right in this very process, and where the program is not going to be stored:
-jaxlib cannot write such a program to its compilation cache or into an export. `usable` says whether; where it says
-no, `jdistill.ops.conv` computes the same by XLA's own convolutions.
+XLA does not promise to keep the instruction. So it is used in the releases that `jdistill._compat.onednn_call` names,
+where a small convolution has been computed correctly in this very process, and where the program is not going to be
+stored: jaxlib cannot write such a program to its compilation cache or into an export. Where `usable` is `False`,
+`jdistill.ops.conv` computes the same by XLA's own convolutions.
 """
 
 import functools
-import json
 import math
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-import jaxlib
 import numpy as np
 from jax import lax
 from jax.experimental.custom_partitioning import custom_partitioning
 from jax.extend.core import Primitive
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
+from jdistill._compat import compilation_cache, lowering, onednn_call
 from jdistill.ops.bilinear import Padding, crop
 
-_TARGET = "__onednn$convolution"
-_RELEASES = ("0.10.2",)
-_LEGACY_API = 2  # of custom calls: a configuration as text
 # Where XLA's own convolutions are no slower: inputs or outputs below these, or products below these, per kernel.
 _FEWEST_CHANNELS = {"forward": (3, 8), "kernel": (8, 3)}
 _FEWEST_PRODUCTS = 2_000_000
@@ -36,6 +32,7 @@ _FEWEST_PRODUCTS = 2_000_000
 _CHUNK = 8
 
 _before_cache = False
+_knows_devices = False
 
 
 def come_before_cache() -> None:
@@ -65,34 +62,24 @@ def _suits(which: str, inputs: int, outputs: int, products: int) -> bool:
 
 def usable(dtype: jnp.dtype) -> bool:
   """Whether a program that is lowered now, for the CPU of this process, may call the kernels."""
-  if dtype != jnp.float32 or jaxlib.__version__ not in _RELEASES:
+  if dtype != jnp.float32 or not (onednn_call.is_known() and _knows_devices):
     return False
-  if not _is_stored():
+  if not compilation_cache.is_open():
     return _works()
   if not _before_cache:
     return False
-  setting = "jax_persistent_cache_min_compile_time_secs"
-  before = getattr(jax.config, setting)
-  jax.config.update(setting, math.inf)  # and only then the trial, which is such a program itself
+  option = "jax_persistent_cache_min_compile_time_secs"
+  before = getattr(jax.config, option)
+  jax.config.update(option, math.inf)  # and only then the trial, which is such a program itself
   if not _works():
-    jax.config.update(setting, before)
+    jax.config.update(option, before)
   return _works()
 
 
-def _is_stored() -> bool:
-  """Whether JAX has a compilation cache: it opens one once and keeps it when its settings change, so ask it itself."""
-  from jax._src import compilation_cache
-
-  client = jax.local_devices(backend="cpu")[0].client
-  return compilation_cache.is_cache_used(client) and compilation_cache._get_cache(client) is not None
-
-
 def spread(*primitives: Primitive) -> None:
-  """Has JAX say, when it lowers one of these, which devices the program is for; `forward` must know on several."""
-  if jaxlib.__version__ in _RELEASES:
-    from jax._src import dispatch  # there is no other way
-
-    dispatch.prim_requires_devices_during_lowering.update(primitives)
+  """Has JAX tell, when it lowers one of these, which devices the program is for; `forward` must know on several."""
+  global _knows_devices
+  _knows_devices = onednn_call.is_known() and lowering.request_devices(*primitives)
 
 
 @functools.cache
@@ -139,7 +126,7 @@ def _call(
   )
   pixels = {"dims": 4, "data": {"batch_dim": 0, "feature_dim": 3, "spatial_dims": [1, 2]}}
   filters = {"spatial_dims": axes[:2], "input_feature_dim": axes[2], "output_feature_dim": axes[3]}
-  config = {
+  options = {
     "dims": 4,
     "input": pixels,
     "kernel": {"dims": 4, "filter": filters},
@@ -153,13 +140,7 @@ def _call(
     },
     "feature_groups": 1,
   }
-  call = jax.ffi.ffi_call(
-    _TARGET,
-    jax.ShapeDtypeStruct((x.shape[0], *spatial, size[3]), x.dtype),
-    custom_call_api_version=_LEGACY_API,
-    legacy_backend_config=json.dumps({"onednn_conv_config": config}),
-  )
-  return call(x, k)
+  return onednn_call.convolution(x, k, jax.ShapeDtypeStruct((x.shape[0], *spatial, size[3]), x.dtype), options)
 
 
 def _forward(x: jax.Array, k: jax.Array, padding: Padding, stride: int) -> jax.Array:

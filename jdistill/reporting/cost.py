@@ -251,3 +251,19 @@ def _written(program: hlo.Program, computation: str, name: str) -> float:
     (called,) = hlo.called(own, "calls")
     return _written(program, called, hlo.root(program, called).name)
   return 1.0
+
+
+def program_memory(compiled) -> dict[str, int]:
+  """Bytes per device of a compiled program: `arguments`, `scratch`, `results` (those that do not take the place of
+  arguments) and `program`.
+
+  Args:
+    compiled: a `jax.stages.Compiled`.
+  """
+  found = compiled.memory_analysis()
+  return {
+    "arguments": int(found.argument_size_in_bytes),
+    "scratch": int(found.temp_size_in_bytes),
+    "results": int(found.output_size_in_bytes - found.alias_size_in_bytes),
+    "program": int(found.generated_code_size_in_bytes),
+  }

@@ -1,24 +1,86 @@
-"""What a run does, in order. The only rooms that join data, teachers, methods, evaluation and files."""
+"""What a run does, in order. The only room that joins data, teachers, methods, evaluation and files."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from jdistill import catalog
+import ml_collections
+
+from jdistill import config as config_lib
 from jdistill.files import read_json
-from jdistill.stages import dataset, knowledge, sweep
-from jdistill.stages.context import Context, Interrupted, lead
+from jdistill.stages import distill, evaluate, export, relabel, report, students, teachers, tune
+from jdistill.stages.run import Run
+from jdistill.stages.stage import Part, Stage
+from jdistill.stages.workdir import Interrupted, lead
 
-FAMILIES = {"dataset": dataset, "knowledge": knowledge}
+STAGES: dict[str, Stage] = {
+  stage.name: stage
+  for stage in (
+    teachers.STAGE,
+    distill.STAGE,
+    relabel.STAGE,
+    evaluate.STAGE,
+    tune.STAGE,
+    students.STAGE,
+    export.STAGE,
+    report.STAGE,
+  )
+}
+_DECLARED = {name: stage.fields for name, stage in STAGES.items()}
 
-__all__ = ["FAMILIES", "Context", "Interrupted", "family", "run_stages", "sweep"]
+__all__ = [
+  "STAGES",
+  "Interrupted",
+  "Part",
+  "Run",
+  "Stage",
+  "goes_on",
+  "label",
+  "lead",
+  "resolve",
+  "run_stages",
+  "template",
+]
 
 
-def family(config: Mapping[str, Any]):
-  """The room of stages that a resolved configuration belongs to."""
-  return FAMILIES[catalog.row(config["method"]["name"]).family]
+def resolve(experiment: Mapping[str, Any]) -> dict[str, Any]:
+  """`jdistill.config.resolve` with the fields of these stages."""
+  return config_lib.resolve(experiment, _DECLARED)
 
 
-def run_stages(ctx: Context) -> Mapping[str, Any]:
+def template(method: str) -> ml_collections.ConfigDict:
+  """`jdistill.config.template` with the fields of these stages."""
+  return config_lib.template(method, _DECLARED)
+
+
+def label(config: Mapping[str, Any]) -> str:
+  """The name of a run's default work directory."""
+  size = f"-ipc{config['ipc']}" if "ipc" in config else ""
+  return f"{config['name']}-{Path(config['dataset']).stem}{size}-{config_lib.config_hash(config)[:8]}"
+
+
+def check(run: Run) -> None:
+  """Refuses what cannot work, as far as it can be known before any work; nothing is written.
+
+  Raises:
+    UserError: the first thing that does not fit.
+  """
+  run.check_alike()
+  lead(run.check_workdir)
+  run.read()
+  for name in run.config["stages"]:
+    STAGES[name].check(run)
+
+
+def goes_on(run: Run) -> str:
+  """Where the same command will take the run up again: `"the run goes on from ..."`."""
+  for name in run.config["stages"]:
+    if not run.record_of(name).exists():
+      return f"the run goes on from {STAGES[name].progress(run)}stage {name}"
+  return "the run is nearly finished"
+
+
+def run_stages(run: Run) -> Mapping[str, Any]:
   """Runs the stages of a configuration in order; finished ones are skipped, an interrupted one goes on.
 
   The report is always made anew: it is cheap, and a second look at a finished run should show it again.
@@ -26,15 +88,15 @@ def run_stages(ctx: Context) -> Mapping[str, Any]:
   Returns:
     What `summary.json` holds (an empty mapping without the stage `report`).
   """
-  room = family(ctx.config)
-  room.check(ctx)
-  ctx.open_workdir()
-  for stage in ctx.config["stages"]:
-    if stage != "report" and lead(lambda stage=stage: ctx.finished(stage) is not None):
-      room.VERIFY.get(stage, lambda ctx: None)(ctx)
+  check(run)
+  run.open_workdir()
+  for name in run.config["stages"]:
+    stage = STAGES[name]
+    if name != "report" and lead(lambda stage=stage: run.finished(stage.name, stage.leaves) is not None):
+      stage.verify(run)
       continue
-    if ctx.stops():
-      raise Interrupted(f"stopped before stage {stage}")
-    room.RUN[stage](ctx)
-  path = ctx.workdir / "summary.json"
+    if run.stops():
+      raise Interrupted(f"stopped before stage {name}")
+    stage.run(run)
+  path = run.workdir / "summary.json"
   return lead(lambda: read_json(path) if path.exists() else {})

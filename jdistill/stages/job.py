@@ -1,6 +1,8 @@
-"""A training job as a value, and what the loop needs of it: method, data policy and shared arrays."""
+"""A training as a value: network, recipe, data and schedule, and the method that they make."""
 
+import collections
 import functools
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -15,10 +17,13 @@ from jdistill.methods.knowledge import Recipe, Sharpness, StudentInput, Trained,
 from jdistill.methods.optimizers import make_optimizer, schedule
 from jdistill.models import predict
 from jdistill.ops.rows import suggest_chunk_size
+from jdistill.stages.run import Run
 from jdistill.training import parallel
 from jdistill.training.policy_stream import Row
 
 _default_policy = functools.lru_cache(maxsize=16)(shuffle)
+_built: collections.OrderedDict[tuple, tuple] = collections.OrderedDict()  # methods, and what their keys are made of
+_MOST_BUILT = 8
 
 
 class Job(NamedTuple):
@@ -27,7 +32,7 @@ class Job(NamedTuple):
   Attributes:
     label: what the user reads, and the name of the metrics.
     network, recipe: of every seed.
-    train: a section `train`; `rho`, `alpha`, `adaptive` and `restart` may be there, too.
+    train: a section `train`.
     data: examples, shared by all seeds.
     members: `[seeds, n]` positions in `data`.
     seeds: numbers of the seeds.
@@ -96,7 +101,6 @@ class Prepared(NamedTuple):
 
 
 def join(shared: Shared, row: Row) -> StudentInput:
-  """What an update takes, of what all share and what it has for itself."""
   batch = jax.tree.map(lambda leaf: leaf[row.index], shared.data)
   weight = row.weight if batch.weight is None else row.weight * batch.weight
   return StudentInput(
@@ -105,8 +109,8 @@ def join(shared: Shared, row: Row) -> StudentInput:
   )  # fmt: skip
 
 
-def prepare(run, job: Job) -> Prepared:
-  """Builds what a job needs; computes and compiles nothing.
+def prepare(run: Run, job: Job) -> Prepared:
+  """Builds what a job needs; computes and compiles nothing. Equal jobs get the same method, and so its programs.
 
   Raises:
     UserError: devices that cannot divide the batch, or values that do not go together.
@@ -119,10 +123,31 @@ def prepare(run, job: Job) -> Prepared:
       f"parallel.data={rows.shape[parallel.DATA]}: does not divide the {batch_size} examples of a step of {job.label}; "
       f"change it or {job.section}.batch_size"
     )
-  targets, train = job.targets, job.train
-  common = {"precision": train["precision"], "rebuild": job.rebuild if job.options else None}
   # the rate is an argument of the program, except where a role has an optimiser of its own
   scaled = job.recipe.outer is None or job.recipe.outer.optimizer is None
+  method, make = _method(run, job, batch_size, rows, scaled)
+  shared = Shared(
+    job.data,
+    job.targets.arrays if job.targets else (),
+    job.constants,
+    job.held_out,
+    {name: np.float32(value) for name, value in job.options.items()},
+    np.float32(job.train["lr"]) if scaled else None,
+  )
+  policy = (job.policy or _default_policy)(size, batch_size)
+  return Prepared(method, policy, shared, functools.partial(_look, make), rows, batch_size)
+
+
+def _method(run: Run, job: Job, batch_size: int, rows: Mesh | None, scaled: bool) -> tuple[Method, Callable]:
+  """The method of a job, and what makes a `Look` of its state; the last few are kept."""
+  targets, train = job.targets, job.train
+  rest = json.dumps({name: value for name, value in train.items() if not (scaled and name == "lr")}, sort_keys=True)
+  objects = (job.network, job.recipe, targets and targets.targets, job.rebuild if job.options else None, job.record)
+  key = (*map(id, objects), rest, batch_size, len(job.data.ids), rows, train["final_lr"] / train["lr"])
+  if key in _built:
+    _built.move_to_end(key)
+    return _built[key][0]
+  common = {"precision": train["precision"], "rebuild": job.rebuild if job.options else None}
   method = student_method(
     job.network,
     job.recipe,
@@ -134,20 +159,14 @@ def prepare(run, job: Job) -> Prepared:
     constrain=functools.partial(parallel.constrain_rows, rows) if rows else lambda batch: batch,
     num_examples=len(job.data.ids),
     chunk_size=None if rows else _chunk_size(job, batch_size),
-    sharpness=Sharpness(train["rho"], train["alpha"], train["adaptive"]) if train.get("rho") else None,
+    sharpness=Sharpness(train["rho"], train["alpha"], train["adaptive"]) if train["rho"] else None,
     **common,
   )
-  shared = Shared(
-    job.data,
-    targets.arrays if targets else (),
-    job.constants,
-    job.held_out,
-    {name: np.float32(value) for name, value in job.options.items()},
-    np.float32(train["lr"]) if scaled else None,
-  )
-  make = look(job.network, job.recipe, targets.targets if targets else None, **common)
-  policy = (job.policy or _default_policy)(size, batch_size)
-  return Prepared(method, policy, shared, functools.partial(_look, make), rows, batch_size)
+  made = method, look(job.network, job.recipe, targets.targets if targets else None, **common)
+  _built[key] = made, objects  # the objects, so that no other one gets their ids
+  if len(_built) > _MOST_BUILT:
+    _built.popitem(last=False)
+  return made
 
 
 def _look(make: Callable, state: PyTree, shared: Shared, members: jax.Array):
@@ -163,9 +182,8 @@ def _optimizer(train: Mapping[str, Any], scaled: bool):
     milestones=train["milestones"],
     final_lr=train["final_lr"] / (train["lr"] if scaled else 1),
   )
-  names = ("momentum", "nesterov", "weight_decay", "decay_all", "clip")
-  options = {name: train[name] for name in names}
-  return make_optimizer(train["optimizer"], rate, **options, restart=train.get("restart", ()))
+  options = {name: train[name] for name in ("momentum", "nesterov", "weight_decay", "decay_all", "clip")}
+  return make_optimizer(train["optimizer"], rate, **options)
 
 
 def _chunk_size(job: Job, rows: int) -> int | None:

@@ -8,20 +8,24 @@ A configuration with a section `sweep` is such an experiment:
     sweep.seeds = (0, 1, 2)                                            independent repetitions
 
 Each cell is an ordinary run in `cells/` of the work directory with the overrides of its group and series (keys with `/`
-for `.`); cells share experts and teachers, resume and are skipped like any run. What is told of a finished cell, and
-the closing report, are the family's: `jdistill.stages.dataset.compare` and `jdistill.stages.knowledge.compare`.
+for `.`); cells share teachers, resume and are skipped like any run. A cell that fails is told and the others go on.
 """
 
 import copy
+import functools
 import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from jdistill.base import UserError
-from jdistill.reporting import duration
-from jdistill.stages.context import Interrupted
+from jdistill.files import read_json, write_json
+from jdistill.reporting import Section, comparison, duration, environment, format_table, write_report
+from jdistill.stages.report import flatten
+from jdistill.stages.workdir import Interrupted
 from jdistill.training import distributed
 
 
@@ -38,30 +42,11 @@ class Cell(NamedTuple):
     return f"{self.group}-{self.series}-seed{self.seed}".lower().replace(" ", "")
 
 
-class Comparison(NamedTuple):
-  """What a family of methods makes of many runs.
-
-  Attributes:
-    needs: stages that every run must have.
-    what: what is compared, for the message about a missing stage.
-    again: `(configuration) -> None`, takes out in place what need not be done in any but the first series.
-    line: `(summary) -> str` about a finished run.
-    report: `(cells, {(group, series): summaries}, work directory, say) -> summary of the sweep`.
-  """
-
-  needs: tuple[str, ...]
-  what: str
-  again: Callable[[dict], None]
-  line: Callable[[Mapping[str, Any]], str]
-  report: Callable[..., Mapping[str, Any]]
-
-
-def cells(experiment: Mapping[str, Any], again: Callable[[dict], None] = lambda config: None) -> list[Cell]:
+def cells(experiment: Mapping[str, Any]) -> list[Cell]:
   """The configurations of a sweep, not yet resolved.
 
   Args:
     experiment: with a section `sweep`.
-    again: `Comparison.again`.
 
   Raises:
     UserError: an empty axis, or an override of a key that is not there.
@@ -78,40 +63,56 @@ def cells(experiment: Mapping[str, Any], again: Callable[[dict], None] = lambda 
   for seed in sweep["seeds"]:
     for group, group_values in sweep["groups"].items():
       for index, series in enumerate(order):
-        series_values = sweep["series"][series]
-        config = copy.deepcopy(raw)
-        config["seed"] = int(seed)
-        if index:
-          again(config)
-        for dotted, value in {**group_values, **series_values}.items():
-          *path, last = dotted.split("/")
-          section = config
-          for name in path:
-            section = section.get(name, {})
-          if last not in section:
-            raise UserError(f"sweep: {dotted}={value!r}: the configuration has no such key")
-          section[last] = value
+        config = copy.deepcopy(raw) | {"seed": int(seed)}
+        if index and "eval" in config:  # controls do not depend on the series: once per group and seed is enough
+          config["eval"]["sets"] = ("distilled",)
+        _override(config, {**group_values, **sweep["series"][series]})
         out.append(Cell(group, series, int(seed), config))
   return out
 
 
+def _override(config: dict[str, Any], values: Mapping[str, Any]) -> None:
+  for dotted, value in values.items():
+    *path, last = dotted.split("/")
+    section = config
+    for name in path:
+      section = section.get(name, {})
+    if last not in section:
+      raise UserError(f"sweep: {dotted}={value!r}: the configuration has no such key")
+    section[last] = value
+
+
+def prepare(experiment: Mapping[str, Any]) -> tuple[list[Cell], str]:
+  """The cells of a sweep, every one of them checked, and the sweep's name.
+
+  Raises:
+    UserError: a mistake in any of them, or stages without anything to compare.
+  """
+  from jdistill import stages  # the list of stages, which a sweep is no part of
+
+  grid = cells(experiment)
+  resolved = [stages.resolve(cell.config) for cell in grid]
+  chosen = resolved[0]["stages"]
+  if "report" not in chosen or not {"evaluate", "students"} & set(chosen):
+    raise UserError(f"stages={chosen}: a sweep compares results; it needs evaluate or students, and report")
+  return grid, resolved[0]["name"]
+
+
 def run(
-  grid: list[Cell],
-  comparison: Comparison,
-  workdir: Path,
-  run_cell: Callable[[dict, Path, Any], Mapping[str, Any]],
-  say: Callable[[str], None],
+  grid: list[Cell], workdir: Path, run_cell: Callable[[dict, Path, Any], Mapping[str, Any]], stream: Any
 ) -> Mapping[str, Any]:
   """Runs all cells and writes `summary.json`, the figure, `report.md` and `report.html`.
 
   Args:
     grid: from `cells`.
-    comparison: of the family.
     workdir: the sweep's directory.
     run_cell: `(configuration, work directory, stream) -> summary`, an ordinary run.
-    say: prints a line.
+    stream: where progress is printed.
   """
+  distributed.lead(lambda: _claim(workdir))
+  say = functools.partial(print, file=stream, flush=True) if distributed.is_writer() else lambda line: None
   results: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+  failed: dict[str, str] = {}
   for number, cell in enumerate(grid, 1):
     begin = time.monotonic()
     directory = workdir / "cells" / cell.name
@@ -122,6 +123,112 @@ def run(
         summary = run_cell(cell.config, directory, log)
       except Interrupted as stop:
         raise Interrupted(f"run {number} of {len(grid)}: {stop}") from stop
+      except UserError as error:
+        failed[cell.name] = str(error)
+        say(f"  failed: {error}")
+        continue
     results.setdefault((cell.group, cell.series), []).append(summary)
-    say(f"  {comparison.line(summary)}, in {duration(time.monotonic() - begin)}")
-  return distributed.lead(lambda: comparison.report(grid, results, workdir, say))
+    say(f"  {line(summary)}, in {duration(time.monotonic() - begin)}")
+  if not results:
+    raise UserError(f"sweep: every run failed; the first one: {next(iter(failed.values()))}")
+  return distributed.lead(lambda: _report(grid, results, failed, workdir, say))
+
+
+def _claim(workdir: Path) -> None:
+  if not workdir.exists() or not any(workdir.iterdir()):
+    workdir.mkdir(parents=True, exist_ok=True)
+  elif not (workdir / "cells").is_dir():
+    raise UserError(f"--workdir={workdir} is not empty and not that of a sweep; choose another")
+
+
+def line(summary: Mapping[str, Any]) -> str:
+  """What a run came to."""
+  own = summary["arms"].get("distilled") or next(iter(summary["arms"].values()))
+  label = "distilled" if "distilled" in summary["arms"] else next(iter(summary["arms"]))
+  if "failed" in own:
+    return f"{label} failed"
+  gap = (
+    f", {own['difference']:+.4f} ± {own['half_width']:.4f} against {summary['reference']}"
+    if own.get("difference")
+    else ""
+  )
+  return f"{label}: {summary['metric']} {own['mean']:.4f}{gap}"
+
+
+def _report(
+  grid: list[Cell], results: Mapping, failed: Mapping[str, str], workdir: Path, say: Callable[[str], None]
+) -> Mapping[str, Any]:
+  """The tables, figures and files of a sweep: runs with a set beside each other, runs with arms in turn."""
+  first = next(iter(results.values()))[0]
+  side_by_side = _sets if "distilled" in first["arms"] else _arms
+  summary, sections, text = side_by_side(results, first, workdir)
+  summary |= {"metric": first["metric"], "failed": dict(failed)}
+  if failed:
+    sections.append(Section("Failed", "\n".join(f"- {name}: {message}" for name, message in failed.items())))
+  sections.append(Section("Environment", table=(["what", "value"], flatten(environment()))))
+  write_report(workdir, grid[0].config["name"], sections)
+  write_json(workdir / "summary.json", summary)
+  say(f"\n{text}\nfigure: {workdir / 'figure.png'}; report: {workdir / 'report.html'}")
+  return read_json(workdir / "summary.json")
+
+
+def _sets(results: Mapping, first: Mapping[str, Any], workdir: Path):
+  """Each series' own set by group, over independent repetitions; the controls are those of the first series."""
+  metric, groups = first["metric"], list(dict.fromkeys(group for group, _ in results))
+  tables, rows = {}, []
+  for group in groups:
+    found = {series: summaries for (name, series), summaries in results.items() if name == group}
+    scores = {series: [one["arms"]["distilled"]["mean"] for one in summaries] for series, summaries in found.items()}
+    controls = next(iter(found.values()))
+    for name in [name for name in controls[0]["arms"] if name.startswith("random_")]:
+      scores[name] = [one["arms"][name]["mean"] for one in controls if name in one["arms"]]
+    tables[group] = comparison.compare(
+      {name: {"scores": {metric: values}} for name, values in scores.items()}, metric, None
+    )
+    rows += [[group, *row] for row in comparison.table(tables[group], metric, None, digits=3)[1]]
+  best = {
+    group: max(
+      (name for name in cells if not name.startswith("random_")), key=lambda name, cells=cells: cells[name]["mean"]
+    )
+    for group, cells in tables.items()
+  }
+  comparison.bars(workdir / "figure.png", tables, metric)
+  said = "; ".join(f"{group}: {name} is best" for group, name in best.items())
+  headers = ["group", "run", metric]
+  repetitions = max(len(summaries) for summaries in results.values())
+  text = (
+    f"{said}.\n\nMean ± standard deviation over {repetitions} independent repetitions (teachers, distillation and "
+    "evaluation anew), each the mean over its evaluation networks."
+  )
+  section = Section("Result", text, (headers, rows), [(f"{metric} by group and series", workdir / "figure.png")])
+  summary = {
+    "best": best,
+    "groups": {
+      group: {name: cell["scores"][metric] for name, cell in cells.items()} for group, cells in tables.items()
+    },
+  }
+  return summary, [section], f"{format_table(headers, rows)}\n{said}"
+
+
+def _arms(results: Mapping, first: Mapping[str, Any], workdir: Path):
+  """One sorted table per run, and the differences from the reference beside each other."""
+  metric, reference = first["metric"], first["reference"]
+  tables, sections, text = {}, [], []
+  for (group, series), summaries in results.items():
+    for number, summary in enumerate(summaries):
+      name = f"{group}, {series}" + (f", repetition {number}" if len(summaries) > 1 else "")
+      tables[name] = summary["arms"]
+      table = comparison.table(summary["arms"], metric, reference)
+      sections.append(Section(name, line(summary) + ".", table))
+      text.append(f"{name}\n{line(summary)}\n\n{format_table(*table)}\n")
+  comparison.bars(workdir / "figure.png", tables, f"{metric} against {reference}", differences=True)
+  caption = "differences from the reference; whiskers are 95% intervals of paired differences"
+  sections[0] = sections[0]._replace(images=[(caption, workdir / "figure.png")])
+  gaps: dict[str, dict[str, tuple[float, float]]] = {}
+  for name, arms in tables.items():
+    for label, arm in arms.items():
+      if "failed" not in arm:
+        gaps.setdefault(label, {})[name] = (arm["difference"], arm["half_width"])
+  mean = {label: float(np.mean([gap for gap, _ in found.values()])) for label, found in gaps.items()}
+  summary = {"reference": reference, "differences": gaps, "mean_differences": mean}
+  return summary, sections, "\n".join(text)

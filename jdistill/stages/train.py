@@ -1,6 +1,7 @@
-"""Networks of one recipe, trained side by side and resumable: teachers, students and trajectories alike."""
+"""Networks of one job, trained side by side and resumable: teachers, students and trajectories alike."""
 
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -9,15 +10,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from jdistill.base import UserError
+from jdistill.base import Diverged, UserError
 from jdistill.files import read_json, write_json
 from jdistill.methods.knowledge import Trained
 from jdistill.reporting import JsonlWriter, Progress, peak_memory_bytes, read_jsonl
 from jdistill.stages.job import Job, Prepared, at_once, join, predictions, prepare
+from jdistill.stages.run import Run
 from jdistill.training import (
   Checkpoints,
-  Diverged,
   Hooks,
+  NotFinite,
   Outcome,
   Stream,
   distributed,
@@ -26,11 +28,11 @@ from jdistill.training import (
 )
 from jdistill.training.policy_stream import NothingSelected, policy_stream
 
-__all__ = ["Job", "Prepared", "predictions", "prepare", "run"]
+__all__ = ["Job", "predictions", "run"]
 
 
 def run(
-  run,
+  run: Run,
   job: Job,
   key: jax.Array,
   directory: Path | None,
@@ -95,7 +97,7 @@ def _figures(job: Job, found: list, begin: float) -> dict[str, Any]:
   if job.score is None:
     return figures
   curves = [other["curve"] for _, other in found]
-  return figures | {"curve": [row for curve in curves for row in curve]}
+  return figures | {"curve": list(itertools.chain(*curves))}
 
 
 class _Training:
@@ -175,8 +177,8 @@ class _Training:
     """Errors as the user should read them."""
     try:
       yield
-    except Diverged as error:
-      raise UserError(f"{self.job.label}: {error.finding}; lower {self.job.section}.lr") from error
+    except NotFinite as error:
+      raise Diverged(f"{self.job.label}: {error.finding}; lower {self.job.section}.lr") from error
     except NothingSelected as error:
       raise UserError(f"{self.job.label}: {error}") from error
     except UserError:

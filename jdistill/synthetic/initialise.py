@@ -1,7 +1,7 @@
 """How a synthetic set starts: real images that an expert knows, and labels that experts give them."""
 
-from collections.abc import Callable, Iterable
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -108,19 +108,21 @@ class Start(NamedTuple):
   labels: str
   lr_init: float
 
-  def check(self, learn_labels: bool) -> None:
+  def check(self, method: Mapping[str, Any], teacher_train: Mapping[str, Any] | None) -> None:
     """Refuses labels that a method cannot learn.
 
     Raises:
       UserError: it learns them, and they are hard.
     """
-    if learn_labels and self.labels == "hard":
+    del teacher_train
+    if method.get("learn_labels") and self.labels == "hard":
       raise UserError("method.learn_labels=True: hard labels cannot be learned; set method.labels='soft'")
 
   def empty(self, ipc: int, num_classes: int, image_shape: tuple[int, ...]) -> SyntheticSet:
-    """A set of zeros of the same form, for plans."""
+    """A set of the same form without any image, for plans."""
     count = ipc * num_classes
-    labels = np.zeros((count, num_classes), np.float32) if self.labels == "soft" else np.zeros(count, np.int32)
+    classes = np.repeat(np.arange(num_classes, dtype=np.int32), ipc)
+    labels = np.eye(num_classes, dtype=np.float32)[classes] if self.labels == "soft" else classes
     return SyntheticSet(np.zeros((count, *image_shape), np.float32), labels, np.float32(self.lr_init))
 
   def make(

@@ -1,7 +1,7 @@
 """Image sets in network space, divided into training, validation and test examples."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,7 @@ class Images(NamedTuple):
     num_classes: number of classes.
     transform: pixels in [0, 1] to network space, as fitted on all training images.
     pixels: `[n,H,W,C]` of `train`, in [0, 1].
+    about: what a `Task` tells of its images: `class_names`, `preprocessing` and `source`.
   """
 
   train: Batch
@@ -29,6 +30,7 @@ class Images(NamedTuple):
   num_classes: int
   transform: Callable[[np.ndarray], np.ndarray]
   pixels: np.ndarray
+  about: Mapping[str, Any]
 
 
 def load(request: Request) -> data.Dataset:
@@ -37,7 +39,7 @@ def load(request: Request) -> data.Dataset:
   Raises:
     UserError: the set is unknown or broken.
   """
-  return data.load(
+  return request.load(
     request.dataset,
     data_dir=request.data_dir,
     train_size=request.train_size,
@@ -71,7 +73,7 @@ def read(request: Request) -> Images:
     UserError: it is unknown or broken, or has too few images for the validation part.
   """
   loaded = load(request)
-  fitted = preprocess.fit(request.preprocessing, loaded.train_x)
+  fitted = request.fit(request.preprocessing, loaded)
 
   def transform(pixels: np.ndarray) -> np.ndarray:
     return np.asarray(preprocess.transform(fitted, pixels), np.float32)
@@ -81,10 +83,22 @@ def read(request: Request) -> Images:
     raise UserError(
       f"validation_size={request.validation_size}: the data have {len(labels)} training images; hold out fewer"
     )
-  held = balanced_indices(labels, request.validation_size, loaded.num_classes, seed=request.seed, key="validation_size")
+  held = np.zeros(0, np.int64)
+  if request.validation_size:
+    held = balanced_indices(
+      labels, request.validation_size, loaded.num_classes, seed=request.seed, key="validation_size"
+    )
   rest = np.setdiff1d(np.arange(len(labels)), held)
   train = Batch(transform(loaded.train_x), labels, loaded.train_ids)
   test_ids = np.arange(len(loaded.test_y), dtype=np.int32)
   test = Batch(transform(loaded.test_x), loaded.test_y.astype(np.int32), test_ids)
   pixels = np.asarray(loaded.train_x, np.float32)[rest]
-  return Images(take(train, rest), take(train, held), test, loaded.num_classes, transform, pixels)
+  source = {
+    "name": request.dataset,
+    "fingerprint": loaded.fingerprint,
+    "train_size": request.train_size,
+    "test_size": request.test_size,
+    "seed": request.seed,
+  }
+  about = {"class_names": loaded.class_names, "preprocessing": fitted, "source": source}
+  return Images(take(train, rest), take(train, held), test, loaded.num_classes, transform, pixels, about)

@@ -47,4 +47,5 @@ def supervised(request: Request, *, student_size: Count | None = None, teacher_s
       f"teacher: {len(teacher.y)} training images; each student: {count} of {len(labels)}; choices on "
       f"{len(found.validation.y)} held-out ones; test: {len(found.test.y)}",
     ),
+    **found.about,
   )

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jdistill.base import Batch
+from jdistill.data import Dataset, load, preprocess
 
 Predict = Callable[[np.ndarray], np.ndarray]  # inputs [n, ...] -> logits [n, ..., classes], in batches
 
@@ -21,6 +22,8 @@ class Request(NamedTuple):
     preprocessing: `"none"`, `"standardize"`, `"channel"` or `"zca"`.
     validation_size: training examples that are held out for choices and outer updates.
     seed: decides all subsets.
+    load: reads the data set; the arguments are those of `jdistill.data.load`.
+    fit: `(kind, data set) -> Preprocessing`, fitted on its training images.
   """
 
   dataset: str
@@ -30,6 +33,8 @@ class Request(NamedTuple):
   preprocessing: str
   validation_size: int
   seed: int
+  load: Callable[..., Dataset] = load
+  fit: Callable[[str, Dataset], preprocess.Preprocessing] = lambda kind, loaded: preprocess.fit(kind, loaded.train_x)
 
 
 class Task(NamedTuple):
@@ -48,6 +53,9 @@ class Task(NamedTuple):
     metric: the figure that counts.
     higher: whether more of it is better.
     notes: lines for the report (how many examples, what was done to them).
+    class_names: in the order of the labels; empty where there are no classes with names.
+    preprocessing: how pixels in [0, 1] became inputs, and back; `None` for inputs that are no images.
+    source: the name of the data set, its fingerprint and the subsets taken.
   """
 
   data: Batch
@@ -62,6 +70,13 @@ class Task(NamedTuple):
   metric: str
   higher: bool = True
   notes: tuple[str, ...] = ()
+  class_names: tuple[str, ...] = ()
+  preprocessing: preprocess.Preprocessing | None = None
+  source: Mapping[str, object] = {}
+
+  def pixels(self, x: np.ndarray) -> np.ndarray:
+    """Inputs back as pixels, clipped to [0, 1]."""
+    return np.clip(np.asarray(preprocess.invert(self.preprocessing, np.asarray(x))), 0, 1)
 
 
 def fingerprint(data: Batch) -> str:

@@ -1,13 +1,13 @@
 """Which piece of which expert a distillation step matches: the difficulty schedule of DATM as arithmetic."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jdistill.base import Segment, UserError
 from jdistill.schema import Count, Size, validated
-from jdistill.teachers.buffer import ExpertBuffer
 
 
 def segment_bounds(
@@ -50,12 +50,14 @@ class SegmentPlan(NamedTuple):
   max_start_epoch: int
   schedule_steps: int
 
-  def check(self, epochs: int) -> None:
-    """Refuses a schedule that would be empty at some step or run past the end of experts of so many epochs.
+  def check(self, method: Mapping[str, Any], teacher_train: Mapping[str, Any]) -> None:
+    """Refuses a schedule that would be empty at some step, or run past the epochs of the teachers' training.
 
     Raises:
       UserError: either.
     """
+    del method
+    epochs = teacher_train["epochs"]
     lowest, last, span = self.min_start_epoch, self.max_start_epoch, self.expert_epochs
     first = last if self.current_start_epoch is None else self.current_start_epoch
     if lowest >= first:
@@ -65,17 +67,15 @@ class SegmentPlan(NamedTuple):
       raise UserError(f"method.current_start_epoch={first}: must not exceed method.max_start_epoch={last}")
     if last - 1 + span > epochs:
       raise UserError(
-        f"method.max_start_epoch={last}: segments of {span} epochs from epoch {last - 1} run past the experts' "
-        f"{epochs} epochs; lower it to at most {epochs - span + 1} or raise experts.epochs"
+        f"method.max_start_epoch={last}: segments of {span} epochs from epoch {last - 1} run past the teachers' "
+        f"{epochs} epochs; lower it to at most {epochs - span + 1} or raise teacher_train.epochs"
       )
 
-  def stream(self, buffer: ExpertBuffer, seed: int, experts: int) -> Callable[[int], Segment]:
+  def stream(self, found) -> Callable[[int], Segment]:
     """`(step) -> Segment` on the host: which expert and which start epoch follow from seed and step.
 
     Args:
-      buffer: the experts.
-      seed: of the run.
-      experts: how many of the buffer are used.
+      found: `jdistill.synthetic.Materials`.
     """
 
     def draw(step: int) -> Segment:
@@ -86,10 +86,15 @@ class SegmentPlan(NamedTuple):
         max_start_epoch=self.max_start_epoch,
         schedule_steps=self.schedule_steps,
       )
-      epoch = start_epoch(seed, step, lower, upper)
-      return Segment(*buffer.segment(expert_order(seed, step, experts), epoch, self.expert_epochs))
+      epoch = start_epoch(found.seed, step, lower, upper)
+      return Segment(*found.segment(expert_order(found.seed, step, found.teachers), epoch, self.expert_epochs))
 
     return draw
+
+  def example(self, found) -> Segment:
+    """Shapes of a segment."""
+    vector = jax.ShapeDtypeStruct((found.parameters,), np.float32)
+    return Segment(vector, vector)
 
 
 @validated("method")

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import jax
-from jax._src import distributed as _jax_distributed  # the coordination client has no public name
 
+from jdistill._compat import coordination
 from jdistill.base import UserError
 from jdistill.training import lost
 
@@ -34,12 +34,14 @@ class _Progress:
 
 
 def _client() -> Any:
-  return _jax_distributed.global_state.client
+  found = coordination.connection()
+  return None if found is None else found.client
 
 
 def count() -> int:
   """How many processes act together here: 1 without `initialize`, and inside `lead`."""
-  return 1 if _client() is None or _Progress.alone else _jax_distributed.global_state.num_processes
+  found = coordination.connection()
+  return 1 if found is None or _Progress.alone else found.processes
 
 
 def is_alone() -> bool:
@@ -49,7 +51,8 @@ def is_alone() -> bool:
 
 def is_writer() -> bool:
   """Whether this process writes files and prints progress."""
-  return _client() is None or _jax_distributed.global_state.process_id == 0
+  found = coordination.connection()
+  return found is None or found.process == 0
 
 
 def initialize(
@@ -60,12 +63,16 @@ def initialize(
   Args:
     coordinator: `HOST:PORT` of process 0; without it all three are found by JAX (TPU pods, Slurm, Open MPI, ...).
     num_processes: how many there are.
-    process_id: which one this is, from 0.
+    process_id: index of this process.
     where: `() -> text` that says how a run goes on that ends because a process was lost.
 
   Raises:
-    UserError: numbers that do not fit together, a port in use, or no cluster to be found.
+    UserError: numbers that do not fit together, a port in use, no cluster to be found, or a release of JAX without the
+      means.
   """
+  flag = "distributed" if coordinator is None else "coordinator"
+  if not coordination.is_available():
+    raise UserError(f"--{flag}: jax {jax.__version__} has no client for messages between processes; install jax 0.10.2")
   options: dict[str, Any] = {}
   if coordinator is not None:
     _check(coordinator, num_processes, process_id)
@@ -94,7 +101,6 @@ def initialize(
     ) from error
   except (ValueError, RuntimeError) as error:
     lost.unwatch()
-    flag = "distributed" if coordinator is None else "coordinator"
     reason = str(error).splitlines()[0].rstrip(".")
     raise UserError(f"--{flag}: {reason}; give --coordinator=HOST:PORT, --num_processes and --process_id") from error
 

@@ -2,17 +2,18 @@
 
 The coordination client aborts the process (SIGABRT from one of its threads) as soon as it learns that a peer died,
 after writing its own words and a stack to standard error; there is no option against it, and its Python callback cannot
-be called. So the signal is caught below Python, and the runtime's words go through a pipe that leaves just these out.
+be called. So the signal is caught below Python (`jdistill._compat.aborts`), and the runtime's words go through a pipe
+that leaves just these out. Where the signal cannot be caught, the runtime's own words stay.
 """
 
-import ctypes
 import os
 import re
-import signal
 import sys
 import threading
 from collections.abc import Callable
 from typing import NoReturn
+
+from jdistill._compat import aborts
 
 _FATAL = b"Terminating process because the JAX distributed service"
 _NOISE = (b"coordination_service", b"client.h:", b"add_port.cc")  # sources of its other words on the same matter
@@ -26,15 +27,14 @@ class _Watch:
   stderr: int | None = None  # a copy of the descriptor that the user sees
   text: object = None  # `sys.stderr` as it was
   thread: threading.Thread | None = None
-  handler: object = None
   fatal = threading.Event()
-  saying = threading.Lock()
+  ending = threading.Lock()
 
 
 def watch(line: str | Callable[[], str]) -> None:
-  """Says `jdistill: LINE` and exits with status 1 where the runtime would abort; a second call replaces the line."""
+  """Prints `jdistill: LINE` and exits with status 1 where the runtime would abort; a second call replaces the line."""
   _Watch.line = line
-  if _Watch.handler is not None or os.name != "posix":
+  if _Watch.stderr is not None or os.name != "posix" or not aborts.on_abort(_on_abort):
     return
   _Watch.fatal.clear()
   _Watch.stderr, _Watch.text = os.dup(2), sys.stderr
@@ -44,31 +44,29 @@ def watch(line: str | Callable[[], str]) -> None:
   os.close(write)
   _Watch.thread = threading.Thread(target=_forward, args=(read, _Watch.stderr), daemon=True)
   _Watch.thread.start()
-  _Watch.handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(_on_abort)
-  _libc_signal(_Watch.handler)
 
 
 def unwatch() -> None:
   """Takes everything back."""
-  if _Watch.handler is None:
+  if _Watch.stderr is None:
     return
-  _libc_signal(None)
+  aborts.on_abort(None)
   sys.stderr.flush()
   os.dup2(_Watch.stderr, 2)  # closes the pipe, so the thread ends
   sys.stderr = _Watch.text
   _Watch.thread.join(timeout=2)
   os.close(_Watch.stderr)
-  _Watch.handler = None
+  _Watch.stderr = None
 
 
 def leaving(status: int) -> None:
-  """From here on the process has said what there is to say: nothing more is said of losses."""
+  """From here on the process is about to end with `status`: losses are no longer reported."""
   _Watch.status = status
 
 
-def say() -> NoReturn:
-  """Says the line, once, and ends the process."""
-  with _Watch.saying:
+def end() -> NoReturn:
+  """Prints the line, once, and ends the process."""
+  with _Watch.ending:
     text = "" if _Watch.status is not None else f"jdistill: {_Watch.line() if callable(_Watch.line) else _Watch.line}\n"
     sys.stdout.flush()
     sys.stderr.write(text)
@@ -76,18 +74,11 @@ def say() -> NoReturn:
     os._exit(1 if _Watch.status is None else _Watch.status)
 
 
-def _libc_signal(handler) -> None:
-  libc = ctypes.CDLL(None)
-  libc.signal.restype, libc.signal.argtypes = ctypes.c_void_p, (ctypes.c_int, ctypes.c_void_p)
-  libc.signal(signal.SIGABRT, None if handler is None else ctypes.cast(handler, ctypes.c_void_p))
-
-
-def _on_abort(number: int) -> None:
+def _on_abort() -> None:
   """Runs in the aborting thread, which comes back to `abort` if the reason was another."""
-  del number
   if _Watch.fatal.wait(timeout=2):
-    say()
-  _libc_signal(None)
+    end()
+  aborts.on_abort(None)
 
 
 def _forward(read: int, write: int) -> None:

@@ -257,6 +257,6 @@ def test_bad_sizes(sizes, message):
 
 def test_require_per_class(tmp_path):
   data = load(_npz(tmp_path, train_labels=np.array([0, 1, 2, 0, 1, 1])))
-  require_per_class(data, 1, "ipc")
+  require_per_class(data.train_y, data.class_names, 1, "ipc")
   with pytest.raises(UserError, match=r"ipc=2: class 2 \('2'\) of .* has only 1 training images; set ipc to at most 1"):
-    require_per_class(data, 2, "ipc")
+    require_per_class(data.train_y, data.class_names, 2, "ipc")

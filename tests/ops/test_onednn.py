@@ -11,6 +11,7 @@ from jax import lax
 from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jdistill._compat import onednn_call
 from jdistill.ops import conv, conv2d, onednn
 
 INSTRUCTION = "__onednn$convolution"
@@ -139,7 +140,7 @@ def test_images_of_two_devices_exchange_the_kernel_gradient_alone(kernels):
 
 
 def test_devices_that_form_no_mesh_are_left_to_xla(kernels):
-  sharding = pytest.importorskip("jax._src.sharding_impls").GSPMDSharding
+  sharding = pytest.importorskip("jax.extend.sharding").GSPMDSharding
   everywhere = sharding.get_replicated(tuple(jax.devices()[:2]))
   x, k, _ = operands(CASES[1])
   compiled = jax.jit(conv2d, in_shardings=(everywhere, everywhere)).lower(x, k).compile()
@@ -207,9 +208,9 @@ def test_small_and_thin_layers_do_without(kernels, monkeypatch):
 def test_a_jaxlib_without_them_or_of_another_release_does_without(kernels, monkeypatch):
   x, k, options = operands(CASES[0])
   with monkeypatch.context() as other:
-    other.setattr(onednn, "_RELEASES", ())
+    other.setattr(onednn_call, "RELEASES", ())
     assert INSTRUCTION not in text(functools.partial(conv2d, **options), x, k)
-  monkeypatch.setattr(onednn, "_TARGET", "__onednn$no_such_thing")
+  monkeypatch.setattr(onednn_call, "TARGET", "__onednn$no_such_thing")
   onednn._works.cache_clear()
   try:
     assert not onednn.usable(jnp.float32)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from jdistill import catalog, run, stages
+from jdistill import catalog, cli, run, stages
 from jdistill.base import UserError
 
 TINY = "--config=experiments/datm.py:tiny"
@@ -58,32 +58,32 @@ def test_one_call_leaves_nothing_behind_for_the_next(call, tmp_path):
   assert call("--list").code == 0
   assert "--config: not given" in call().complaint  # not a second list
   assert "ipc=0" in call(TINY, "--config.ipc=0").complaint
-  values = run.parse(["run", TINY, f"--workdir={tmp_path}"])
+  values = cli.parse(["run", TINY, f"--workdir={tmp_path}"])
   assert values["config"].value.ipc == 1
-  assert run.parse(["run", TINY])["workdir"].value is None
+  assert cli.parse(["run", TINY])["workdir"].value is None
 
 
 def test_overrides_reach_the_configuration():
-  config = run.parse(["run", TINY, "--config.ipc=3", "--config.method.image_lr=7"])
+  config = cli.parse(["run", TINY, "--config.ipc=3", "--config.method.image_lr=7"])
   config = config["config"].value
   assert (config.ipc, config.method.image_lr) == (3, 7.0)
   assert isinstance(config.method.image_lr, float)
 
 
 def test_config_may_come_after_its_overrides_and_as_two_words():
-  values = run.parse(["run", "--config.ipc=3", "--workdir=w", "--config", "experiments/datm.py:tiny"])
+  values = cli.parse(["run", "--config.ipc=3", "--workdir=w", "--config", "experiments/datm.py:tiny"])
   assert (values["config"].value.ipc, values["workdir"].value) == (3, "w")
 
 
 def test_networks_can_be_changed_from_the_command_line():
   argv = ["run", "--config=experiments/datm.py", "--config.model.name=mlp", "--config.model.widths=(8,8)"]
-  context = run.make_context(run.parse(argv)["config"].value)
+  context = run.make_context(cli.parse(argv)["config"].value)
   assert context.config["model"] == {"name": "mlp", "widths": [8, 8], "act": "relu", "init": "torch"}
 
 
 def test_lists_can_be_written_with_commas():
   lists = ["--config.eval.models=mlp,lenet", "--config.stages=experts,distill", "--config.eval.control_lrs=0.1,0.2"]
-  context = run.make_context(run.parse(["run", TINY, *lists])["config"].value)
+  context = run.make_context(cli.parse(["run", TINY, *lists])["config"].value)
   assert context.config["eval"]["models"] == ["mlp", "lenet"]
   assert context.config["stages"] == ["experts", "distill"]
   assert context.config["eval"]["control_lrs"] == [0.1, 0.2]
@@ -91,7 +91,7 @@ def test_lists_can_be_written_with_commas():
 
 def test_a_key_can_be_set_back_to_its_tested_value():
   context = run.make_context(
-    run.parse(["run", TINY, "--config.steps=None", "--config.train_size=None"])["config"].value
+    cli.parse(["run", TINY, "--config.steps=None", "--config.train_size=None"])["config"].value
   )
   assert (context.config["steps"], context.config["train_size"]) == (600, None)  # digits' own, and all images
 
@@ -157,14 +157,14 @@ def test_an_experiment_of_ones_own_finds_its_neighbours_from_anywhere(tmp_path):
     "def get_config():\n  config = datm.get_config('tiny')\n  config.name = shared.NAME\n  return config\n"
   )
   try:
-    values = run.parse(["run", f"--config={tmp_path / 'mine' / 'trial.py'}"])
+    values = cli.parse(["run", f"--config={tmp_path / 'mine' / 'trial.py'}"])
     assert values["config"].value.name == "from next door"
   finally:
     sys.path.remove(str(tmp_path))
 
 
 def test_run_experiment_refuses_like_the_command(tmp_path):
-  experiment = run.parse(["run", TINY])["config"].value
+  experiment = cli.parse(["run", TINY])["config"].value
   experiment.ipc = -1
   with pytest.raises(UserError, match="ipc=-1: must be at least 1"):
     run.run_experiment(experiment, tmp_path / "work")

@@ -11,7 +11,7 @@ import numpy as np
 import processes
 import pytest
 
-from jdistill import config, run
+from jdistill import cli, config
 from jdistill.reporting import read_jsonl
 
 STEPS = 20
@@ -221,7 +221,7 @@ def test_gradients_that_cannot_be_spread_are_refused(refuse, gradient):
 
 
 def test_how_a_run_is_carried_out_is_not_what_it_is(call, copy):
-  experiment = run.parse(["run", "--config=experiments/datm.py:tiny"])["config"].value
+  experiment = cli.parse(["run", "--config=experiments/datm.py:tiny"])["config"].value
   one = config.resolve(experiment)
   experiment.parallel.update({"pool": 8, "data": 4, "route": "jit"})
   many = config.resolve(experiment)

@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from jdistill import run
+from jdistill import cli, run
 from jdistill.base import UserError
 from jdistill.stages.dataset import build, gradient, outer
 from jdistill.stages.dataset.build import Way
@@ -18,7 +18,7 @@ LONG = ("--config.method.inner_steps=64", "--config.parallel.data=1")
 
 def context(*arguments, preset=":tiny"):
   arguments = ["run", f"--config={ROOT / 'experiments' / 'datm.py'}{preset}", *arguments]
-  return run.make_context(run.parse(arguments)["config"].value, stream=io.StringIO())
+  return run.make_context(cli.parse(arguments)["config"].value, stream=io.StringIO())
 
 
 def need(ctx, way):

@@ -10,7 +10,7 @@ import sys
 import jax
 import pytest
 
-from jdistill import run
+from jdistill import cli, run
 from jdistill.base import UserError
 from jdistill.reporting import chips, cost
 from jdistill.stages.dataset import build, outer, plan, topology
@@ -29,7 +29,7 @@ def in_repository(monkeypatch):
 
 
 def context(*arguments):
-  return run.make_context(run.parse(["run", *arguments])["config"].value)
+  return run.make_context(cli.parse(["run", *arguments])["config"].value)
 
 
 def refused(capsys, *arguments):

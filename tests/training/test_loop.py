@@ -10,7 +10,7 @@ import toy_method
 from toy_method import KEY, host, stream, toy
 
 from jdistill.base import UserError
-from jdistill.training import Checkpoints, Diverged, Hooks, run_loop, suggest_steps_per_call
+from jdistill.training import Checkpoints, Hooks, NotFinite, run_loop, suggest_steps_per_call
 from jdistill.training.programs import guarded
 
 IDENTITY = {"config": "abc"}
@@ -224,7 +224,7 @@ def test_metrics_of_calls_are_means_over_all_their_steps():
 
 def test_a_bad_step_within_a_call_is_named_and_the_state_before_the_call_is_kept(tmp_path):
   with pytest.raises(
-    Diverged, match="step 6: toy/loss is not finite; the last good state of step 4 is saved"
+    NotFinite, match="step 6: toy/loss is not finite; the last good state of step 4 is saved"
   ) as caught:
     run(20, tmp_path / "c", bad=6, steps_per_call=4, log_every=100)
   assert (caught.value.step, caught.value.kept, caught.value.metric) == (6, 4, "toy/loss")

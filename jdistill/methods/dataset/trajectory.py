@@ -112,8 +112,8 @@ def trajectory_method(
     unroll: `jdistill.bilevel.unroll`, with another gradient route bound to it where wanted.
 
   Returns:
-    A `Method` whose stream is made of `Segment`s and whose result is a `SyntheticSet`. Its figures are `accepted`, how
-    many steps changed the set, and `learned_lr`.
+    A `Method` whose stream is made of `Segment`s and whose result is a `SyntheticSet`. Its figures are
+    `accepted_share`, the share of steps that changed the set, and `learned_lr`.
 
   Raises:
     ValueError: `learn_labels` with integer labels.
@@ -185,5 +185,5 @@ def _result(state: TrajectoryState) -> SyntheticSet:
   return SyntheticSet(images, labels, state.roles["lr"].params)
 
 
-def _figures(state: TrajectoryState) -> dict[str, jax.Array]:
-  return {"accepted": state.accepted, "learned_lr": state.roles["lr"].params}
+def _figures(state: TrajectoryState, steps: int) -> dict[str, jax.Array]:
+  return {"accepted_share": state.accepted / steps, "learned_lr": state.roles["lr"].params}

@@ -1,0 +1,60 @@
+"""How much a traced function multiplies, counted without compiling it: every loop as often as it runs."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.extend import core
+
+
+def count(function: Callable, *shapes: Any) -> float:
+  """Multiplications and additions of all matrix products and convolutions of a function, on any device.
+
+  Loops of unknown length count once, of the branches of a choice the greatest. Element-wise work is left out.
+
+  Args:
+    function: pure.
+    *shapes: its arguments, or `jax.ShapeDtypeStruct`s in their place.
+  """
+  return _count(jax.make_jaxpr(function)(*shapes).jaxpr)
+
+
+def _count(jaxpr) -> float:
+  return sum(_one(equation) for equation in jaxpr.eqns)
+
+
+def _one(equation) -> float:
+  name, inputs = equation.primitive.name, [variable.aval for variable in equation.invars]
+  out = equation.outvars[0].aval if equation.outvars else None
+  if name == "dot_general":
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    return 2.0 * out.size * math.prod(inputs[0].shape[axis] for axis in contracted)
+  if name == "conv_general_dilated":
+    numbers = equation.params["dimension_numbers"]
+    return 2.0 * out.size * inputs[1].size / inputs[1].shape[numbers.rhs_spec[0]]
+  if name in _OWN:
+    return _OWN[name](inputs, out)
+  inner = [_count(jaxpr) for jaxpr in _inside(equation.params)]
+  if name == "scan":
+    return equation.params["length"] * sum(inner)
+  return max(inner, default=0.0) if name == "cond" else sum(inner)
+
+
+def _inside(params: dict[str, Any]):
+  for value in params.values():
+    for one in value if isinstance(value, list | tuple) else [value]:
+      if isinstance(one, core.ClosedJaxpr):
+        yield one.jaxpr
+      elif isinstance(one, core.Jaxpr):
+        yield one
+
+
+# The convolutions of `jdistill.ops`: `x [G, N, H, W, I]`, `k [G, h, w, I, O]`, `g [G, N, H', W', O]`; depthwise ones
+# have `x [N, H, W, C]`, `k [h, w, C]`, `g [N, H', W', C]`.
+_OWN: dict[str, Callable[[list[Any], Any], float]] = {
+  "jdistill_conv": lambda inputs, out: 2.0 * out.size * math.prod(inputs[1].shape[1:4]),
+  "jdistill_conv_kernel": lambda inputs, out: 2.0 * inputs[1].size * math.prod(out.shape[1:4]),
+  "jdistill_depthwise": lambda inputs, out: 2.0 * out.size * math.prod(inputs[1].shape[:2]),
+  "jdistill_depthwise_kernel": lambda inputs, out: 2.0 * inputs[1].size * math.prod(out.shape[:2]),
+}

@@ -1,0 +1,214 @@
+"""The arms of a run: their sections, and the training of one arm's students on some seeds."""
+
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jdistill import catalog, schema
+from jdistill.base import Batch, Outputs, PyTree, TargetSource, UserError, Variables
+from jdistill.config import Named, Plain, sections
+from jdistill.config.arms import NO_START, Arms
+from jdistill.config.common import RUN, TRAIN
+from jdistill.methods.knowledge import Recipe
+from jdistill.models.predict import predict
+from jdistill.schema import Range, near_matches
+from jdistill.stages import networks, train
+from jdistill.stages.networks import Teachers, recipe_of
+from jdistill.stages.run import Run
+from jdistill.stages.teachers import SECTIONS as TEACHERS
+from jdistill.stages.teachers import check_train
+from jdistill.tasks import Task
+from jdistill.tasks.overlap import refuse_overlap
+
+
+class Targets(NamedTuple):
+  """How teachers are asked."""
+
+  source: Literal["online", "cached"] = "online"
+  top_k: Annotated[int, Range(1)] | None = None
+
+
+def _start_names() -> list[str]:
+  return [*catalog.names("knowledge"), NO_START]
+
+
+def _start_fields(name: str) -> dict[str, schema.Field]:
+  return {} if name == NO_START else catalog.row(name).fields()
+
+
+SECTIONS = {
+  "method": sections.method(family="knowledge"),
+  "task": RUN.sections["task"],
+  "student": sections.network(),
+  "train": TRAIN,
+  "data_policy": sections.data_policy(),
+  "targets": Plain(schema.fields(Targets)),
+  "start_method": Named(_start_names, _start_fields, {"name": NO_START}),
+  "start_train": TRAIN,
+  "start_data_policy": sections.data_policy(),
+  **TEACHERS,
+}
+
+
+def _check(prefix: str, arm: dict[str, Any], committee: Mapping[str, Any]) -> None:
+  """Refuses what does not go together in one arm."""
+  for section in ("train", "teacher_train", *(["start_train"] if arm["start_train"] else [])):
+    check_train(f"{prefix}{section}", arm[section])
+  targets, teachers = arm["targets"], arm["teachers"]
+  if targets["top_k"] is not None and targets["source"] != "cached":
+    raise UserError(f"{prefix}targets.top_k={targets['top_k']}: needs targets.source='cached'")
+  if targets["source"] == "cached" and arm["train"]["augment"] != "none":
+    raise UserError(
+      f"{prefix}targets.source='cached': stored targets are of images without train.augment="
+      f"{arm['train']['augment']!r}; use 'online', or augment='none'"
+    )
+  for label in teachers["also"]:
+    if label not in committee:
+      cure = near_matches(label, committee) if committee else ", which is empty; name its teachers there"
+      raise UserError(f"{prefix}teachers.also={teachers['also']}: no teacher {label!r} in committee{cure}")
+  if teachers["stored"] is not None and (teachers["count"] > 1 or teachers["also"]):
+    raise UserError(f"{prefix}teachers.stored={teachers['stored']!r}: stands alone; set count=1 and also=()")
+
+
+ARMS = Arms(SECTIONS, _check)
+
+
+def train_arm(
+  run: Run, label: str, words: str, arm: Mapping[str, Any], seeds: list[int], data: Batch, stage: str
+) -> tuple[list[dict[str, float]], dict[str, Any]]:
+  """Trains one arm's students and scores each of them.
+
+  Args:
+    run: the run.
+    label: of the arm.
+    words: what is tried of it, for messages.
+    arm: its sections.
+    seeds: numbers of the students.
+    data: what they are scored on.
+    stage: for messages and metrics.
+
+  Returns:
+    `(scores of each, figures)`.
+  """
+  task, teachers = run.task(arm["task"]), networks.load(run, label, arm)
+  start, first_seconds = None, 0.0
+  if arm["start_train"]:
+    # named by what determines it, not by the arm: arms that start alike share it
+    first = {name: value for name, value in arm.items() if name not in ("method", "train", "data_policy")}
+    first |= {} if "teacher" in recipe_of(arm["start_method"]).needs else dict.fromkeys(TEACHERS)
+    job = job_of(run, "start", arm, "start_", seeds, *_taught(run, teachers, arm, "start_", task))
+    done, figures = train.run(run, job, run.key("start"), _checkpoints(run, [stage, "start", first]), stage=stage)
+    start, first_seconds = done.variables["student"], figures["seconds"]
+  job = job_of(run, label + words, arm, "", seeds, *_taught(run, teachers, arm, "", task), start)
+  job = _with_traced(run, label, arm["method"], job)
+  directory = _checkpoints(run, [stage, label, arm])
+  trained, figures = train.run(run, job, run.key("students"), directory, stage=stage)
+  scores = [dict(task.score(train.predictions(job, trained, index), data)) for index in range(len(seeds))]
+  figures["seconds"] += first_seconds
+  return scores, figures | {"metrics": directory.name, "target_bytes": job.targets.nbytes if job.targets else 0}
+
+
+def _with_traced(run: Run, label: str, method: Mapping[str, Any], job: train.Job) -> train.Job:
+  """The numbers that the arm's grid searches as arguments of the program, where its builder marks them as `Traced`.
+
+  All points of a grid and the students afterwards are then served by one compiled program.
+  """
+  fields = catalog.row(method["name"]).fields()
+  names = [dotted.removeprefix("method/") for dotted in run.config["tune"].get(label, {})]
+  traced = {name: method[name] for name in names if name in fields and fields[name].traced}
+  if not traced:
+    return job
+  fixed = json.dumps({name: value for name, value in method.items() if name not in traced}, sort_keys=True)
+  return job._replace(options=traced, recipe=recipe_of(json.loads(fixed)), rebuild=_rebuild(fixed))
+
+
+@functools.lru_cache(maxsize=64)
+def _rebuild(fixed: str) -> Callable[[Mapping[str, Any]], Recipe]:
+  """`(options) -> recipe`, with these options beside the fixed ones; one object for all values of a search."""
+  options = json.loads(fixed)
+  builder = catalog.row(options.pop("name")).build()
+  return lambda values: builder(**options, **values)
+
+
+def _checkpoints(run: Run, identity: list) -> Path:
+  name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+  return run.workdir / "checkpoints" / name
+
+
+def job_of(
+  run: Run,
+  label: str,
+  arm: Mapping[str, Any],
+  phase: str,
+  seeds: list[int],
+  targets: TargetSource | None = None,
+  constants: PyTree = (),
+  start: Variables | None = None,
+) -> train.Job:
+  """One phase of an arm's students: `""`, or `"start_"` for the one before.
+
+  Args:
+    run: the run.
+    label: for messages.
+    arm: its sections.
+    phase: which.
+    seeds: numbers of the students.
+    targets: what they learn from, if the recipe has teachers.
+    constants: what `Recipe.prepare` made.
+    start: stacked variables that they start from.
+  """
+  recipe, task = recipe_of(arm[f"{phase}method"]), run.task(arm["task"])
+  if recipe.outer is not None:
+    refuse_overlap(task.data, task.validation)
+  return train.Job(
+    label=label,
+    network=run.network(arm["student"], task),
+    recipe=recipe,
+    train=arm[f"{phase}train"],
+    policy=networks.policy_of(arm[f"{phase}data_policy"]),
+    data=task.data,
+    members=np.stack([task.members(seed) for seed in seeds]),
+    seeds=seeds,
+    targets=targets,
+    constants=constants,
+    held_out=task.validation if recipe.outer is not None else None,
+    start=start,
+    section=f"{phase}train",
+    score=_scored(task) if run.config["score_every"] and not phase else None,
+    score_every=run.config["score_every"],
+  )
+
+
+def _scored(task: Task):
+  """The score on held-out examples, for curves."""
+  return lambda predict: task.score(predict, task.validation)
+
+
+def _taught(run: Run, teachers: Teachers | None, arm: Mapping[str, Any], phase: str, task: Task):
+  """The targets of a phase, and what its recipe computes once from the teachers."""
+  recipe = recipe_of(arm[f"{phase}method"])
+  if "teacher" not in recipe.needs:
+    return None, ()
+  found = networks.source(run, teachers, arm["targets"], task)
+  return found, () if recipe.prepare is None else _prepare(recipe, teachers, task)
+
+
+def _prepare(recipe: Recipe, teachers: Teachers, task: Task):
+  """What a recipe computes once from the teachers on the training examples."""
+  found = []
+  for network, variables in zip(teachers.networks, teachers.variables, strict=True):
+
+    def ask(variables, x, network=network):
+      out = network.apply(variables.params, x, stats=variables.stats)
+      return Outputs(out.logits, out.embedding)
+
+    found.append(jax.tree.map(jnp.asarray, predict(ask, variables, task.data.x)))
+  found = tuple(found)
+  return jax.device_get(recipe.prepare(found, jnp.asarray(task.data.y), teachers.variables))

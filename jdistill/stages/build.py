@@ -1,0 +1,216 @@
+"""The method of a run as a value and as a compiled program, whatever collaborators its builder takes."""
+
+import contextlib
+import functools
+import inspect
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jdistill import bilevel, catalog, models
+from jdistill.base import Method
+from jdistill.catalog import Row
+from jdistill.data import preprocess
+from jdistill.ops import suggest_chunk_size
+from jdistill.stages import networks, trajectories
+from jdistill.stages.run import Run
+from jdistill.synthetic import Materials, SyntheticSet
+from jdistill.training import parallel
+
+AUTO = "auto"
+
+
+class Route(NamedTuple):
+  """How the gradient through inner steps is taken.
+
+  Attributes:
+    gradient: a route of `jdistill.bilevel.unroll`.
+    chunk_size: rows of a batch and device looked at together; `None` for all.
+  """
+
+  gradient: str
+  chunk_size: int | None
+
+
+def row_of(run: Run) -> Row:
+  """The catalog's row of a run's method."""
+  return catalog.row(run.config["method"]["name"])
+
+
+def part(run: Run, name: str):
+  """A part of the method, such as its stream, with this run's options; `None` where it has no such part."""
+  row = row_of(run)
+  return row.build(name)(**row.options_of(run.config["method"], name)) if name in row.parts else None
+
+
+def count(run: Run) -> int:
+  """How many synthetic images there are."""
+  return run.config["ipc"] * run.task().num_classes
+
+
+def build(run: Run, initial: SyntheticSet, mesh: Mesh | None = None, route: Route | None = None, unroll=None) -> Method:
+  """The method of the configuration: its catalog row's builder with this run's networks and options.
+
+  Collaborators are handed over by the names of the builder's parameters.
+
+  Args:
+    run: the run.
+    initial: the starting set.
+    mesh: devices that share the rows of an inner batch; its step is then for `parallel.spread_step`. `None` for one.
+    route: how the gradient is taken; `usual_route` if `None`.
+    unroll: instead of the one made of these.
+  """
+  row = row_of(run)
+  makers = {
+    "apply": lambda: flat(run).apply,
+    "network": run.network,
+    "initial": lambda: initial,
+    "teacher_apply": lambda: run.network(run.config["teacher"]).apply,
+    "pixel_range": lambda: pixel_range(run),
+    "augment": lambda: run.augmentation(run.config["method"]["augment"]),
+    "siamese": lambda: run.augmentation(run.config["method"]["augment"], siamese=True),
+    "unroll": lambda: unroll or _unroll(run, mesh, route or usual_route(run, mesh)),
+  }
+  wanted = [name for name in inspect.signature(row.build()).parameters if name in makers]
+  return row.build()(**{name: makers[name]() for name in wanted}, **row.options_of(run.config["method"]))
+
+
+def flat(run: Run):
+  """The run's network over one parameter vector."""
+  return _flat(run.network())
+
+
+@functools.lru_cache(maxsize=8)
+def _flat(network):
+  return models.flatten(network)
+
+
+def pixel_range(run: Run) -> tuple[np.ndarray, np.ndarray]:
+  """The least and the greatest value of every channel in network space, `[channels]` each."""
+  task = run.task()
+  ends = (np.full((1, *task.input_shape), value, np.float32) for value in (0, 1))
+  spaces = [np.asarray(preprocess.transform(task.preprocessing, end), np.float32) for end in ends]
+  return spaces[0].min((0, 1, 2)), spaces[1].max((0, 1, 2))
+
+
+def _unroll(run: Run, mesh: Mesh | None, route: Route):
+  window = run.config["unroll"]["window"]
+  unroll = functools.partial(bilevel.unroll, gradient=route.gradient, window=window, chunk_size=route.chunk_size)
+  return unroll if mesh is None else parallel.spread_unroll(unroll, mesh, run.config["parallel"]["route"])
+
+
+class _Seen(Exception):
+  """Ends a trace once the rows of an inner step are known."""
+
+
+def inner_rows(run: Run) -> int | None:
+  """How many images an inner step sees; `None` for methods without inner steps."""
+  if not row_of(run).takes("unroll"):
+    return None
+  seen = []
+
+  def unroll(*arguments, indices, **options):
+    seen.append(indices.shape[1])
+    raise _Seen
+
+  key, state, example = shapes(run, method := build(run, empty(run), unroll=unroll))
+  with contextlib.suppress(_Seen):
+    jax.eval_shape(method.step, key, state, example)
+  return seen[0]
+
+
+def steps(run: Run) -> int | None:
+  """How many steps there are: those of the configuration, else as many as the method has by itself."""
+  return run.config["steps"] or build(run, empty(run), unroll=lambda *_, **__: None).steps
+
+
+def empty(run: Run) -> SyntheticSet:
+  """A starting set of the right shapes with nothing in it."""
+  task = run.task()
+  return part(run, "start").empty(run.config["ipc"], task.num_classes, task.input_shape)
+
+
+def materials(run: Run, *, real: bool = True) -> Materials:
+  """What the method's stream is made of.
+
+  Args:
+    run: the run.
+    real: read trajectories and teachers; otherwise there are shapes in their place.
+  """
+  task, row, count = run.task(), row_of(run), run.config.get("teachers", {}).get("count", 0)
+  found = Materials(task.teacher.x, task.teacher.y, task.num_classes, run.config["seed"], flat(run).size)
+  if row.takes("teacher_apply"):
+    network = run.network(run.config["teacher"])
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    found = found._replace(teacher=networks.first(run).variables[0] if real else shapes)
+  if row.keep == "trajectory" and real:
+    found = found._replace(segment=trajectories.ready(run).segment)
+  return found._replace(teachers=count)
+
+
+def shapes(run: Run, method: Method):
+  """Shapes of a key, of the method's state and of one batch of its stream."""
+  example = part(run, "stream").example(materials(run, real=False))
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  return key, jax.eval_shape(method.init, key, example), example
+
+
+def data_devices(run: Run) -> int:
+  """How many devices share the rows of an inner step; where it is open, as many as have something to do."""
+  rows, how = inner_rows(run), run.config["parallel"]
+  if rows is None:
+    return how["data"] or 1
+  if how["data"] is not None:
+    return how["data"]
+  processes = jax.process_count()
+  if (how["route"] == "pmap" and processes > 1) or (how["route"] != "jit" and _whole_batch(run)):
+    return 1
+  return parallel.suggest_data(rows, len(jax.devices()), processes)
+
+
+def _whole_batch(run: Run) -> bool:
+  return run.config["unroll"]["gradient"] in ("full", "remat")
+
+
+def usual_route(run: Run, mesh: Mesh | None = None) -> Route:
+  """The configuration's own choice; where it leaves one open, the fastest."""
+  how, share = run.config["unroll"], rows_per_device(run, mesh)
+  gradient = "mixed" if how["gradient"] == AUTO else how["gradient"]
+  if mesh is not None and run.config["parallel"]["route"] == "jit":
+    return Route(gradient, None)  # the compiler divides the rows; chunks of them would be divided again
+  if how["chunk_size"] is not None:
+    return Route(gradient, how["chunk_size"] if how["chunk_size"] < share else None)
+  theta = jax.ShapeDtypeStruct((flat(run).size,), np.float32)
+  platform = None if mesh is None else mesh.devices.flat[0].platform
+  shape = run.task().input_shape
+  return Route(gradient, suggest_chunk_size(flat(run).apply, theta, shape, share, platform=platform))
+
+
+def rows_per_device(run: Run, mesh: Mesh | None) -> int:
+  """How many of an inner step's images one device sees."""
+  return inner_rows(run) // (1 if mesh is None else mesh.shape[parallel.DATA])
+
+
+def compile_step(run: Run, mesh: Mesh | None = None, route: Route | None = None) -> jax.stages.Compiled:
+  """Lowers and compiles the step as the loop runs it, with its state donated.
+
+  Args:
+    run: the run; its data set is asked for shapes only.
+    mesh: the devices that share the rows of an inner batch, which need not be there; `None` for one device.
+    route: how the gradient is taken; the usual one if `None`.
+  """
+  method = build(run, empty(run), mesh, route)
+  key, state, example = shapes(run, method)
+  if mesh is None:
+    step = jax.jit(method.step, donate_argnums=(1,))
+  else:
+    step = parallel.spread_step(method.step, mesh, ahead_route(run), donate_argnums=(1,))
+  return step.lower(key, state, example).compile()
+
+
+def ahead_route(run: Run) -> str:
+  """How rows are spread; `pmap` cannot be compiled ahead, and is `shard_map` in an older form."""
+  chosen = run.config["parallel"]["route"]
+  return "shard_map" if chosen == "pmap" else chosen

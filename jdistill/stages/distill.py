@@ -1,0 +1,286 @@
+"""Stage `distill`: builds the method of the configuration and runs it through the loop."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from jdistill import catalog, export, schema
+from jdistill.base import PyTree, UserError
+from jdistill.bilevel import ROUTES
+from jdistill.config import Declared, Plain, sections
+from jdistill.data.checks import require_per_class
+from jdistill.files import format_bytes, read_npz, write_npz
+from jdistill.reporting import (
+  JsonlWriter,
+  MultiWriter,
+  Progress,
+  Section,
+  TensorBoardWriter,
+  curves,
+  image_grid,
+  read_jsonl,
+  save_png,
+  timeline,
+)
+from jdistill.schema import Range
+from jdistill.stages import build, gradient, plan, trajectories
+from jdistill.stages.build import Route
+from jdistill.stages.run import Run
+from jdistill.stages.stage import Part, Stage
+from jdistill.stages.workdir import lead
+from jdistill.synthetic import SyntheticSet
+from jdistill.training import Checkpoints, Hooks, distributed, parallel, run_loop
+
+_LEAVES = ("stages/initial.npz", "stages/distilled.npz")
+
+
+class Keys(NamedTuple):
+  """Keys at the top."""
+
+  steps: Annotated[int, Range(1)] | None = None
+  ipc: Annotated[int, Range(1)] = 1
+  snapshot_every: Annotated[int, Range(1)] | None = None
+
+
+class Unroll(NamedTuple):
+  """How the gradient through inner steps is taken, for methods that have some."""
+
+  gradient: Literal[("auto", *ROUTES)] = "mixed"
+  window: Annotated[int, Range(1)] | None = None
+  chunk_size: Annotated[int, Range(1)] | None = None
+
+
+def _complete(given: Mapping[str, Any], out: dict[str, Any]) -> None:
+  row, how = catalog.row(out["method"]["name"]), out["unroll"]
+  data, route = out["parallel"]["data"] or 1, out["parallel"]["route"]
+  if data > 1 and route != "jit" and how["gradient"] in ("full", "remat"):
+    raise UserError(
+      f"unroll.gradient={how['gradient']!r}: cannot spread a batch over parallel.data={data} devices with "
+      f"parallel.route={route!r}; set unroll.gradient='mixed', or parallel.route='jit'"
+    )
+  if how["gradient"] == "truncated" and how["window"] is None:
+    raise UserError("unroll.window=None: gradient 'truncated' needs how many of the inner steps it goes back")
+  for name in row.parts:
+    row.build(name)(**row.options_of(out["method"], name)).check(out["method"], out.get("teacher_train"))
+
+
+def _check(run: Run) -> None:
+  """Refuses sets, devices and networks that cannot work."""
+  task, c = run.task(), run.config
+  require_per_class(task.teacher.y, task.class_names, c["ipc"], "ipc")
+  network = run.network()
+  run.augmentation(c["method"].get("augment", "none"))
+  if build.row_of(run).takes("apply") and jax.tree.leaves(jax.eval_shape(network.init, jax.random.key(0)).stats):
+    key = "name" if c["model"]["name"].endswith("_bn") else "norm"
+    cure = "running statistics have no place in a matched trajectory; use 'instance' or 'group'"
+    raise UserError(f"model.{key}={c['model'][key]!r}: {cure}")
+  if build.steps(run) is None:
+    raise UserError("steps: not set, and there is no default for this data set; give --config.steps=...")
+  rows, how = build.inner_rows(run), c["parallel"]
+  if rows is None:
+    return
+  data, chunk = build.data_devices(run), c["unroll"]["chunk_size"]
+  if how["route"] == "pmap" and data > 1 and distributed.count() > 1:
+    raise UserError("parallel.route='pmap': is for one process; use 'shard_map' or 'jit'")
+  if data > 1:
+    parallel.check_rows(rows, parallel.make_mesh(data=data, devices=parallel.process_devices(data)))
+  if chunk is not None and chunk < rows // data and rows // data % chunk:
+    raise UserError(
+      f"unroll.chunk_size={chunk}: does not divide the {rows // data} images of an inner step"
+      f"{f' on each of {data} devices' if data > 1 else ''}; use a divisor, or None"
+    )
+
+
+def initial_set(run: Run) -> SyntheticSet:
+  """The synthetic set before the first step, on the host."""
+  task, teachers = run.task(), run.config.get("teachers", {"count": 0})
+  buffer = trajectories.ready(run) if build.row_of(run).keep == "trajectory" else None
+  return build.part(run, "start").make(
+    task.teacher.x,
+    task.teacher.y,
+    ipc=run.config["ipc"],
+    num_classes=task.num_classes,
+    seed=run.config["seed"],
+    expert_logits=None if buffer is None else lambda images, experts: trajectories.logits(run, buffer, images, experts),
+    experts=teachers["count"],
+  )
+
+
+def _run(run: Run) -> None:
+  """Distils, writes metrics and snapshots on the way, and leaves `stages/distilled.npz`."""
+  begin = time.monotonic()
+  # a run without the stage `teachers` still needs them
+  feed = build.part(run, "stream").stream(build.materials(run))
+  initial = run.workdir / "stages" / "initial.npz"
+  lead(lambda: None if initial.exists() else write_npz(initial, initial_set(run)._asdict()))
+  mesh = run.mesh("data", build.data_devices(run))
+  run.together(mesh, lambda: _loop(run, feed, mesh, begin))
+
+
+def _loop(run: Run, feed, mesh, begin: float) -> None:
+  c, steps = run.config, build.steps(run)
+  chosen = lead(lambda: (found := gradient.choose(run, mesh)) and list(found))
+  method = build.build(run, load(run, "initial"), mesh, Route(*chosen) if chosen else None)
+  checkpoints = Checkpoints(run.workdir / "checkpoints", {"config": run.hash})
+  progress = Progress("distill", steps, stream=run.stream)
+  writers: list[Any] = []
+  try:
+    outcome = run_loop(
+      method,
+      feed,
+      key=run.key("distill"),
+      steps=steps,
+      checkpoints=checkpoints,
+      checkpoint_seconds=c["checkpoint_seconds"],
+      log_every=c["log_every"],
+      snapshot_every=c["snapshot_every"],
+      hooks=_hooks(run, writers, progress),
+      mesh=mesh,
+      route=c["parallel"]["route"],
+    )
+  finally:
+    progress.close()
+    MultiWriter(*writers).close()
+    checkpoints.close()
+  if outcome.stopped:
+    run.interrupt("distill", begin, f"step {outcome.steps} of {steps} is saved")
+  result = jax.device_get(method.result(outcome.state))
+  if not result.lr > 0:
+    raise UserError(
+      f"learned learning rate {float(result.lr):.3g}: not positive, so nothing can be trained on the set; lower the "
+      "rate at which method learns it"
+    )
+  lead(lambda: write_npz(run.workdir / "stages" / "distilled.npz", result._asdict()))
+  figures = {name: float(value) for name, value in method.figures(outcome.state, steps).items()}
+  run.finish(
+    "distill",
+    begin,
+    steps=steps,
+    seconds_per_step=outcome.step_seconds,
+    first_step_seconds=outcome.first_step_seconds,
+    figures=figures,
+  )
+  shown = "".join(f", {name.replace('_', ' ')} {value:.4g}" for name, value in figures.items())
+  run.say(f"distill: {steps} steps{shown}")
+
+
+def _hooks(run: Run, writers: list, progress: Progress) -> Hooks:
+  c = run.config
+  if not distributed.is_writer():
+    return Hooks(stop=lambda: run.stop_requested)
+
+  def on_resume(step: int) -> None:
+    writers.append(JsonlWriter(run.workdir / "metrics.jsonl", "distill", resume_step=step or -1))
+    if c["tensorboard"]:
+      writers.append(TensorBoardWriter(run.workdir / "tensorboard", resume_step=step or None))
+    if step:
+      run.say(f"distill: going on after step {step} of {build.steps(run)}")
+
+  def on_metrics(step: int, metrics) -> None:
+    MultiWriter(*writers).write(step, metrics)
+    shown = {name.partition("/")[2]: value for name, value in metrics.items()}
+    progress.update(step, {name: shown[name] for name in ("loss", "accepted") if name in shown})
+
+  def on_snapshot(step: int, result: PyTree) -> None:
+    images = jax.device_get(result.images)[:: c["ipc"]][:10]  # the first of each class: what the timeline shows
+    write_npz(run.workdir / "snapshots" / f"{step:07d}.npz", {"pixels": run.task().pixels(images)})
+
+  return Hooks(on_resume, on_metrics, on_snapshot, stop=lambda: run.stop_requested)
+
+
+def load(run: Run, name: str) -> SyntheticSet:
+  """`"initial"` or `"distilled"`, as left by this stage."""
+  return SyntheticSet(**read_npz(run.workdir / "stages" / f"{name}.npz"))
+
+
+def _progress(run: Run) -> str:
+  """From the newest checkpoint."""
+  saved = [int(path.stem) for path in (run.workdir / "checkpoints").glob("*.json") if path.stem.isdigit()]
+  return f"step {max(saved, default=0)} of "
+
+
+def _plan(run: Run) -> list[tuple[str, ...]]:
+  images, shape, classes = build.count(run), run.task().input_shape, run.task().num_classes
+  held = 4 * images * (int(np.prod(shape)) + classes)
+  step = plan.distill_step(run)
+  what = f"{build.steps(run):,} steps on {images} images of {shape} ({format_bytes(held)})"
+  return [
+    (
+      what + (f", gradient {step.route.gradient}" if step.route else ""),
+      plan.work(step.flops, build.steps(run)),
+      step.held(),
+    )
+  ]
+
+
+def _report(run: Run) -> Part:
+  record = run.finished("distill", _LEAVES)
+  if record is None:
+    return Part()
+  result = load(run, "distilled")
+  digest = export.artefact_sha256(result.images, result.labels, float(result.lr))
+  names = ("seconds_per_step", "first_step_seconds")
+  summary = {name: record[name] for name in names} | record["figures"] | {"artefact_sha256": digest}
+  lines = [f"{name.replace('_', ' ')}: {value:.4g}" for name, value in record["figures"].items()]
+  if record["figures"].get("accepted_share") == 0:
+    lines.append("no step was accepted: nothing was learned, the set is its initialisation")
+  step, first = record["seconds_per_step"], record["first_step_seconds"]
+  if first:
+    others = f"a step took {step:.3f} s, " if step else ""
+    lines.append(f"{others}the first one {first:.1f} s with everything before it and its compilation")
+  told = "\n".join(f"- {line}" for line in lines)
+  parts = [
+    Section("Images", "Preprocessing is undone and values are clipped to [0, 1].", images=_pictures(run)),
+    Section("Training", told, images=_curves(run)),
+  ]
+  return Part(summary, lines=lines, sections=parts)
+
+
+def _curves(run: Run) -> list[tuple[str, Path]]:
+  path, plots = run.workdir / "metrics.jsonl", []
+  rows = read_jsonl(path, "distill") if path.exists() else []
+  for name in [name for name in (rows[0] if rows else {}) if "/" in name]:
+    points = [(row["step"], float(row[name])) for row in rows if name in row]
+    file = run.workdir / "curves" / f"{name.replace('/', '_')}.png"
+    curves(file, {name: tuple(zip(*points, strict=True))}, name)
+    plots.append((name, file))
+  return plots
+
+
+def _pictures(run: Run) -> list[tuple[str, Path]]:
+  ipc, classes, task = run.config["ipc"], run.task().num_classes, run.task()
+  count = len(load(run, "distilled").images)
+  shown = np.arange(count).reshape(-1, ipc)[: min(classes, 20), : min(ipc, 10)].reshape(-1)
+  out = []
+  for name in ("initial", "distilled"):
+    file = run.workdir / "images" / f"{name}.png"
+    images = task.pixels(np.asarray(load(run, name).images)[shown])
+    save_png(file, image_grid(images, min(ipc, 10) if ipc > 1 else 10))
+    out.append((f"{name} images, {'one row per class' if ipc > 1 else 'one per class'}", file))
+  snapshots = sorted((run.workdir / "snapshots").glob("*.npz"))
+  if len(snapshots) > 1:
+    frames = [(int(path.stem), read_npz(path)["pixels"]) for path in snapshots]
+    file = run.workdir / "images" / "timeline.png"
+    save_png(file, timeline(frames, np.arange(len(frames[0][1]))))
+    out.append((f"the first image of each class at steps {', '.join(str(step) for step, _ in frames[:12])}", file))
+  return out
+
+
+STAGE = Stage(
+  "distill",
+  _run,
+  Declared(
+    schema.fields(Keys),
+    {"model": sections.network(), "unroll": Plain(schema.fields(Unroll))},
+    complete=_complete,
+  ),
+  _LEAVES,
+  _check,
+  plan=_plan,
+  report=_report,
+  progress=_progress,
+)

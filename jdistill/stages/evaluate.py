@@ -1,0 +1,303 @@
+"""Stage `evaluate`: the distilled set and its controls, trained on by fresh networks under one protocol."""
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jdistill import models, schema
+from jdistill.base import Network, UserError
+from jdistill.config import Declared, Plain
+from jdistill.data.subset import balanced_indices
+from jdistill.evaluation import Protocol, evaluate_seeds, examples_of
+from jdistill.files import format_bytes
+from jdistill.reporting import Progress, Section, comparison
+from jdistill.schema import Above, Range, near_matches
+from jdistill.stages import build, distill, grid, networks, plan, relabel, train, trajectories
+from jdistill.stages.run import Run
+from jdistill.stages.stage import Part, Stage
+from jdistill.stages.workdir import lead
+from jdistill.synthetic import expert_label_logits, random_real
+from jdistill.teachers import fkd
+
+OWN = "distilled"
+CONTROLS = ("random_hard", "random_soft", "random_relabelled")  # the best of these is what the set is compared with
+SETS = (OWN, "distilled_hard", *CONTROLS, "initial", "full_data")
+LABELS = {
+  OWN: "distilled",
+  "random_hard": "random real images, hard labels",
+  "distilled_hard": "the distilled images, hard labels",
+  "random_soft": "random real images, teachers' soft labels",
+  "random_relabelled": "random real images, stored labels as the set's",
+  "initial": "the initialisation",
+  "full_data": "full data",
+}
+_FILE = "evaluations.json"
+_VALIDATION = 1000  # real training images on which the controls' learning rates are chosen
+
+
+class Eval(NamedTuple):
+  """How sets are compared."""
+
+  epochs: Annotated[int, Range(1)]
+  full_epochs: Annotated[int, Range(1)]
+  full_lr: Annotated[float, Above(0)]
+  seeds: Annotated[int, Range(1)] = 5
+  batch_size: Annotated[int, Range(1)] = 128
+  momentum: Annotated[float, Range(0, 0.999)] = 0.9
+  weight_decay: Annotated[float, Range(0)] = 5e-4
+  augment: str = "none"
+  models: tuple[str, ...] = ("convnet",)
+  sets: tuple[str, ...] = ()
+  control_lrs: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1)
+  full_batch_size: Annotated[int, Range(1)] = 128
+
+
+def _complete(given: Mapping[str, Any], out: dict[str, Any]) -> None:
+  e = out["eval"]
+  for name in e["models"]:
+    if name not in models.names():
+      raise UserError(f"eval.models: unknown network {name!r}{near_matches(name, models.names())}")
+  if not e["models"]:
+    raise UserError("eval.models: empty; name at least one network, such as 'convnet'")
+  known = _applicable(out)
+  e["sets"] = e["sets"] or known
+  for name in e["sets"]:
+    if name not in known:
+      raise UserError(f"eval.sets: {out['method']['name']} has no set {name!r}{near_matches(name, known)}")
+  if OWN not in e["sets"]:
+    raise UserError(f"eval.sets={e['sets']}: must contain {OWN!r}")
+  for key in ("models", "sets"):
+    if len(set(e[key])) < len(e[key]):
+      raise UserError(f"eval.{key}={e[key]}: names one of them twice; name each once")
+  for value in e["control_lrs"]:
+    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+      raise UserError(f"eval.control_lrs: {value!r} is not a learning rate; give numbers above 0")
+  if not e["control_lrs"]:
+    raise UserError("eval.control_lrs: empty; give at least one learning rate")
+
+
+def _applicable(out: Mapping[str, Any]) -> list[str]:
+  """The sets that a run can compare: soft labels need teachers, stored ones the stage `relabel`."""
+  if "relabel" in out:
+    return [OWN, "distilled_hard", "random_hard", "random_relabelled", "full_data"]
+  return [OWN, "random_hard", *(["random_soft"] if "teachers" in out else []), "initial", "full_data"]
+
+
+class _Set(NamedTuple):
+  """One set to train on.
+
+  Attributes:
+    images, labels: of the set.
+    lr: learning rate; `None` asks for a choice on validation images.
+    protocol: how networks are trained on it.
+    used: positions of real images that validation must not contain.
+    records: makes the stored labels that networks are trained on instead, by stage `relabel`.
+  """
+
+  images: np.ndarray
+  labels: np.ndarray
+  lr: float | None
+  protocol: Protocol
+  used: np.ndarray
+  records: Callable[[], fkd.Records] | None = None
+
+
+def _check(run: Run) -> None:
+  task = run.task()
+  if task.kind != "images":
+    raise UserError(f"task.name={run.config['task']['name']!r}: sets are evaluated on images with one label each")
+  for name in run.config["eval"]["models"]:
+    run.network(name)
+  run.augmentation(run.config["eval"]["augment"])
+
+
+def soft_labels(run: Run) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+  """`(images, labels) -> label logits [n, classes]`, the mean over the teachers that classify an image correctly."""
+  if build.row_of(run).keep == "trajectory":
+    buffer, count = trajectories.ready(run), run.config["teachers"]["count"]
+    logits = lambda images: trajectories.logits(run, buffer, images, range(count))  # noqa: E731
+  else:
+    found = [networks.read(run, one) for one in networks.wanted(run)]
+    logits = lambda images: networks.logits(found, images)  # noqa: E731
+  return lambda images, labels: expert_label_logits(logits(images), labels)
+
+
+def _sets(run: Run) -> dict[str, Callable[[int], _Set]]:
+  """Builders of the sets by name and seed; each random control draws other real images for every seed."""
+  c, task, e = run.config, run.task(), run.config["eval"]
+  protocol = Protocol(e["epochs"], e["batch_size"], e["momentum"], e["weight_decay"], run.augmentation(e["augment"]))
+  full = protocol._replace(epochs=e["full_epochs"], batch_size=e["full_batch_size"])
+  own, initial = distill.load(run, "distilled"), distill.load(run, "initial")
+  soften = soft_labels(run) if "random_soft" in e["sets"] else None
+  nothing = np.zeros(0, np.int64)
+
+  def random_control(seed: int) -> _Set:
+    rng = np.random.default_rng((c["seed"], 3, seed))
+    picked = random_real(rng, task.teacher.y, c["ipc"], task.num_classes)
+    return _Set(task.teacher.x[picked], task.teacher.y[picked], None, protocol, picked)
+
+  def softened(one: _Set) -> _Set:
+    return one._replace(labels=soften(one.images, one.labels))
+
+  def relabelled(one: _Set, seed: int) -> _Set:
+    key = jax.random.fold_in(run.key("random records"), seed)
+    return one._replace(lr=c["relabel"]["lr"], records=lambda: relabel.record(run, one.images, key))
+
+  def distilled(seed: int) -> _Set:
+    one = _Set(own.images, own.labels, float(own.lr), protocol, nothing)
+    return one._replace(lr=c["relabel"]["lr"], records=lambda: relabel.load(run)) if "relabel" in c else one
+
+  builders = {
+    OWN: distilled,
+    "distilled_hard": lambda seed: _Set(own.images, own.labels, None, protocol, nothing),
+    "random_hard": random_control,
+    "random_soft": lambda seed: softened(random_control(seed)),
+    "random_relabelled": lambda seed: relabelled(random_control(seed), seed),
+    "initial": lambda seed: _Set(initial.images, initial.labels, None, protocol, nothing),
+    "full_data": lambda seed: _Set(task.teacher.x, task.teacher.y, e["full_lr"], full, nothing),
+  }
+  return {name: builders[name] for name in e["sets"]}
+
+
+def _choose_lr(run: Run, network: Network, one: _Set) -> float:
+  """The control's learning rate: the best of a few on real training images outside the set, never on test images."""
+  task, rates = run.task(), run.config["eval"]["control_lrs"]
+  free = np.setdiff1d(np.arange(len(task.teacher.y)), one.used)
+  labels = task.teacher.y[free]
+  least = int(np.bincount(labels, minlength=task.num_classes).min())
+  count = min(_VALIDATION, least * task.num_classes)
+  if count >= task.num_classes:
+    picked = balanced_indices(labels, count, task.num_classes, seed=run.config["seed"], key="validation")
+    free, labels = free[picked], labels[picked]
+  if not len(free):
+    return float(rates[0])
+  examples, key = examples_of(one.images, one.labels), run.key("validation")
+  found = [
+    evaluate_seeds(network, one.protocol, examples, lr, task.teacher.x[free], labels, key=key, seeds=1)[0]
+    for lr in rates
+  ]
+  return float(rates[int(np.argmax(found))])
+
+
+def _run(run: Run) -> None:
+  """Evaluates every set with every network of `eval.models`; finished seeds are kept."""
+  run.together(run.mesh("pool", run.config["eval"]["seeds"]), lambda: _cells(run))
+
+
+def _cells(run: Run) -> None:
+  e, task, found = run.config["eval"], run.task(), grid.Grid(run, "evaluate", _FILE)
+  sets, mesh = _sets(run), run.mesh("pool", e["seeds"])
+  names = [f"{model}/{name}" for model in e["models"] for name in sets]
+  progress = Progress("evaluate", len(names) * e["seeds"], stream=run.stream)
+
+  def one(cell: str) -> dict[str, Any]:
+    model, _, name = cell.partition("/")
+    network, make = run.network(model), sets[name]
+    entry = found.cells.setdefault(cell, {"lr": None, "scores": {task.metric: []}, "begun": True})
+    scores = entry["scores"][task.metric]
+    while (seed := len(scores)) < e["seeds"]:
+      done = sum(len(known["scores"][task.metric]) for known in found.cells.values() if "scores" in known)
+      found.stop_if_asked(f"{done} of {len(names) * e['seeds']} evaluations are saved")
+      first = make(seed)
+      if entry["lr"] is None:
+        entry["lr"] = first.lr if first.lr is not None else lead(lambda first=first: _choose_lr(run, network, first))
+      at_once = _at_once(name, e["seeds"] - seed, mesh)
+      own_sets = [first, *(make(seed + other) for other in range(1, at_once) if name.startswith("random_"))]
+      if first.records is not None:
+        scores += _replayed(run, cell, network, own_sets, entry, list(range(seed, seed + at_once)))
+      else:
+        entry["label_bytes"] = int(np.asarray(first.labels).nbytes)
+        examples = [examples_of(one.images, one.labels) for one in own_sets]
+        examples = examples if len(examples) > 1 else examples[0]
+        options = {"key": run.key("evaluate"), "seeds": at_once, "first": seed, "mesh": mesh}
+        scores += evaluate_seeds(network, first.protocol, examples, entry["lr"], task.test.x, task.test.y, **options)
+      found.save()
+      progress.update(done + at_once, {name: scores[-1]})
+    return {key: value for key, value in entry.items() if key != "begun"}
+
+  found.work(names, one)
+  progress.close()
+  found.finish()
+
+
+def _replayed(
+  run: Run, cell: str, network: Network, sets: list[_Set], entry: dict[str, Any], seeds: list[int]
+) -> list[float]:
+  """Scores of networks trained on stored labels: all on one set, or each on its own."""
+  task, out = run.task(), []
+  groups = [(sets[0], seeds)] if len(sets) == 1 else [(one, [seed]) for one, seed in zip(sets, seeds, strict=True)]
+  for one, own in groups:
+    records = one.records()
+    entry["label_bytes"] = records.nbytes
+    job = relabel.job(run, cell, network, one.images, records, own)
+    trained, _ = train.run(run, job, run.key("evaluate"), None, stage="evaluate")
+    predicts = [train.predictions(job, trained, index) for index in range(len(own))]
+    out += [float(task.score(predict, task.test)[task.metric]) for predict in predicts]
+  return out
+
+
+def _at_once(name: str, left: int, mesh: Mesh | None) -> int:
+  """How many seeds train together: few, as each is saved, where that costs nothing."""
+  on_cpu, own_sets = jax.default_backend() == "cpu", name.startswith("random_")
+  if mesh is not None:
+    return min(left, mesh.size) if on_cpu or own_sets else left
+  # one after another on CPU; elsewhere at once, where all seeds see the same images
+  return 1 if on_cpu or own_sets else left
+
+
+def _plan(run: Run) -> list[tuple[str, str]]:
+  e, c = run.config["eval"], run.config
+  count = build.count(run)
+  per_image = plan.gradient_flops(run)
+  trained = per_image * count * (e["epochs"] + 1) * sum(name != "full_data" for name in e["sets"])
+  full = per_image * len(run.task().teacher.y) * (e["full_epochs"] + 1) * ("full_data" in e["sets"])
+  what = f"{len(e['sets'])} sets x {e['seeds']} networks x {len(e['models'])} architectures"
+  return [(what, f"about {plan.flops(e['seeds'] * (trained + full))} for {c['model']['name']}")]
+
+
+def _report(run: Run) -> Part:
+  if run.finished("evaluate", (f"stages/{_FILE}",)) is None:
+    return Part()
+  cells, task, e = grid.load(run, _FILE), run.task(), run.config["eval"]
+  by_model = {model: {name: cells[f"{model}/{name}"] for name in e["sets"]} for model in e["models"]}
+  compared = {}
+  for model, sets in by_model.items():
+    plain = comparison.compare(sets, task.metric, None)
+    known = [name for name in CONTROLS if "mean" in plain.get(name, {})]
+    reference = max(known, key=lambda name: plain[name]["mean"]) if known else None
+    compared[model] = reference, comparison.compare(sets, task.metric, reference)
+  reference, first = next(iter(compared.values()))
+  names = LABELS | {OWN: f"{run.config['method']['name'].upper()}, {run.config['ipc']} per class"}
+  headers, rows = comparison.table(first, task.metric, reference, first="training set", names=names, digits=3)
+  for model, (_, sets) in list(compared.items())[1:]:
+    headers.append(f"{model}: {task.metric}")
+    for row, cell in zip(rows, sets.values(), strict=True):
+      row.append("failed" if "failed" in cell else f"{cell['mean']:.3f} ± {cell['std']:.3f}")
+  headers += ["learning rate", "label bytes"]
+  for row, cell in zip(rows, first.values(), strict=True):
+    row += [f"{cell['lr']:.3g}", format_bytes(cell["label_bytes"])] if "lr" in cell else ["", ""]
+  said = comparison.verdict(first, OWN, reference, task.metric, task.higher, LABELS | {OWN: "the distilled set"})
+  figure = run.workdir / "curves" / "sets.png"
+  comparison.bars(figure, {model: sets for model, (_, sets) in compared.items()}, task.metric)
+  text = (
+    f"{said}.\n\nMean ± standard deviation over {e['seeds']} fresh networks. Seeds are paired: a seed has the same "
+    "initial network and order for every set. Random controls draw other images for every network; learning rates of "
+    "controls were chosen on training images outside the set, that of the distilled set is its learned one."
+  )
+  summary = {"reference": reference, "arms": first, "models": {model: sets for model, (_, sets) in compared.items()}}
+  section = Section("Result", text, (headers, rows), [("means with standard deviations over networks", figure)])
+  return Part(summary, (headers, rows), said, sections=[section])
+
+
+STAGE = Stage(
+  "evaluate",
+  _run,
+  Declared(sections={"eval": Plain(schema.fields(Eval))}, complete=_complete),
+  (f"stages/{_FILE}",),
+  _check,
+  plan=_plan,
+  report=_report,
+)

@@ -1,0 +1,65 @@
+"""Stage `export`: the distilled set as a directory that needs nothing else, under `result/`."""
+
+import time
+
+from jdistill import __version__, config, export
+from jdistill.base import UserError
+from jdistill.data import preprocess
+from jdistill.files import verify_checksums
+from jdistill.stages import build, distill
+from jdistill.stages.run import Run
+from jdistill.stages.stage import Part, Stage
+from jdistill.stages.workdir import lead
+
+_LEAVES = ("result/checksums.json",)
+
+
+def _run(run: Run) -> None:
+  """Writes `result/`; the same run always writes the same bytes, so nothing in it depends on time or place."""
+  begin, c, task = time.monotonic(), run.config, run.task()
+  result, row = distill.load(run, "distilled"), build.row_of(run)
+  protocol = {name: c["eval"][name] for name in ("epochs", "batch_size", "momentum", "weight_decay", "augment")}
+  distilled = export.DistilledSet(
+    images=result.images,
+    labels=result.labels,
+    learned_lr=float(result.lr),
+    preprocessing=preprocess.to_arrays(task.preprocessing),
+    class_names=task.class_names,
+    protocol=protocol | {"model": c["model"]},
+    provenance={
+      "method": row.name,
+      "paper": f"{row.title} (arXiv {row.arxiv})",
+      "dataset": dict(task.source),
+      "ipc": c["ipc"],
+      "config_hash": run.hash,
+      "config": config.what(c),
+      "jdistill": __version__,
+    },
+  )
+  digest = export.save(run.workdir / "result", distilled, pixels=task.pixels(result.images))
+  run.finish("export", begin, artefact_sha256=digest)
+
+
+def _verify(run: Run) -> None:
+  """Refuses a `result/` that was damaged or edited after it was written."""
+  directory = run.workdir / "result"
+  try:
+    verify_checksums(directory)
+  except UserError as error:
+    where = str(error).split(": ")[0]
+    raise UserError(f"{where}: delete {directory} and run the same command again to write it anew") from error
+
+
+def _report(run: Run) -> Part:
+  if run.finished("export", _LEAVES) is None:
+    return Part()
+  return Part(lines=[f"the set: {run.workdir / 'result'}"])
+
+
+STAGE = Stage(
+  "export",
+  lambda run: lead(lambda: _run(run)),
+  leaves=_LEAVES,
+  verify=lambda run: lead(lambda: _verify(run)),
+  report=_report,
+)

@@ -1,0 +1,75 @@
+"""Named cells of work: kept in one file, resumed cell by cell, a failing one kept apart from the others."""
+
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from jdistill.base import Diverged
+from jdistill.files import read_json, write_json
+from jdistill.stages.run import Run
+from jdistill.stages.workdir import lead
+
+
+class Grid:
+  """The cells of one stage.
+
+  Attributes:
+    cells: finished ones (and begun ones, where work tells so) by name, as the file holds them.
+  """
+
+  def __init__(self, run: Run, stage: str, file: str):
+    """Opens what there is.
+
+    Args:
+      run: the run.
+      stage: whose cells they are; it is interrupted where the user asks to stop.
+      file: their place in `stages/` of the work directory.
+    """
+    self._run, self._stage, self._begin = run, stage, time.monotonic()
+    self._path = path_of(run, file)
+    self.cells: dict[str, Any] = lead(lambda: read_json(self._path) if self._path.exists() else {})
+
+  def work(self, names: Iterable[str], one: Callable[[str], dict[str, Any]]) -> None:
+    """Does what is left: `one(name)` gives the record of a cell.
+
+    A cell whose training diverges is recorded as `{"failed": message}`, and the others go on.
+    """
+    names = list(names)
+    for name in names:
+      if self.is_done(name):
+        continue
+      self.stop_if_asked(f"{sum(map(self.is_done, names))} of {len(names)} are saved")
+      try:
+        self.cells[name] = one(name)
+      except Diverged as error:
+        self.cells[name] = {"failed": str(error)}
+        self._run.say(f"{self._stage}: {error}")
+      self.save()
+
+  def is_done(self, name: str) -> bool:
+    """Whether nothing is left to do in a cell."""
+    return name in self.cells and not self.cells[name].get("begun")
+
+  def save(self) -> None:
+    """Writes all cells."""
+    lead(lambda: write_json(self._path, self.cells))
+
+  def stop_if_asked(self, what: str) -> None:
+    """Interrupts the stage where the user has asked for it; `what` tells how much is saved."""
+    if self._run.stops():
+      self._run.interrupt(self._stage, self._begin, what)
+
+  def finish(self, **record: Any) -> None:
+    """Marks the stage as finished."""
+    self._run.finish(self._stage, self._begin, **record)
+
+
+def path_of(run: Run, file: str) -> Path:
+  """Where the cells of a stage lie."""
+  return run.workdir / "stages" / file
+
+
+def load(run: Run, file: str) -> dict[str, Any]:
+  """The cells that a stage has left."""
+  return read_json(path_of(run, file))

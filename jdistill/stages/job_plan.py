@@ -1,0 +1,82 @@
+"""What a job would cost, from shapes alone, and its update as a compiled program."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jdistill.base import PyTree
+from jdistill.methods.knowledge import StudentInput
+from jdistill.reporting import flops
+from jdistill.stages import job as job_lib
+from jdistill.stages import plan
+from jdistill.stages.run import Run
+from jdistill.training import parallel
+
+
+class Plan(NamedTuple):
+  """A job, traced.
+
+  Attributes:
+    parameters: of the network.
+    extra: parameters of everything else that learns.
+    steps: updates of one seed, at most.
+    state_bytes: of everything that changes, for one seed.
+    flops: of one update of one seed; NaN where it cannot be traced before its constants are computed.
+  """
+
+  parameters: int
+  extra: int
+  steps: int
+  state_bytes: int
+  flops: float
+
+  def cost(self, seeds: int) -> str:
+    """The work of so many seeds, as people read it."""
+    return plan.work(self.flops, self.steps, seeds)
+
+
+def _shapes(tree: PyTree) -> PyTree:
+  return jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a), jax.dtypes.canonicalize_dtype(a.dtype)), tree)
+
+
+def _traced(run: Run, job: job_lib.Job):
+  """The method, and shapes of a key, its state and one input."""
+  prepared = job_lib.prepare(run, job._replace(members=job.members[:1], seeds=job.seeds[:1]))
+  rows = jax.ShapeDtypeStruct((prepared.batch_size,), jnp.int32)
+  batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((rows.shape[0], *np.shape(a)[1:]), a.dtype), _shapes(job.data))
+  batch = batch._replace(weight=jax.ShapeDtypeStruct(rows.shape, jnp.float32))
+  step, now = jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((), jnp.float32)
+  shared = _shapes(prepared.shared)
+  own = (shared.targets, shared.constants, shared.held_out, None, shared.options, shared.lr)
+  inputs = StudentInput(batch, step, now, rows, *own)
+  key = jax.eval_shape(lambda: jax.random.key(0))
+  return prepared, key, jax.eval_shape(prepared.method.init, key, inputs), inputs
+
+
+def plan_of(run: Run, job: job_lib.Job) -> Plan:
+  """Traces a job.
+
+  Raises:
+    ValueError: what networks, connectors and losses refuse.
+  """
+  prepared, key, state, inputs = _traced(run, job)
+  known = job.recipe.prepare is None  # else the update wants constants that are computed from real outputs
+  work = flops.count(prepared.method.step, key, state, inputs) if known else float("nan")
+  sizes = {name: sum(leaf.size for leaf in jax.tree.leaves(role.params)) for name, role in state.roles.items()}
+  held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+  own = sizes.pop("student")
+  return Plan(own, sum(sizes.values()), prepared.policy.steps * job.train["epochs"], held, work)
+
+
+def compile_update(run: Run, job: job_lib.Job, mesh: Mesh) -> jax.stages.Compiled:
+  """The update of one seed, its batch spread over the devices of a mesh, which need not be there."""
+  prepared, key, state, inputs = _traced(run, job)
+
+  def step(key, state, inputs):
+    rows = parallel.constrain_rows(mesh, inputs.batch)
+    return prepared.method.step(key, state, inputs._replace(batch=rows))
+
+  return parallel.spread_step(step, mesh, "jit", donate_argnums=(1,)).lower(key, state, inputs).compile()

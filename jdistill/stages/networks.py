@@ -1,0 +1,247 @@
+"""Frozen teachers of a run: which are wanted, where they lie, and how they are read."""
+
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jdistill import catalog
+from jdistill.base import DataPolicy, Network, TargetSource, UserError, Variables
+from jdistill.config.arms import TEACHER_SECTIONS
+from jdistill.files import read_json, read_npz
+from jdistill.methods.knowledge import Recipe
+from jdistill.models.predict import predict
+from jdistill.stages import train
+from jdistill.stages.run import Run
+from jdistill.stages.workdir import lead
+from jdistill.tasks import Task
+from jdistill.teachers.cache import cached, record, top_k
+from jdistill.teachers.frozen import committee, variables_hash
+
+
+class Teachers(NamedTuple):
+  """Trained teachers.
+
+  Attributes:
+    networks, variables: of each.
+    hash: of all parameters.
+    scores: what each is worth on the test examples; empty where that is not known.
+  """
+
+  networks: tuple[Network, ...]
+  variables: tuple[Variables, ...]
+  hash: str
+  scores: list[dict[str, float]]
+
+
+class Wanted(NamedTuple):
+  """Teachers of one kind that a run needs.
+
+  Attributes:
+    name: how the run calls them.
+    sections: the teachers' sections and `task`.
+    count: how many, with seeds from 0.
+    stored: where they lie, if they were made elsewhere.
+  """
+
+  name: str
+  sections: Mapping[str, Any]
+  count: int
+  stored: str | None = None
+
+
+def recipe_of(section: Mapping[str, Any]) -> Recipe:
+  """The recipe of a section `method`, `teacher_method` or `start_method`; the same object for equal sections."""
+  return _recipe(json.dumps(dict(section), sort_keys=True))
+
+
+@functools.lru_cache(maxsize=64)
+def _recipe(section: str) -> Recipe:
+  options = json.loads(section)
+  return catalog.row(options.pop("name")).build()(**options)
+
+
+def policy_of(section: Mapping[str, Any]) -> Callable[[int, int], DataPolicy]:
+  """A section `data_policy` as `(size, batch_size) -> DataPolicy`; the same object for equal arguments."""
+  return functools.partial(_policy, json.dumps(dict(section), sort_keys=True))
+
+
+@functools.lru_cache(maxsize=64)
+def _policy(section: str, size: int, batch_size: int) -> DataPolicy:
+  options = json.loads(section)
+  return catalog.policy(options.pop("name"))(size, batch_size, **options)
+
+
+def has_teacher(arm: Mapping[str, Any]) -> bool:
+  """Whether an arm, or the phase before it, learns from teachers."""
+  methods = [arm["method"], *([arm["start_method"]] if arm["start_train"] else [])]
+  return any("teacher" in recipe_of(method).needs for method in methods)
+
+
+def wanted_by(run: Run, label: str, arm: Mapping[str, Any]) -> list[Wanted]:
+  """The teachers of one arm: its own, then those of the committee that it names."""
+  own = {section: arm[section] for section in TEACHER_SECTIONS}
+  name = "teacher" if own == {section: run.config[section] for section in TEACHER_SECTIONS} else f"teacher of {label}"
+  teachers, task = arm["teachers"], {"task": arm["task"]}
+  others = [Wanted(f"teacher {other}", run.config["committee"][other] | task, 1) for other in teachers["also"]]
+  return [Wanted(name, own | task, teachers["count"], teachers["stored"]), *others]
+
+
+def wanted(run: Run) -> list[Wanted]:
+  """All teachers of a run, each kind once and as many of it as the arm that wants most; the run's own first."""
+  arms = run.config.get("arms")
+  if arms is None:
+    return wanted_by(run, "", run.config)
+  found: dict[str, Wanted] = {}
+  for label in run.config["order"]:
+    if has_teacher(arms[label]):
+      for one in wanted_by(run, label, arms[label]):
+        known = found.setdefault(key := _kind(run, one), one)
+        found[key] = known._replace(count=max(known.count, one.count))
+  return sorted(found.values(), key=lambda one: one.name != "teacher")
+
+
+def _kind(run: Run, one: Wanted) -> str:
+  return run.key_of(**identity(run, one._replace(count=1)))
+
+
+def identity(run: Run, one: Wanted) -> dict[str, Any]:
+  """All that determines teachers of one kind."""
+  if one.stored is not None:
+    return {"stored": one.stored}
+  return {
+    "data": run.fingerprint(run.task(one.sections["task"]).teacher),
+    "model": one.sections["teacher"],
+    "method": one.sections["teacher_method"],
+    "train": one.sections["teacher_train"],
+    "data_policy": one.sections["teacher_data_policy"],
+    "count": one.count,
+    "seed": run.config["seed"],
+  }
+
+
+def directory(run: Run, one: Wanted) -> Path:
+  """Where teachers lie: shared by all runs that want the same."""
+  if one.stored is not None:
+    return Path(one.stored).expanduser()
+  return run.artefact("teachers", **identity(run, one))
+
+
+def is_complete(path: Path) -> bool:
+  """Whether teachers are there."""
+  return (path / "teacher.json").exists() and (path / "variables.npz").exists()
+
+
+def model_of(one: Wanted) -> Mapping[str, Any]:
+  """The section `teacher` of teachers of one kind, also of stored ones.
+
+  Raises:
+    UserError: there is no stored teacher.
+  """
+  if one.stored is None:
+    return one.sections["teacher"]
+  path = Path(one.stored).expanduser()
+  if not is_complete(path):
+    raise UserError(f"teachers.stored={one.stored!r}: no teacher there; give a directory of artefacts/teachers")
+  return read_json(path / "teacher.json")["identity"]["model"]
+
+
+def read(run: Run, one: Wanted) -> Teachers:
+  """Teachers of one kind.
+
+  Raises:
+    UserError: they are not there, damaged, or do not fit.
+  """
+  path, model = directory(run, one), model_of(one)
+  if not is_complete(path):
+    raise UserError(f"{path}: no teacher there; add 'teachers' to config.stages, or give the --artefacts of that run")
+  task = run.task(one.sections["task"])
+  found, kept = read_npz(path / "variables.npz"), read_json(path / "teacher.json")
+  network = run.network(model, task)
+  form = jax.eval_shape(network.init, jax.random.key(0))
+  leaves = [found[name] for name in sorted(found)]
+  if [leaf.shape[1:] for leaf in leaves] != [leaf.shape for leaf in jax.tree.leaves(form)]:
+    cure = "give a teacher of this data" if one.stored else "delete the directory"
+    raise UserError(
+      f"{path}/variables.npz: does not fit model {model['name']} with {task.num_classes} classes on inputs "
+      f"{task.input_shape}; {cure}"
+    )
+  stacked = jax.tree.unflatten(jax.tree.structure(form), leaves)
+  variables = tuple(jax.tree.map(lambda a, i=i: jnp.asarray(a[i]), stacked) for i in range(len(leaves[0])))
+  variables = variables[: one.count]
+  scores = kept["scores"] if one.stored is None else []
+  return Teachers((network,) * len(variables), variables, variables_hash(variables), scores)
+
+
+def job_of(run: Run, one: Wanted, seeds: list[int], network=None) -> train.Job:
+  """The training of teachers of one kind.
+
+  Args:
+    run: the run.
+    one: which.
+    seeds: their numbers.
+    network: instead of the one of section `teacher`, such as the same over flat parameters.
+  """
+  task = run.task(one.sections["task"])
+  return train.Job(
+    label=one.name,
+    network=network or run.network(one.sections["teacher"], task),
+    recipe=recipe_of(one.sections["teacher_method"]),
+    train=one.sections["teacher_train"],
+    policy=policy_of(one.sections["teacher_data_policy"]),
+    data=task.teacher,
+    members=np.tile(np.arange(len(task.teacher.y)), (len(seeds), 1)),
+    seeds=seeds,
+    section="teacher_train",
+  )
+
+
+def first(run: Run) -> Teachers:
+  """The run's own teachers; those that are missing are trained first."""
+  (one,) = wanted(run)
+  if one.stored is None and not lead(lambda: is_complete(directory(run, one))):
+    from jdistill.stages import teachers  # the stage, which is built on this file
+
+    teachers.STAGE.run(run)
+  return read(run, one)
+
+
+def load(run: Run, label: str, arm: Mapping[str, Any]) -> Teachers | None:
+  """The teachers of an arm; `None` where it has none."""
+  if not has_teacher(arm):
+    return None
+  whole = {_kind(run, one): one for one in wanted(run)}
+  networks, variables, scores = (), (), []
+  for one in wanted_by(run, label, arm):
+    found = read(run, whole[_kind(run, one)])
+    networks, variables = networks + found.networks[: one.count], variables + found.variables[: one.count]
+    scores += found.scores[: one.count]
+  return Teachers(networks, variables, variables_hash(variables), scores)
+
+
+def source(run: Run, found: Teachers, targets: Mapping[str, Any], task: Task) -> TargetSource:
+  """Teachers as a section `targets` asks for them: online or stored; the same object for the same teachers."""
+  name = (found.hash, json.dumps(dict(targets), sort_keys=True), run.fingerprint(task.data))
+  return run.once(("targets", *name), lambda: _source(run, found, targets, task))
+
+
+def _source(run: Run, found: Teachers, targets: Mapping[str, Any], task: Task) -> TargetSource:
+  online = committee(found.networks, found.variables)
+  if targets["source"] == "online":
+    return online
+  own = run.fingerprint(task.data)
+  stored = record(online, task.data.x, task.data.ids, data=own, teacher_hash=found.hash)
+  if targets["top_k"] is not None:
+    stored = top_k(stored, targets["top_k"])
+  return cached(stored, data=own, teacher_hash=found.hash)
+
+
+def logits(found: Sequence[Teachers], images: np.ndarray) -> np.ndarray:
+  """Logits `[networks, n, classes]` of all teachers on images in network space."""
+  pairs = [pair for one in found for pair in zip(one.networks, one.variables, strict=True)]
+  return np.stack([predict(network, variables, images) for network, variables in pairs])

@@ -1,0 +1,132 @@
+"""Stage `relabel`: the teachers label every augmented batch of a training run ahead, to be replayed by students."""
+
+import time
+from typing import Annotated, Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from jdistill import augment, schema
+from jdistill.base import Augmentation, Batch
+from jdistill.config import Declared, Plain
+from jdistill.config.common import Train
+from jdistill.data.policies import shuffle
+from jdistill.files import format_bytes
+from jdistill.methods.knowledge.logits import kd
+from jdistill.schema import Above, Range
+from jdistill.stages import distill, networks, train
+from jdistill.stages.run import Run
+from jdistill.stages.stage import Part, Stage
+from jdistill.stages.workdir import lead
+from jdistill.teachers import fkd
+from jdistill.teachers.frozen import committee
+
+_LEAVES = ("stages/records.npz",)
+
+
+class Relabel(NamedTuple):
+  """What is stored, and how students train on it."""
+
+  epochs: Annotated[int, Range(1)] = 300
+  batch_size: Annotated[int, Range(1)] = 128
+  temperature: Annotated[float, Above(0)] = 20.0
+  crop_scale: Annotated[float, Above(0), Range(high=1)] | None = 0.08
+  flip: bool = True
+  mix: Literal["cutmix", "mixup", "none"] = "cutmix"
+  optimizer: str = "adamw"
+  lr: Annotated[float, Above(0)] = 1e-3
+  weight_decay: Annotated[float, Range(0)] = 0.01
+
+
+def augmentation(run: Run) -> Augmentation:
+  """What batches go through before teachers and students see them."""
+  c, parts = run.config["relabel"], []
+  if c["crop_scale"] is not None:
+    parts.append(augment.resized_crop((c["crop_scale"], 1.0)))
+  if c["flip"]:
+    parts.append(augment.flip())
+  if c["mix"] != "none":
+    parts.append({"cutmix": augment.cutmix, "mixup": augment.mixup}[c["mix"]]())
+  return augment.compose(*parts)
+
+
+def record(run: Run, images: np.ndarray, key: jax.Array) -> fkd.Records:
+  """The teachers' labels of images in network space, for all epochs of a training run."""
+  c = run.config["relabel"]
+  found = [networks.read(run, one) for one in networks.wanted(run)]
+  teachers = committee([n for one in found for n in one.networks], [v for one in found for v in one.variables])
+  examples = examples_of(images)
+  return fkd.record(
+    teachers,
+    examples,
+    shuffle(len(images), c["batch_size"], drop_last=False),
+    key,
+    epochs=c["epochs"],
+    augment=augmentation(run),
+    data=run.fingerprint(examples),
+    teacher_hash=found[0].hash,
+  )
+
+
+def examples_of(images: np.ndarray) -> Batch:
+  """Images whose labels nobody reads."""
+  ids = np.arange(len(images), dtype=np.int32)
+  return Batch(np.asarray(images), np.zeros(len(images), np.int32), ids)
+
+
+def job(run: Run, label: str, network, images: np.ndarray, records: fkd.Records, seeds: list[int]) -> train.Job:
+  """The training of fresh networks on images with stored labels: their divergence at a temperature, without labels."""
+  c = run.config["relabel"]
+  names = ("epochs", "batch_size", "optimizer", "lr", "weight_decay")
+  # the divergence without its factor T^2, as released
+  recipe = kd(temperature=c["temperature"], ce_weight=0.0, kd_weight=1 / c["temperature"] ** 2)
+  return train.Job(
+    label=label,
+    network=network,
+    recipe=recipe,
+    train=Train()._asdict() | {name: c[name] for name in names},
+    policy=lambda size, batch_size: fkd.policy(records),
+    data=examples_of(images),
+    members=np.tile(np.arange(len(images)), (len(seeds), 1)),
+    seeds=seeds,
+    targets=fkd.replayed(records),
+    section="relabel",
+    record=augmentation(run),
+  )
+
+
+def load(run: Run) -> fkd.Records:
+  """The labels of the distilled set, as left by this stage."""
+  return fkd.load(run.workdir / _LEAVES[0], augmentation(run))
+
+
+def _run(run: Run) -> None:
+  begin = time.monotonic()
+  images = np.asarray(distill.load(run, "distilled").images)
+  records = record(run, images, run.key("relabel"))
+  fkd.save(records, run.workdir / _LEAVES[0])
+  run.finish("relabel", begin, label_bytes=records.nbytes)
+  steps, epochs = len(records.index), run.config["relabel"]["epochs"]
+  run.say(f"relabel: {steps:,} batches of {epochs} epochs, {format_bytes(records.nbytes)} of labels")
+
+
+def _plan(run: Run) -> list[tuple[str, str]]:
+  c, count = run.config["relabel"], run.config["ipc"] * run.task().num_classes
+  size = c["epochs"] * (-(-count // c["batch_size"])) * min(c["batch_size"], count)
+  stored = size * (2 * run.task().num_classes + 8)
+  return [(f"labels of {c['epochs']} epochs of {count} images", f"about {format_bytes(stored)} without augmentations")]
+
+
+def _report(run: Run) -> Part:
+  record = run.finished("relabel", _LEAVES)
+  return Part() if record is None else Part({"label_bytes": record["label_bytes"]})
+
+
+STAGE = Stage(
+  "relabel",
+  lambda run: lead(lambda: _run(run)),
+  Declared(sections={"relabel": Plain(schema.fields(Relabel))}),
+  _LEAVES,
+  plan=_plan,
+  report=_report,
+)

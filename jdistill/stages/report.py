@@ -1,0 +1,100 @@
+"""Stage `report`: the closing table, `summary.json`, `report.md` and `report.html`, made of what the stages tell."""
+
+import time
+from typing import Any
+
+from jdistill import catalog
+from jdistill.files import write_json
+from jdistill.reporting import Section, environment, format_table, peak_memory_bytes, write_report
+from jdistill.stages.run import Run
+from jdistill.stages.stage import Part, Stage
+from jdistill.stages.workdir import lead
+
+
+def _run(run: Run) -> None:
+  """Writes everything a reader wants to see and prints the closing table."""
+  from jdistill.stages import STAGES  # the list that this stage is one of
+
+  begin = time.monotonic()
+  others = [STAGES[name] for name in run.config["stages"] if name != "report"]
+  parts = [stage.report(run) for stage in others]
+  summary = _summary(run, parts)
+  write_json(run.workdir / "summary.json", summary)
+  for part in parts:
+    if part.result is not None:
+      run.say("\n" + format_table(*part.result) + "\n" + part.verdict + "\n")
+  for line in _closing(run, summary, parts):
+    run.say(line)
+  write_report(run.workdir, title(run), _sections(run, parts))
+  run.finish("report", begin)
+
+
+def title(run: Run) -> str:
+  """The report's heading."""
+  c = run.config
+  size = f", {c['ipc']} image{'s' if c['ipc'] > 1 else ''} per class" if "ipc" in c else ""
+  return f"{c['method']['name'].upper()} on {c['dataset']}{size}"
+
+
+def _summary(run: Run, parts: list[Part]) -> dict[str, Any]:
+  """The figures of a run for scripts, as `summary.json` holds them."""
+  c, task = run.config, run.task()
+  out: dict[str, Any] = {
+    "config_hash": run.hash,
+    "method": c["method"]["name"],
+    "dataset": c["dataset"],
+    "task": c["task"]["name"],
+    "metric": task.metric,
+    "higher_is_better": task.higher,
+  }
+  out |= {"ipc": c["ipc"]} if "ipc" in c else {}
+  known = [(name, run.finished(name)) for name in c["stages"] if name != "report"]
+  out["seconds"] = {name: record["seconds"] for name, record in known if record is not None}
+  out["peak_memory_bytes"] = peak_memory_bytes()
+  for part in parts:
+    out |= part.summary
+  cells = out.get("arms", {})
+  return out | {"failed": [label for label, cell in cells.items() if "failed" in cell]}
+
+
+def _closing(run: Run, summary: dict[str, Any], parts: list[Part]) -> list[str]:
+  """What else a reader wants to know, one line each."""
+  from jdistill.files import format_bytes
+
+  spent = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary["seconds"].items())
+  lines = [f"time: {spent}; peak memory {format_bytes(summary['peak_memory_bytes'])}"]
+  lines += [line for part in parts for line in part.lines]
+  lines += [f"failed: {label}: {summary['arms'][label]['failed']}" for label in summary["failed"]]
+  return [*lines, f"report: {run.workdir / 'report.html'}"]
+
+
+def _sections(run: Run, parts: list[Part]) -> list[Section]:
+  """The parts of the report, in order: results first."""
+  c, row = run.config, catalog.row(run.config["method"]["name"])
+  found = [section for part in parts for section in part.sections]
+  found = sorted(found, key=lambda section: section.title != "Result")
+  about = f"{row.title} ({row.authors}; {row.venue}; arXiv {row.arxiv})."
+  found += [
+    Section("Data", "\n".join(f"- {note}" for note in run.task().notes)),
+    Section("Method", about),
+  ]
+  if c["published"]:
+    rows = [[name, str(value)] for name, value in c["published"].items()]
+    found.append(Section("Published", "Figures of the paper's table, for comparison.", (["row", "%"], rows)))
+  own = {key: value for key, value in c.items() if key not in ("arms", "published")}
+  found.append(Section("Configuration", f"Hash `{run.hash}`.", table=(["key", "value"], flatten(own))))
+  if c.get("arms"):
+    arms = [[f"{label}.{key}", value] for label in c["order"] for key, value in flatten(c["arms"][label]["method"])]
+    found.append(Section("Arms", "The section `method` of every arm.", table=(["key", "value"], arms)))
+  return [*found, Section("Environment", table=(["what", "value"], flatten(environment())))]
+
+
+def flatten(value: dict, prefix: str = "") -> list[list[str]]:
+  """Dotted keys and values of nested mappings, as rows."""
+  out = []
+  for key, item in value.items():
+    out += flatten(item, f"{prefix}{key}.") if isinstance(item, dict) else [[prefix + key, str(item)]]
+  return out
+
+
+STAGE = Stage("report", lambda run: lead(lambda: _run(run)))

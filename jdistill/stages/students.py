@@ -1,0 +1,157 @@
+"""Stage `students`: trains the students of all arms with paired seeds and scores them on the test examples."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+
+from jdistill import schema
+from jdistill.config import Declared
+from jdistill.files import format_bytes
+from jdistill.reporting import Section, comparison, curves, read_jsonl
+from jdistill.schema import Range
+from jdistill.stages import arms, grid, traced, tune
+from jdistill.stages.run import Run
+from jdistill.stages.stage import Part, Stage
+from jdistill.training import parallel
+
+_FILE = "results.json"
+
+
+class Keys(NamedTuple):
+  """Keys at the top."""
+
+  seeds: Annotated[int, Range(1, 1000)] = 10
+  subject: str | None = None
+  reference: str | None = None
+  tune_seeds: Annotated[int, Range(1)] = 3
+  score_every: Annotated[int, Range(1)] | None = None
+  order: tuple[str, ...] | None = None
+
+
+def _check(run: Run) -> None:
+  """Refuses devices and arms that cannot work, where there is still something to train."""
+  parallel.check_sizes(run.config["parallel"]["pool"] or 1, run.config["parallel"]["data"] or 1)
+  if run.finished("students", STAGE.leaves) is None:
+    traced.check(run)
+
+
+def _run(run: Run) -> None:
+  found, c = grid.Grid(run, "students", _FILE), run.config
+  tuned, _ = tune.chosen(run)
+
+  def one(label: str) -> dict[str, Any]:
+    arm = tuned[label]
+    task = run.task(arm["task"])
+    scores, figures = arms.train_arm(run, label, "", arm, list(range(c["seeds"])), task.test, "students")
+    columns = {name: [one[name] for one in scores] for name in scores[0]}
+    mean = np.mean(columns[task.metric])
+    run.say(f"students: {label}: {task.metric} {mean:.4g} in {figures['seconds']:.1f} s")
+    return {"arm": arm, "scores": columns, "figures": figures}
+
+  found.work(c["order"], one)
+  found.finish()
+
+
+def _plan(run: Run) -> list[tuple[str, str]]:
+  rows = []
+  for label in run.config["order"]:
+    arm = run.config["arms"][label]
+    phases = ["start_", ""] if arm["start_train"] else [""]
+    plans = [traced.phase(run, label, arm, name) for name in phases]
+    last = plans[-1]
+    extra = f", {last.extra:,} beside it" if last.extra else ""
+    steps = " + ".join(f"{one.steps:,}" for one in plans)
+    rows.append(
+      (
+        f"{label}: {run.config['seeds']} x {arm['student']['name']} ({last.parameters:,} parameters{extra}), "
+        f"{steps} steps",
+        f"{last.cost(run.config['seeds'])}, state {format_bytes(last.state_bytes)}",
+      )
+    )
+  return rows
+
+
+def _report(run: Run) -> Part:
+  if run.finished("students", STAGE.leaves) is None:
+    return Part()
+  c, task = run.config, run.task()
+  cells = grid.load(run, _FILE)
+  reference = c["reference"] or next(label for label in [*c["order"][1:], *c["order"]])
+  _, choices = tune.chosen(run)
+  compared = comparison.compare(
+    {label: cells[label] for label in c["order"]}, task.metric, reference, higher=task.higher
+  )
+  for label, cell in compared.items():
+    cell |= {"tuned": choices.get(label, {})} | cell.pop("figures", {})
+    cell.pop("arm", None)
+  table = comparison.table(compared, task.metric, reference, columns=_columns(compared))
+  said = comparison.verdict(compared, c["subject"] or c["method"]["name"], reference, task.metric, task.higher)
+  text = (
+    f"{said}.\n\nMean ± standard deviation over {c['seeds']} seeds after the last epoch. Seeds are paired: a seed has "
+    "the same initial student, order and examples in every arm. Choices were made on held-out training examples with "
+    "other seeds, never on test examples. Seconds are of all seeds with compilation; memory is what the compiled step "
+    "of one device holds, data, teachers and scratch included."
+  )
+  section = Section("Result", text, table, _figures(run, compared, task.metric))
+  return Part({"reference": reference, "arms": compared}, table, said, sections=[section])
+
+
+def _columns(cells: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+  whole = {label: cell for label, cell in cells.items() if "failed" not in cell}
+  return {
+    "seconds": {label: f"{cell['seconds']:.1f}" for label, cell in whole.items()},
+    "memory": {label: format_bytes(cell["step_bytes"]) if cell["step_bytes"] else "" for label, cell in whole.items()},
+    "target bytes": {
+      label: format_bytes(cell["target_bytes"]) if cell["target_bytes"] else "" for label, cell in whole.items()
+    },
+    "extra weights": {
+      label: f"{cell['extra_parameters']:,}" if cell["extra_parameters"] else "" for label, cell in whole.items()
+    },
+    "chosen": {
+      label: ", ".join(f"{name.partition('/')[2]}={value}" for name, value in cell["tuned"].items())
+      for label, cell in whole.items()
+    },
+  }
+
+
+def _figures(run: Run, cells: Mapping[str, Any], metric: str) -> list[tuple[str, Path]]:
+  bars = run.workdir / "curves" / "arms.png"
+  comparison.bars(bars, {"": cells}, metric)
+  out = [(f"{metric} of all arms; bars start above zero, whiskers are standard deviations over seeds", bars)]
+  scored = {
+    label: (
+      [point["seconds"] for point in cell["curve"]],
+      [float(np.mean([one[metric] for one in point["scores"]])) for point in cell["curve"]],
+    )
+    for label, cell in cells.items()
+    if cell.get("curve")
+  }
+  if scored:
+    file = run.workdir / "curves" / "time.png"
+    curves(file, scored, f"{metric} on held-out examples", xlabel="seconds of training")
+    out.append(("held-out score by time: selection and training, without scoring", file))
+  label = run.config["subject"] or run.config["method"]["name"]
+  path = run.workdir / "metrics" / f"{cells[label].get('metrics')}.jsonl"
+  rows = read_jsonl(path, f"students/{label}") if path.exists() else []
+  names = [name for name in (rows[0] if rows else {}) if name.startswith("loss/")]
+  series = {
+    name.removeprefix("loss/"): ([row["step"] for row in rows], [float(row[name]) for row in rows]) for name in names
+  }
+  if series and len(rows) > 1:
+    file = run.workdir / "curves" / "loss.png"
+    curves(file, series, "loss (mean over seeds, unweighted)")
+    out.append((f"terms of {label}", file))
+  return out
+
+
+STAGE = Stage(
+  "students",
+  _run,
+  Declared(schema.fields(Keys), arms.SECTIONS, ("arms", "tune", "committee"), arms.ARMS.expand),
+  (f"stages/{_FILE}",),
+  _check,
+  plan=_plan,
+  report=_report,
+)

@@ -1,0 +1,182 @@
+"""Stage `teachers`: trains what a run learns from, or finds it among the artefacts: networks, or their trajectories."""
+
+import time
+from collections.abc import Mapping
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jdistill import catalog, schema
+from jdistill.base import UserError
+from jdistill.config import Declared, Plain, sections
+from jdistill.config.common import TRAIN
+from jdistill.files import format_bytes, write_json, write_npz
+from jdistill.models.predict import predict
+from jdistill.reporting import Section
+from jdistill.schema import Range
+from jdistill.stages import job_plan, networks, train, trajectories
+from jdistill.stages.networks import Wanted, recipe_of
+from jdistill.stages.run import Run
+from jdistill.stages.stage import Part, Stage
+from jdistill.stages.workdir import lead
+from jdistill.tasks import Task
+from jdistill.teachers.checks import check_knowledge
+
+TRAJECTORY = "trajectory"
+
+
+class Which(NamedTuple):
+  """Which teachers there are."""
+
+  count: Annotated[int, Range(1, 1000)] = 1
+  also: tuple[str, ...] = ()
+  stored: str | None = None
+
+
+SECTIONS = {
+  "teacher": sections.network("model"),
+  "teacher_method": sections.method({"name": "ce"}, "knowledge"),
+  "teacher_train": TRAIN,
+  "teacher_data_policy": sections.data_policy(),
+  "teachers": Plain(schema.fields(Which)),
+}
+
+
+def check_train(dotted: str, section: Mapping[str, Any]) -> None:
+  """Refuses a schedule whose values contradict each other."""
+  if section["schedule"] == "step" and not section["milestones"]:
+    raise UserError(f"{dotted}.milestones=(): schedule 'step' needs the epochs at which the rate drops")
+  for epoch in section["milestones"]:
+    if isinstance(epoch, bool) or not isinstance(epoch, int | float) or epoch <= 0:
+      raise UserError(f"{dotted}.milestones={section['milestones']}: must be epochs above 0, such as (150, 180, 210)")
+  if section["warmup_epochs"] >= section["epochs"]:
+    raise UserError(f"{dotted}.warmup_epochs={section['warmup_epochs']}: must be below epochs={section['epochs']}")
+
+
+def _complete(given: Mapping[str, Any], out: dict[str, Any]) -> None:
+  check_train("teacher_train", out["teacher_train"])
+  if "also" in out["teachers"] and "arms" not in out and (out["teachers"]["also"] or out["teachers"]["stored"]):
+    raise UserError("teachers.also, teachers.stored: are for runs with arms; leave them out")
+
+
+def keeps(run: Run) -> str:
+  """What the teachers of a run leave: `"networks"` or `"trajectory"`."""
+  return catalog.row(run.config["method"]["name"]).keep
+
+
+def _run(run: Run) -> None:
+  if keeps(run) == TRAJECTORY:
+    trajectories.record(run)
+    return
+  begin, records = time.monotonic(), []
+  for one in networks.wanted(run):
+    if one.stored is None and not lead(lambda one=one: networks.is_complete(networks.directory(run, one))):
+      _train(run, one)
+    found = judged(run, one)
+    model = networks.model_of(one)["name"]
+    for scores in found.scores:
+      shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+      run.say(f"{one.name}: {model}, {shown}; hash {found.hash}")
+    records.append({"name": one.name, "model": model, "hash": found.hash, "scores": found.scores})
+  run.finish("teachers", begin, teachers=records)
+
+
+def _verify(run: Run) -> None:
+  if keeps(run) == TRAJECTORY:
+    return  # the buffer is checked where it is opened, and recorded again where it is gone
+  for one in networks.wanted(run):
+    networks.read(run, one)
+
+
+def _train(run: Run, one: Wanted) -> None:
+  task, count, target = run.task(one.sections["task"]), one.count, networks.directory(run, one)
+  job = networks.job_of(run, one, list(range(count)))
+  checkpoints = run.workdir / "checkpoints" / f"teacher_{target.name}"
+  trained, figures = train.run(run, job, run.key("teacher"), checkpoints, stage="teachers")
+  predicts = [train.predictions(job, trained, index) for index in range(count)]
+  for one_predict in predicts:
+    _check_knowledge(one_predict, task, one.name)
+  scores = [dict(task.score(one_predict, task.test)) for one_predict in predicts]
+
+  def write():
+    leaves = jax.tree.leaves(trained.variables["student"])
+    write_npz(target / "variables.npz", {f"{i:04d}": np.asarray(leaf) for i, leaf in enumerate(leaves)})
+    write_json(target / "teacher.json", {"identity": networks.identity(run, one), "scores": scores, **figures})
+
+  lead(write)
+
+
+def _check_knowledge(logits, task: Task, name: str) -> None:
+  """Refuses a teacher of classes that knows nothing, judged on held-out examples."""
+  if task.metric == "accuracy" and len(task.validation.y):
+    check_knowledge(logits(task.validation.x), task.validation.y, name=name)
+
+
+def judged(run: Run, one: Wanted) -> networks.Teachers:
+  """Teachers of one kind with what they are worth here, wherever they were made.
+
+  Raises:
+    UserError: they are not there, do not fit, or know nothing about this data.
+  """
+  found = networks.read(run, one)
+  if one.stored is None:
+    return found
+  task, scores = run.task(one.sections["task"]), []
+  for network, variables in zip(found.networks, found.variables, strict=True):
+    logits = lambda x, network=network, variables=variables: predict(network, variables, x)  # noqa: E731
+    _check_knowledge(logits, task, one.name)
+    scores.append(dict(task.score(logits, task.test)))
+  return found._replace(scores=scores)
+
+
+def _check(run: Run) -> None:
+  """Refuses teachers that would need a teacher, and stored ones that do not fit or know nothing of this data."""
+  for one in networks.wanted(run):
+    if one.stored is not None:
+      judged(run, one)
+      continue
+    method = one.sections["teacher_method"]
+    if "teacher" in recipe_of(method).needs:
+      raise UserError(f"{one.name}: teacher_method.name={method['name']!r}: learns from a teacher itself; choose 'ce'")
+    run.augmentation(one.sections["teacher_train"]["augment"])
+    size, total = one.sections["teacher_train"]["batch_size"], len(run.task(one.sections["task"]).teacher.y)
+    if size > total:
+      raise UserError(f"teacher_train.batch_size={size}: larger than the {total} training images; lower it")
+
+
+def _plan(run: Run) -> list[tuple[str, str]]:
+  rows = []
+  for one in networks.wanted(run):
+    if one.stored is not None:
+      rows.append((f"{one.name}: stored in {one.stored}", ""))
+      continue
+    found = job_plan.plan_of(run, networks.job_of(run, one, [0]))
+    schedule = one.sections["teacher_train"]
+    kept = found.parameters * 4 * one.count
+    kept *= schedule["epochs"] + 1 if keeps(run) == TRAJECTORY else 1
+    rows.append(
+      (
+        f"{one.name}: {one.count} x {one.sections['teacher']['name']} ({found.parameters:,} parameters), "
+        f"{schedule['epochs']} epochs of {one.sections['teacher_method']['name']}, batch {schedule['batch_size']}",
+        f"{found.cost(one.count)}, keeps {format_bytes(kept)}",
+      )
+    )
+  return rows
+
+
+def _report(run: Run) -> Part:
+  record = run.finished("teachers")
+  if record is None:
+    return Part()
+  teachers = record["teachers"]
+  lines = [
+    f"- {one['name']} ({one['model']}, hash `{one['hash']}`): {', '.join(f'{k} {v:.4f}' for k, v in scores.items())}"
+    for one in teachers
+    for scores in one["scores"]
+  ]
+  section = Section("Teachers", "On the test examples.\n\n" + "\n".join(lines))
+  return Part({"teachers": teachers}, sections=[section] if lines else [])
+
+
+STAGE = Stage("teachers", _run, Declared(sections=SECTIONS, complete=_complete), (), _check, _verify, _plan, _report)

@@ -1,0 +1,98 @@
+"""What an arm's training looks like without computing anything: shapes of its state, and what its parts refuse."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from jdistill.base import Outputs, TargetSource, UserError
+from jdistill.methods.knowledge import Recipe
+from jdistill.stages import arms, job_plan, networks, train
+from jdistill.stages.job_plan import Plan
+from jdistill.stages.networks import recipe_of
+from jdistill.stages.run import Run
+from jdistill.teachers.frozen import committee
+
+
+def check(run: Run) -> None:
+  """Traces all arms and the phases before them, so that losses and connectors can speak up before any work.
+
+  Raises:
+    UserError: what does not go together in one of them.
+  """
+  for label in run.config["order"]:
+    arm = run.config["arms"][label]
+    if arm["start_train"]:
+      phase(run, label, arm, "start_")
+    phase(run, label, arm)
+
+
+def phase(run: Run, label: str, arm: Mapping[str, Any], name: str = "") -> Plan:
+  """One phase of an arm, as shapes.
+
+  Raises:
+    UserError: what networks, connectors and losses refuse: taps that are not there, shapes and classes that differ.
+  """
+  try:
+    return job_plan.plan_of(run, job(run, label, arm, name))
+  except UserError as error:
+    raise UserError(f"{label}: {error}") from error
+  except ValueError as error:  # what pure losses raise while they are traced, and options that do not go together
+    raise UserError(f"{label}: {error}") from error
+
+
+def job(run: Run, label: str, arm: Mapping[str, Any], name: str = "") -> train.Job:
+  """The training of one phase of an arm with shapes in place of teachers."""
+  recipe = recipe_of(arm[f"{name}method"])
+  targets = _targets(run, label, arm) if "teacher" in recipe.needs else None
+  found = arms.job_of(run, label, arm, name, [0], targets)
+  if targets is not None and arm["targets"]["source"] == "cached":
+    found = found._replace(recipe=_plain_for_teachers(recipe, arm[f"{name}method"]["name"]))
+  return found
+
+
+def _targets(run: Run, label: str, arm: Mapping[str, Any]) -> TargetSource:
+  found, shapes = (), ()
+  for one in networks.wanted_by(run, label, arm):
+    network = run.network(networks.model_of(one), run.task(arm["task"]))
+    found += (network,) * one.count
+    shapes += (jax.eval_shape(network.init, jax.random.key(0)),) * one.count
+  online = committee(found, shapes)
+  if arm["targets"]["source"] == "online":
+    return online
+  return online._replace(targets=_stored(online.targets, arm["targets"]["top_k"]))
+
+
+class _Cut(Outputs):
+  """What stored targets without embeddings hold: who asks for more hears it, instead of computing with nothing."""
+
+  @property
+  def embedding(self) -> jax.Array:
+    raise UserError("targets.top_k: the greatest logits come without embeddings; set targets.top_k=None")
+
+
+def _stored(targets, k: int | None):
+  def call(*arguments):
+    found = [out._replace(taps={}, norm_inputs={}) for out in targets(*arguments)]
+    classes = found[0].logits.shape[-1]
+    if k is None:
+      return tuple(found)
+    if k >= classes:
+      raise UserError(f"targets.top_k={k}: must lie in 1..{classes - 1} for {classes} classes")
+    return tuple(_Cut(*out) for out in found)
+
+  return call
+
+
+def _plain_for_teachers(recipe: Recipe, name: str) -> Recipe:
+  """Refuses inputs that show teachers anything but the examples themselves, of which the stored targets are."""
+
+  def call(key, batch):
+    x, x_teacher = recipe.augmented_inputs(key, batch)
+    if x_teacher is not batch.x:
+      raise UserError(
+        f"targets.source='cached': {name} shows its teacher other inputs than the stored ones; use 'online'"
+      )
+    return x, x_teacher
+
+  return recipe._replace(augmented_inputs=call)

@@ -1,0 +1,107 @@
+"""Trajectories of teachers (experts): recorded once, stored after every epoch, shared by runs that want the same."""
+
+import functools
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jdistill import models
+from jdistill.base import Network, Variables
+from jdistill.files import format_bytes
+from jdistill.models.predict import predict
+from jdistill.stages import networks, train
+from jdistill.stages.run import Run
+from jdistill.stages.workdir import lead
+from jdistill.teachers import ExpertBuffer
+from jdistill.training import distributed
+
+
+@functools.lru_cache(maxsize=8)
+def flat_network(network: Network) -> Network:
+  """A network over one parameter vector: what is recorded is then one matrix per teacher."""
+  flat = models.flatten(network)
+  return Network(lambda key: Variables(flat.ravel(network.init(key).params)), flat.apply)
+
+
+def _directory(run: Run) -> Path:
+  (one,) = networks.wanted(run)
+  return run.artefact("trajectories", **networks.identity(run, one._replace(count=1)))
+
+
+def open_buffer(run: Run) -> ExpertBuffer:
+  """Opens the buffer of this run; see `ExpertBuffer` for what is refused."""
+  (one,) = networks.wanted(run)
+  size = models.flatten(run.network(one.sections["teacher"])).size
+  identity = networks.identity(run, one._replace(count=1))  # more of the same are added to it
+  return ExpertBuffer(_directory(run), identity, epochs=one.sections["teacher_train"]["epochs"], size=size)
+
+
+def ready(run: Run) -> ExpertBuffer:
+  """The buffer with all trajectories of this run in it; those that are missing are recorded first."""
+  buffer, count = open_buffer(run), run.config["teachers"]["count"]
+  if lead(lambda: all(index in buffer for index in range(count))):
+    return open_buffer(run) if distributed.count() > 1 else buffer  # process 0 may have looked later than this one
+  record(run)
+  return open_buffer(run)
+
+
+def record(run: Run) -> None:
+  """Stage `teachers` of a run whose teachers leave trajectories: records the missing ones, several at once."""
+  begin, count = time.monotonic(), run.config["teachers"]["count"]
+  buffer = open_buffer(run)
+  missing = lead(lambda: [index for index in range(count) if index not in buffer])
+  mesh = run.mesh("pool", count)
+  size = 1 if mesh is None else mesh.size
+  for first in range(0, len(missing), size):
+    if run.stops():
+      run.interrupt("teachers", begin, f"{count - len(missing) + first} of {count} trajectories are saved")
+    group = missing[first : first + size]
+    run.together(mesh, lambda group=group: _record(run, buffer, group))
+  lead(lambda: _finish(run, buffer, len(missing), begin))
+
+
+def _record(run: Run, buffer: ExpertBuffer, group: list[int]) -> None:
+  (one,) = networks.wanted(run)
+  network, snapshots = flat_network(run.network(one.sections["teacher"])), []
+  label = f"teachers {group[0]}" + (f" to {group[-1]}" if len(group) > 1 else "")
+  job = networks.job_of(run, one, group, network)._replace(label=label)
+
+  def keep(epoch: int, trained) -> None:
+    del epoch
+    snapshots.append(jax.device_get(trained.variables["student"].params))
+
+  train.run(run, job, run.key("teacher"), None, stage="teachers", on_epoch=keep)
+
+  def add() -> None:
+    task = run.task(one.sections["task"])
+    for position, index in enumerate(group):
+      trajectory = np.stack([np.asarray(snapshot[position]) for snapshot in snapshots])
+      final = Variables(jnp.asarray(trajectory[-1]))
+      scores = task.score(lambda x, final=final: predict(network, final, x), task.test)
+      buffer.add(index, trajectory, dict(scores))
+
+  lead(add)
+
+
+def _finish(run: Run, buffer: ExpertBuffer, recorded: int, begin: float) -> None:
+  task, count = run.task(), run.config["teachers"]["count"]
+  name, epochs = run.config["teacher"]["name"], run.config["teacher_train"]["epochs"]
+  scores = [{task.metric: buffer.record(index)[task.metric]} for index in range(count)]
+  mean = float(np.mean([score[task.metric] for score in scores]))
+  size = 4 * models.flatten(run.network(run.config["teacher"])).size * (epochs + 1) * count
+  record = {"name": "teacher", "model": name, "hash": _directory(run).name, "scores": [{task.metric: mean}]}
+  run.finish("teachers", begin, teachers=[record], recorded=recorded, bytes=size)
+  run.say(
+    f"teachers: {count} trajectories ({recorded} new, {format_bytes(size)} in all), test {task.metric} {mean:.3f} "
+    f"after {epochs} epochs"
+  )
+
+
+def logits(run: Run, buffer: ExpertBuffer, images: np.ndarray, experts) -> np.ndarray:
+  """Logits `[experts, n, classes]` of the given experts' last snapshots on images in network space."""
+  network = flat_network(run.network(run.config["teacher"]))
+  found = [Variables(jnp.asarray(buffer.snapshot(index, -1))) for index in experts]
+  return np.stack([predict(network, variables, images) for variables in found])

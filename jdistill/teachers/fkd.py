@@ -1,0 +1,250 @@
+"""Soft labels of augmented batches, stored once and replayed: which examples, which augmentation, which logits.
+
+A record belongs to one batch of one epoch. Replaying it gives the pixels that the teacher saw, so its labels are valid
+with any augmentation, also one that mixes images (`jdistill.augment.compose(resized_crop(), flip(), cutmix())`). A
+student that learns from such labels takes the loss `kl_divergence(..., temperature=20, scale_t2=False)` in SRe2L.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jdistill.base import Augmentation, Batch, Block, DataPolicy, Key, Look, Outputs, PyTree, TargetSource, UserError
+from jdistill.files import read_npz, sha256_arrays, write_npz
+
+
+class Records(NamedTuple):
+  """Stored soft labels of all steps of some epochs.
+
+  Attributes:
+    logits: `[steps, teachers, B, classes]` float16.
+    index: `[steps, B]` int32 positions among the examples.
+    weight: `[steps, B]` float32; zero marks padding.
+    augment: record of the augmentation, its leaves with a leading axis `steps`.
+    ids: `[N]` int32 names of the examples.
+    epochs: how many there are; each has `steps // epochs` steps.
+    image_shape: `(height, width, channels)` of the examples.
+    data: fingerprint of the data.
+    teacher: hash of the teachers' parameters.
+  """
+
+  logits: np.ndarray
+  index: np.ndarray
+  weight: np.ndarray
+  augment: PyTree
+  ids: np.ndarray
+  epochs: int
+  image_shape: tuple[int, ...]
+  data: str
+  teacher: str
+
+  @property
+  def nbytes(self) -> int:
+    """Bytes of all that has to be kept."""
+    return sum(leaf.nbytes for leaf in (*self[:3], *jax.tree.leaves(self.augment), self.ids))
+
+
+def record(
+  teacher: TargetSource,
+  examples: Batch,
+  policy: DataPolicy,
+  key: Key,
+  *,
+  epochs: int,
+  augment: Augmentation,
+  data: str,
+  teacher_hash: str,
+) -> Records:
+  """Asks the teachers about every augmented batch of some epochs.
+
+  Args:
+    teacher: of logits `[B, classes]`, the same classes for all networks of a committee.
+    examples: all of them, in the order that `policy` counts in.
+    policy: which examples each step sees; one that does not look at networks, with equally many steps in all epochs.
+    key: decides the order and the augmentation of every batch.
+    epochs: how many; a student cannot train for more.
+    augment: drawn anew for every batch.
+    data: fingerprint of the data.
+    teacher_hash: of the teachers' parameters.
+
+  Returns:
+    `Records` in host memory.
+
+  Raises:
+    UserError: `epochs < 1`, a policy that looks or that changes its number of steps, or logits that are not finite in
+      float16.
+
+  References:
+    Shen and Xing, "A Fast Knowledge Distillation Framework for Visual Recognition" (arXiv 2112.01528), as used by
+    SRe2L (arXiv 2306.13092).
+  """
+  if epochs < 1:
+    raise UserError(f"epochs={epochs}: record at least one epoch")
+  if policy.looks:
+    raise UserError("data_policy: it chooses by looking at networks, which cannot be recorded ahead; take another")
+  key_policy, key_steps = jax.random.split(key)
+  ask = _asker(teacher, augment)
+  draw = jax.jit(lambda key, state, epoch: policy.next(jax.random.fold_in(key, epoch), state, epoch, None))
+  state, parts, count = policy.init(key_policy), [], 0
+  for epoch in range(epochs):
+    block, state = draw(key_policy, state, jnp.int32(epoch))
+    index, weight = np.asarray(block.index), np.asarray(block.weight)
+    happens = weight.any(axis=1)
+    index, weight = index[happens], weight[happens]
+    if parts and len(index) != len(parts[0][0]):
+      raise UserError(
+        f"data_policy: epoch {epoch} has {len(index)} steps and epoch 0 has {len(parts[0][0])}; records need a policy "
+        "with equally many in all epochs"
+      )
+    steps = np.arange(count, count + len(index), dtype=np.int32)
+    logits, drawn = jax.device_get(ask(teacher.arrays, examples, key_steps, (index, weight, steps)))
+    if not np.isfinite(logits).all():
+      raise UserError(
+        "teacher: its logits are not all finite in float16 (at most 65,504); train it again, or scale them"
+      )
+    parts.append((index, weight, logits, drawn))
+    count += len(index)
+  index, weight, logits, drawn = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+  shape = tuple(int(side) for side in examples.x.shape[1:])
+  ids = np.asarray(examples.ids, np.int32)
+  return Records(logits, index, weight, drawn, ids, epochs, shape, data, teacher_hash)
+
+
+def _asker(teacher: TargetSource, augment: Augmentation) -> Callable:
+  """`(arrays, examples, key, (index, weight, steps)) -> (logits, augmentation records)`, stacked on the steps."""
+
+  @jax.jit
+  def ask(arrays: PyTree, examples: Batch, key: Key, rows: tuple):
+    def one(carry: None, row: tuple):
+      index, weight, step = row
+      batch = jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], examples)._replace(weight=weight)
+      key_augment, key_teacher = jax.random.split(jax.random.fold_in(key, step))
+      drawn = augment.sample(key_augment, batch.x.shape)
+      seen = batch._replace(x=augment.apply(drawn, batch.x))
+      found = teacher.targets(arrays, key_teacher, seen, drawn, step)
+      return carry, (jnp.stack([out.logits for out in found]).astype(jnp.float16), drawn)
+
+    return jax.lax.scan(one, None, rows)[1]
+
+  return ask
+
+
+def replayed(
+  records: Records,
+  *,
+  epochs: int | None = None,
+  batch_size: int | None = None,
+  data: str | None = None,
+  teacher_hash: str | None = None,
+) -> TargetSource:
+  """Stored soft labels as a `TargetSource` that replays the augmentation of every step.
+
+  Targets of examples other than those of the stored batch, and of steps that were not stored, are NaN. Use it with
+  `policy`, which brings the stored batches.
+
+  Args:
+    records: from `record` or `load`; all of them lie in the memory of the device.
+    epochs: of the training that is planned; `None` checks nothing, and so below.
+    batch_size: of that training.
+    data: fingerprint of the data at hand.
+    teacher_hash: of the teacher that is wanted.
+
+  Raises:
+    UserError: records of other data, of another teacher or batch size, or of fewer epochs; from `targets` at trace
+      time, a batch of another size.
+  """
+  count, stored_size = records.index.shape
+  for what, wanted, found in (("data", data, records.data), ("teacher", teacher_hash, records.teacher)):
+    if wanted is not None and wanted != found:
+      raise UserError(f"stored soft labels: made for {what} {found}, and this is {wanted}; record them again")
+  if batch_size is not None and batch_size != stored_size:
+    raise UserError(f"batch_size={batch_size}: the soft labels are those of batches of {stored_size}; use that")
+  if epochs is not None and epochs > records.epochs:
+    raise UserError(f"epochs={epochs}: soft labels of {records.epochs} epochs are stored; record more, or train less")
+  arrays = jax.tree.map(
+    jnp.asarray,
+    {"logits": records.logits, "ids": records.ids[records.index], "augment": records.augment},
+  )
+
+  def targets(arrays: PyTree, key: Key, batch: Batch, record: PyTree, step: jax.Array) -> tuple[Outputs, ...]:
+    del key, record
+    if batch.ids.shape != (stored_size,):
+      raise UserError(f"batch of {batch.ids.shape[0]}: the soft labels are those of batches of {stored_size}; use that")
+    place = jnp.minimum(step, count - 1)
+    known = (arrays["ids"][place] == batch.ids) & (step < count)
+    logits = jnp.where(known[None, :, None], arrays["logits"][place].astype(jnp.float32), jnp.nan)
+    nothing = jnp.zeros((stored_size, 0), jnp.float32)
+    return tuple(Outputs(logits[t], nothing) for t in range(logits.shape[0]))
+
+  def replay(arrays: PyTree, step: jax.Array) -> PyTree:
+    place = jnp.minimum(step, count - 1)
+    return jax.tree.map(lambda leaf: leaf[place], arrays["augment"])
+
+  return TargetSource(targets, arrays, records.nbytes, "replayed", replay)
+
+
+def policy(records: Records) -> DataPolicy:
+  """The stored order as a `DataPolicy`: the block of an epoch is the one that was recorded, whatever the key.
+
+  Epochs that were not recorded have no steps.
+  """
+  steps = records.index.shape[0] // records.epochs
+  index, weight = (leaf.reshape(records.epochs, steps, -1) for leaf in (records.index, records.weight))
+
+  def next_block(key: Key, state: PyTree, epoch: jax.Array, look: Look | None) -> tuple[Block, PyTree]:
+    del key, look
+    place = jnp.minimum(epoch, records.epochs - 1)
+    present = (epoch < records.epochs).astype(jnp.float32)
+    return Block(jnp.asarray(index)[place], present * jnp.asarray(weight)[place]), state
+
+  hint = f"soft labels of {records.epochs} epochs are stored; train for at most as many, or record more"
+  return DataPolicy(lambda key: (), next_block, steps, hint=hint)
+
+
+def save(records: Records, path: str | os.PathLike) -> None:
+  """Writes records as one `.npz` with a checksum over all arrays."""
+  arrays = {name: getattr(records, name) for name in ("logits", "index", "weight", "ids")}
+  arrays |= {f"augment_{n}": leaf for n, leaf in enumerate(jax.tree.leaves(records.augment))}
+  arrays |= {"epochs": np.int64(records.epochs), "image_shape": np.array(records.image_shape, np.int64)}
+  arrays |= {name: np.frombuffer(getattr(records, name).encode(), np.uint8) for name in ("data", "teacher")}
+  write_npz(Path(path), arrays | {"sha256": np.frombuffer(sha256_arrays(arrays).encode(), np.uint8)})
+
+
+def load(path: str | os.PathLike, augment: Augmentation) -> Records:
+  """Reads records.
+
+  Args:
+    path: where they lie.
+    augment: the augmentation that they were recorded with; its records have the structure that the file leaves out.
+
+  Raises:
+    UserError: the file is missing, damaged, no records, or of another augmentation.
+  """
+  found = read_npz(Path(path))
+  missing = {"logits", "index", "weight", "ids", "epochs", "image_shape", "data", "teacher", "sha256"} - set(found)
+  if missing:
+    raise UserError(f"{path}: holds no stored soft labels ({', '.join(sorted(missing))} missing); record them again")
+  digest = bytes(found.pop("sha256")).decode()
+  if sha256_arrays(found) != digest:
+    raise UserError(f"{path}: damaged or edited (its checksum differs); record the soft labels again")
+  words = {name: bytes(found[name]).decode() for name in ("data", "teacher")}
+  shape = tuple(int(side) for side in found["image_shape"])
+  steps, size = found["index"].shape
+  wanted = jax.eval_shape(lambda: augment.sample(jax.random.key(0), (size, *shape)))
+  leaves, structure = jax.tree.flatten(wanted)
+  stored = [found[f"augment_{n}"] for n in range(sum(name.startswith("augment_") for name in found))]
+  if [((steps, *leaf.shape), leaf.dtype) for leaf in leaves] != [(leaf.shape, leaf.dtype) for leaf in stored]:
+    raise UserError(f"{path}: recorded with another augmentation; configure the same one, or record them again")
+  arrays = {name: found[name] for name in ("logits", "index", "weight", "ids")}
+  return Records(
+    **arrays,
+    augment=jax.tree.unflatten(structure, stored),
+    epochs=int(found["epochs"]),
+    image_shape=shape,
+    **words,
+  )
