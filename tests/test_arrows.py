@@ -32,9 +32,10 @@ MAY_IMPORT = {
   "data": GROUND | {"files"},
   "teachers": GROUND | {"files", "ops", "data", "models", "losses", "augment"},
   "training": GROUND | {"_compat", "files", "ops", "data", "models", "losses", "augment"},
-  "evaluation": GROUND | {"ops", "data", "models", "losses", "augment"},
   # methods take data orders and connectors from the rooms that have them
   "methods": GROUND | {"ops", "losses", "bilevel", "augment", "selection", "synthetic", "data", "models"},
+  # evaluation networks are students without a teacher, trained by the one loop
+  "evaluation": GROUND | {"ops", "data", "models", "losses", "augment", "methods", "training"},
   # what people see and take away
   "reporting": GROUND | {"files"},
   "export": GROUND | {"files", "reporting"},

@@ -181,7 +181,14 @@ def job_of(
     held_out=task.validation if recipe.outer is not None else None,
     start=start,
     section=f"{phase}train",
+    score=_scored(task) if run.config["score_every"] and not phase else None,
+    score_every=run.config["score_every"],
   )
+
+
+def _scored(task: Task):
+  """The score on held-out examples, for curves."""
+  return lambda predict: task.score(predict, task.validation)
 
 
 def _taught(run: Run, teachers: Teachers | None, arm: Mapping[str, Any], phase: str, task: Task):

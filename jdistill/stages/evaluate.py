@@ -12,21 +12,25 @@ from jdistill.base import Network, UserError
 from jdistill.config import Declared, Plain
 from jdistill.data.subset import balanced_indices
 from jdistill.evaluation import Protocol, evaluate_seeds, examples_of
+from jdistill.files import format_bytes
 from jdistill.reporting import Progress, Section, comparison
 from jdistill.schema import Above, Range, near_matches
-from jdistill.stages import build, distill, grid, networks, plan, trajectories
+from jdistill.stages import build, distill, grid, networks, plan, relabel, train, trajectories
 from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
 from jdistill.stages.workdir import lead
 from jdistill.synthetic import expert_label_logits, random_real
+from jdistill.teachers import fkd
 
 OWN = "distilled"
-CONTROLS = ("random_hard", "random_soft")  # the best of these is what the set is compared with
-SETS = (OWN, *CONTROLS, "initial", "full_data")
+CONTROLS = ("random_hard", "random_soft", "random_relabelled")  # the best of these is what the set is compared with
+SETS = (OWN, "distilled_hard", *CONTROLS, "initial", "full_data")
 LABELS = {
   OWN: "distilled",
   "random_hard": "random real images, hard labels",
+  "distilled_hard": "the distilled images, hard labels",
   "random_soft": "random real images, teachers' soft labels",
+  "random_relabelled": "random real images, stored labels as the set's",
   "initial": "the initialisation",
   "full_data": "full data",
 }
@@ -46,7 +50,7 @@ class Eval(NamedTuple):
   weight_decay: Annotated[float, Range(0)] = 5e-4
   augment: str = "none"
   models: tuple[str, ...] = ("convnet",)
-  sets: tuple[str, ...] = SETS
+  sets: tuple[str, ...] = ()
   control_lrs: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1)
   full_batch_size: Annotated[int, Range(1)] = 128
 
@@ -58,11 +62,11 @@ def _complete(given: Mapping[str, Any], out: dict[str, Any]) -> None:
       raise UserError(f"eval.models: unknown network {name!r}{near_matches(name, models.names())}")
   if not e["models"]:
     raise UserError("eval.models: empty; name at least one network, such as 'convnet'")
-  if "teachers" not in out:  # without teachers nobody gives soft labels
-    e["sets"] = [name for name in e["sets"] if name != "random_soft"]
+  known = _applicable(out)
+  e["sets"] = e["sets"] or known
   for name in e["sets"]:
-    if name not in SETS:
-      raise UserError(f"eval.sets: unknown set {name!r}{near_matches(name, SETS)}")
+    if name not in known:
+      raise UserError(f"eval.sets: {out['method']['name']} has no set {name!r}{near_matches(name, known)}")
   if OWN not in e["sets"]:
     raise UserError(f"eval.sets={e['sets']}: must contain {OWN!r}")
   for key in ("models", "sets"):
@@ -75,14 +79,30 @@ def _complete(given: Mapping[str, Any], out: dict[str, Any]) -> None:
     raise UserError("eval.control_lrs: empty; give at least one learning rate")
 
 
+def _applicable(out: Mapping[str, Any]) -> list[str]:
+  """The sets that a run can compare: soft labels need teachers, stored ones the stage `relabel`."""
+  if "relabel" in out:
+    return [OWN, "distilled_hard", "random_hard", "random_relabelled", "full_data"]
+  return [OWN, "random_hard", *(["random_soft"] if "teachers" in out else []), "initial", "full_data"]
+
+
 class _Set(NamedTuple):
-  """One set to train on; `lr=None` asks for a choice on validation images."""
+  """One set to train on.
+
+  Attributes:
+    images, labels: of the set.
+    lr: learning rate; `None` asks for a choice on validation images.
+    protocol: how networks are trained on it.
+    used: positions of real images that validation must not contain.
+    records: makes the stored labels that networks are trained on instead, by stage `relabel`.
+  """
 
   images: np.ndarray
   labels: np.ndarray
   lr: float | None
   protocol: Protocol
-  used: np.ndarray  # positions of real images that validation must not contain
+  used: np.ndarray
+  records: Callable[[], fkd.Records] | None = None
 
 
 def _check(run: Run) -> None:
@@ -114,16 +134,28 @@ def _sets(run: Run) -> dict[str, Callable[[int], _Set]]:
   soften = soft_labels(run) if "random_soft" in e["sets"] else None
   nothing = np.zeros(0, np.int64)
 
-  def random_control(seed: int, soft: bool) -> _Set:
+  def random_control(seed: int) -> _Set:
     rng = np.random.default_rng((c["seed"], 3, seed))
     picked = random_real(rng, task.teacher.y, c["ipc"], task.num_classes)
-    images, labels = task.teacher.x[picked], task.teacher.y[picked]
-    return _Set(images, soften(images, labels) if soft else labels, None, protocol, picked)
+    return _Set(task.teacher.x[picked], task.teacher.y[picked], None, protocol, picked)
+
+  def softened(one: _Set) -> _Set:
+    return one._replace(labels=soften(one.images, one.labels))
+
+  def relabelled(one: _Set, seed: int) -> _Set:
+    key = jax.random.fold_in(run.key("random records"), seed)
+    return one._replace(lr=c["relabel"]["lr"], records=lambda: relabel.record(run, one.images, key))
+
+  def distilled(seed: int) -> _Set:
+    one = _Set(own.images, own.labels, float(own.lr), protocol, nothing)
+    return one._replace(lr=c["relabel"]["lr"], records=lambda: relabel.load(run)) if "relabel" in c else one
 
   builders = {
-    OWN: lambda seed: _Set(own.images, own.labels, float(own.lr), protocol, nothing),
-    "random_hard": lambda seed: random_control(seed, soft=False),
-    "random_soft": lambda seed: random_control(seed, soft=True),
+    OWN: distilled,
+    "distilled_hard": lambda seed: _Set(own.images, own.labels, None, protocol, nothing),
+    "random_hard": random_control,
+    "random_soft": lambda seed: softened(random_control(seed)),
+    "random_relabelled": lambda seed: relabelled(random_control(seed), seed),
     "initial": lambda seed: _Set(initial.images, initial.labels, None, protocol, nothing),
     "full_data": lambda seed: _Set(task.teacher.x, task.teacher.y, e["full_lr"], full, nothing),
   }
@@ -174,19 +206,14 @@ def _cells(run: Run) -> None:
         entry["lr"] = first.lr if first.lr is not None else lead(lambda first=first: _choose_lr(run, network, first))
       at_once = _at_once(name, e["seeds"] - seed, mesh)
       own_sets = [first, *(make(seed + other) for other in range(1, at_once) if name.startswith("random_"))]
-      examples = [examples_of(s.images, s.labels) for s in own_sets]
-      key, test = run.key("evaluate"), (task.test.x, task.test.y)
-      scores += evaluate_seeds(
-        network,
-        first.protocol,
-        examples if len(examples) > 1 else examples[0],
-        entry["lr"],
-        *test,
-        key=key,
-        seeds=at_once,
-        first=seed,
-        mesh=mesh,
-      )
+      if first.records is not None:
+        scores += _replayed(run, cell, network, own_sets, entry, list(range(seed, seed + at_once)))
+      else:
+        entry["label_bytes"] = int(np.asarray(first.labels).nbytes)
+        examples = [examples_of(one.images, one.labels) for one in own_sets]
+        examples = examples if len(examples) > 1 else examples[0]
+        options = {"key": run.key("evaluate"), "seeds": at_once, "first": seed, "mesh": mesh}
+        scores += evaluate_seeds(network, first.protocol, examples, entry["lr"], task.test.x, task.test.y, **options)
       found.save()
       progress.update(done + at_once, {name: scores[-1]})
     return {key: value for key, value in entry.items() if key != "begun"}
@@ -194,6 +221,22 @@ def _cells(run: Run) -> None:
   found.work(names, one)
   progress.close()
   found.finish()
+
+
+def _replayed(
+  run: Run, cell: str, network: Network, sets: list[_Set], entry: dict[str, Any], seeds: list[int]
+) -> list[float]:
+  """Scores of networks trained on stored labels: all on one set, or each on its own."""
+  task, out = run.task(), []
+  groups = [(sets[0], seeds)] if len(sets) == 1 else [(one, [seed]) for one, seed in zip(sets, seeds, strict=True)]
+  for one, own in groups:
+    records = one.records()
+    entry["label_bytes"] = records.nbytes
+    job = relabel.job(run, cell, network, one.images, records, own)
+    trained, _ = train.run(run, job, run.key("evaluate"), None, stage="evaluate")
+    predicts = [train.predictions(job, trained, index) for index in range(len(own))]
+    out += [float(task.score(predict, task.test)[task.metric]) for predict in predicts]
+  return out
 
 
 def _at_once(name: str, left: int, mesh: Mesh | None) -> int:
@@ -233,9 +276,9 @@ def _report(run: Run) -> Part:
     headers.append(f"{model}: {task.metric}")
     for row, cell in zip(rows, sets.values(), strict=True):
       row.append("failed" if "failed" in cell else f"{cell['mean']:.3f} ± {cell['std']:.3f}")
-  headers.append("learning rate")
+  headers += ["learning rate", "label bytes"]
   for row, cell in zip(rows, first.values(), strict=True):
-    row.append(f"{cell['lr']:.3g}" if cell.get("lr") else "")
+    row += [f"{cell['lr']:.3g}", format_bytes(cell["label_bytes"])] if "lr" in cell else ["", ""]
   said = comparison.verdict(first, OWN, reference, task.metric, task.higher, LABELS | {OWN: "the distilled set"})
   figure = run.workdir / "curves" / "sets.png"
   comparison.bars(figure, {model: sets for model, (_, sets) in compared.items()}, task.metric)

@@ -10,7 +10,8 @@ from jax.sharding import Mesh
 from jdistill.base import PyTree
 from jdistill.methods.knowledge import StudentInput
 from jdistill.reporting import flops
-from jdistill.stages import plan, train
+from jdistill.stages import job as job_lib
+from jdistill.stages import plan
 from jdistill.stages.run import Run
 from jdistill.training import parallel
 
@@ -41,9 +42,9 @@ def _shapes(tree: PyTree) -> PyTree:
   return jax.tree.map(lambda a: jax.ShapeDtypeStruct(np.shape(a), jax.dtypes.canonicalize_dtype(a.dtype)), tree)
 
 
-def _traced(run: Run, job: train.Job):
+def _traced(run: Run, job: job_lib.Job):
   """The method, and shapes of a key, its state and one input."""
-  prepared = train.prepare(run, job._replace(members=job.members[:1], seeds=job.seeds[:1]))
+  prepared = job_lib.prepare(run, job._replace(members=job.members[:1], seeds=job.seeds[:1]))
   rows = jax.ShapeDtypeStruct((prepared.batch_size,), jnp.int32)
   batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((rows.shape[0], *np.shape(a)[1:]), a.dtype), _shapes(job.data))
   batch = batch._replace(weight=jax.ShapeDtypeStruct(rows.shape, jnp.float32))
@@ -55,7 +56,7 @@ def _traced(run: Run, job: train.Job):
   return prepared, key, jax.eval_shape(prepared.method.init, key, inputs), inputs
 
 
-def plan_of(run: Run, job: train.Job) -> Plan:
+def plan_of(run: Run, job: job_lib.Job) -> Plan:
   """Traces a job.
 
   Raises:
@@ -70,7 +71,7 @@ def plan_of(run: Run, job: train.Job) -> Plan:
   return Plan(own, sum(sizes.values()), prepared.policy.steps * job.train["epochs"], held, work)
 
 
-def compile_update(run: Run, job: train.Job, mesh: Mesh) -> jax.stages.Compiled:
+def compile_update(run: Run, job: job_lib.Job, mesh: Mesh) -> jax.stages.Compiled:
   """The update of one seed, its batch spread over the devices of a mesh, which need not be there."""
   prepared, key, state, inputs = _traced(run, job)
 

@@ -225,7 +225,12 @@ def load(run: Run, label: str, arm: Mapping[str, Any]) -> Teachers | None:
 
 
 def source(run: Run, found: Teachers, targets: Mapping[str, Any], task: Task) -> TargetSource:
-  """Teachers as a section `targets` asks for them: online or stored."""
+  """Teachers as a section `targets` asks for them: online or stored; the same object for the same teachers."""
+  name = (found.hash, json.dumps(dict(targets), sort_keys=True), run.fingerprint(task.data))
+  return run.once(("targets", *name), lambda: _source(run, found, targets, task))
+
+
+def _source(run: Run, found: Teachers, targets: Mapping[str, Any], task: Task) -> TargetSource:
   online = committee(found.networks, found.variables)
   if targets["source"] == "online":
     return online

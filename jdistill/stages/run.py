@@ -39,6 +39,7 @@ class Run(WorkDirectory):
     self.fit = self._fit
     self._fingerprints: dict[int, str] = {}
     self._tasks: dict[str, Task] = {}
+    self._once: dict[str, tuple[tuple, Any]] = {}
 
   # -- data and networks ----------------------------------------------------------------------------------------------
 
@@ -100,6 +101,12 @@ class Run(WorkDirectory):
     if id(batch.x) not in self._fingerprints:
       self._fingerprints[id(batch.x)] = fingerprint(batch)
     return self._fingerprints[id(batch.x)]
+
+  def once(self, name: tuple, make: Callable[[], Any]) -> Any:
+    """What `make` gives, made once; of each kind (`name[0]`) only the last is kept."""
+    if self._once.get(name[0], (None, None))[0] != name:
+      self._once[name[0]] = name, make()
+    return self._once[name[0]][1]
 
   # -- names ----------------------------------------------------------------------------------------------------------
 

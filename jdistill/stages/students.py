@@ -121,7 +121,10 @@ def _figures(run: Run, cells: Mapping[str, Any], metric: str) -> list[tuple[str,
   comparison.bars(bars, {"": cells}, metric)
   out = [(f"{metric} of all arms; bars start above zero, whiskers are standard deviations over seeds", bars)]
   scored = {
-    label: ([point["seconds"] for point in cell["curve"]], [point["scores"][metric] for point in cell["curve"]])
+    label: (
+      [point["seconds"] for point in cell["curve"]],
+      [float(np.mean([one[metric] for one in point["scores"]])) for point in cell["curve"]],
+    )
     for label, cell in cells.items()
     if cell.get("curve")
   }

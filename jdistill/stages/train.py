@@ -1,199 +1,38 @@
-"""Networks of one recipe, trained side by side and resumable: teachers, students and trajectories alike."""
+"""Networks of one job, trained side by side and resumable: teachers, students and trajectories alike."""
 
 import contextlib
-import functools
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
-from jdistill.base import Augmentation, Batch, DataPolicy, Method, Network, PyTree, TargetSource, UserError, Variables
-from jdistill.data.policies import shuffle
+from jdistill.base import Diverged, UserError
 from jdistill.files import read_json, write_json
-from jdistill.methods.knowledge import Recipe, Sharpness, StudentInput, Trained, look, predictor, student_method
-from jdistill.methods.optimizers import make_optimizer, schedule
-from jdistill.models import predict
-from jdistill.ops.rows import suggest_chunk_size
+from jdistill.methods.knowledge import Trained
 from jdistill.reporting import JsonlWriter, Progress, peak_memory_bytes, read_jsonl
+from jdistill.stages.job import Job, Prepared, at_once, join, predictions, prepare
+from jdistill.stages.run import Run
 from jdistill.training import (
   Checkpoints,
-  Diverged,
   Hooks,
+  NotFinite,
   Outcome,
   Stream,
   distributed,
-  parallel,
   run_loop,
   suggest_steps_per_call,
 )
-from jdistill.training.policy_stream import NothingSelected, Row, policy_stream
+from jdistill.training.policy_stream import NothingSelected, policy_stream
 
-_default_policy = functools.lru_cache(maxsize=16)(shuffle)
-
-
-class Job(NamedTuple):
-  """What is trained.
-
-  Attributes:
-    label: what the user reads, and the name of the metrics.
-    network, recipe: of every seed.
-    train: a section `train`; `rho`, `alpha`, `adaptive` and `restart` may be there, too.
-    data: examples, shared by all seeds.
-    members: `[seeds, n]` positions in `data`.
-    seeds: numbers of the seeds.
-    policy: `(size, batch_size) -> DataPolicy`; `None` shuffles.
-    targets: what the recipe's teachers say; `None` for recipes without.
-    constants: what `Recipe.prepare` made.
-    held_out: examples for an outer update.
-    start: `Variables` of all seeds, stacked, that they start from; `None` draws new ones.
-    options: numbers of the method that are searched: arguments of the compiled program.
-    rebuild: `(options) -> recipe` with these numbers, which are traced.
-    score: `(predict) -> figures by name` on held-out examples, for curves.
-    score_every: updates between two scores; `None` scores once per epoch.
-    section: where the learning rate is configured, for messages.
-    record: the augmentation whose records `targets.replay` gives; `None` for the one of `train.augment`.
-  """
-
-  label: str
-  network: Network
-  recipe: Recipe
-  train: Mapping[str, Any]
-  data: Batch
-  members: np.ndarray
-  seeds: list[int]
-  policy: Callable[[int, int], DataPolicy] | None = None
-  targets: TargetSource | None = None
-  constants: PyTree = ()
-  held_out: Batch | None = None
-  start: Variables | None = None
-  options: Mapping[str, float] = {}
-  rebuild: Callable[[Mapping[str, Any]], Recipe] | None = None
-  score: Callable[[Callable], Mapping[str, float]] | None = None
-  score_every: int | None = None
-  section: str = "train"
-  record: Augmentation | None = None
-
-
-class Shared(NamedTuple):
-  """Arrays that all seeds and steps of a job see."""
-
-  data: Batch
-  targets: PyTree
-  constants: PyTree
-  held_out: Batch | None
-  options: Mapping[str, jax.Array]
-  lr: jax.Array | None
-
-
-class Prepared(NamedTuple):
-  """A job as the loop takes it; all seeds share it.
-
-  Attributes:
-    method: for one seed.
-    policy: which examples come.
-    shared: see `Shared`.
-    look: what a policy that looks may look at.
-    rows: devices that share the rows of a batch; `None` for one.
-    batch_size: examples of a step.
-  """
-
-  method: Method
-  policy: DataPolicy
-  shared: Shared
-  look: Callable
-  rows: Mesh | None
-  batch_size: int
-
-
-def _join(shared: Shared, row: Row) -> StudentInput:
-  batch = jax.tree.map(lambda leaf: leaf[row.index], shared.data)
-  weight = row.weight if batch.weight is None else row.weight * batch.weight
-  return StudentInput(
-    batch._replace(weight=weight), row.step, row.epoch, row.index, shared.targets, shared.constants, shared.held_out,
-    row.start, shared.options, shared.lr,
-  )  # fmt: skip
-
-
-def prepare(run, job: Job) -> Prepared:
-  """Builds what a job needs; computes and compiles nothing.
-
-  Raises:
-    UserError: devices that cannot divide the batch, or values that do not go together.
-  """
-  size = job.members.shape[1]
-  batch_size = min(job.train["batch_size"], size)
-  rows = run.mesh("data") if len(job.seeds) == 1 else None
-  if rows is not None and batch_size % rows.shape[parallel.DATA]:
-    raise UserError(
-      f"parallel.data={rows.shape[parallel.DATA]}: does not divide the {batch_size} examples of a step of {job.label}; "
-      f"change it or {job.section}.batch_size"
-    )
-  targets, train = job.targets, job.train
-  common = {"precision": train["precision"], "rebuild": job.rebuild if job.options else None}
-  # the rate is an argument of the program, except where a role has an optimiser of its own
-  scaled = job.recipe.outer is None or job.recipe.outer.optimizer is None
-  method = student_method(
-    job.network,
-    job.recipe,
-    optimizer=_optimizer(train, scaled),
-    targets=targets.targets if targets else None,
-    replay=targets.replay if targets else None,
-    augment=job.record or run.augmentation(train["augment"]),
-    ema_decay=train["ema_decay"],
-    constrain=functools.partial(parallel.constrain_rows, rows) if rows else lambda batch: batch,
-    num_examples=len(job.data.ids),
-    chunk_size=None if rows else _chunk_size(job, batch_size),
-    sharpness=Sharpness(train["rho"], train["alpha"], train["adaptive"]) if train.get("rho") else None,
-    **common,
-  )
-  shared = Shared(
-    job.data,
-    targets.arrays if targets else (),
-    job.constants,
-    job.held_out,
-    {name: np.float32(value) for name, value in job.options.items()},
-    np.float32(train["lr"]) if scaled else None,
-  )
-  make = look(job.network, job.recipe, targets.targets if targets else None, **common)
-  policy = (job.policy or _default_policy)(size, batch_size)
-  return Prepared(method, policy, shared, functools.partial(_look, make), rows, batch_size)
-
-
-def _look(make: Callable, state: PyTree, shared: Shared, members: jax.Array):
-  return make(state, shared.data, members, shared.targets, shared.constants, shared.options)
-
-
-def _optimizer(train: Mapping[str, Any], scaled: bool):
-  rate = schedule(
-    train["schedule"],
-    1.0 if scaled else train["lr"],
-    epochs=train["epochs"],
-    warmup_epochs=train["warmup_epochs"],
-    milestones=train["milestones"],
-    final_lr=train["final_lr"] / (train["lr"] if scaled else 1),
-  )
-  names = ("momentum", "nesterov", "weight_decay", "decay_all", "clip")
-  options = {name: train[name] for name in names}
-  return make_optimizer(train["optimizer"], rate, **options, restart=train.get("restart", ()))
-
-
-def _chunk_size(job: Job, rows: int) -> int | None:
-  """How many rows plain training on images looks at together; `None` for recipes that may need whole batches."""
-  recipe, data = job.recipe, job.data
-  more = (job.targets, recipe.connectors, recipe.outer, recipe.memory, recipe.metrics, recipe.passes > 1)
-  if any(more) or np.ndim(data.x) != 4 or np.ndim(data.y) > 2:
-    return None
-  variables = jax.eval_shape(job.network.init, jax.random.key(0))
-  return suggest_chunk_size(job.network.apply, variables.params, data.x.shape[1:], rows, stats=variables.stats)
+__all__ = ["Job", "predictions", "run"]
 
 
 def run(
-  run,
+  run: Run,
   job: Job,
   key: jax.Array,
   directory: Path | None,
@@ -258,7 +97,7 @@ def _figures(job: Job, found: list, begin: float) -> dict[str, Any]:
   if job.score is None:
     return figures
   curves = [other["curve"] for _, other in found]
-  return figures | {"curve": curves[0] if len(curves) == 1 else sum(curves, [])}
+  return figures | {"curve": list(itertools.chain(*curves))}
 
 
 class _Training:
@@ -314,7 +153,7 @@ class _Training:
       mesh=prepared.rows,
       route="jit",
       seeds=job.seeds,
-      at_once=_at_once(job),
+      at_once=at_once(job),
       pool_mesh=self.ctx.mesh("pool", len(job.seeds)) if several else None,
     )
 
@@ -325,7 +164,7 @@ class _Training:
       key,
       shared=prepared.shared,
       members=job.members,
-      join=_join,
+      join=join,
       epochs=job.train["epochs"],
       seeds=job.seeds,
       batch_size=prepared.batch_size,
@@ -338,8 +177,8 @@ class _Training:
     """Errors as the user should read them."""
     try:
       yield
-    except Diverged as error:
-      raise UserError(f"{self.job.label}: {error.finding}; lower {self.job.section}.lr") from error
+    except NotFinite as error:
+      raise Diverged(f"{self.job.label}: {error.finding}; lower {self.job.section}.lr") from error
     except NothingSelected as error:
       raise UserError(f"{self.job.label}: {error}") from error
     except UserError:
@@ -371,7 +210,7 @@ class _Training:
 
   def _snapshot(self, done: int, trained: Trained) -> None:
     if self.on_epoch is not None:
-      self.on_epoch(done // self.steps, trained)
+      self.on_epoch(done // self.steps, jax.device_get(trained))  # the next step takes the memory of the state
 
   def _score(self, done: int, seconds: float, trained: Trained) -> None:
     job = self.job
@@ -391,38 +230,3 @@ class _Training:
     path = self.metrics
     rows = distributed.lead(lambda: read_jsonl(path, self.name) if path is not None and path.exists() else [])
     return {key: float(value) for key, value in rows[-1].items() if "/" in key} if rows else {}
-
-
-def _at_once(job: Job) -> bool:
-  """Whether seeds train stacked: not where that makes grouped convolutions on a CPU."""
-  if jax.default_backend() != "cpu":
-    return True
-  kernels = jax.tree.leaves(jax.eval_shape(job.network.init, jax.random.key(0)).params)
-  images = np.ndim(job.data.x) == 4 and any(leaf.ndim == 1 and leaf.size > 2**12 for leaf in kernels)  # flat networks
-  return not images and all(leaf.ndim < 3 for leaf in kernels)
-
-
-class _Same:
-  """A value that equals itself alone, whatever it is made of."""
-
-  def __init__(self, value: Any):
-    self.value = value
-
-  def __eq__(self, other: object) -> bool:
-    return isinstance(other, _Same) and self.value is other.value
-
-  def __hash__(self) -> int:
-    return id(self.value)
-
-
-@functools.lru_cache(maxsize=16)
-def _predictor(network: Network, recipe: _Same) -> Callable[[PyTree, PyTree], PyTree]:
-  function = predictor(network, recipe.value)
-  return lambda arrays, x: function(*arrays, x)
-
-
-def predictions(job: Job, trained: Trained, index: int) -> Callable[[PyTree], PyTree]:
-  """One finished network as `(x) -> logits` on the host, batch by batch."""
-  function = _predictor(job.network, _Same(job.recipe))
-  own = jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), trained)
-  return lambda x: predict(function, (own, job.constants), x)

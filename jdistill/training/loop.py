@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jdistill.base import Key, Method, PyTree, UserError
+from jdistill.base import Diverged, Key, Method, PyTree
 from jdistill.training import distributed, parallel
 from jdistill.training.checkpoints import Checkpoints
 from jdistill.training.programs import Plan, Programs, build, program_bytes
@@ -69,7 +69,7 @@ class Outcome(NamedTuple):
   step_bytes: int | None = None
 
 
-class Diverged(UserError):
+class NotFinite(Diverged):
   """A metric or the state became NaN or infinite.
 
   Attributes:
@@ -154,7 +154,7 @@ def run_loop(
     `Outcome`; its state is that of one device.
 
   Raises:
-    Diverged: a metric or the state became NaN or infinite. The state from before that call has been saved.
+    NotFinite: a metric or the state became NaN or infinite. The state from before that call has been saved.
   """
   stream = as_stream(stream)
   plan = Plan(steps_per_call, mesh, route, None if seeds is None else len(seeds), at_once, pool_mesh, guard)
@@ -313,7 +313,7 @@ class _Loop:
         self.done = first
         step, name = _first_bad(first, count, metrics)
         self._save()
-        raise Diverged(step, name, first, saved=self.checkpoints is not None and first > 0)
+        raise NotFinite(step, name, first, saved=self.checkpoints is not None and first > 0)
     names = calls[0][2] if calls else ()
     means = {name: np.concatenate([metrics[name][:count] for _, count, metrics, _ in calls]) for name in names}
     means = {name: float(np.mean(values, dtype=np.float64)) for name, values in means.items()}

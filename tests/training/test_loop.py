@@ -10,7 +10,7 @@ import toy_method
 from toy_method import KEY, host, stream, toy
 
 from jdistill.base import UserError
-from jdistill.training import Checkpoints, Hooks, run_loop
+from jdistill.training import Checkpoints, NotFinite, Hooks, run_loop, suggest_steps_per_call
 from jdistill.training.programs import guarded
 
 IDENTITY = {"config": "abc"}
@@ -179,3 +179,96 @@ def test_the_step_is_traced_once_and_sees_the_key_and_batch_of_its_number():
     state, _ = jax.jit(method.step)(jax.random.fold_in(key, number), state, stream()(number))
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), outcome.state, state)
   assert toy_method.host(state)["count"] == 5
+
+
+# -- several steps per call --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("k", [2, 5, 64])
+def test_calls_of_several_steps_compute_what_single_steps_do(k):
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), host(run(9, steps_per_call=k).state), whole(9))
+
+
+def test_any_division_into_calls_gives_the_same_bits(tmp_path):
+  """Runs that stop after every call, have snapshots and scores between, or none of these."""
+  plain = host(run(11, steps_per_call=4).state)
+  told = []
+  hooks = Hooks(
+    on_snapshot=lambda step, result: told.append(("snapshot", step)),
+    on_score=lambda step, seconds, result: told.append(("score", step)),
+  )
+  same(run(11, steps_per_call=4, snapshot_every=3, score_every=5, hooks=hooks).state, plain)
+  assert told == [
+    ("snapshot", 0), ("snapshot", 3), ("score", 5), ("snapshot", 6), ("snapshot", 9), ("score", 10), ("snapshot", 11),
+    ("score", 11),
+  ]  # fmt: skip
+  for snapshot_every in (1, 3):
+    while (outcome := run(
+      11, tmp_path / str(snapshot_every), steps_per_call=4, snapshot_every=snapshot_every, hooks=stop_after(1)
+    )).stopped:  # fmt: skip
+      pass
+    same(outcome.state, plain)
+
+
+def test_metrics_of_calls_are_means_over_all_their_steps():
+  single, logged = {}, {}
+  run(10, log_every=1, hooks=Hooks(on_metrics=lambda step, metrics: single.update({step: metrics["toy/loss"]})))
+  run(
+    10, log_every=5, steps_per_call=4,
+    hooks=Hooks(on_metrics=lambda step, metrics: logged.update({step: metrics["toy/loss"]})),
+  )  # fmt: skip
+  assert set(logged) == {8, 10}  # the first call that reaches a multiple of five, and the end
+  np.testing.assert_allclose(logged[8], np.mean([single[s] for s in range(1, 9)]), rtol=1e-6)
+  np.testing.assert_allclose(logged[10], np.mean([single[9], single[10]]), rtol=1e-6)
+
+
+def test_a_bad_step_within_a_call_is_named_and_the_state_before_the_call_is_kept(tmp_path):
+  with pytest.raises(
+    NotFinite, match="step 6: toy/loss is not finite; the last good state of step 4 is saved"
+  ) as caught:
+    run(20, tmp_path / "c", bad=6, steps_per_call=4, log_every=100)
+  assert (caught.value.step, caught.value.kept, caught.value.metric) == (6, 4, "toy/loss")
+  step, state = restore(tmp_path / "c")
+  assert step == 4
+  same(state, run(4, steps_per_call=4).state)
+  assert np.isnan(run(8, bad=6, steps_per_call=4, guard=False).state["w"]).any()
+
+
+def test_the_same_method_is_compiled_once_for_all_runs():
+  traces, method = [], toy()
+
+  def step(key, state, batch):
+    traces.append(batch)
+    return method.step(key, state, batch)
+
+  counted = method._replace(step=step)
+  for seed, steps in ((0, 7), (1, 3), (2, 12)):
+    run_loop(counted, stream(), key=jax.random.key(seed), steps=steps, steps_per_call=4)
+  assert len(traces) == 1
+  run_loop(counted, stream(), key=KEY, steps=4, steps_per_call=2)
+  assert len(traces) == 2
+
+
+def test_seconds_are_those_of_steps_alone():
+  """Ten seconds of every score and snapshot do not count; a second of every step does."""
+  now, scored = [0.0], []
+
+  def slow(step):
+    now[0] += 1.0
+    return stream()(step)
+
+  def wait(*_):
+    now[0] += 10.0
+
+  hooks = Hooks(on_snapshot=wait, on_score=lambda step, seconds, result: (scored.append((step, seconds)), wait()))
+  outcome = run_loop(toy(), slow, key=KEY, steps=6, snapshot_every=3, score_every=2, hooks=hooks, clock=lambda: now[0])
+  assert scored == [(2, 1.0), (4, 3.0), (6, 5.0)]  # the batch of the first step was made before it was compiled
+  assert outcome.seconds == 5.0 and outcome.step_seconds == 1.0
+
+
+@pytest.mark.parametrize(
+  ("steps", "epochs", "want"), [(1, 401, 58), (21, 41, 62), (64, 3, 64), (390, 10, 56), (5, 2, 10), (3, 0, 1)]
+)
+def test_suggested_calls_are_about_as_long_as_allowed(steps, epochs, want):
+  found = suggest_steps_per_call(steps, epochs)
+  assert found == want <= 64

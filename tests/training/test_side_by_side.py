@@ -10,59 +10,60 @@ import pytest
 import toy_method
 
 from jdistill.base import Batch, Network, Outputs, Variables
-from jdistill.methods.knowledge import Epoch, student_method
+from jdistill.methods.knowledge import StudentInput, student_method
 from jdistill.methods.knowledge.logits import ce
-from jdistill.training import parallel
-from jdistill.training.side_by_side import side_by_side
+from jdistill.training import Hooks, Stream, parallel, run_loop
 
-KEY, SEEDS = jax.random.key(2), [4, 0, 7]
+KEY, SEEDS, STEPS = jax.random.key(2), [4, 0, 7], 5
 many_devices = pytest.mark.skipif(jax.device_count() < 8, reason="needs eight devices")
 ways = pytest.mark.parametrize(
-  ("at_once", "devices"),
-  [(True, 1), (False, 1), pytest.param(True, 8, marks=many_devices), pytest.param(False, 2, marks=many_devices)],
-  ids=["stacked", "in turn", "on eight devices", "in turn on two devices"],
-)
+  ("at_once", "devices", "k"),
+  [
+    (True, 1, 1), (True, 1, 3), (False, 1, 3), pytest.param(True, 8, 3, marks=many_devices),
+    pytest.param(False, 2, 3, marks=many_devices),
+  ],
+  ids=["stacked", "stacked, three steps a call", "in turn", "on eight devices", "in turn on two devices"],
+)  # fmt: skip
+TOY = toy_method.toy()
 
 
-def shared(batch):
-  return (), batch
+def rows(seeds):
+  """All seeds see the same batches."""
+  batch = toy_method.stream()
+  return Stream(lambda first, count: np.stack([[batch(first + i)] * len(seeds) for i in range(count)]))
 
 
-def toy(seeds, *, at_once=True, devices=1):
-  """The toy of this folder; all seeds see the same batch."""
-  mesh = parallel.make_mesh(pool=devices) if devices > 1 else None
-  return side_by_side(toy_method.toy(), seeds, divide=shared, join=lambda own, batch: batch, at_once=at_once, mesh=mesh)
+def run(seeds, *, at_once=True, devices=1, k=3):
+  mesh, shown = parallel.make_mesh(pool=devices) if devices > 1 else None, []
+  outcome = run_loop(
+    TOY, rows(seeds), key=KEY, steps=STEPS, seeds=seeds, at_once=at_once, pool_mesh=mesh, steps_per_call=k,
+    log_every=1, hooks=Hooks(on_metrics=lambda step, metrics: shown.append(metrics["toy/loss"])),
+  )  # fmt: skip
+  return jax.device_get(outcome.result), shown
 
 
-def run(method, batches, steps=3):
-  state = jax.jit(method.init)(KEY, batches(0))
-  step, shown = jax.jit(method.step), []
-  for number in range(steps):
-    state, metrics = step(jax.random.fold_in(KEY, number), state, batches(number))
-    shown.append(metrics)
-  return jax.device_get(method.result(state)), jax.device_get(shown)
-
-
-def alone(seed, steps=3):
+@functools.cache
+def alone(seed):
   """What the method does with the seed's own keys, without any of this."""
-  method, batches = toy_method.toy(), toy_method.stream()
-  state, shown = method.init(jax.random.fold_in(KEY, seed), batches(0)), []
-  for number in range(steps):
-    key = jax.random.fold_in(jax.random.fold_in(KEY, number), seed)
-    state, metrics = method.step(key, state, batches(number))
+  init, key = (jax.random.fold_in(part, seed) for part in jax.random.split(KEY))
+  batches, shown = toy_method.stream(), []
+  state = TOY.init(init, batches(0))
+  for number in range(STEPS):
+    state, metrics = TOY.step(jax.random.fold_in(key, number), state, batches(number))
     shown.append(metrics["toy/loss"])
   return state["w"], shown
 
 
 @ways
-def test_a_seed_among_others_is_the_seed_alone(at_once, devices):
-  found, shown = run(toy(SEEDS, at_once=at_once, devices=devices), toy_method.stream())
+def test_a_seed_among_others_is_the_seed_alone(at_once, devices, k):
+  found, shown = run(SEEDS, at_once=at_once, devices=devices, k=k)
   want = [alone(seed) for seed in SEEDS]
   assert found.shape == (3, 3)  # what filled the devices up is thrown away
   np.testing.assert_allclose(found, np.stack([w for w, _ in want]), rtol=1e-5)
   assert len({row.tobytes() for row in found}) == 3
   losses = np.mean([losses for _, losses in want], axis=0)
-  np.testing.assert_allclose([metrics["toy/loss"] for metrics in shown], losses, rtol=1e-5)
+  expected = losses if k == 1 else [losses[:3].mean(), losses[3:].mean()]
+  np.testing.assert_allclose(shown, expected, rtol=1e-5)
 
 
 def apply(params, x, *, train=False, rngs=None, stats=None, sites=None):
@@ -71,31 +72,34 @@ def apply(params, x, *, train=False, rngs=None, stats=None, sites=None):
 
 NETWORK = Network(lambda key: Variables(jax.random.normal(key, (2, 3))), apply)
 RNG = np.random.default_rng(0)
-DATA = Batch(jnp.float32(RNG.normal(size=(12, 2))), jnp.int32(RNG.integers(0, 3, 12)), jnp.arange(12))
+DATA = Batch(np.float32(RNG.normal(size=(12, 2))), np.int32(RNG.integers(0, 3, 12)), np.arange(12, dtype=np.int32))
 MEMBERS = {0: [0, 1, 2, 3], 4: [2, 3, 4, 5], 7: [8, 9, 10, 11]}
-STARTS = {seed: jnp.full((2, 3), float(seed)) for seed in SEEDS}
+STARTS = {seed: np.full((2, 3), seed, np.float32) for seed in SEEDS}
+STUDENT = student_method(NETWORK, ce(), optimizer=optax.sgd(0.5, 0.9))
+
+
+def join(data, row):
+  index, step, start = row
+  batch = jax.tree.map(lambda leaf: leaf[index], data)
+  return StudentInput(batch, step, step.astype(jnp.float32), start=None if start is None else Variables(start))
 
 
 @functools.cache
 def students(seeds, start=False, devices=1):
   """Students with examples, and perhaps starts, of their own."""
-  method = student_method(NETWORK, ce(), optimizer=optax.sgd(0.5, 0.9), batch_size=2)
-  stacked = side_by_side(
-    method,
-    seeds,
-    divide=lambda epoch: ((epoch.members, epoch.start), epoch._replace(members=None, start=None)),
-    join=lambda own, epoch: epoch._replace(members=own[0], start=own[1]),
-    at_once=True,
-    mesh=parallel.make_mesh(pool=devices) if devices > 1 else None,
-  )
-  members = jnp.int32([MEMBERS[seed] for seed in seeds])
-  starts = Variables(jnp.stack([STARTS[seed] for seed in seeds])) if start else None
 
-  def batches(number):
-    return Epoch(jnp.int32(number), DATA, members, start=starts)
+  def rows(first, count):
+    index = [[[MEMBERS[seed][(n + i) % 4] for i in range(2)] for seed in seeds] for n in range(first, first + count)]
+    return np.int32(index), np.arange(first, first + count, dtype=np.int32)[:, None].repeat(len(seeds), 1), None
 
-  found, _ = run(stacked, batches, steps=2)
-  return found.variables["student"].params
+  def example():
+    index, step, _ = jax.tree.map(lambda leaf: leaf[0], rows(0, 1))
+    return index, step, np.stack([STARTS[seed] for seed in seeds]) if start else None
+
+  mesh = parallel.make_mesh(pool=devices) if devices > 1 else None
+  stream = Stream(rows, DATA, join, example)
+  outcome = run_loop(STUDENT, stream, key=KEY, steps=4, seeds=seeds, pool_mesh=mesh, steps_per_call=2)
+  return jax.device_get(outcome.result).variables["student"].params
 
 
 @pytest.mark.parametrize("devices", [1, pytest.param(8, marks=many_devices)])
@@ -104,10 +108,23 @@ def test_students_keep_their_examples_and_starts_whoever_is_beside_them(devices,
   together = students(tuple(SEEDS), start, devices)
   np.testing.assert_allclose(together[1:2], students((SEEDS[1],), start), rtol=1e-5, atol=1e-6)
   assert not np.allclose(together[0], together[1])
-  if start:  # two epochs do not lead far from where one came from
+  if start:  # a few steps do not lead far from where one came from
     assert np.abs(together.mean((1, 2)) - np.array(SEEDS)).max() < 1
 
 
 def test_more_seeds_change_nothing_for_those_before():
-  few, more = (run(toy(seeds), toy_method.stream())[0] for seeds in ([4, 0], [4, 0, 1, 2, 3]))
+  few, more = (run(seeds)[0] for seeds in ([4, 0], [4, 0, 1, 2, 3]))
   np.testing.assert_allclose(more[:2], few, rtol=1e-6)
+
+
+def test_other_seeds_share_the_programs():
+  traces = []
+
+  def step(key, state, batch):
+    traces.append(1)
+    return TOY.step(key, state, batch)
+
+  method = TOY._replace(step=step)
+  for seeds in ([0, 1], [5, 9]):
+    run_loop(method, rows(seeds), key=KEY, steps=STEPS, seeds=seeds, steps_per_call=3)
+  assert len(traces) == 1
