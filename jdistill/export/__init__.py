@@ -1,8 +1,8 @@
 """Distilled sets as files: the archive with its card and checksums, and formats of others."""
 
-from jdistill.export.artefact import DistilledSet as DistilledSet
-from jdistill.export.artefact import artefact_sha256 as artefact_sha256
 from jdistill.export.artefact import load as load
 from jdistill.export.artefact import save as save
+from jdistill.export.distilled_set import DistilledSet as DistilledSet
+from jdistill.export.distilled_set import artefact_sha256 as artefact_sha256
 from jdistill.export.formats import to_png_folder as to_png_folder
 from jdistill.export.formats import to_torch as to_torch

@@ -5,16 +5,16 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from jdistill.base import UserError
 from jdistill.export.card import KINDS, card
+from jdistill.export.distilled_set import DistilledSet, artefact_sha256
 from jdistill.files import (
   CHECKSUMS,
   read_npz,
-  sha256_arrays,
   to_jsonable,
   verify_checksums,
   write_checksums,
@@ -28,29 +28,6 @@ FORMAT_VERSION = 1
 _PREFIX = "preprocessing/"
 _REQUIRED = ("format_version", "images", "labels", "learned_lr", "class_names", "protocol", "provenance")
 _MOST_SHOWN = 1000  # images on the PNG; more make a file that no viewer likes
-
-
-class DistilledSet(NamedTuple):
-  """Everything that makes a distilled set usable; images alone are not.
-
-  Attributes:
-    images: `[m, height, width, channels]` float32, in the preprocessed space.
-    labels: `[m, classes]` float32 label logits, or `[m]` int32 classes.
-    learned_lr: the learning rate to train with, learned together with the images.
-    preprocessing: the arrays that map pixels to the space of the images and back: `kind` (a string), `mean`, `matrix`
-      and `inverse`.
-    class_names: in the order of the labels; may be empty.
-    protocol: JSON-able; how a network is trained on the set and scored.
-    provenance: JSON-able; method, config, data set and versions that made it.
-  """
-
-  images: np.ndarray
-  labels: np.ndarray
-  learned_lr: float
-  preprocessing: Mapping[str, np.ndarray]
-  class_names: tuple[str, ...]
-  protocol: Mapping[str, Any]
-  provenance: Mapping[str, Any]
 
 
 def save(directory: str | os.PathLike, distilled: DistilledSet, *, pixels: np.ndarray | None = None) -> str:
@@ -192,11 +169,6 @@ def _check_preprocessing(arrays: Mapping[str, np.ndarray], shape: tuple[int, ...
   for name, expected in (("mean", (size,)), ("matrix", wanted), ("inverse", wanted)):
     if np.shape(arrays[name]) != expected:
       raise UserError(f"{source}: preprocessing {kind!r} has {name} of shape {np.shape(arrays[name])}, not {expected}")
-
-
-def artefact_sha256(images: np.ndarray, labels: np.ndarray, learned_lr: float) -> str:
-  """Returns the SHA-256 that names a distilled set: dtype, shape and bytes of images, labels and the float32 rate."""
-  return sha256_arrays({"images": images, "labels": labels, "learned_lr": np.float32(learned_lr)})
 
 
 def hard_labels(labels: np.ndarray) -> np.ndarray:

@@ -2,14 +2,12 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jdistill
+from jdistill.export.distilled_set import DistilledSet
 from jdistill.files import to_jsonable
 from jdistill.reporting.table import format_table
-
-if TYPE_CHECKING:
-  from jdistill.export.artefact import DistilledSet
 
 _UNDO = {
   "none": ("pixels = images",),

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from jdistill.base import UserError
-from jdistill.export.artefact import DistilledSet, hard_labels, validate
+from jdistill.export.artefact import hard_labels, validate
+from jdistill.export.distilled_set import DistilledSet
 from jdistill.files import write_bytes
 from jdistill.reporting.grids import save_png, to_uint8
 

@@ -203,12 +203,18 @@ def _progress(run: Run) -> str:
   return f"step {max(saved, default=0)} of "
 
 
-def _plan(run: Run) -> list[tuple[str, str]]:
+def _plan(run: Run) -> list[tuple[str, ...]]:
   images, shape, classes = build.count(run), run.task().input_shape, run.task().num_classes
   held = 4 * images * (int(np.prod(shape)) + classes)
   step = plan.distill_step(run)
   what = f"{build.steps(run):,} steps on {images} images of {shape} ({format_bytes(held)})"
-  return [(what + (f", gradient {step.route.gradient}" if step.route else ""), step.text(build.steps(run)))]
+  return [
+    (
+      what + (f", gradient {step.route.gradient}" if step.route else ""),
+      plan.work(step.flops, build.steps(run)),
+      step.held(),
+    )
+  ]
 
 
 def _report(run: Run) -> Part:

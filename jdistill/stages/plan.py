@@ -34,20 +34,17 @@ class Step(NamedTuple):
   flops: float
   collectives: dict[cost.Collective, int]
 
-  def text(self, steps: int) -> str:
-    """What it costs, once and in all."""
+  def held(self) -> str:
+    """What each device holds, and what devices send each other."""
     held = ", ".join(f"{name} {format_bytes(size)}" for name, size in self.memory.items())
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
-    fits = (
-      ""
-      if limit is None
-      else f"; {'fits' if sum(self.memory.values()) <= limit else 'does not fit'} in {format_bytes(limit)}"
-    )
-    exchanges = "".join(
-      f"; {times} times a step: {one.kind} of {format_bytes(one.size)} over {one.group} devices"
+    if limit is not None:
+      held += f"; {'fits' if sum(self.memory.values()) <= limit else 'does not fit'} in {format_bytes(limit)}"
+    exchanges = [
+      f"\n{times} times a step: {one.kind} of {format_bytes(one.size)} over {one.group} devices"
       for one, times in sorted(self.collectives.items())
-    )
-    return f"{work(self.flops, steps)}; each of {self.devices} devices holds {held}{fits}{exchanges}"
+    ]
+    return f"each of {self.devices} devices holds {held}{''.join(exchanges)}"
 
 
 def show(run: Run) -> None:
@@ -61,7 +58,10 @@ def show(run: Run) -> None:
     if name in c and (name == "model" or c[name] != c.get("model")):
       print(_parameters(run, name))
   rows = [[name, *row] for name in c["stages"] for row in STAGES[name].plan(run) or [("", "")]]
-  print(format_table(["stage", "what", "cost"], rows, align="lll"))
+  print(format_table(["stage", "what", "cost"], [row[:3] for row in rows], align="lll"))
+  for stage, _, _, *more in rows:
+    if more:
+      print(f"\n{stage}: {more[0]}")
   print(
     f"\na float32 matmul of 1024 x 1024 runs here at {units.amount(_peak(), 'FLOP/s')}; 'at least' takes that rate as "
     "reached.\nFLOPs count multiplications and additions of products and convolutions; scratch is the program's own "

@@ -36,7 +36,7 @@ class Stage(NamedTuple):
     leaves: files of the work directory without which it is not finished.
     check: refuses what cannot work, before any work.
     verify: looks at what it left, where a finished stage is passed over.
-    plan: what it would cost: rows `(what, cost)`; compiles where it must, trains nothing.
+    plan: what it would cost: rows `(what, cost)` or `(what, cost, details)`; compiles where it must, trains nothing.
     report: its part of the report.
     progress: `"step N of "` where it goes on in the middle.
   """
@@ -47,6 +47,6 @@ class Stage(NamedTuple):
   leaves: tuple[str, ...] = ()
   check: Callable[[Run], None] = lambda run: None
   verify: Callable[[Run], None] = lambda run: None
-  plan: Callable[[Run], list[tuple[str, str]]] = lambda run: []
+  plan: Callable[[Run], list[tuple[str, ...]]] = lambda run: []
   report: Callable[[Run], Part] = lambda run: Part()
   progress: Callable[[Run], str] = lambda run: ""

@@ -1,6 +1,6 @@
 """Stage `students`: trains the students of all arms with paired seeds and scores them on the test examples."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -27,6 +27,7 @@ class Keys(NamedTuple):
   reference: str | None = None
   tune_seeds: Annotated[int, Range(1)] = 3
   score_every: Annotated[int, Range(1)] | None = None
+  target_score: float | None = None
   order: tuple[str, ...] | None = None
 
 
@@ -86,7 +87,9 @@ def _report(run: Run) -> Part:
   for label, cell in compared.items():
     cell |= {"tuned": choices.get(label, {})} | cell.pop("figures", {})
     cell.pop("arm", None)
-  table = comparison.table(compared, task.metric, reference, columns=_columns(compared))
+    if c["target_score"] is not None and "curve" in cell:
+      cell["seconds_to_target"] = time_to(cell["curve"], task.metric, c["target_score"], task.higher)
+  table = comparison.table(compared, task.metric, reference, columns=_columns(compared, c["target_score"]))
   said = comparison.verdict(compared, c["subject"] or c["method"]["name"], reference, task.metric, task.higher)
   text = (
     f"{said}.\n\nMean ± standard deviation over {c['seeds']} seeds after the last epoch. Seeds are paired: a seed has "
@@ -98,9 +101,25 @@ def _report(run: Run) -> Part:
   return Part({"reference": reference, "arms": compared}, table, said, sections=[section])
 
 
-def _columns(cells: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+def time_to(curve: Sequence[Mapping[str, Any]], metric: str, target: float, higher: bool) -> float | None:
+  """Seconds of training (selection included, scoring not) until the mean held-out score of all seeds is at a target.
+
+  Args:
+    curve: points with `"seconds"` and `"scores"`, one mapping per seed.
+    metric: the score that counts.
+    target: what is to be reached; `None` comes back where no point does.
+    higher: whether more of it is better.
+  """
+  sign = 1 if higher else -1
+  reached = (p["seconds"] for p in curve if sign * np.mean([one[metric] for one in p["scores"]]) >= sign * target)
+  return next(reached, None)
+
+
+def _columns(cells: Mapping[str, Any], target: float | None) -> dict[str, dict[str, str]]:
   whole = {label: cell for label, cell in cells.items() if "failed" not in cell}
+  reached = {label: cell.get("seconds_to_target") for label, cell in whole.items()}
   return {
+    f"seconds to {target}": {label: f"{value:.2f}" for label, value in reached.items() if value is not None},
     "seconds": {label: f"{cell['seconds']:.1f}" for label, cell in whole.items()},
     "memory": {label: format_bytes(cell["step_bytes"]) if cell["step_bytes"] else "" for label, cell in whole.items()},
     "target bytes": {

@@ -1,0 +1,36 @@
+"""The distilled set as a value, and the hash that names it."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jdistill.files import sha256_arrays
+
+
+class DistilledSet(NamedTuple):
+  """Everything that makes a distilled set usable; images alone are not.
+
+  Attributes:
+    images: `[m, height, width, channels]` float32, in the preprocessed space.
+    labels: `[m, classes]` float32 label logits, or `[m]` int32 classes.
+    learned_lr: the learning rate to train with, learned together with the images.
+    preprocessing: the arrays that map pixels to the space of the images and back: `kind` (a string), `mean`, `matrix`
+      and `inverse`.
+    class_names: in the order of the labels; may be empty.
+    protocol: JSON-able; how a network is trained on the set and scored.
+    provenance: JSON-able; method, config, data set and versions that made it.
+  """
+
+  images: np.ndarray
+  labels: np.ndarray
+  learned_lr: float
+  preprocessing: Mapping[str, np.ndarray]
+  class_names: tuple[str, ...]
+  protocol: Mapping[str, Any]
+  provenance: Mapping[str, Any]
+
+
+def artefact_sha256(images: np.ndarray, labels: np.ndarray, learned_lr: float) -> str:
+  """Returns the SHA-256 that names a distilled set: dtype, shape and bytes of images, labels and the float32 rate."""
+  return sha256_arrays({"images": images, "labels": labels, "learned_lr": np.float32(learned_lr)})
