@@ -4,8 +4,8 @@ import time
 from typing import Any
 
 from jdistill import catalog
-from jdistill.files import write_json
-from jdistill.reporting import Section, environment, format_table, peak_memory_bytes, write_report
+from jdistill.files import format_bytes, write_json
+from jdistill.reporting import Section, environment, format_table, write_report
 from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
 from jdistill.stages.workdir import lead
@@ -48,9 +48,11 @@ def _summary(run: Run, parts: list[Part]) -> dict[str, Any]:
     "higher_is_better": task.higher,
   }
   out |= {"ipc": c["ipc"]} if "ipc" in c else {}
-  known = [(name, run.finished(name)) for name in c["stages"] if name != "report"]
-  out["seconds"] = {name: record["seconds"] for name, record in known if record is not None}
-  out["peak_memory_bytes"] = peak_memory_bytes()
+  known = {name: run.finished(name) for name in c["stages"] if name != "report"}
+  records = {name: record for name, record in known.items() if record is not None}
+  out["seconds"] = {name: record["seconds"] for name, record in records.items()}
+  # of the work itself, which this process may only be showing again
+  out["peak_memory_bytes"] = max((record["peak_memory_bytes"] for record in records.values()), default=None)
   for part in parts:
     out |= part.summary
   cells = out.get("arms", {})
@@ -59,10 +61,9 @@ def _summary(run: Run, parts: list[Part]) -> dict[str, Any]:
 
 def _closing(run: Run, summary: dict[str, Any], parts: list[Part]) -> list[str]:
   """What else a reader wants to know, one line each."""
-  from jdistill.files import format_bytes
-
   spent = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary["seconds"].items())
-  lines = [f"time: {spent}; peak memory {format_bytes(summary['peak_memory_bytes'])}"]
+  lines = [f"time: {spent}; peak memory {format_bytes(summary['peak_memory_bytes'])}"] if spent else []
+  lines += [] if "arms" in summary else ["no evaluation was asked for, or none is finished"]
   lines += [line for part in parts for line in part.lines]
   lines += [f"failed: {label}: {summary['arms'][label]['failed']}" for label in summary["failed"]]
   return [*lines, f"report: {run.workdir / 'report.html'}"]

@@ -11,14 +11,18 @@ import json
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jdistill import evaluation, models, teachers
 from jdistill.augment import dsa
+from jdistill.base import Batch, Network, Variables
+from jdistill.data.policies import shuffle
 from jdistill.methods.dataset import Segment, trajectory_method
+from jdistill.methods.knowledge import StudentInput, logits, student_method
+from jdistill.methods.optimizers import make_optimizer
 from jdistill.synthetic import SyntheticSet, random_real
-from jdistill.training import run_loop
+from jdistill.training import Hooks, run_loop
+from jdistill.training.policy_stream import policy_stream
 
 FILE = Path(__file__).with_name("seeded_runs.json")
 
@@ -32,9 +36,7 @@ def compute() -> dict:
   network = models.build("mlp", num_classes=3, image_shape=(4, 4, 1), widths=(5,))
   flat = models.flatten(network)
 
-  epoch = jax.jit(teachers.expert_epoch(flat.apply, teachers.ExpertRecipe(lr=0.1, batch_size=5), augment))
-  start = jax.jit(lambda key: flat.ravel(network.init(key).params))
-  expert = teachers.record_expert(jax.random.key(1), start, epoch, jnp.asarray(x), jnp.asarray(y), epochs=3)
+  expert = _expert(flat, network, x, y, augment)
 
   picked = random_real(np.random.default_rng(2), y, 1, 3)
   initial = SyntheticSet(x[picked], np.eye(3, dtype=np.float32)[y[picked]], np.float32(0.1))
@@ -43,8 +45,9 @@ def compute() -> dict:
   distilled = method.result(run_loop(method, segments.__getitem__, key=jax.random.key(4), steps=3).state)
 
   protocol = evaluation.Protocol(epochs=3, batch_size=2, augment=augment)
-  examples = evaluation.examples_of(distilled.images, distilled.labels, 3)
-  trained = evaluation.trainer(network, protocol)(jax.random.key(5), examples, jnp.float32(0.1))
+  examples = evaluation.examples_of(distilled.images, distilled.labels)
+  trained = evaluation.train_seeds(network, protocol, examples, 0.1, key=jax.random.key(5), seeds=1)
+  trained = jax.tree.map(lambda leaf: leaf[0], trained)
   numbers = {
     "expert": expert[:, ::11],
     "picked": picked,
@@ -55,6 +58,43 @@ def compute() -> dict:
     "logits": evaluation.predict(network, trained, x[:2]),
   }
   return {name: np.asarray(value).tolist() for name, value in numbers.items()}
+
+
+def _expert(flat, network, x, y, augment) -> np.ndarray:
+  """Three epochs as stage `teachers` records them, `[4, P]`."""
+  method = student_method(
+    Network(lambda key: Variables(flat.ravel(network.init(key).params)), flat.apply),
+    logits.ce(),
+    optimizer=make_optimizer("sgd", 0.1, momentum=0.0),
+    augment=augment,
+  )
+
+  def join(data, row):
+    batch = jax.tree.map(lambda leaf: leaf[row.index], data)._replace(weight=row.weight)
+    return StudentInput(batch, row.step, row.epoch)
+
+  policy, kept = shuffle(len(y), 5, drop_last=False), []
+  stream = policy_stream(
+    policy,
+    jax.random.key(0),
+    shared=Batch(x, y, np.arange(len(y), dtype=np.int32)),
+    members=np.arange(len(y))[None],
+    join=join,
+    epochs=3,
+    seeds=[0],
+    batch_size=5,
+  )
+  keep = lambda step, trained: kept.append(np.array(trained.variables["student"].params[0]))  # noqa: E731
+  run_loop(
+    method,
+    stream,
+    key=jax.random.key(1),
+    steps=None,
+    seeds=[0],
+    snapshot_every=policy.steps,
+    hooks=Hooks(on_snapshot=keep),
+  )
+  return np.stack(kept)
 
 
 if __name__ == "__main__":
