@@ -10,13 +10,14 @@ import numpy as np
 from benchmarks import _students
 from jdistill import models
 from jdistill.base import Batch, Variables
-from jdistill.methods.knowledge import Epoch, logits, student_method
+from jdistill.data.policies import shuffle
+from jdistill.methods.knowledge import StudentInput, logits, student_method
 from jdistill.methods.optimizers import make_optimizer
 from jdistill.teachers.cache import cached, record
 from jdistill.teachers.frozen import committee
 from jdistill.training import parallel
-from jdistill.training.loop import guarded
-from jdistill.training.side_by_side import side_by_side
+from jdistill.training.policy_stream import Row, policy_stream
+from jdistill.training.programs import Plan, build
 
 
 def _network(depth: int):
@@ -33,18 +34,21 @@ def _teacher(x: np.ndarray) -> Variables:
 
 
 def _method(teacher, constrain=lambda batch: batch):
-  optimizer = make_optimizer(
-    "sgd", lambda step: jnp.float32(_students.LR), momentum=_students.MOMENTUM, weight_decay=_students.WEIGHT_DECAY
-  )
+  optimizer = make_optimizer("sgd", _students.LR, momentum=_students.MOMENTUM, weight_decay=_students.WEIGHT_DECAY)
   recipe = logits.kd(temperature=_students.TEMPERATURE, ce_weight=_students.CE_WEIGHT, kd_weight=_students.KD_WEIGHT)
   return student_method(
     _network(_students.STUDENT),
     recipe,
     optimizer=optimizer,
-    batch_size=_students.BATCH,
-    teacher=teacher.outputs,
+    targets=teacher.targets,
     constrain=constrain,
   )
+
+
+def _join(shared, row: Row) -> StudentInput:
+  data, targets = shared
+  batch = jax.tree.map(lambda leaf: leaf[row.index], data)._replace(weight=row.weight)
+  return StudentInput(batch, row.step, row.epoch, targets=targets)
 
 
 def training(targets: str, seeds: int, devices: int) -> tuple[Callable[[], None], dict[str, np.ndarray] | None]:
@@ -62,30 +66,33 @@ def training(targets: str, seeds: int, devices: int) -> tuple[Callable[[], None]
   first = _first_steps(x, y, ids, variables, teacher) if targets == "online" else None
   if targets == "cached":
     teacher = cached(record(teacher, x, ids, data="", teacher_hash="", batch_size=_students.BATCH))
-  members = jnp.tile(jnp.arange(len(y), dtype=jnp.int32)[None], (seeds, 1))
-  epoch = Epoch(jnp.int32(0), Batch(*map(jnp.asarray, (x, y, ids))), members, teacher.arrays)
+  policy, numbers = shuffle(len(y), _students.BATCH), list(range(seeds))
+  stream = policy_stream(
+    policy,
+    jax.random.key(0),
+    shared=(Batch(x, y, ids), teacher.arrays),
+    members=np.tile(np.arange(len(y)), (seeds, 1)),
+    join=_join,
+    epochs=10**6,
+    seeds=numbers,
+    batch_size=_students.BATCH,
+  )
   rows = parallel.make_mesh(data=devices) if seeds == 1 else None
   constrain = functools.partial(parallel.constrain_rows, rows) if rows else lambda batch: batch
-  method = side_by_side(
-    _method(teacher, constrain),
-    list(range(seeds)),
-    divide=lambda epoch: (epoch.members, epoch._replace(members=None)),
-    join=lambda members, epoch: epoch._replace(members=members),
-    at_once=False,
-    mesh=parallel.make_mesh(pool=devices) if seeds > 1 else None,
-  )
-  alive = jnp.ones((), bool)
-  key = jax.random.key(0)
-  state = jax.jit(method.init)(key, epoch)
-  if rows:
-    step = parallel.spread_step(guarded(method), rows, "jit", donate_argnums=(1,))
-    key, state, epoch, alive = parallel.replicate((key, state, epoch, alive), rows)
-  else:
-    step = jax.jit(guarded(method), donate_argnums=(1,))
+  pool = parallel.make_mesh(pool=devices) if seeds > 1 else None
+  plan = Plan(policy.steps, rows, "jit", seeds, at_once=False, pool_mesh=pool)
+  programs = build(_method(teacher, constrain), _join, plan)
+  key, shared = programs.place((jax.random.split(jax.random.key(0), seeds), jax.device_put(stream.shared)))
+  state, alive = programs.init(*programs.place((key, shared, stream.example())))
+  done = 0
 
   def run() -> None:
-    nonlocal state, alive
-    state, _, alive = jax.block_until_ready(step(key, state, epoch, alive))
+    nonlocal state, alive, done
+    stream.prepare(done, state, shared)
+    drawn = stream.rows(done, policy.steps)
+    arguments = (key, state, alive, shared, drawn, np.int32(done), np.int32(policy.steps))
+    state, _, alive = jax.block_until_ready(programs.call(*programs.place(arguments)))
+    done += policy.steps
 
   return run, first
 
@@ -97,9 +104,9 @@ def _first_steps(x, y, ids, variables: Variables, teacher) -> dict[str, np.ndarr
   out = {}
   for number, rows in enumerate(_students.check_batches()):
     batch = Batch(*(jnp.asarray(leaf[rows]) for leaf in (x, y, ids)))
-    epoch = Epoch(jnp.int32(0), batch, jnp.arange(_students.BATCH), teacher.arrays)
-    state = init(jax.random.key(0), epoch)
-    new, metrics = step(jax.random.key(0), state, epoch)
+    inputs = StudentInput(batch, jnp.int32(0), jnp.float32(0), targets=teacher.arrays)
+    state = init(jax.random.key(0), inputs)
+    new, metrics = step(jax.random.key(0), state, inputs)
     before, after = (Variables(s.roles["student"].params, s.stats["student"]) for s in (state, new))
     # the first momentum is the gradient with the decay
     trace = next(s.trace for s in jax.tree.leaves(new.roles["student"].opt_state, is_leaf=_has_trace) if _has_trace(s))

@@ -22,14 +22,11 @@ WIDTHS = (32, 128)
 def jax_worker(what: str, width: int) -> None:
   """Our trainers over a pool of devices."""
   import jax
-  import jax.numpy as jnp
   import numpy as np
 
   from jdistill import models
   from jdistill.augment import dsa
-  from jdistill.evaluation import Protocol, examples_of
-  from jdistill.evaluation.train import trainer
-  from jdistill.teachers import ExpertRecipe, expert_epoch
+  from jdistill.evaluation import Protocol, examples_of, train_seeds
   from jdistill.training import parallel
 
   jax.config.update("jax_num_cpu_devices", NETWORKS)
@@ -38,20 +35,12 @@ def jax_worker(what: str, width: int) -> None:
   network = models.build("convnet", num_classes=_networks.CLASSES, image_shape=image, width=width, depth=DEPTH)
   rng = np.random.default_rng(0)
   x = rng.normal(size=(images, *image)).astype(np.float32)
-  y = rng.integers(0, _networks.CLASSES, images).astype(np.int32)
-  pool = parallel.make_pool(parallel.make_mesh(pool=NETWORKS))
-  keys = jax.random.split(jax.random.key(0), NETWORKS)
-  if what == "evaluation":
-    # the trainer runs epochs 0..epochs inclusive
-    train = pool.spread(trainer(network, Protocol(epochs - 1, batch, augment=dsa())), (True, False, False))
-    data, rate = pool.share((examples_of(x, y, _networks.CLASSES), jnp.float32(0.01)))
-    step = lambda: jax.block_until_ready(train(keys, data, rate))  # noqa: E731
-  else:
-    flat = models.flatten(network)
-    epoch = pool.spread(expert_epoch(flat.apply, ExpertRecipe(batch_size=batch), dsa()), (True, True, False, False))
-    x, y = pool.share((x, y))
-    theta = jax.vmap(lambda key: flat.ravel(network.init(key).params))(keys)
-    step = lambda: jax.block_until_ready(epoch(keys, (theta, jnp.zeros_like(theta)), x, y))  # noqa: E731
+  examples = examples_of(x, rng.integers(0, _networks.CLASSES, images))
+  # epochs 0..epochs inclusive; the experts' optimiser is plain SGD
+  rules = {"momentum": 0.0, "weight_decay": 0.0} if what == "experts" else {}
+  protocol, mesh = Protocol(epochs - 1, batch, augment=dsa(), **rules), parallel.make_mesh(pool=NETWORKS)
+  options = {"key": jax.random.key(0), "seeds": NETWORKS, "mesh": mesh}
+  step = lambda: jax.block_until_ready(train_seeds(network, protocol, examples, 0.01, **options))  # noqa: E731
   _workers.serve(step, 0, version=jax.__version__)
 
 

@@ -45,7 +45,7 @@ def experiment(
   config.dataset, config.preprocessing, config.validation_size, config.seeds = "shapes", "channel", 100, 6
   for section in ("teacher", "student"):
     config[section] = common.network("segnet", width=8, levels=2)
-  config.teacher_method = dict(teacher_method)
+  config.teacher_method = common.method(**teacher_method)
   config.teacher_train = common.schedule(epochs=50, batch_size=8, lr=0.01)
   config.train, config.start_train = (common.schedule(epochs=40, batch_size=8, lr=0.01) for _ in range(2))
   config.tune_seeds = 1

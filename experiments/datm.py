@@ -70,6 +70,7 @@ _SHARED = {
   "teacher_train/lr": 0.01,
   "teacher_train/rho": 0.01,
   "teacher_train/augment": _DSA,
+  "teacher_data_policy/drop_last": False,
   "eval/epochs": 1000,
   "eval/batch_size": 128,
   "eval/augment": _DSA,
@@ -151,7 +152,6 @@ def trajectory(name: str, auto: dict) -> ml_collections.ConfigDict:
   config = common.base(name, {"name": name}, eval={"models": ("convnet",)})
   config.model.name = "convnet"
   config.teacher_train.update({"optimizer": "sgd", "momentum": 0.0, "schedule": "constant"})
-  config.teacher_data_policy = common.policy("shuffle", drop_last=False)
   config.auto = auto
   return config
 

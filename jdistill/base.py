@@ -108,23 +108,6 @@ class Method(NamedTuple):
   steps: int | None = None
 
 
-class Pool(NamedTuple):
-  """How networks that know nothing of each other run at once: on a stacked leading axis, spread over devices.
-
-  Attributes:
-    size: how many run at once; leading axes are multiples of it.
-    spread: `(function of one network, stacked, donate_argnums=()) -> function of stacked ones`; `stacked` says per
-      argument whether it has the leading axis. Results have it.
-    share: `(tree) -> tree` with what is the same for all networks on all devices, so that it is moved there once.
-    fetch: `(stacked results) -> tree` of host arrays, whole on all processes.
-  """
-
-  size: int
-  spread: Callable[..., Callable]
-  share: Callable[[PyTree], PyTree]
-  fetch: Callable[[PyTree], PyTree]
-
-
 class Augmentation(NamedTuple):
   """A random transformation split into what was drawn and what that does, so that a draw can be replayed.
 

@@ -74,7 +74,7 @@ def run_experiment(
 
 def _run_sweep(experiment, workdir, artefacts, stream, signals) -> Mapping[str, Any]:
   """A grid of runs; see `jdistill.stages.sweep`."""
-  grid, name = sweep.prepare(experiment)
+  grid, name = sweep.prepare(experiment, stages.resolve)
   workdir = Path(workdir).expanduser() if workdir else Path("runs") / name
   artefacts = Path(artefacts).expanduser() if artefacts else workdir.parent / "artefacts"
 
@@ -136,7 +136,7 @@ def _run(values: cli.FlagValues) -> int:
   parallel.use_cores()
   if values["dry_run"].value:
     run = make_run(experiment, workdir, artefacts)
-    plan.show(run) if topology is None else plan_on_tpus.show(run, topology)
+    plan.show(run, stages.STAGES) if topology is None else plan_on_tpus.show(run, topology)
     return 0
   processes = cli.processes(values)
   if processes is not None:

@@ -1,6 +1,5 @@
 """What the catalog knows of one system."""
 
-import functools
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
@@ -62,7 +61,9 @@ class Row(NamedTuple):
 
   def fields(self) -> dict[str, Field]:
     """Every hyper-parameter a configuration may set, with this row's defaults."""
-    return _fields(self.name)
+    if self.name not in _FIELDS:
+      _FIELDS[self.name] = _fields(self)
+    return _FIELDS[self.name]
 
   def options_of(self, options: Mapping[str, Any], part: str | None = None) -> dict[str, Any]:
     """Those of a section's options that a builder (or a part) declares."""
@@ -75,11 +76,10 @@ def load(path: str) -> Callable:
   return getattr(importlib.import_module(module), name)
 
 
-@functools.cache
-def _fields(name: str) -> dict[str, Field]:
-  from jdistill import catalog  # the table, which is made of rows
+_FIELDS: dict[str, dict[str, Field]] = {}  # by row
 
-  row = catalog.row(name)
+
+def _fields(row: Row) -> dict[str, Field]:
   found = schema.fields(row.build())
   for part in row.parts:
     found |= schema.fields(row.build(part))

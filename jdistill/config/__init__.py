@@ -1,7 +1,7 @@
 """What a configuration may hold: filling in defaults, and refusing everything that cannot work before work starts."""
 
 from jdistill.config.identity import config_hash, difference, flat_keys, what
-from jdistill.config.resolve import resolve
+from jdistill.config.resolve import declared, resolve
 from jdistill.config.sections import Declared, Named, Plain
 from jdistill.config.template import template
 
@@ -10,6 +10,7 @@ __all__ = [
   "Named",
   "Plain",
   "config_hash",
+  "declared",
   "difference",
   "flat_keys",
   "resolve",

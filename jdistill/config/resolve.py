@@ -93,7 +93,10 @@ def checked_section(dotted: str, value: Any, section: Plain | Named, others: Map
       raise UserError(f"{dotted}.name={name!r}: unknown{near_matches(name, known)}")
     fields, out = section.fields(name), {"name": name}
     given = {key: one for key, one in given.items() if one is not None or key in fields}
-  check_known(dotted, given, ["name", *fields] if isinstance(section, Named) else fields)
+  for key in given:
+    if out and key not in fields:  # perhaps one of another name's, which is no misspelling
+      raise UserError(f"{dotted}.{key}={given[key]!r}: {out['name']} has no such option{near_matches(key, fields)}")
+  check_known(dotted, given, fields)
   return out | {key: checked_or_default(f"{dotted}.{key}", given.get(key), field) for key, field in fields.items()}
 
 

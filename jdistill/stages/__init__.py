@@ -23,9 +23,9 @@ STAGES: dict[str, Stage] = {
     tune.STAGE,
     students.STAGE,
     export.STAGE,
-    report.STAGE,
   )
 }
+STAGES["report"] = report.stage(dict(STAGES))
 _DECLARED = {name: stage.fields for name, stage in STAGES.items()}
 
 __all__ = [

@@ -14,7 +14,7 @@ from jdistill.base import Method
 from jdistill.catalog import Row
 from jdistill.data import preprocess
 from jdistill.ops import suggest_chunk_size
-from jdistill.stages import networks, trajectories
+from jdistill.stages import teachers, trajectories
 from jdistill.stages.run import Run
 from jdistill.synthetic import Materials, SyntheticSet
 from jdistill.training import parallel
@@ -144,7 +144,7 @@ def materials(run: Run, *, real: bool = True) -> Materials:
   if row.takes("teacher_apply"):
     network = run.network(run.config["teacher"])
     shapes = jax.eval_shape(network.init, jax.random.key(0))
-    found = found._replace(teacher=networks.first(run).variables[0] if real else shapes)
+    found = found._replace(teacher=teachers.first(run).variables[0] if real else shapes)
   if row.keep == "trajectory" and real:
     found = found._replace(segment=trajectories.ready(run).segment)
   return found._replace(teachers=count)

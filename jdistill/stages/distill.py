@@ -27,7 +27,7 @@ from jdistill.reporting import (
   timeline,
 )
 from jdistill.schema import Range
-from jdistill.stages import build, gradient, plan, trajectories
+from jdistill.stages import build, gradient, plan, trajectories, work
 from jdistill.stages.build import Route
 from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
@@ -211,7 +211,7 @@ def _plan(run: Run) -> list[tuple[str, ...]]:
   return [
     (
       what + (f", gradient {step.route.gradient}" if step.route else ""),
-      plan.work(step.flops, build.steps(run)),
+      work.text(step.flops, build.steps(run)),
       step.held(),
     )
   ]

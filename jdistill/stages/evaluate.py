@@ -13,7 +13,7 @@ from jdistill.config import Declared, Plain
 from jdistill.data.subset import balanced_indices
 from jdistill.evaluation import Protocol, evaluate_seeds, examples_of
 from jdistill.files import format_bytes
-from jdistill.reporting import Progress, Section, comparison
+from jdistill.reporting import Progress, Section, comparison, units
 from jdistill.schema import Above, Range, near_matches
 from jdistill.stages import build, distill, grid, networks, plan, relabel, train, trajectories
 from jdistill.stages.run import Run
@@ -255,7 +255,7 @@ def _plan(run: Run) -> list[tuple[str, str]]:
   trained = per_image * count * (e["epochs"] + 1) * sum(name != "full_data" for name in e["sets"])
   full = per_image * len(run.task().teacher.y) * (e["full_epochs"] + 1) * ("full_data" in e["sets"])
   what = f"{len(e['sets'])} sets x {e['seeds']} networks x {len(e['models'])} architectures"
-  return [(what, f"about {plan.flops(e['seeds'] * (trained + full))} for {c['model']['name']}")]
+  return [(what, f"about {units.amount(e['seeds'] * (trained + full), 'FLOP')} for {c['model']['name']}")]
 
 
 def _report(run: Run) -> Part:

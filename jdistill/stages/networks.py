@@ -18,7 +18,6 @@ from jdistill.methods.knowledge import Recipe
 from jdistill.models.predict import predict
 from jdistill.stages import train
 from jdistill.stages.run import Run
-from jdistill.stages.workdir import lead
 from jdistill.tasks import Task
 from jdistill.teachers.cache import cached, record, top_k
 from jdistill.teachers.frozen import committee, variables_hash
@@ -199,16 +198,6 @@ def job_of(run: Run, one: Wanted, seeds: list[int], network=None) -> train.Job:
     seeds=seeds,
     section="teacher_train",
   )
-
-
-def first(run: Run) -> Teachers:
-  """The run's own teachers; those that are missing are trained first."""
-  (one,) = wanted(run)
-  if one.stored is None and not lead(lambda: is_complete(directory(run, one))):
-    from jdistill.stages import teachers  # the stage, which is built on this file
-
-    teachers.STAGE.run(run)
-  return read(run, one)
 
 
 def load(run: Run, label: str, arm: Mapping[str, Any]) -> Teachers | None:

@@ -1,6 +1,6 @@
 """`--dry_run`: shapes, parameters, memory and work of a run, traced and compiled but without training."""
 
-import math
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -10,11 +10,12 @@ import numpy as np
 from jdistill import models
 from jdistill.files import format_bytes
 from jdistill.losses import cross_entropy
-from jdistill.reporting import cost, format_table, matmul_peak, units
+from jdistill.reporting import cost, format_table, units
 from jdistill.reporting import flops as flops_lib
-from jdistill.stages import build, gradient
+from jdistill.stages import build, gradient, work
 from jdistill.stages.build import Route
 from jdistill.stages.run import Run
+from jdistill.stages.stage import Stage
 
 
 class Step(NamedTuple):
@@ -47,24 +48,27 @@ class Step(NamedTuple):
     return f"each of {self.devices} devices holds {held}{''.join(exchanges)}"
 
 
-def show(run: Run) -> None:
-  """Prints the plan of a run; reads the data, traces and compiles its steps, trains and writes nothing."""
-  from jdistill.stages import STAGES  # the list that makes the plan
+def show(run: Run, stages: Mapping[str, Stage]) -> None:
+  """Prints the plan of a run; reads the data, traces and compiles its steps, trains and writes nothing.
 
+  Args:
+    run: the run.
+    stages: all there are, by name.
+  """
   c, task = run.config, run.task()
   splits = f"{len(task.data.y):,} training, {len(task.validation.y):,} held-out and {len(task.test.y):,} test examples"
   print(f"{c['method']['name']} on {c['dataset']}: {splits} of {task.input_shape}, {task.num_classes} classes\n")
   for name in ("model", "teacher", "student"):
     if name in c and (name == "model" or c[name] != c.get("model")):
       print(_parameters(run, name))
-  rows = [[name, *row] for name in c["stages"] for row in STAGES[name].plan(run) or [("", "")]]
+  rows = [[name, *row] for name in c["stages"] for row in stages[name].plan(run) or [("", "")]]
   print(format_table(["stage", "what", "cost"], [row[:3] for row in rows], align="lll"))
   for stage, _, _, *more in rows:
     if more:
       print(f"\n{stage}: {more[0]}")
   print(
-    f"\na float32 matmul of 1024 x 1024 runs here at {units.amount(_peak(), 'FLOP/s')}; 'at least' takes that rate as "
-    "reached.\nFLOPs count multiplications and additions of products and convolutions; scratch is the program's own "
+    f"\na float32 matmul of 1024 x 1024 runs here at {units.amount(work.peak(), 'FLOP/s')}; 'at least' takes that rate "
+    "as reached.\nFLOPs count multiplications and additions of products and convolutions; scratch is the program's own "
     "memory on a device."
   )
 
@@ -100,26 +104,3 @@ def gradient_flops(run: Run) -> float:
 
   x = jax.ShapeDtypeStruct((1, *task.input_shape), np.float32)
   return flops_lib.count(jax.grad(loss), variables.params, variables.stats, x)
-
-
-_measured: list[float] = []
-
-
-def _peak() -> float:
-  """The rate of a matrix product here, measured once."""
-  if not _measured:
-    _measured.append(matmul_peak())
-  return _measured[0]
-
-
-def flops(value: float) -> str:
-  """As people read it."""
-  return units.amount(value, "FLOP")
-
-
-def work(per_step: float, steps: int, networks: int = 1) -> str:
-  """Work of one step and of all, with the least time they take at the measured rate."""
-  if not math.isfinite(per_step) or not per_step:
-    return ""
-  total = per_step * steps * networks
-  return f"{flops(per_step)} a step, {flops(total)} in all, at least {units.seconds(total / _peak())}"

@@ -1,22 +1,21 @@
 """Stage `report`: the closing table, `summary.json`, `report.md` and `report.html`, made of what the stages tell."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from jdistill import catalog
-from jdistill.files import write_json
-from jdistill.reporting import Section, environment, format_table, peak_memory_bytes, write_report
+from jdistill.files import format_bytes, write_json
+from jdistill.reporting import Section, environment, format_table, write_report
 from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
 from jdistill.stages.workdir import lead
 
 
-def _run(run: Run) -> None:
+def _run(run: Run, stages: Mapping[str, Stage]) -> None:
   """Writes everything a reader wants to see and prints the closing table."""
-  from jdistill.stages import STAGES  # the list that this stage is one of
-
   begin = time.monotonic()
-  others = [STAGES[name] for name in run.config["stages"] if name != "report"]
+  others = [stages[name] for name in run.config["stages"] if name != "report"]
   parts = [stage.report(run) for stage in others]
   summary = _summary(run, parts)
   write_json(run.workdir / "summary.json", summary)
@@ -25,7 +24,7 @@ def _run(run: Run) -> None:
       run.say("\n" + format_table(*part.result) + "\n" + part.verdict + "\n")
   for line in _closing(run, summary, parts):
     run.say(line)
-  write_report(run.workdir, title(run), _sections(run, parts))
+  write_report(run.workdir, title(run), _sections(run, parts, summary))
   run.finish("report", begin)
 
 
@@ -48,9 +47,11 @@ def _summary(run: Run, parts: list[Part]) -> dict[str, Any]:
     "higher_is_better": task.higher,
   }
   out |= {"ipc": c["ipc"]} if "ipc" in c else {}
-  known = [(name, run.finished(name)) for name in c["stages"] if name != "report"]
-  out["seconds"] = {name: record["seconds"] for name, record in known if record is not None}
-  out["peak_memory_bytes"] = peak_memory_bytes()
+  known = {name: run.finished(name) for name in c["stages"] if name != "report"}
+  records = {name: record for name, record in known.items() if record is not None}
+  out["seconds"] = {name: record["seconds"] for name, record in records.items()}
+  # of the work itself, which this process may only be showing again
+  out["peak_memory_bytes"] = max((record["peak_memory_bytes"] for record in records.values()), default=None)
   for part in parts:
     out |= part.summary
   cells = out.get("arms", {})
@@ -59,20 +60,29 @@ def _summary(run: Run, parts: list[Part]) -> dict[str, Any]:
 
 def _closing(run: Run, summary: dict[str, Any], parts: list[Part]) -> list[str]:
   """What else a reader wants to know, one line each."""
-  from jdistill.files import format_bytes
-
   spent = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in summary["seconds"].items())
-  lines = [f"time: {spent}; peak memory {format_bytes(summary['peak_memory_bytes'])}"]
+  lines = [f"time: {spent}; peak memory {format_bytes(summary['peak_memory_bytes'])}"] if spent else []
+  lines += [] if "arms" in summary else ["no evaluation was asked for, or none is finished"]
   lines += [line for part in parts for line in part.lines]
-  lines += [f"failed: {label}: {summary['arms'][label]['failed']}" for label in summary["failed"]]
+  lines += [f"failed: {label}: {message}" for label, message in failures(summary).items()]
   return [*lines, f"report: {run.workdir / 'report.html'}"]
 
 
-def _sections(run: Run, parts: list[Part]) -> list[Section]:
+def failures(summary: Mapping[str, Any]) -> dict[str, str]:
+  """The arms of a run that failed, with what each of them came to."""
+  return {label: summary["arms"][label]["failed"].removeprefix(f"{label}: ") for label in summary["failed"]}
+
+
+def failed_section(messages: Mapping[str, str]) -> list[Section]:
+  """What of a report is about failures: nothing where there are none."""
+  return [Section("Failed", "\n".join(f"- {name}: {text}" for name, text in messages.items()))] if messages else []
+
+
+def _sections(run: Run, parts: list[Part], summary: dict[str, Any]) -> list[Section]:
   """The parts of the report, in order: results first."""
   c, row = run.config, catalog.row(run.config["method"]["name"])
   found = [section for part in parts for section in part.sections]
-  found = sorted(found, key=lambda section: section.title != "Result")
+  found = sorted(failed_section(failures(summary)) + found, key=lambda section: section.title != "Result")
   about = f"{row.title} ({row.authors}; {row.venue}; arXiv {row.arxiv})."
   found += [
     Section("Data", "\n".join(f"- {note}" for note in run.task().notes)),
@@ -97,4 +107,6 @@ def flatten(value: dict, prefix: str = "") -> list[list[str]]:
   return out
 
 
-STAGE = Stage("report", lambda run: lead(lambda: _run(run)))
+def stage(others: Mapping[str, Stage]) -> Stage:
+  """The stage `report`, made of the parts of all others, by name."""
+  return Stage("report", lambda run: lead(lambda: _run(run, others)))

@@ -89,6 +89,14 @@ def _verify(run: Run) -> None:
     networks.read(run, one)
 
 
+def first(run: Run) -> networks.Teachers:
+  """The run's own teachers; those that are missing are trained before."""
+  (one,) = networks.wanted(run)
+  if one.stored is None and not lead(lambda: networks.is_complete(networks.directory(run, one))):
+    _run(run)
+  return networks.read(run, one)
+
+
 def _train(run: Run, one: Wanted) -> None:
   task, count, target = run.task(one.sections["task"]), one.count, networks.directory(run, one)
   job = networks.job_of(run, one, list(range(count)))

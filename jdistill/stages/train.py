@@ -79,7 +79,7 @@ def _only(job: Job, index: int) -> Job:
 
 def _figures(job: Job, found: list, begin: float) -> dict[str, Any]:
   outcome, notes = found[0]
-  count = jax.tree.leaves(outcome.state.roles["student"])[0].shape[0]  # with what fills a pool of devices up
+  count = jax.tree.leaves(outcome.state.roles["student"])[0].shape[0]
   sizes = {
     name: sum(leaf.size for leaf in jax.tree.leaves(role.params)) // count for name, role in outcome.state.roles.items()
   }

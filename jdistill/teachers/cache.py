@@ -14,6 +14,7 @@ import numpy as np
 
 from jdistill.base import Batch, Key, Outputs, PyTree, TargetSource, UserError
 from jdistill.files import read_npz, write_npz
+from jdistill.models.predict import predict
 from jdistill.teachers.frozen import ask, nbytes
 
 
@@ -70,22 +71,11 @@ def record(
   if len(np.unique(ids)) != len(ids):
     raise UserError("ids: an example's name occurs twice; give every example its own")
 
-  @jax.jit
-  def asked(arrays: PyTree, x: jax.Array, ids: jax.Array) -> tuple[tuple[jax.Array, ...], ...]:
-    return tuple(_kept(out, embedding) for out in ask(teacher._replace(arrays=arrays), x, ids))
+  def asked(arrays: PyTree, named: tuple[jax.Array, jax.Array]) -> tuple[tuple[jax.Array, ...], ...]:
+    return tuple(_kept(out, embedding) for out in ask(teacher._replace(arrays=arrays), *named))
 
-  parts = []
-  for start in range(0, len(x), batch_size):
-    part = np.asarray(x[start : start + batch_size])
-    fill = min(batch_size, len(x)) - len(part)
-    filled = np.concatenate([part, np.repeat(part[-1:], fill, 0)]) if fill else part
-    named = np.concatenate([ids[start : start + batch_size], np.repeat(ids[-1:], fill)])
-    found = jax.device_get(asked(teacher.arrays, filled, named))
-    parts.append([tuple(leaf[: len(part)] for leaf in one) for one in found])
-  joined = [
-    np.stack([np.concatenate([part[t][leaf] for part in parts]) for t in range(len(parts[0]))])
-    for leaf in range(len(parts[0][0]))
-  ]
+  found = predict(asked, teacher.arrays, (np.asarray(x), ids), batch_size=batch_size)
+  joined = [np.stack(leaves) for leaves in zip(*found, strict=True)]
   if not np.isfinite(joined[0]).all():
     raise UserError("teacher: its logits are not all finite; train it again with a lower learning rate")
   order = np.argsort(ids)

@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jdistill.base import Diverged, Key, Method, PyTree
-from jdistill.training import distributed, parallel
+from jdistill.training import distributed
 from jdistill.training.checkpoints import Checkpoints
 from jdistill.training.programs import Plan, Programs, build, program_bytes
 from jdistill.training.stream import Stream, as_stream, fill_rows
@@ -199,11 +199,11 @@ class _Loop:
     self.checkpoints, self.checkpoint_seconds, self.saved_at = checkpoints, seconds, self.clock()
     newest = None if checkpoints is None else distributed.lead(lambda: max(checkpoints.steps(), default=None))
     if newest is not None:
-      self.done, found = checkpoints.restore(self._kept(self.state), newest)
+      self.done, found = checkpoints.restore(self._kept(self.programs.whole(self.state)), newest)
       if isinstance(found, dict) and found.keys() == {"state", _STREAM}:
         self.stream.restore(jax.tree.map(np.asarray, found[_STREAM]))
         found = found["state"]
-      self.state = jax.tree.map(_like, found, self.state)
+      self.state = self.programs.spread(found, self.state)
       self.saved_step = self.done
     self.hooks.on_resume(self.done)
     if self.done == 0:
@@ -333,9 +333,3 @@ def _first_bad(first: int, count: int, metrics: Mapping[str, np.ndarray]) -> tup
       if not np.isfinite(values[i]):
         return first + i, name
   return first + count - 1, "the updated state"
-
-
-def _like(new: jax.Array, old: jax.Array) -> jax.Array:
-  """`new` on the devices of `old`, where these are several."""
-  new = jnp.asarray(new)
-  return parallel.place(new, old.sharding) if len(old.sharding.device_set) > 1 else new

@@ -6,7 +6,6 @@ devices, so nothing of a method changes. `pool` spreads independent networks, su
 """
 
 import contextlib
-import functools
 import os
 from collections.abc import Callable, Sequence
 
@@ -15,7 +14,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jdistill.base import Pool, PyTree, UserError
+from jdistill.base import PyTree, UserError
 
 ROUTES = ("shard_map", "jit", "pmap")
 POOL, DATA = "pool", "data"
@@ -213,53 +212,3 @@ def place(tree: PyTree, sharding: NamedSharding) -> PyTree:
 def local(tree: PyTree) -> PyTree:
   """This process's copy of replicated arrays, for programs of one device."""
   return jax.tree.map(lambda leaf: leaf if leaf.is_fully_addressable else leaf.addressable_data(0), tree)
-
-
-@functools.lru_cache(maxsize=8)
-def make_pool(mesh: Mesh) -> Pool:
-  """Independent networks spread over the `pool` axis of a mesh; see `jdistill.base.Pool`."""
-  whole = NamedSharding(mesh, PartitionSpec())
-  gather = jax.jit(lambda tree: tree, out_shardings=whole)
-
-  def fetch(tree: PyTree) -> PyTree:
-    return jax.device_get(gather(tree) if mesh.is_multi_process else tree)
-
-  def share(tree: PyTree) -> PyTree:
-    return place(tree, whole)
-
-  return Pool(mesh.shape[POOL], functools.partial(spread_pool, mesh), share, fetch)
-
-
-def spread_pool(
-  mesh: Mesh, function: Callable, stacked: Sequence[bool], donate_argnums: Sequence[int] = ()
-) -> Callable:
-  """Compiles a function of one network for several: each device of the `pool` axis runs its own, without exchange.
-
-  Args:
-    mesh: from `make_mesh`.
-    function: a pure function of pytrees of arrays.
-    stacked: per argument, whether it comes with a leading axis of networks; the others are the same for all.
-    donate_argnums: arguments that the result may take the memory of.
-
-  Returns:
-    The function of stacked arguments `[n, ...]`, `n` a multiple of the axis; its results are stacked too.
-  """
-  one_by_one = mesh.devices.flat[0].platform == "cpu"  # where stacked convolutions would only cost memory
-
-  def per_device(*arguments):
-    def one(own):
-      rest = iter(own)
-      return function(*(next(rest) if own_one else a for a, own_one in zip(arguments, stacked, strict=True)))
-
-    own = tuple(a for a, own_one in zip(arguments, stacked, strict=True) if own_one)
-    return lax.map(one, own) if one_by_one else jax.vmap(one)(own)
-
-  specs = tuple(PartitionSpec(POOL) if own_one else PartitionSpec() for own_one in stacked)
-  mapped = jax.shard_map(per_device, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(POOL), check_vma=False)
-  compiled = jax.jit(mapped, donate_argnums=donate_argnums)
-  shardings = [NamedSharding(mesh, spec) for spec in specs]
-
-  def call(*arguments):
-    return compiled(*(place(a, s) for a, s in zip(arguments, shardings, strict=True)))
-
-  return call

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jdistill.base import Key, Method, Metrics, PyTree
 from jdistill.training import parallel
-from jdistill.training.side_by_side import side_by_side
+from jdistill.training.side_by_side import places, side_by_side
 
 
 class Plan(NamedTuple):
@@ -49,7 +50,8 @@ class Programs(NamedTuple):
       false the state does not change any more.
     result: `Method.result`, with a leading axis of seeds where there are seeds.
     place: puts arguments where the programs take them.
-    whole: `state -> state` that this process can read.
+    whole: `state -> state` that this process can read, without what fills up devices; checkpoints hold this.
+    spread: `(whole state, state of the programs) -> state` of the programs, the opposite.
   """
 
   init: Callable[..., tuple[PyTree, jax.Array]]
@@ -57,6 +59,7 @@ class Programs(NamedTuple):
   result: Callable[[PyTree], PyTree]
   place: Callable[[PyTree], PyTree]
   whole: Callable[[PyTree], PyTree]
+  spread: Callable[[PyTree, PyTree], PyTree]
 
 
 def run_steps(method: Method, join: Callable[[PyTree, PyTree], PyTree], most: int) -> Callable:
@@ -131,22 +134,38 @@ def build(method: Method, join: Callable[[PyTree, PyTree], PyTree], plan: Plan) 
   start = jax.jit(lambda key, shared, row: (init(key, shared, row), jnp.ones((), bool)))
   call, mesh = guarded(steps, plan.guard), plan.mesh
   if plan.seeds is not None and plan.pool_mesh is not None:
-    return _pooled(start, call, result, plan.pool_mesh)
+    return _pooled(start, call, result, plan)
   if mesh is None:
     same = lambda tree: tree  # noqa: E731
-    return Programs(start, jax.jit(call, donate_argnums=(1,)), result, same, same)
+    return Programs(start, jax.jit(call, donate_argnums=(1,)), result, same, same, _like)
   spread = parallel.spread_step(call, mesh, plan.route, donate_argnums=(1,))
-  return Programs(start, spread, result, lambda tree: parallel.replicate(tree, mesh), parallel.local)
+  return Programs(start, spread, result, lambda tree: parallel.replicate(tree, mesh), parallel.local, _like)
 
 
-def _pooled(start: Callable, call: Callable, result: Callable, mesh: Mesh) -> Programs:
+def _like(whole: PyTree, state: PyTree) -> PyTree:
+  """Arrays on the devices of others, where these are several."""
+
+  def put(new, old):
+    new = jnp.asarray(new)
+    return parallel.place(new, old.sharding) if len(old.sharding.device_set) > 1 else new
+
+  return jax.tree.map(put, whole, state)
+
+
+def _pooled(start: Callable, call: Callable, result: Callable, plan: Plan) -> Programs:
   """Programs of seeds that are spread over the devices of a mesh; what they share is on all of them."""
+  mesh, count = plan.pool_mesh, plan.seeds
   same = NamedSharding(mesh, PartitionSpec())
   own = NamedSharding(mesh, PartitionSpec(parallel.POOL))
   gather = jax.jit(lambda tree: tree, out_shardings=same)
 
   def whole(state: PyTree) -> PyTree:
-    return parallel.local(gather(state)) if mesh.is_multi_process else state
+    state = parallel.local(gather(state)) if mesh.is_multi_process else state
+    return state if count % mesh.shape[parallel.POOL] == 0 else jax.tree.map(lambda leaf: leaf[:count], state)
+
+  def spread(whole: PyTree, state: PyTree) -> PyTree:
+    filled = np.asarray(places(count, mesh))
+    return _like(jax.tree.map(lambda leaf: np.asarray(leaf)[filled], whole), state)
 
   def placed(leaf):
     there = isinstance(leaf, jax.Array) and isinstance(leaf.sharding, NamedSharding) and leaf.sharding.mesh == mesh
@@ -158,6 +177,7 @@ def _pooled(start: Callable, call: Callable, result: Callable, mesh: Mesh) -> Pr
     result,
     lambda tree: jax.tree.map(placed, tree),
     whole,
+    spread,
   )
 
 

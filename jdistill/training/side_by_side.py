@@ -11,6 +11,12 @@ from jdistill.base import Key, PyTree
 from jdistill.training.parallel import POOL
 
 
+def places(count: int, mesh: Mesh | None) -> list[int]:
+  """Which seed stands at each place of the axis of seeds: what does not divide over the devices is filled up."""
+  devices = 1 if mesh is None else mesh.shape[POOL]
+  return [min(i, count - 1) for i in range(-(-count // devices) * devices)]
+
+
 def side_by_side(
   init: Callable, steps: Callable, result: Callable, count: int, *, at_once: bool, mesh: Mesh | None = None
 ) -> tuple[Callable, Callable, Callable]:
@@ -32,8 +38,7 @@ def side_by_side(
     The three functions for all seeds: `key` is `[seeds]`, `row` is `[seeds, ...]` and `rows` are `[steps, seeds, ...]`;
     metrics are means over seeds, and results have a leading axis of the seeds.
   """
-  devices = 1 if mesh is None else mesh.shape[POOL]
-  filled = [min(i, count - 1) for i in range(-(-count // devices) * devices)]
+  filled = places(count, mesh)
 
   def fill(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda a: a[jnp.asarray(filled)], tree) if len(filled) > count else tree

@@ -17,36 +17,48 @@ CASES = {
   "an unknown network": (["model.name=convnte"], ["model.name='convnte': unknown", "'convnet'"]),
   "an unknown network to evaluate with": (["eval.models=mpl"], ["eval.models: unknown network 'mpl'", "'mlp'"]),
   "no network to evaluate with": (["eval.models=()"], ["eval.models: empty"]),
+  "a network to evaluate with twice": (["eval.models=mlp,mlp"], ["eval.models=['mlp', 'mlp']", "name each once"]),
+  "a set to evaluate twice": (
+    ["eval.sets=distilled,initial,distilled"],
+    ["eval.sets=['distilled', 'initial', 'distilled']", "name each once"],
+  ),
   "an unknown set to evaluate": (["eval.sets=distiled"], ["eval.sets: unknown set 'distiled'", "'distilled'"]),
-  "an unknown stage": (["stages=experts,destill"], ["stages: unknown stage 'destill'", "'distill'"]),
+  "an unknown stage": (["stages=teachers,destill"], ["stages: unknown stage 'destill'", "'distill'"]),
+  "no stage": (["stages=()"], ["stages=(): nothing to do", "teachers, distill, evaluate, export, report"]),
   "stages out of order": (["stages=evaluate,distill"], ["must be in the order"]),
   "an unknown data set": (["dataset=digit"], ["dataset='digit': unknown", "'digits'"]),
   "an unknown TFDS set": (["dataset=cifra10"], ["dataset='cifra10': unknown", "'cifar10'"]),
   "an unknown preprocessing": (["preprocessing=zac"], ["preprocessing='zac': unknown", "'zca'"]),
-  "an unknown gradient route": (["method.gradient=mixd"], ["method.gradient='mixd': unknown", "'mixed'"]),
+  "an unknown gradient route": (["unroll.gradient=mixd"], ["unroll.gradient='mixd': unknown", "'mixed'"]),
   "an unknown augmentation": (["method.augment=flop"], ["flop"]),
-  "an unknown augmentation of the experts": (["experts.augment=flop"], ["flop"]),
+  "an unknown augmentation of the teachers": (["teacher_train.augment=flop"], ["flop"]),
   "an unknown augmentation of the evaluation": (["eval.augment=flop"], ["flop"]),
   "a word for a number": (["ipc=abc"], ["config.ipc=abc: must be of type int"]),
   "a fraction for a whole number": (["steps=1.5"], ["config.steps=1.5: must be of type int"]),
-  "a word for a number of a section": (["experts.lr=fast"], ["config.experts.lr=fast: must be of type float"]),
+  "a word for a number of a section": (
+    ["teacher_train.lr=fast"],
+    ["config.teacher_train.lr=fast: must be of type float"],
+  ),
   "a word for a truth value": (["tensorboard=maybe"], ["config.tensorboard=maybe: must be of type bool"]),
   "no value": (["ipc"], ["config.ipc=: must be of type int"]),
   "NaN": (["method.threshold=nan"], ["method.threshold", "must be of type float"]),
   "infinity": (["method.image_lr=inf"], ["method.image_lr", "must be of type float"]),
   "no images": (["ipc=0"], ["ipc=0: must be at least 1"]),
   "fewer than no images": (["ipc=-5"], ["ipc=-5: must be at least 1"]),
-  "more images than there are": (["train_size=None", "ipc=500"], ["ipc=500: class", "digits", "at most"]),
+  "more images than there are": (
+    ["train_size=None", "ipc=500"],
+    ["ipc=500: class", "only 126 training images", "at most 126"],
+  ),
   "more images than a subset has": (
     ["ipc=21"],
-    ["ipc=21: class 0 ('0') of digits has only 20 training images", "at most 20"],
+    ["ipc=21: class 0 ('0') has only 20 training images", "at most 20 or raise train_size"],
   ),
   "a subset without all classes": (["train_size=5"], ["train_size=5", "10 classes"]),
   "a subset larger than the set": (["test_size=5000"], ["test_size=5000", "at most"]),
   "no steps": (["steps=0"], ["steps=0: must be at least 1"]),
   "a negative seed": (["seed=-1"], ["seed=-1: must be at least 0"]),
   "a seed that does not fit": (["seed=3000000000"], ["seed=3000000000: must be at most 2,147,483,647"]),
-  "a rate of zero": (["experts.lr=0"], ["experts.lr=0.0: must be above 0"]),
+  "a rate of zero": (["teacher_train.lr=0"], ["teacher_train.lr=0.0: must be above 0"]),
   "too much momentum": (["method.image_momentum=1.0"], ["method.image_momentum=1.0: must be at most 0.999"]),
   "no threshold": (["method.threshold=0"], ["method.threshold=0.0: must be above 0"]),
   "a negative threshold": (["method.threshold=-1"], ["method.threshold=-1.0: must be above 0"]),
@@ -59,12 +71,15 @@ CASES = {
     ["method.min_start_epoch=1: must be below method.current_start_epoch=1"],
   ),
   "a range that falls": (["method.current_start_epoch=3"], ["method.current_start_epoch=3: must not exceed"]),
-  "segments past the experts' end": (
+  "segments past the teachers' end": (
     ["method.max_start_epoch=4"],
-    ["method.max_start_epoch=4", "run past the experts' 4 epochs", "at most 3"],
+    ["method.max_start_epoch=4", "run past the teachers' 4 epochs", "at most 3"],
   ),
-  "segments longer than the experts": (["method.expert_epochs=5"], ["run past the experts' 4 epochs"]),
-  "a batch larger than the set": (["experts.batch_size=201"], ["experts.batch_size=201", "200 training images"]),
+  "segments longer than the teachers' training": (["method.expert_epochs=5"], ["run past the teachers' 4 epochs"]),
+  "a batch larger than the set": (
+    ["teacher_train.batch_size=201"],
+    ["teacher_train.batch_size=201", "200 training images"],
+  ),
   "a rate that is not one": (["eval.control_lrs=(0.1,-1.0)"], ["eval.control_lrs", "-1.0"]),
   "no rates": (["eval.control_lrs=()"], ["eval.control_lrs: empty"]),
   "hard labels that are to be learned": (["method.labels=hard"], ["method.learn_labels=True", "hard"]),
@@ -133,7 +148,7 @@ def _nan_images():
 def test_arrays_that_are_no_data_set_are_refused(refuse, tmp_path, changes, words):
   file = tmp_path / "set.npz"
   np.savez(file, **_arrays(**changes))
-  unset = ("--config.train_size=None", "--config.test_size=None", "--config.experts.batch_size=10")
+  unset = ("--config.train_size=None", "--config.test_size=None", "--config.teacher_train.batch_size=10")
   complaint = refuse(f"--config.dataset={file}", "--config.ipc=3", *unset)
   for word in words:
     assert word in complaint

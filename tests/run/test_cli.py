@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from jdistill import catalog, cli, run, stages
+from jdistill import catalog, cli, run
 from jdistill.base import UserError
+from jdistill.stages import plan
 
 TINY = "--config=experiments/datm.py:tiny"
 
@@ -41,15 +42,22 @@ def test_dry_run_prints_a_plan_and_writes_nothing(call, tmp_path, monkeypatch):
   result = call(TINY, "--dry_run")
   assert (result.code, result.err) == (0, "")
   assert sorted(tmp_path.iterdir()) == before
-  for word in ("200 training and 100 test images", "(8, 8, 1)", "(64, 16)", "1,210 parameters", "4.8 kB", "scratch"):
+  for word in (
+    "200 training, 0 held-out and 100 test examples",
+    "(8, 8, 1)",
+    "(64, 16)",
+    "1,210 parameters",
+    "4.8 kB",
+    "scratch",
+  ):
     assert word in result.out, word
   rows = [line.split("|")[1].strip() for line in result.out.splitlines() if line.startswith("| ")]
-  assert rows[-5:] == ["experts", "distill", "evaluate", "export", "report"]
+  assert rows[-5:] == ["teachers", "distill", "evaluate", "export", "report"]
 
 
 def test_dry_run_of_a_sweep_plans_its_first_run(call, monkeypatch):
   planned = []
-  monkeypatch.setattr(stages.dataset.plan, "run", planned.append)
+  monkeypatch.setattr(plan, "show", planned.append)
   assert call("--config=experiments/datm_difficulty.py:tiny", "--dry_run") == (0, "", "")
   assert [context.config["method"]["max_start_epoch"] for context in planned] == [1]
 
@@ -77,22 +85,20 @@ def test_config_may_come_after_its_overrides_and_as_two_words():
 
 def test_networks_can_be_changed_from_the_command_line():
   argv = ["run", "--config=experiments/datm.py", "--config.model.name=mlp", "--config.model.widths=(8,8)"]
-  context = run.make_context(cli.parse(argv)["config"].value)
+  context = run.make_run(cli.parse(argv)["config"].value)
   assert context.config["model"] == {"name": "mlp", "widths": [8, 8], "act": "relu", "init": "torch"}
 
 
 def test_lists_can_be_written_with_commas():
-  lists = ["--config.eval.models=mlp,lenet", "--config.stages=experts,distill", "--config.eval.control_lrs=0.1,0.2"]
-  context = run.make_context(cli.parse(["run", TINY, *lists])["config"].value)
+  lists = ["--config.eval.models=mlp,lenet", "--config.stages=teachers,distill", "--config.eval.control_lrs=0.1,0.2"]
+  context = run.make_run(cli.parse(["run", TINY, *lists])["config"].value)
   assert context.config["eval"]["models"] == ["mlp", "lenet"]
-  assert context.config["stages"] == ["experts", "distill"]
+  assert context.config["stages"] == ["teachers", "distill"]
   assert context.config["eval"]["control_lrs"] == [0.1, 0.2]
 
 
 def test_a_key_can_be_set_back_to_its_tested_value():
-  context = run.make_context(
-    cli.parse(["run", TINY, "--config.steps=None", "--config.train_size=None"])["config"].value
-  )
+  context = run.make_run(cli.parse(["run", TINY, "--config.steps=None", "--config.train_size=None"])["config"].value)
   assert (context.config["steps"], context.config["train_size"]) == (600, None)  # digits' own, and all images
 
 

@@ -215,9 +215,9 @@ def test_devices_are_checked_before_work(refuse, options, complaint):
 
 @pytest.mark.parametrize("gradient", ["full", "remat"])
 def test_gradients_that_cannot_be_spread_are_refused(refuse, gradient):
-  complaint = refuse("--config.parallel.data=2", f"--config.method.gradient={gradient}")
-  assert complaint.startswith(f"method.gradient='{gradient}': cannot spread a batch over parallel.data=2 devices")
-  assert "set method.gradient='mixed', or parallel.route='jit'" in complaint
+  complaint = refuse("--config.parallel.data=2", f"--config.unroll.gradient={gradient}")
+  assert complaint.startswith(f"unroll.gradient='{gradient}': cannot spread a batch over parallel.data=2 devices")
+  assert "set unroll.gradient='mixed', or parallel.route='jit'" in complaint
 
 
 def test_how_a_run_is_carried_out_is_not_what_it_is(call, copy):

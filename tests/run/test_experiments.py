@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 import jdistill
-from jdistill import catalog, config, run, stages
+from jdistill import catalog, config, run, schema, stages
+from jdistill.stages import sweep
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 CARD = REPOSITORY.parent / "shared" / "methods" / "dataset_distillation_matching.md"
@@ -18,6 +19,7 @@ CIFAR10 = REPOSITORY.parent / "shared" / "data" / "tfds"
 NAMES = sorted(
   path.stem for path in (REPOSITORY / "experiments").glob("*.py") if not path.stem.startswith(("__", "common"))
 )
+STAGES = {name: stage.fields for name, stage in stages.STAGES.items()}
 DSA = "color_crop_cutout_flip_scale_rotate"
 
 # inner steps, expert epochs, image lr, batch, min, current, max start epoch, schedule, lr of lr, label lr, threshold
@@ -68,36 +70,44 @@ def test_an_experiment_says_how_to_run_it_and_defaults_to_its_first_preset(name)
 @pytest.mark.parametrize(("name", "preset"), _presets())
 def test_every_preset_resolves(name, preset):
   experiment = _module(name).get_config(preset)
-  grid = [cell.config for cell in stages.sweep.cells(experiment)] if experiment.get("sweep") else [experiment]
+  grid = [cell.config for cell in sweep.cells(experiment)] if experiment.get("sweep") else [experiment]
   for one in grid:
-    resolved = config.resolve(one)
+    resolved = stages.resolve(one)
     assert resolved["name"] == name
     assert resolved["method"]["name"] in catalog.names()
     if "_ipc" in preset:
       assert preset == f"{resolved['dataset']}_ipc{resolved['ipc']}"
 
 
-@pytest.mark.parametrize(("name", "preset"), [pair for pair in _presets() if not pair[0].startswith(("datm", "mtt"))])
-def test_the_command_line_reaches_every_option_of_the_method_and_the_setting(name, preset):
+def _shown(section, config):
+  """What an experiment must show of a section, `Named` or `Plain`, so that the command line can set it."""
+  return {"name": schema.Field(str)} | section.shown(config.name) if hasattr(section, "shown") else section.fields
+
+
+@pytest.mark.parametrize(("name", "preset"), _presets())
+def test_the_command_line_reaches_every_option_of_every_section(name, preset):
   experiment = _module(name).get_config(preset)
-  options = catalog.row(experiment.method.name).options()
-  assert set(experiment.method) >= {"name", *options}
-  assert set(experiment.task) >= {"name", *catalog.builder_options(catalog.task(experiment.task.name))}
-  for key, default in options.items():
-    if isinstance(default, float):  # of the right type, so that an override is parsed
-      experiment.method[key] = default
+  declared = config.declared(catalog.row(experiment.method.name), STAGES)
+  for part in declared:
+    for key, field in part.keys.items():
+      assert issubclass(experiment.get_type(key), field.kind), key
+    for title, section in part.sections.items():
+      for key, field in _shown(section, experiment[title]).items():
+        found = experiment[title].get_type(key)  # of the right type, so that an override is parsed
+        assert issubclass(found, (field.kind, list) if field.kind is tuple else field.kind), (title, key, found)
 
 
-def test_every_method_of_the_catalog_has_its_experiment():
+def test_every_method_and_policy_of_the_catalog_has_its_experiment():
   for row in catalog.rows():
     path = REPOSITORY / row.config
     assert path.is_file()
-    assert _module(path.stem).get_config().method.name == row.name
+    experiment = _module(path.stem).get_config()
+    assert (experiment.data_policy if row.policy else experiment.method).name == row.name
 
 
 @pytest.mark.parametrize("preset", DATM)
 def test_datm_uses_the_published_settings(preset):
-  resolved = config.resolve(_module("datm").get_config(preset))
+  resolved = stages.resolve(_module("datm").get_config(preset))
   assert _datm_row(resolved["method"]) == DATM[preset]
 
 
@@ -119,12 +129,12 @@ def test_datm_uses_every_row_of_the_table_of_official_settings():
   assert len(found) == 12
   assert found.keys() == {name for name in _module("datm").presets() if "_ipc" in name}
   for preset, row in found.items():
-    assert _datm_row(config.resolve(_module("datm").get_config(preset))["method"]) == row, preset
+    assert _datm_row(stages.resolve(_module("datm").get_config(preset))["method"]) == row, preset
 
 
 @pytest.mark.parametrize("preset", ["cifar10_ipc10", "cifar100_ipc1", "tiny_imagenet_ipc50"])
-def test_datm_shares_experts_networks_and_protocol(preset):
-  c = config.resolve(_module("datm").get_config(preset))
+def test_datm_shares_teachers_networks_and_protocol(preset):
+  c = stages.resolve(_module("datm").get_config(preset))
   assert (c["preprocessing"], c["steps"], c["train_size"]) == ("zca", 10000, None)
   depth = 4 if preset.startswith("tiny_imagenet") else 3
   assert {key: c["model"][key] for key in ("name", "width", "depth", "norm", "act", "pooling", "init")} == {
@@ -136,18 +146,12 @@ def test_datm_shares_experts_networks_and_protocol(preset):
     "pooling": "avg",
     "init": "torch",
   }
-  assert c["experts"] == {
-    "count": 100,
-    "epochs": 100,
-    "batch_size": 256,
-    "lr": 0.01,
-    "momentum": 0.0,
-    "weight_decay": 0.0,
-    "rho": 0.01,
-    "alpha": 0.3,
-    "adaptive": True,
-    "augment": DSA,
-  }
+  assert (c["teachers"]["count"], c["teacher"], c["teacher_method"]["name"]) == (100, c["model"], "ce")
+  assert c["teacher_data_policy"] == {"name": "shuffle", "drop_last": False}
+  plain = {"optimizer": "sgd", "lr": 0.01, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0, "clip": None}
+  plain |= {"schedule": "constant", "warmup_epochs": 0.0, "ema_decay": None, "precision": "float32"}
+  own = {"epochs": 100, "batch_size": 256, "rho": 0.01, "alpha": 0.3, "adaptive": True, "augment": DSA}
+  assert {key: c["teacher_train"][key] for key in plain | own} == plain | own
   e, m = c["eval"], c["method"]
   assert (e["seeds"], e["epochs"], e["batch_size"], e["momentum"], e["weight_decay"]) == (5, 1000, 128, 0.9, 5e-4)
   assert (e["augment"], m["augment"]) == (DSA, DSA)
@@ -157,14 +161,14 @@ def test_datm_shares_experts_networks_and_protocol(preset):
 
 @pytest.mark.parametrize("preset", MTT)
 def test_mtt_uses_the_published_settings(preset):
-  c = config.resolve(_module("mtt").get_config(preset))
+  c = stages.resolve(_module("mtt").get_config(preset))
   m = c["method"]
   names = ("inner_steps", "expert_epochs", "max_start_epoch", "image_lr", "batch_size", "lr_lr", "lr_init")
   assert tuple(m[name] for name in names) == MTT[preset]
   assert (m["min_start_epoch"], m["current_start_epoch"]) == (0, None)
   assert (m["threshold"], m["learn_labels"], m["labels"], m["initial"]) == (None, False, "hard", "real")
   assert (m["image_momentum"], m["lr_momentum"], m["augment"]) == (0.5, 0.5, DSA)
-  assert (c["steps"], c["experts"]["epochs"], c["experts"]["rho"], c["experts"]["lr"]) == (5000, 50, 0.0, 0.01)
+  assert (c["steps"], *(c["teacher_train"][key] for key in ("epochs", "rho", "lr"))) == (5000, 50, 0.0, 0.01)
   assert (c["eval"]["batch_size"], c["eval"]["epochs"]) == (256, 1000)
   assert c["model"]["depth"] == (4 if preset.startswith("tiny_imagenet") else 3)
 
@@ -173,7 +177,8 @@ def _check_sweep(name, summary, work, again):
   assert (work / "figure.png").is_file()
   if "best" in summary:
     assert set(summary["best"]) == {"IPC 1"}
-    assert set(summary["accuracies"]["IPC 1"]) == {"early", "late"}
+    assert set(summary["groups"]["IPC 1"]) == {"early", "late", "random_hard", "random_soft"}
+    assert all(len(scores) == 1 for scores in summary["groups"]["IPC 1"].values())
     assert again() == summary
   else:
     runs = {"few labels, convnet to convnet", "few labels, convnet to mixer"}
@@ -195,26 +200,32 @@ def test_the_tiny_variant_runs_to_the_end(name, tmp_path):
     assert (work / file).stat().st_size > 0
   if experiment.get("sweep"):
     _check_sweep(name, summary, work, once)
-  elif catalog.row(experiment.method.name).family == "knowledge":
-    assert list(summary["arms"]) and experiment.method.name in summary["arms"]
-    for arm in summary["arms"].values():
-      assert all(math.isfinite(value) for value in arm["scores"][summary["metric"]])
   else:
-    assert math.isfinite(summary["accuracy_mean"])
-    labels = jdistill.load(work).labels
-    assert labels.ndim == (1 if name == "mtt" else 2)
+    arms, metric = summary["arms"], summary["metric"]
+    own = {"knowledge": experiment.get("subject") or experiment.method.name}.get(_family(experiment), "distilled")
+    assert own in arms and summary["reference"] in arms and summary["failed"] == []
+    for arm in arms.values():
+      assert all(math.isfinite(value) for value in arm["scores"][metric])
+      assert arm["mean"] == pytest.approx(np.mean(arm["scores"][metric]))
+    if own == "distilled":
+      assert summary["models"][experiment.eval.models[0]] == arms
+      assert jdistill.load(work).labels.ndim == (2 if name == "datm" else 1)
+
+
+def _family(experiment):
+  return catalog.row(experiment.method.name).family
 
 
 def test_a_sweep_without_an_evaluation_is_refused(call, tmp_path):
   sweep = "--config=experiments/datm_difficulty.py:tiny"
-  complaint = call(sweep, "--config.stages=experts,distill", f"--workdir={tmp_path / 'work'}").complaint
-  assert complaint.startswith("stages=['experts', 'distill']: a sweep compares evaluations")
+  complaint = call(sweep, "--config.stages=teachers,distill", f"--workdir={tmp_path / 'work'}").complaint
+  assert complaint.startswith("stages=['teachers', 'distill']: a sweep compares results; it needs evaluate")
   assert not (tmp_path / "work").exists()
 
 
 def test_a_sweep_refuses_a_mistake_in_any_of_its_runs_before_the_first(call, tmp_path):
   sweep = "--config=experiments/datm_difficulty.py:tiny"
-  complaint = call(sweep, "--config.experts.epochs=3", f"--workdir={tmp_path / 'work'}").complaint
+  complaint = call(sweep, "--config.teacher_train.epochs=3", f"--workdir={tmp_path / 'work'}").complaint
   assert "method.max_start_epoch=3" in complaint  # of the late range, the last one
   (tmp_path / "other").mkdir()
   (tmp_path / "other" / "thesis.tex").write_text("precious")
@@ -227,7 +238,7 @@ def _tiny(dataset, **sizes):
   experiment.dataset = str(dataset)
   experiment.train_size, experiment.test_size = None, None
   experiment.update(sizes)
-  experiment.experts.batch_size = 20
+  experiment.teacher_train.batch_size = 20
   return experiment
 
 
@@ -276,7 +287,7 @@ def test_a_tfds_set_runs_to_the_end(tmp_path):
   if not (CIFAR10 / "cifar10").is_dir():
     pytest.skip("CIFAR-10's TFDS files are not beside the repository")
   experiment = _tiny("cifar10", data_dir=str(CIFAR10), train_size=100, test_size=50)
-  experiment.stages = ("experts", "distill", "export")
+  experiment.stages = ("teachers", "distill", "export")
   distilled = _finished(experiment, tmp_path)
   assert distilled.images.shape == (10, 32, 32, 3)
   assert len(distilled.class_names) == 10

@@ -19,7 +19,7 @@ OPTIONS = [
   "--config=experiments/datm.py:tiny",
   f"--config.steps={STEPS}",
   "--config.checkpoint_seconds=0",
-  "--config.experts.count=4",
+  "--config.teachers.count=4",
   "--config.eval.seeds=3",
 ]
 

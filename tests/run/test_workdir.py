@@ -103,7 +103,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_step_before_goes_on(again, copy
 
 def test_the_checkpoint_of_another_run_is_refused(again, call, copy, same, tmp_path):
   other = tmp_path / "other"
-  assert call(TINY, "--config.seed=1", "--config.stages=experts,distill", f"--workdir={other}").code == 0
+  assert call(TINY, "--config.seed=1", "--config.stages=teachers,distill", f"--workdir={other}").code == 0
   _interrupt_after_distill(copy)
   shutil.rmtree(copy / "work" / "checkpoints")
   shutil.copytree(other / "checkpoints", copy / "work" / "checkpoints")

@@ -199,7 +199,7 @@ def test_a_dry_run_speaks_of_this_machine(capsys):
   assert "datm on digits: 200 training, 0 held-out and 100 test examples of (8, 8, 1), 10 classes" in out
   assert re.search(r"\| distill +\| 2 steps on 10 images of \(8, 8, 1\) \(3\.0 kB\), gradient mixed", out)
   assert "each of 1 devices holds arguments 15.6 kB, scratch" in out
-  assert re.search(r"matmul of 1024 x 1024 runs here at [\d.]+ [GT]FLOP/s; 'at least' takes that rate as", out)
+  assert re.search(r"matmul of 1024 x 1024 runs here at [\d.]+ [GT]FLOP/s; 'at least' takes that rate", out)
   stages = [line.split("|")[1].strip() for line in out.splitlines() if line.startswith("| ")]
   assert [name for name in stages if name in make(TINY).config["stages"]] == make(TINY).config["stages"]
 

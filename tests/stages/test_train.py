@@ -24,7 +24,7 @@ DATA = Batch(X, (X @ W).argmax(-1).astype(np.int32), np.arange(N, dtype=np.int32
 TRAIN = {
   "epochs": 4, "batch_size": 4, "optimizer": "sgd", "lr": 0.2, "momentum": 0.9, "nesterov": False, "weight_decay": 0.0,
   "decay_all": True, "clip": None, "schedule": "cosine", "warmup_epochs": 0.0, "milestones": (), "final_lr": 0.0,
-  "ema_decay": None, "precision": "float32", "augment": "none",
+  "ema_decay": None, "precision": "float32", "augment": "none", "rho": 0.0, "alpha": 0.3, "adaptive": True,
 }  # fmt: skip
 
 

@@ -10,7 +10,7 @@ import toy_method
 from toy_method import KEY, host, stream, toy
 
 from jdistill.base import UserError
-from jdistill.training import Checkpoints, NotFinite, Hooks, run_loop, suggest_steps_per_call
+from jdistill.training import Checkpoints, Hooks, NotFinite, run_loop, suggest_steps_per_call
 from jdistill.training.programs import guarded
 
 IDENTITY = {"config": "abc"}

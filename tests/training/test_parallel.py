@@ -6,12 +6,11 @@ The eight devices are those that `tests/conftest.py` makes of one CPU.
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy_method
 
-from jdistill import bilevel, evaluation, models, teachers
+from jdistill import bilevel, evaluation, models
 from jdistill.augment import dsa, flip_crop, identity
 from jdistill.base import UserError
 from jdistill.methods.dataset.trajectory import Segment, trajectory_method
@@ -203,59 +202,22 @@ def test_a_run_goes_on_with_another_number_of_devices(route, tmp_path):
 
 def images(count=30):
   rng = np.random.default_rng(2)
-  return jnp.asarray(rng.normal(size=(count, *SHAPE)), jnp.float32), np.arange(count, dtype=np.int32) % CLASSES
-
-
-@pytest.mark.parametrize(("size", "count"), [(2, 4)])
-def test_experts_of_a_pool_are_those_of_one_device(size, count):
-  x, y = images()
-  recipe = teachers.ExpertRecipe(lr=0.1, batch_size=16, rho=0.05)
-  train = teachers.expert_epoch(FLAT.apply, recipe, flip_crop())
-  keys = jax.random.split(KEY, count)
-
-  def start(key):
-    return FLAT.ravel(NETWORK.init(key).params)
-
-  epoch = jax.jit(train)
-  want = [teachers.record_expert(key, jax.jit(start), epoch, x, jnp.asarray(y), epochs=2) for key in keys]
-  pool, told = parallel.make_pool(parallel.make_mesh(pool=size)), []
-  arguments = {
-    "init": pool.spread(start, (True,)),
-    "epoch": pool.spread(train, (True, True, False, False), (1,)),
-    "epochs": 2,
-    "pool": pool,
-  }
-  x, y = pool.share((x, jnp.asarray(y)))
-  found = teachers.record_experts(
-    keys, x=x, y=y, on_epoch=lambda number, thetas, loss: told.append((number, thetas.shape, loss)), **arguments
-  )
-  assert found.shape == (count, 3, FLAT.size)
-  close(found, np.stack(want))
-  assert not np.allclose(found[0], found[1])
-  assert [number for number, _, _ in told] == [1, 2]
-  assert all(shape == (count, FLAT.size) and np.isfinite(loss) for _, shape, loss in told)
-  assert teachers.record_experts(keys, x=x, y=y, keep=False, **arguments) is None
+  return rng.normal(size=(count, *SHAPE)).astype(np.float32), np.arange(count, dtype=np.int32) % CLASSES
 
 
 def test_seeds_of_a_pool_are_those_of_one_device():
   x, y = images()
-  test_x, test_y = images(50)
-  test_x = np.asarray(test_x)
   protocol = evaluation.Protocol(epochs=4, batch_size=16, augment=flip_crop())
-  pool = parallel.make_pool(parallel.make_mesh(pool=8))
-  run = functools.partial(
-    evaluation.evaluate_seeds, NETWORK, protocol, lr=0.05, test_x=test_x, test_y=test_y, key=KEY, seeds=3, first=1
-  )
-  same = evaluation.examples_of(x, y, CLASSES)
+  run = functools.partial(evaluation.train_seeds, NETWORK, protocol, lr=0.05, key=KEY, seeds=3, first=1)
+  same, mesh = evaluation.examples_of(x, y), parallel.make_mesh(pool=8)
   want = run(same)
-  assert len(set(want)) > 1
-  assert run(same, pool=pool) == want  # three of eight places are used
-  sets = [evaluation.examples_of(x + number, y, CLASSES) for number in range(3)]
+  close(run(same, mesh=mesh), want)  # three of eight places are used
+  assert not np.allclose(*(jax.tree.leaves(want)[0][i] for i in (0, 1)))
+  sets = [evaluation.examples_of(x + number, y) for number in range(3)]
   separate = [
-    evaluation.evaluate_seeds(
-      NETWORK, protocol, one, 0.05, test_x=test_x, test_y=test_y, key=KEY, seeds=1, first=1 + number
-    )[0]
+    evaluation.train_seeds(NETWORK, protocol, one, 0.05, key=KEY, seeds=1, first=1 + number)
     for number, one in enumerate(sets)
   ]
-  assert run(sets, pool=pool) == separate
-  assert separate != want
+  together = run(sets, mesh=mesh)
+  close(together, jax.tree.map(lambda *leaves: np.concatenate(leaves), *separate))
+  assert not np.allclose(jax.tree.leaves(together)[0], jax.tree.leaves(want)[0])

@@ -1,6 +1,7 @@
 """Seeds that train side by side: each is what it is alone, on one device and on many."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import toy_method
 from jdistill.base import Batch, Network, Outputs, Variables
 from jdistill.methods.knowledge import StudentInput, student_method
 from jdistill.methods.knowledge.logits import ce
-from jdistill.training import Hooks, Stream, parallel, run_loop
+from jdistill.training import Checkpoints, Hooks, Stream, parallel, run_loop
 
 KEY, SEEDS, STEPS = jax.random.key(2), [4, 0, 7], 5
 many_devices = pytest.mark.skipif(jax.device_count() < 8, reason="needs eight devices")
@@ -128,3 +129,18 @@ def test_other_seeds_share_the_programs():
   for seeds in ([0, 1], [5, 9]):
     run_loop(method, rows(seeds), key=KEY, steps=STEPS, seeds=seeds, steps_per_call=3)
   assert len(traces) == 1
+
+
+@many_devices
+def test_a_run_goes_on_with_another_number_of_devices(tmp_path):
+  want, _ = run(SEEDS)
+  for devices, stop in ((2, 1), (8, 1), (1, None)):
+    checkpoints, calls = Checkpoints(tmp_path, {}), itertools.count(1)
+    outcome = run_loop(
+      TOY, rows(SEEDS), key=KEY, steps=STEPS, seeds=SEEDS, steps_per_call=2, checkpoints=checkpoints,
+      pool_mesh=parallel.make_mesh(pool=devices) if devices > 1 else None,
+      hooks=Hooks(stop=lambda stop=stop, calls=calls: next(calls) == stop),
+    )  # fmt: skip
+    checkpoints.close()
+  assert outcome.steps == STEPS
+  np.testing.assert_allclose(outcome.result, want, rtol=1e-5)

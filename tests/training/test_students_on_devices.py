@@ -7,7 +7,7 @@ import optax
 
 from jdistill import models
 from jdistill.base import Batch
-from jdistill.methods.knowledge import Epoch, logits, student_method
+from jdistill.methods.knowledge import StudentInput, logits, student_method
 from jdistill.teachers.frozen import committee
 from jdistill.training import parallel, run_loop
 
@@ -27,12 +27,15 @@ def _train(mesh):
     _network(),
     logits.dist(),  # couples the batch
     optimizer=optax.sgd(0.1, momentum=0.9),
-    batch_size=8,
-    teacher=teacher.outputs,
+    targets=teacher.targets,
     constrain=(lambda batch: parallel.constrain_rows(mesh, batch)) if mesh else lambda batch: batch,
   )
-  epoch = Epoch(jnp.int32(0), data, jnp.arange(16, dtype=jnp.int32), teacher.arrays)
-  return run_loop(method, lambda n: epoch, key=jax.random.key(1), steps=1, mesh=mesh, route="jit").state
+
+  def batch(step):
+    rows = jax.tree.map(lambda leaf: leaf[8 * step : 8 * step + 8], data)
+    return StudentInput(rows, jnp.int32(step), jnp.float32(step / 2), targets=teacher.arrays)
+
+  return run_loop(method, batch, key=jax.random.key(1), steps=2, steps_per_call=2, mesh=mesh, route="jit").state
 
 
 def test_a_student_on_two_devices_computes_what_it_does_on_one():
