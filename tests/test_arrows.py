@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "jdistill"
 # What a room may import, from the ground floor to the roof. `base` is open to all. A new room needs a row here, and a
 # row that grows upwards needs a reason.
 GROUND = {"base", "schema"}
+NUMBERS = GROUND | {"_compat", "ops", "losses", "bilevel", "augment", "selection"}
 MAY_IMPORT = {
   "base": set(),
   "schema": {"base"},
@@ -30,33 +31,33 @@ MAY_IMPORT = {
   "models": GROUND | {"ops"},
   # data, targets and the engine: none of them knows a method
   "data": GROUND | {"files"},
-  "teachers": GROUND | {"files", "ops", "data", "models", "losses", "augment"},
-  "training": GROUND | {"_compat", "files", "ops", "data", "models", "losses", "augment"},
-  # methods take data orders and connectors from the rooms that have them
-  "methods": GROUND | {"ops", "losses", "bilevel", "augment", "selection", "synthetic", "data", "models"},
-  # evaluation networks are students without a teacher, trained by the one loop
-  "evaluation": GROUND | {"ops", "data", "models", "losses", "augment", "methods", "training"},
+  "teachers": NUMBERS | {"files", "data", "models"},
+  "training": NUMBERS | {"files", "data", "models"},
+  # methods take data policies and connectors from the rooms that have them
+  "methods": NUMBERS | {"synthetic", "data", "models"},
+  # protocols are a method in the one loop
+  "evaluation": NUMBERS | {"data", "models", "training", "methods"},
   # what people see and take away
   "reporting": GROUND | {"files"},
   "export": GROUND | {"files", "reporting"},
   "distilled": GROUND | {"files", "augment", "data", "models", "evaluation", "export"},
-  # kinds of experiments: data and scores
+  # data and scores
   "tasks": GROUND | {"data", "evaluation", "selection", "losses", "models"},
   # names, configurations, runs
   "catalog": GROUND | {"methods", "tasks"},
-  "config": GROUND
-  | {"files", "augment", "bilevel", "data", "models", "teachers", "training", "methods", "tasks", "catalog"},
-  "stages": GROUND
-  | {"files", "augment", "bilevel", "data", "models", "losses", "ops", "synthetic", "teachers", "methods"}
-  | {"training", "evaluation", "reporting", "export", "tasks", "catalog", "config"},
-  "ledger": GROUND | {"files", "reporting", "catalog"},
+  "config": GROUND | {"files", "data", "models", "methods", "tasks", "catalog"},
+  "stages": NUMBERS
+  | {"files", "synthetic", "data", "models", "teachers", "training", "methods", "evaluation", "tasks"}
+  | {"reporting", "export", "catalog", "config"},
+  "ledger": GROUND | {"files", "reporting", "evaluation", "catalog"},
+  "pages": GROUND | {"files", "reporting", "catalog", "config", "stages"},
   "cli": GROUND | {"config"},
   "run": GROUND | {"cli", "catalog", "config", "stages", "reporting", "training"},
 }
 
 # Reading, writing, printing and logging: nobody else does.
 MAY_DO_IO = {
-  "files", "data", "teachers", "training", "reporting", "export", "distilled", "stages", "cli", "run", "ledger"
+  "files", "data", "teachers", "training", "reporting", "export", "distilled", "stages", "cli", "run", "ledger", "pages"
 }  # fmt: skip
 IO_CALLS = {"open", "print", "input"}
 IO_MODULES = {
@@ -79,6 +80,7 @@ ONLY_IN = {
 PRIVATE_MODULES = {"ctypes", "cffi", "jaxlib"}
 FORBIDDEN_MODULES = {"pickle", "dill", "joblib", "shelve", "marshal"}  # loading them runs what is in the file
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__"}
+MOST_LINES, MOST_LINES_OF_A_FUNCTION = 350, 60
 
 
 class Import(NamedTuple):
@@ -155,6 +157,48 @@ def test_there_are_no_cycles():
     assert order.index("methods") < order.index("stages") < order.index("run")
 
 
+def module_of(path):
+  """`jdistill/stages/__init__.py` is `jdistill.stages`."""
+  return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+def test_modules_have_no_circles():
+  """Nor inside a room. An import inside a function counts too, unless a comment beside it gives its reason."""
+  paths = {module_of(path): path for path in PACKAGE.rglob("*.py")}
+  graph, exceptions = {name: set() for name in paths}, []
+  for name, path in paths.items():
+    tree, lines = parse(path), path.read_text().splitlines()
+    inside = {id(node) for function in functions(tree) for node in ast.walk(function)}
+    for node in ast.walk(tree):
+      if not isinstance(node, ast.Import | ast.ImportFrom):
+        continue
+      targets = {found.module if found.name is None else f"{found.module}.{found.name}" for found in imports(node)}
+      targets = {one if one in paths else one.rpartition(".")[0] for one in targets} & set(paths) - {name}
+      if targets and id(node) in inside and "#" in lines[node.lineno - 1]:
+        exceptions.append(f"{name}:{node.lineno}")
+      else:
+        graph[name] |= targets
+  assert sum(map(len, graph.values())) > 300  # the walk did see something
+  list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError with the circle
+  assert exceptions == []  # none is needed so far
+
+
+def functions(tree):
+  return [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
+def test_files_and_functions_are_short():
+  """A file has one subject. The docstring of a function does not count."""
+  for path in PACKAGE.rglob("*.py"):
+    text = path.read_text()
+    assert text.count("\n") <= MOST_LINES, f"{path}: more than {MOST_LINES} lines; it has two subjects"
+    for function in functions(ast.parse(text)):
+      docstring = function.body[0] if ast.get_docstring(function) is not None else None
+      own = function.end_lineno - function.lineno + 1
+      own -= docstring.end_lineno - docstring.lineno + 1 if docstring else 0
+      assert own <= MOST_LINES_OF_A_FUNCTION, f"{path}:{function.lineno}: {function.name} has {own} lines"
+
+
 def test_the_bare_package_is_only_asked_for_its_version():
   """`jdistill.losses` works through the package's lazy imports, past the table above; so rooms must not use it."""
   for room in MAY_IMPORT:
@@ -182,7 +226,7 @@ def test_pure_rooms_do_no_io(room):
 
 
 def test_methods_know_neither_files_nor_configurations():
-  """Said apart from the table, as it is what keeps a method usable in other people's loops."""
+  """Apart from the table, for this is what keeps a method usable in other people's loops."""
   assert not MAY_IMPORT["methods"] & {"files", "stages", "config", "run", "reporting", "export", "training"}
   for path in sources("methods"):
     text = path.read_text()
@@ -216,9 +260,9 @@ def test_private_parts_of_libraries_and_the_c_library_are_used_in_one_room():
       assert "._src" not in path.read_text(), path  # reached as an attribute
 
 
-def test_names_become_functions_in_the_catalog_alone():
-  """Modules found by name: methods in the catalog, and optional packages in the rooms that own them."""
-  allowed = {"catalog", *(room for rooms in ONLY_IN.values() for room in rooms)}
+def test_names_become_functions_in_registries_alone():
+  """Modules found by name: methods in the catalog, tasks in their registry, and optional packages in their rooms."""
+  allowed = {"catalog", "tasks", *(room for rooms in ONLY_IN.values() for room in rooms)}
   for room in set(MAY_IMPORT) - allowed:
     for path in sources(room):
       assert "import_module" not in path.read_text(), path

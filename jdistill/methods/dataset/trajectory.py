@@ -159,9 +159,7 @@ def trajectory_method(
     if ema_decay is not None:
       average = jnp.where(accepted, ema_decay * average + (1 - ema_decay) * roles["images"].params, average)
     metrics = {"match/loss": value, "match/accepted": accepted.astype(jnp.float32), "synthetic/lr": roles["lr"].params}
-    for name in ("images", "labels"):
-      if name in grads:
-        metrics[f"gradient/{name}"] = jnp.sqrt(jnp.sum(jnp.square(grads[name])))
+    metrics |= {f"gradient/{n}": jnp.sqrt(jnp.sum(jnp.square(grads[n]))) for n in ("images", "labels") if n in grads}
     return TrajectoryState(roles, state.labels, average, state.accepted + accepted.astype(jnp.int32)), metrics
 
   return Method(init, step, _result, _figures)
