@@ -67,7 +67,7 @@ def table(
     if "failed" in cell:
       rows.append([shown, "failed", *("" for _ in [*against, *others, *columns])])
       continue
-    gap = "" if label == reference or "difference" not in cell else _gap(cell, digits)
+    gap = "" if label == reference or "difference" not in cell else gap_text(cell, digits)
     rows.append(
       [
         shown,
@@ -80,8 +80,11 @@ def table(
   return [first, metric, *against, *others, *columns], rows
 
 
-def _gap(cell: Mapping[str, Any], digits: int) -> str:
-  return f"{cell['difference']:+.{digits}f} ± {cell['half_width']:.{digits}f}"
+def gap_text(cell: Mapping[str, Any], digits: int = 4) -> str:
+  """The difference of a cell from its reference with its interval, alone where one seed has none."""
+  half_width = float(cell["half_width"])  # JSON has words for what is not finite
+  spread = f" ± {half_width:.{digits}f}" if math.isfinite(half_width) else ""
+  return f"{cell['difference']:+.{digits}f}{spread}"
 
 
 def verdict(
@@ -98,9 +101,9 @@ def verdict(
       return f"{shown} failed: {cells[one]['failed']}"
   cell = cells[label]
   gain = cell["difference"] if higher else -cell["difference"]
-  gap = f"{_gap(cell, 4)} {metric} (95% interval of paired differences)"
-  if not math.isfinite(cell["half_width"]):
-    return f"{name} against {other}: {cell['difference']:+.4f} {metric}: one seed only, so no spread is known"
+  gap = f"{gap_text(cell)} {metric} (95% interval of paired differences)"
+  if not math.isfinite(float(cell["half_width"])):
+    return f"{name} against {other}: {gap_text(cell)} {metric}: one seed only, so no spread is known"
   if gain > cell["half_width"]:
     return f"{name} beats {other}: {gap}"
   if gain < -cell["half_width"]:
@@ -122,17 +125,15 @@ def bars(path: Path, groups: Mapping[str, Cells], metric: str, *, differences: b
     group: {label: cell for label, cell in cells.items() if value in cell and not (differences and not cell[value])}
     for group, cells in groups.items()
   }
-  labels = list(dict.fromkeys(label for cells in whole.values() for label in cells))
+  labels = list(dict.fromkeys(label for cells in whole.values() for label in cells)) or ["nothing to show"]
+  empty = {value: math.nan, spread: 0.0}
+  series = {
+    label: tuple([float(cells.get(label, empty)[key]) for cells in whole.values()] for key in (value, spread))
+    for label in labels
+  }
+  names = list(groups)
   if len(groups) == 1:  # one bar per label needs no legend
-    (cells,) = whole.values()
-    names, series = labels, {metric: ([cells[n][value] for n in labels], [cells[n][spread] for n in labels])}
-  else:
-    empty = {value: math.nan, spread: 0.0}
-    names = list(groups)
-    series = {
-      label: tuple([whole[group].get(label, empty)[key] for group in groups] for key in (value, spread))
-      for label in labels
-    }
+    names, series = labels, {metric: tuple([one[part][0] for one in series.values()] for part in (0, 1))}
   pairs = [pair for values in series.values() for pair in zip(*values, strict=True) if math.isfinite(pair[0])]
   ends = [end for mean, error in pairs for end in (mean - np.nan_to_num(error), mean + np.nan_to_num(error))] or [0.0]
   low, high = min(ends), max(ends)

@@ -1,6 +1,7 @@
 """Stage `report`: the closing table, `summary.json`, `report.md` and `report.html`, made of what the stages tell."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from jdistill import catalog
@@ -25,7 +26,7 @@ def _run(run: Run) -> None:
       run.say("\n" + format_table(*part.result) + "\n" + part.verdict + "\n")
   for line in _closing(run, summary, parts):
     run.say(line)
-  write_report(run.workdir, title(run), _sections(run, parts))
+  write_report(run.workdir, title(run), _sections(run, parts, summary))
   run.finish("report", begin)
 
 
@@ -65,15 +66,25 @@ def _closing(run: Run, summary: dict[str, Any], parts: list[Part]) -> list[str]:
   lines = [f"time: {spent}; peak memory {format_bytes(summary['peak_memory_bytes'])}"] if spent else []
   lines += [] if "arms" in summary else ["no evaluation was asked for, or none is finished"]
   lines += [line for part in parts for line in part.lines]
-  lines += [f"failed: {label}: {summary['arms'][label]['failed']}" for label in summary["failed"]]
+  lines += [f"failed: {label}: {message}" for label, message in failures(summary).items()]
   return [*lines, f"report: {run.workdir / 'report.html'}"]
 
 
-def _sections(run: Run, parts: list[Part]) -> list[Section]:
+def failures(summary: Mapping[str, Any]) -> dict[str, str]:
+  """The arms of a run that failed, with what each of them came to."""
+  return {label: summary["arms"][label]["failed"].removeprefix(f"{label}: ") for label in summary["failed"]}
+
+
+def failed_section(messages: Mapping[str, str]) -> list[Section]:
+  """What of a report is about failures: nothing where there are none."""
+  return [Section("Failed", "\n".join(f"- {name}: {text}" for name, text in messages.items()))] if messages else []
+
+
+def _sections(run: Run, parts: list[Part], summary: dict[str, Any]) -> list[Section]:
   """The parts of the report, in order: results first."""
   c, row = run.config, catalog.row(run.config["method"]["name"])
   found = [section for part in parts for section in part.sections]
-  found = sorted(found, key=lambda section: section.title != "Result")
+  found = sorted(failed_section(failures(summary)) + found, key=lambda section: section.title != "Result")
   about = f"{row.title} ({row.authors}; {row.venue}; arXiv {row.arxiv})."
   found += [
     Section("Data", "\n".join(f"- {note}" for note in run.task().notes)),

@@ -24,7 +24,7 @@ import numpy as np
 from jdistill.base import UserError
 from jdistill.files import read_json, write_json
 from jdistill.reporting import Section, comparison, duration, environment, format_table, write_report
-from jdistill.stages.report import flatten
+from jdistill.stages.report import failed_section, failures, flatten
 from jdistill.stages.workdir import Interrupted
 from jdistill.training import distributed
 
@@ -128,6 +128,7 @@ def run(
         say(f"  failed: {error}")
         continue
     results.setdefault((cell.group, cell.series), []).append(summary)
+    failed |= {f"{cell.name}, {label}": message for label, message in failures(summary).items()}
     say(f"  {line(summary)}, in {duration(time.monotonic() - begin)}")
   if not results:
     raise UserError(f"sweep: every run failed; the first one: {next(iter(failed.values()))}")
@@ -147,11 +148,7 @@ def line(summary: Mapping[str, Any]) -> str:
   label = "distilled" if "distilled" in summary["arms"] else next(iter(summary["arms"]))
   if "failed" in own:
     return f"{label} failed"
-  gap = (
-    f", {own['difference']:+.4f} ± {own['half_width']:.4f} against {summary['reference']}"
-    if own.get("difference")
-    else ""
-  )
+  gap = f", {comparison.gap_text(own)} against {summary['reference']}" if own.get("difference") else ""
   return f"{label}: {summary['metric']} {own['mean']:.4f}{gap}"
 
 
@@ -163,8 +160,7 @@ def _report(
   side_by_side = _sets if "distilled" in first["arms"] else _arms
   summary, sections, text = side_by_side(results, first, workdir)
   summary |= {"metric": first["metric"], "failed": dict(failed)}
-  if failed:
-    sections.append(Section("Failed", "\n".join(f"- {name}: {message}" for name, message in failed.items())))
+  sections += failed_section(failed)
   sections.append(Section("Environment", table=(["what", "value"], flatten(environment()))))
   write_report(workdir, grid[0].config["name"], sections)
   write_json(workdir / "summary.json", summary)
@@ -227,8 +223,8 @@ def _arms(results: Mapping, first: Mapping[str, Any], workdir: Path):
   gaps: dict[str, dict[str, tuple[float, float]]] = {}
   for name, arms in tables.items():
     for label, arm in arms.items():
-      if "failed" not in arm:
-        gaps.setdefault(label, {})[name] = (arm["difference"], arm["half_width"])
+      if "difference" in arm:
+        gaps.setdefault(label, {})[name] = (arm["difference"], float(arm["half_width"]))
   mean = {label: float(np.mean([gap for gap, _ in found.values()])) for label, found in gaps.items()}
   summary = {"reference": reference, "differences": gaps, "mean_differences": mean}
   return summary, sections, "\n".join(text)

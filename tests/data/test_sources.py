@@ -47,7 +47,9 @@ def test_names_and_lazy_imports():
   code = f"import sys, jdistill.data as d; print(sorted({lazy} & set(sys.modules)))"
   done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
   assert done.stdout.strip() == "[]"
-  assert callable(data_room.zca.fit) and callable(data_room.preprocess.fit) and callable(data_room.samplers.epoch_batches)
+  assert (
+    callable(data_room.zca.fit) and callable(data_room.preprocess.fit) and callable(data_room.samplers.epoch_batches)
+  )
 
 
 # archives ---------------------------------------------------------------------------------------------------------

@@ -42,7 +42,14 @@ def test_dry_run_prints_a_plan_and_writes_nothing(call, tmp_path, monkeypatch):
   result = call(TINY, "--dry_run")
   assert (result.code, result.err) == (0, "")
   assert sorted(tmp_path.iterdir()) == before
-  for word in ("200 training, 0 held-out and 100 test examples", "(8, 8, 1)", "(64, 16)", "1,210 parameters", "4.8 kB", "scratch"):
+  for word in (
+    "200 training, 0 held-out and 100 test examples",
+    "(8, 8, 1)",
+    "(64, 16)",
+    "1,210 parameters",
+    "4.8 kB",
+    "scratch",
+  ):
     assert word in result.out, word
   rows = [line.split("|")[1].strip() for line in result.out.splitlines() if line.startswith("| ")]
   assert rows[-5:] == ["teachers", "distill", "evaluate", "export", "report"]
@@ -91,9 +98,7 @@ def test_lists_can_be_written_with_commas():
 
 
 def test_a_key_can_be_set_back_to_its_tested_value():
-  context = run.make_run(
-    cli.parse(["run", TINY, "--config.steps=None", "--config.train_size=None"])["config"].value
-  )
+  context = run.make_run(cli.parse(["run", TINY, "--config.steps=None", "--config.train_size=None"])["config"].value)
   assert (context.config["steps"], context.config["train_size"]) == (600, None)  # digits' own, and all images
 
 

@@ -99,7 +99,11 @@ CASES = {
   ),
   "a batch of one for relations": ("rkd", [("train.batch_size", 1)], ["rkd: ", "at least 2 examples", "got 1"]),
   "a batch of one for correlations": ("dist", [("train.batch_size", 1)], ["dist: ", "at least 2 examples", "got 1"]),
-  "options that do not go together": ("kd3", [("data_policy.select", "best")], ["data_policy.select='best'", "classwise"]),
+  "options that do not go together": (
+    "kd3",
+    [("data_policy.select", "best")],
+    ["data_policy.select='best'", "classwise"],
+  ),
   "a warm-up as long as training": (
     [("train.warmup_epochs", 3.0)],
     ["train.warmup_epochs=3.0: must be below epochs=3"],
@@ -137,7 +141,10 @@ CASES = {
     [("tune", {"kd": {"teacher/widths": ((3,), (4,))}})],
     ["tune.kd.teacher/widths", "not searched"],
   ),
-  "a search over how many": ([("tune", {"kd": {"teachers/count": (1, 3)}})], ["tune.kd.teachers/count", "not searched"]),
+  "a search over how many": (
+    [("tune", {"kd": {"teachers/count": (1, 3)}})],
+    ["tune.kd.teachers/count", "not searched"],
+  ),
   "an unknown stage": ([("stages", ("teecher",))], ["stages: unknown stage 'teecher'", "'teachers'"]),
   "stages out of order": ([("stages", ("report", "students"))], ["stages=", "must be in the order"]),
 }
