@@ -1,6 +1,6 @@
 """The parts of README and docs that are made of the catalog and of the declared options, so that they cannot be wrong.
 
-  python -m jdistill.pages
+  python -m docs.pages
 
 rewrites them in the current checkout: what stands between `<!-- NAME -->` and `<!-- /NAME -->`.
 """
