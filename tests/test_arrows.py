@@ -49,15 +49,13 @@ MAY_IMPORT = {
   "stages": NUMBERS
   | {"files", "synthetic", "data", "models", "teachers", "training", "methods", "evaluation", "tasks"}
   | {"reporting", "export", "catalog", "config"},
-  "ledger": GROUND | {"files", "reporting", "evaluation", "catalog"},
-  "pages": GROUND | {"files", "reporting", "catalog", "config", "stages"},
   "cli": GROUND | {"config"},
   "run": GROUND | {"cli", "catalog", "config", "stages", "reporting", "training"},
 }
 
 # Reading, writing, printing and logging: nobody else does.
 MAY_DO_IO = {
-  "files", "data", "teachers", "training", "reporting", "export", "distilled", "stages", "cli", "run", "ledger", "pages"
+  "files", "data", "teachers", "training", "reporting", "export", "distilled", "stages", "cli", "run"
 }  # fmt: skip
 IO_CALLS = {"open", "print", "input"}
 IO_MODULES = {

@@ -4,20 +4,31 @@ import re
 
 import pytest
 
-from jdistill import catalog
+from jdistill import catalog, schema, stages, tasks
 from jdistill.base import UserError
 
-FAMILIES = ("dataset", "knowledge", "language", "diffusion", "selection", "curriculum")
+FAMILIES = ("dataset", "knowledge", "selection", "curriculum", "language", "synthesis", "diffusion")
 
 
 def test_rows_and_names_agree():
-  assert catalog.names() == [row.name for row in catalog.rows()]
-  assert len(set(catalog.names())) == len(catalog.names()) >= 2
-  for name in catalog.names():
-    assert catalog.row(name).name == name
-    assert re.fullmatch(r"[a-z][a-z0-9_]*", name)
-    assert catalog.row(name).family in FAMILIES
-    assert callable(catalog.row(name).build())
+  every = [row.name for row in catalog.rows()]
+  assert len(set(every)) == len(every) > 20
+  methods, policies = catalog.names(), [row.name for row in catalog.rows() if row.policy]
+  assert sorted([*methods, *policies]) == sorted(every) and "datm" in methods and "rs2" in policies
+  for row in catalog.rows():
+    assert catalog.row(row.name) is row and re.fullmatch(r"[a-z][a-z0-9_]*", row.name)
+    assert row.family in FAMILIES and callable(row.build())
+    assert row.name in catalog.names(row.family) or row.policy
+
+
+@pytest.mark.parametrize("row", catalog.rows(), ids=lambda row: row.name)
+def test_rows_name_stages_tasks_and_parts_that_there_are(row):
+  assert set(row.stages) <= set(stages.STAGES) and [s for s in stages.STAGES if s in row.stages] == sorted(
+    row.stages, key=list(stages.STAGES).index
+  )
+  assert row.stages[-1] == "report" and set(row.tasks) <= set(tasks.names())
+  assert set(row.parts) <= {"stream", "start"} and all(callable(row.build(part)) for part in row.parts)
+  assert row.keep in ("networks", "trajectory") and ("distill" in row.stages) == (set(row.parts) == {"stream", "start"})
 
 
 @pytest.mark.parametrize(
@@ -37,37 +48,53 @@ def test_unknown_names(name, message):
 
 def test_near_matches():
   known = ("image_lr", "label_lr", "lr_lr", "threshold")
-  assert catalog.near_matches("imge_lr", known).startswith("; did you mean 'image_lr'")
-  assert catalog.near_matches("treshold", known) == "; did you mean 'threshold'?"
-  assert catalog.near_matches("qqq", known) == "; choose one of image_lr, label_lr, lr_lr, threshold"
-  assert catalog.near_matches(17, iter(known)).startswith("; choose one of")
-  assert catalog.near_matches("aaa", ["aab", "aac", "aad", "aae"]).count("or") == 2  # never more than three
+  assert schema.near_matches("imge_lr", known).startswith("; did you mean 'image_lr'")
+  assert schema.near_matches("treshold", known) == "; did you mean 'threshold'?"
+  assert schema.near_matches("qqq", known) == "; choose one of image_lr, label_lr, lr_lr, threshold"
+  assert schema.near_matches(17, iter(known)).startswith("; choose one of")
+  assert schema.near_matches("aaa", ["aab", "aac", "aad", "aae"]).count("or") == 2  # never more than three
 
 
 @pytest.mark.parametrize("name", catalog.names())
 def test_options_are_plain_values(name):
-  options = catalog.row(name).options()
-  assert options and all(re.fullmatch(r"[a-z][a-z0-9_]*", key) for key in options)
-  for key, value in options.items():
-    assert value is None or isinstance(value, bool | int | float | str), key
-    assert key not in ("augment", "unroll", "apply", "optimizer") or isinstance(value, str), key
+  fields = catalog.row(name).fields()
+  assert fields and all(re.fullmatch(r"[a-z][a-z0-9_]*", key) for key in fields)
+  for key, field in fields.items():
+    value = field.default
+    assert value is None or isinstance(value, bool | int | float | str | tuple), key
+    assert key not in ("unroll", "apply", "network", "optimizer"), key  # collaborators
+
+
+def defaults(name):
+  return {key: field.default for key, field in catalog.row(name).fields().items()}
 
 
 def test_options_of_the_first_methods():
-  datm, mtt = catalog.row("datm").options(), catalog.row("mtt").options()
+  datm, mtt = defaults("datm"), defaults("mtt")
   assert datm["inner_steps"] == 80 and datm["threshold"] == 1.0 and datm["learn_labels"] is True
   assert datm["image_momentum"] == 0.5 and datm["label_momentum"] == 0.9 and datm["labels"] == "soft"
   assert mtt["threshold"] is None and mtt["learn_labels"] is False and mtt["labels"] == "hard"
-  assert set(datm) == set(mtt)
-  datm["inner_steps"] = 1  # a copy, not the table
-  assert catalog.row("datm").options()["inner_steps"] == 80
+  assert set(datm) == set(mtt) and {"max_start_epoch", "lr_init", "augment"} <= set(datm)  # parts have theirs, too
+  assert defaults("dm")["initial"] == "real" and "augment" not in defaults("sre2l")
 
 
-def test_functions_are_no_options():
-  def builder(apply, *, rate: float = 0.1, name: str = "a", on: bool = True, none=None, unroll=len, steps: int = 3):
-    pass
+def test_every_option_goes_to_the_builders_that_declare_it():
+  row, given = catalog.row("datm"), defaults("datm")
+  own, stream, start = row.options_of(given), row.options_of(given, "stream"), row.options_of(given, "start")
+  assert "inner_steps" in own and "max_start_epoch" in stream and start.keys() == {"initial", "labels", "lr_init"}
+  assert own.keys() | stream.keys() | start.keys() | {"augment"} == given.keys()
 
-  assert catalog.builder_options(builder) == {"rate": 0.1, "name": "a", "on": True, "none": None, "steps": 3}
+
+def test_data_policies_have_names_builders_and_options():
+  assert set(catalog.policy_names()) >= {"shuffle", "static_subset", "rs2", "kd3", "ssld"}
+  for name in catalog.policy_names():
+    assert catalog.policy_fields(name) == schema.fields(catalog.policy(name))
+  assert catalog.policy_fields("rs2")["fraction"].default == 0.1
+
+
+def test_what_a_builder_takes():
+  assert catalog.row("datm").takes("unroll") and not catalog.row("dm").takes("unroll")
+  assert catalog.row("sre2l").takes("teacher_apply") and not catalog.row("kd").takes("apply")
 
 
 def parse_bibtex(text):
@@ -84,7 +111,7 @@ def parse_bibtex(text):
   return head[1], head[2], fields
 
 
-@pytest.mark.parametrize("name", catalog.names())
+@pytest.mark.parametrize("name", [row.name for row in catalog.rows()])
 def test_citations_are_bibtex(name):
   row = catalog.row(name)
   kind, key, fields = parse_bibtex(catalog.citation(name))
@@ -107,7 +134,7 @@ def test_citation_of_datm():
 
 def test_table_of_list():
   headers, rows = catalog.table()
-  assert headers == ["method", "family", "paper", "arXiv", "experiment"]
-  assert [row[0] for row in rows] == catalog.names()
+  assert headers == ["name", "family", "paper", "arXiv", "experiment"]
+  assert [row[0] for row in rows] == [row.name for row in catalog.rows()]
   assert all(len(row) == len(headers) and all(isinstance(cell, str) and cell for cell in row) for row in rows)
   assert rows[0][3] == "2310.05773" and "ICLR 2024" in rows[0][2] and rows[0][4] == "experiments/datm.py"

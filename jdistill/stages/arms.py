@@ -35,7 +35,7 @@ class Targets(NamedTuple):
 
 
 def _start_names() -> list[str]:
-  return [*catalog.names("knowledge"), NO_START]
+  return [*catalog.names("students"), NO_START]
 
 
 def _start_fields(name: str) -> dict[str, schema.Field]:
@@ -43,7 +43,7 @@ def _start_fields(name: str) -> dict[str, schema.Field]:
 
 
 SECTIONS = {
-  "method": sections.method(family="knowledge"),
+  "method": sections.method(stage="students"),
   "task": RUN.sections["task"],
   "student": sections.network(),
   "train": TRAIN,

@@ -11,8 +11,9 @@ from jdistill.base import Augmentation, Batch
 from jdistill.config import Declared, Plain
 from jdistill.config.common import Train
 from jdistill.data.policies import shuffle
+from jdistill.evaluation import examples_of
 from jdistill.files import format_bytes
-from jdistill.methods.knowledge.logits import kd
+from jdistill.methods.knowledge.logits import stored_labels
 from jdistill.schema import Above, Range
 from jdistill.stages import distill, networks, train
 from jdistill.stages.run import Run
@@ -55,7 +56,7 @@ def record(run: Run, images: np.ndarray, key: jax.Array) -> fkd.Records:
   c = run.config["relabel"]
   found = [networks.read(run, one) for one in networks.wanted(run)]
   teachers = committee([n for one in found for n in one.networks], [v for one in found for v in one.variables])
-  examples = examples_of(images)
+  examples = _unlabelled(images)
   return fkd.record(
     teachers,
     examples,
@@ -68,25 +69,22 @@ def record(run: Run, images: np.ndarray, key: jax.Array) -> fkd.Records:
   )
 
 
-def examples_of(images: np.ndarray) -> Batch:
+def _unlabelled(images: np.ndarray) -> Batch:
   """Images whose labels nobody reads."""
-  ids = np.arange(len(images), dtype=np.int32)
-  return Batch(np.asarray(images), np.zeros(len(images), np.int32), ids)
+  return examples_of(images, np.zeros(len(images), np.int32))
 
 
 def job(run: Run, label: str, network, images: np.ndarray, records: fkd.Records, seeds: list[int]) -> train.Job:
   """The training of fresh networks on images with stored labels: their divergence at a temperature, without labels."""
   c = run.config["relabel"]
   names = ("epochs", "batch_size", "optimizer", "lr", "weight_decay")
-  # the divergence without its factor T^2, as released
-  recipe = kd(temperature=c["temperature"], ce_weight=0.0, kd_weight=1 / c["temperature"] ** 2)
   return train.Job(
     label=label,
     network=network,
-    recipe=recipe,
+    recipe=stored_labels(c["temperature"]),
     train=Train()._asdict() | {name: c[name] for name in names},
     policy=lambda size, batch_size: fkd.policy(records),
-    data=examples_of(images),
+    data=_unlabelled(images),
     members=np.tile(np.arange(len(images)), (len(seeds), 1)),
     seeds=seeds,
     targets=fkd.replayed(records),

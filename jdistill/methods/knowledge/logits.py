@@ -34,6 +34,15 @@ def kd(
   return Recipe({"ce": cross_entropy_term(ce_weight), "kd": kd_term(kd_weight, temperature)})
 
 
+def stored_labels(temperature: float) -> Recipe:
+  """`KL(teacher || student)` at a temperature, without labels and without the factor `T^2`: SRe2L's and FKD's students.
+
+  Args:
+    temperature: of both softmaxes.
+  """
+  return Recipe({"kd": kd_term(1 / temperature**2, temperature)})
+
+
 @validated("method")
 def dkd(
   *,
