@@ -12,6 +12,7 @@ import jax
 import pytest
 
 import jdistill
+from docs import pages
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -137,9 +138,24 @@ def test_paths_in_text_exist(path):
   assert sorted(name for name in found if not (ROOT / name).exists()) == []
 
 
-def test_readme_lists_every_method_and_experiment():
+@pytest.mark.parametrize("name", list(pages.FILES))
+def test_generated_parts_of_pages_are_up_to_date(name):
+  text = (ROOT / name).read_text(encoding="utf-8")
+  assert pages.rewritten(text, pages.FILES[name]) == text, "run python -m docs.pages"
+
+
+def test_generated_parts_show_every_system_key_and_option():
+  """What the pages are compared with says what the table and the signatures do."""
+  systems, keys, methods, policies = pages.systems(), pages.keys(), pages.methods(), pages.policies()
   for row in jdistill.catalog.rows():
-    assert f"`{row.name}`" in README and row.arxiv in README and row.config in README
+    assert f"`{row.name}`" in systems and row.arxiv in systems and f"`{row.config}`" in systems
+    for key in row.fields():
+      assert row.policy or f"`{key}=" in methods
+  for key in ("steps", "ipc", "unroll.gradient", "teachers.count", "train.lr", "targets.source", "eval.seeds", "seeds"):
+    assert keys.count(f"| `{key}` ") == 1, key
+  assert "`fraction=0.1`" in policies and "`remat`" in keys
+  with pytest.raises(ValueError, match="no place for systems"):
+    pages.rewritten("a page without its place", ("systems",))
 
 
 def test_readme_has_snippets_and_images():
