@@ -1,8 +1,8 @@
-"""From the command to the end of the first outer step: import, data, experts on disk, compilation.
+"""From the command to the end of the first outer step: import, data, teachers on disk, compilation.
 
   python -m benchmarks.first_step
 
-The digits default with a cold and then a warm compilation cache, in processes of their own. Experts are made before,
+The digits default with a cold and then a warm compilation cache, in processes of their own. Teachers are made before,
 and not counted.
 """
 
@@ -34,7 +34,7 @@ def main() -> None:
   figures = {"machine": _reports.machine(arguments.threads), "seconds": {}}
   with tempfile.TemporaryDirectory() as name:
     directory = Path(name)
-    command(directory, "experts", "--config.stages=('experts',)", "--compilation_cache=off")
+    command(directory, "teachers", "--config.stages=('teachers',)", "--compilation_cache=off")
     cache = f"--compilation_cache={directory / 'cache'}"
     for which in ("cold cache", "warm cache"):
       figures["seconds"][which] = command(directory, which.split()[0], "--config.stages=('distill',)", cache)

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from jdistill.files import read_json
-from jdistill.stages.knowledge import Context, students, teacher, train
+from jdistill.stages import Run, arms, networks, tune
 from jdistill.tasks.segmentation import scores, scores_with_labels
 
 
@@ -21,12 +21,12 @@ def ask(network, variables):
   return lambda x: np.asarray(call(variables, x))
 
 
-def look_at_teachers(ctx: Context) -> None:
+def look_at_teachers(run: Run) -> None:
   """Prints every arm's teacher: mean IoU without labels, with the right and with wrong maps, on the test images."""
-  for label, arm in ctx.config["arms"].items():
-    if (found := teacher.load(ctx, label, arm)) is None:
+  for label, arm in run.config["arms"].items():
+    if (found := networks.load(run, label, arm)) is None:
       continue
-    predict, test = ask(found.networks[0], found.variables[0]), ctx.task(arm["task"]).test
+    predict, test = ask(found.networks[0], found.variables[0]), run.task(arm["task"]).test
     line = f"{label}: teacher {found.hash}: without labels {scores(predict, test)['miou']:.4f}"
     if arm["teacher_method"]["name"] == "lad":
       for codes in ("random", "fixed"):
@@ -35,25 +35,20 @@ def look_at_teachers(ctx: Context) -> None:
     print(line)
 
 
-def student_of(ctx: Context, label: str):
+def student_of(run: Run, label: str):
   """The first student of an arm, from its last checkpoint."""
-  arm = students.tuned(ctx)[label]
-  task = ctx.task(arm["task"])
-  seeds = list(range(ctx.config["seeds"]))
-  loaded = teacher.load(ctx, label, arm)
-  job = students._job(ctx, label, loaded, arm["method"], arm["train"], arm, task, seeds)
-  directory = students._checkpoints(ctx, ["students", label, arm])
-  trained, _ = train.run(ctx, job, ctx.key("students"), directory, stage="students")
-  return train.predictions(job, trained, 0)
+  tuned, _ = tune.chosen(run)
+  predict, _ = arms.trained(run, label, "", tuned[label], list(range(run.config["seeds"])), "students")
+  return predict(0)
 
 
-def picture(ctx: Context, path: Path, arms: tuple[str, ...], count: int) -> None:
+def picture(run: Run, path: Path, arms: tuple[str, ...], count: int) -> None:
   """The first test images, their masks, and the maps of one student of every arm."""
-  test = ctx.task(ctx.config["task"]).test
+  test = run.task(run.config["task"]).test
   x, y = test.x[:count], test.y[:count]
   low, high = (np.quantile(x[..., :-1], q) for q in (0.01, 0.99))
   rows = [("image", np.clip((x[..., :-1] - low) / (high - low), 0, 1)), ("mask", y)]
-  rows += [(label, np.argmax(student_of(ctx, label)(x), -1)) for label in arms]
+  rows += [(label, np.argmax(student_of(run, label)(x), -1)) for label in arms]
   figure, axes = plt.subplots(len(rows), count, figsize=(count, len(rows) * 1.05))
   for line, (name, maps) in zip(axes, rows, strict=True):
     for axis, one in zip(line, maps, strict=True):
@@ -75,10 +70,10 @@ def main() -> None:
   parser.add_argument("--count", type=int, default=10)
   args = parser.parse_args()
   config = read_json(args.workdir / "config.json")
-  ctx = Context(config, args.workdir, args.artefacts or args.workdir.parent / "artefacts")
-  look_at_teachers(ctx)
+  run = Run(config, args.workdir, args.artefacts or args.workdir.parent / "artefacts")
+  look_at_teachers(run)
   if args.png:
-    picture(ctx, args.png, tuple(args.arms.split(",")), args.count)
+    picture(run, args.png, tuple(args.arms.split(",")), args.count)
 
 
 if __name__ == "__main__":

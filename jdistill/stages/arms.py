@@ -96,6 +96,19 @@ def train_arm(
   Returns:
     `(scores of each, figures)`.
   """
+  predict, figures = trained(run, label, words, arm, seeds, stage)
+  task = run.task(arm["task"])
+  return [dict(task.score(predict(index), data)) for index in range(len(seeds))], figures
+
+
+def trained(
+  run: Run, label: str, words: str, arm: Mapping[str, Any], seeds: list[int], stage: str
+) -> tuple[Callable[[int], Callable], dict[str, Any]]:
+  """Trains one arm's students, or takes them from their last checkpoint; see `train_arm`.
+
+  Returns:
+    `(place of a seed -> (inputs -> logits), figures)`.
+  """
   task, teachers = run.task(arm["task"]), networks.load(run, label, arm)
   start, first_seconds = None, 0.0
   if arm["start_train"]:
@@ -108,10 +121,10 @@ def train_arm(
   job = job_of(run, label + words, arm, "", seeds, *_taught(run, teachers, arm, "", task), start)
   job = _with_traced(run, label, arm["method"], job)
   directory = _checkpoints(run, [stage, label, arm])
-  trained, figures = train.run(run, job, run.key("students"), directory, stage=stage)
-  scores = [dict(task.score(train.predictions(job, trained, index), data)) for index in range(len(seeds))]
+  students, figures = train.run(run, job, run.key("students"), directory, stage=stage)
   figures["seconds"] += first_seconds
-  return scores, figures | {"metrics": directory.name, "target_bytes": job.targets.nbytes if job.targets else 0}
+  figures |= {"metrics": directory.name, "target_bytes": job.targets.nbytes if job.targets else 0}
+  return lambda index: train.predictions(job, students, index), figures
 
 
 def _with_traced(run: Run, label: str, method: Mapping[str, Any], job: train.Job) -> train.Job:
