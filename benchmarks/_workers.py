@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 
 def serve(step: Callable[[], None], baseline: int, **facts) -> None:
@@ -42,14 +43,16 @@ def peak_rss() -> int:
 class Worker:
   """The parent's side of one worker."""
 
-  def __init__(self, arguments: list[str], threads: int):
+  def __init__(self, arguments: list[str], threads: int, folder: Path | None = None):
+    folder = folder or Path.cwd()
     env = os.environ | {
+      "PYTHONPATH": str(folder),
       "OMP_NUM_THREADS": str(threads),
       "JAX_PLATFORMS": "cpu",
       "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
     }
     self._process = subprocess.Popen(
-      [sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+      [sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env, cwd=folder
     )
     self.seconds: list[float] = []
     self._ready = False

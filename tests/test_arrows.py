@@ -49,14 +49,13 @@ MAY_IMPORT = {
   "stages": GROUND
   | {"files", "augment", "bilevel", "data", "models", "losses", "ops", "synthetic", "teachers", "methods"}
   | {"training", "evaluation", "reporting", "export", "tasks", "catalog", "config"},
-  "ledger": GROUND | {"files", "reporting", "catalog"},
   "cli": GROUND | {"config"},
   "run": GROUND | {"cli", "catalog", "config", "stages", "reporting", "training"},
 }
 
 # Reading, writing, printing and logging: nobody else does.
 MAY_DO_IO = {
-  "files", "data", "teachers", "training", "reporting", "export", "distilled", "stages", "cli", "run", "ledger"
+  "files", "data", "teachers", "training", "reporting", "export", "distilled", "stages", "cli", "run"
 }  # fmt: skip
 IO_CALLS = {"open", "print", "input"}
 IO_MODULES = {

@@ -30,9 +30,9 @@ def rows() -> tuple[Row, ...]:
   return _ROWS
 
 
-def names(family: str | None = None) -> list[str]:
-  """The names of all methods, or of those of one family."""
-  return [row.name for row in _ROWS if not row.policy and family in (None, row.family)]
+def names(stage: str | None = None) -> list[str]:
+  """The names of all methods, or of those whose experiments have a stage: `"students"` has the recipes."""
+  return [row.name for row in _ROWS if not row.policy and (stage is None or stage in row.stages)]
 
 
 def row(name: str) -> Row:

@@ -68,9 +68,9 @@ def network(default: Mapping[str, Any] | str | None = None) -> Named:
   return Named(models.names, network_fields, default, open=True)
 
 
-def method(default: Mapping[str, Any] | None = None, family: str | None = None) -> Named:
-  """A section that names a method of the catalog, of one family if given."""
-  return Named(lambda: catalog.names(family), lambda name: catalog.row(name).fields(), default)
+def method(default: Mapping[str, Any] | None = None, stage: str | None = None) -> Named:
+  """A section that names a method of the catalog, of those with a stage if one is given."""
+  return Named(lambda: catalog.names(stage), lambda name: catalog.row(name).fields(), default)
 
 
 def task(default: Mapping[str, Any] | None = None) -> Named:

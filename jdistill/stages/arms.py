@@ -36,7 +36,7 @@ class Targets(NamedTuple):
 
 
 def _start_names() -> list[str]:
-  return [*catalog.names("knowledge"), NO_START]
+  return [*catalog.names("students"), NO_START]
 
 
 def _start_fields(name: str) -> dict[str, schema.Field]:
@@ -44,7 +44,7 @@ def _start_fields(name: str) -> dict[str, schema.Field]:
 
 
 SECTIONS = {
-  "method": sections.method(family="knowledge"),
+  "method": sections.method(stage="students"),
   "task": RUN.sections["task"],
   "student": sections.network(),
   "train": TRAIN,

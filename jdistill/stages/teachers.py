@@ -36,7 +36,7 @@ class Which(NamedTuple):
 
 SECTIONS = {
   "teacher": sections.network("model"),
-  "teacher_method": sections.method({"name": "ce"}, "knowledge"),
+  "teacher_method": sections.method({"name": "ce"}, "students"),
   "teacher_train": TRAIN,
   "teacher_data_policy": sections.data_policy(),
   "teachers": Plain(schema.fields(Which)),

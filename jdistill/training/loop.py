@@ -140,15 +140,10 @@ def run_loop(
     score_every: how often `on_score` is called; `None` only at the end.
     hooks: what to tell the outside.
     clock: monotonic seconds.
-    mesh: devices that the step runs on together, of this process or of many; its state is the same on all. `None` for
-      one. Process 0 alone writes checkpoints, and the others read them.
-    route: how the step is compiled for a mesh; see `jdistill.training.parallel.spread_step`.
+    mesh, route, at_once, pool_mesh, guard: see `jdistill.training.programs.Plan`. Process 0 alone writes checkpoints,
+      and the others read them.
     seeds: numbers of runs that go side by side: states, rows and results have an axis of seeds, and seed `s` computes
       what it would alone, with the key `fold_in(key, s)`. `None` for one run without that axis.
-    at_once: whether seeds run stacked (`vmap`) or one after the other within a call, which is faster for convolutions
-      on a CPU.
-    pool_mesh: spreads the seeds over its axis `pool`.
-    guard: false goes on with numbers that are not finite, for runs whose divergence is a result like any other.
 
   Returns:
     `Outcome`; its state is that of one device.

@@ -101,18 +101,11 @@ def policy_stream(
   driver = _Driver(policy, key, np.asarray(members, np.int32), epochs, seeds, look, record)
   if stored is not None:
     driver.replay(stored)
-
-  def first() -> Row:
-    index = driver.members[:, np.arange(min(batch_size, driver.members.shape[1]))]
-    count = len(seeds)
-    weight = np.ones(index.shape, np.float32)
-    return Row(index, weight, np.zeros(count, np.float32), np.zeros(count, np.int32), start)
-
   return Stream(
     driver.rows,
     shared,
     join,
-    first,
+    lambda: driver.first(batch_size, start),
     boundary=lambda step: driver.end - step,
     done=driver.over,
     prepare=driver.prepare,
@@ -173,6 +166,12 @@ class _Driver:
     self.record: list[Drawn] | None = [] if record else None
     self.shown: dict[str, float] = {}
     self.replays = False
+
+  def first(self, batch_size: int, start: PyTree) -> Row:
+    """What `Method.init` sees: the first examples of every seed."""
+    index = self.members[:, : min(batch_size, self.members.shape[1])]
+    count = len(index)
+    return Row(index, np.ones(index.shape, np.float32), np.zeros(count, np.float32), np.zeros(count, np.int32), start)
 
   def over(self, step: int) -> bool:
     return self.next_epoch >= self.epochs and step >= self.end

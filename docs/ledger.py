@@ -1,6 +1,6 @@
-"""Keeps the ledger of claims: `python -m jdistill.ledger write`, or `add` for a run.
+"""Keeps the ledger of claims: `python -m docs.ledger write`, or `add` for a run.
 
-    python -m jdistill.ledger add --workdir=runs/pld --name=pld_over_ce --arm=pld --reference=ce \
+    python -m docs.ledger add --workdir=runs/pld --name=pld_over_ce --arm=pld --reference=ce \
       --statement="PLD is above plain training." --command="python -m jdistill.run --config=experiments/pld.py"
 
 `add` takes the figures of a finished run, computes effect and verdict, and writes `docs/results/NAME.json` and the
@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from docs.claims import Arm, Claim, Effect, page, read_claims, verdict_of, write_claims
 from jdistill import catalog
 from jdistill.base import UserError
-from jdistill.evaluation.paired import paired_difference
 from jdistill.files import read_json, write_text
-from jdistill.reporting.ledger import Arm, Claim, Effect, page, read_claims, verdict_of, write_claims
+from jdistill.reporting.paired import paired_difference
+from jdistill.schema import near_matches
 
 
 def claim_of(
@@ -34,41 +35,35 @@ def claim_of(
   group: str | None = None,
   metric: str | None = None,
   direction: str | None = None,
-  seeds: int | None = None,
   commit: str | None = None,
   note: str = "",
 ) -> Claim:
   """A claim from the figures of a run.
 
-  Arms whose scores are known seed by seed are compared by their paired differences (Student's 95% interval). Where only
-  means and standard deviations are known, `2 sqrt(s_1^2 / n + s_2^2 / n)` is the half width of the interval.
+  Arms are compared by the paired differences of their seeds (Student's 95% interval).
 
   Args:
     summary: what a run left in `summary.json`.
     name, statement, command, commit, note: see `Claim`.
-    arm, reference: labels of arms, controls or series; the method's name or `"distilled"` for the distilled set.
-    group: which of several comparisons, for sweeps.
+    arm, reference: labels of arms or sets, or series of a sweep.
+    group: which comparison of a sweep.
     metric: the run's own one by default.
     direction: the sign that the paper claims; by default the one that is better in the run's metric.
-    seeds: how many runs are behind a mean, where the summary does not say so.
 
   Raises:
-    UserError: an arm that the summary does not have.
+    UserError: an arm that the summary does not have, or arms with other seeds.
   """
   metric = metric or summary.get("metric", "accuracy")
   direction = direction or ("higher" if summary.get("higher_is_better", True) else "lower")
   sides = {label: _arm(summary, label, metric, group) for label in (arm, reference)}
   one, other = sides[arm], sides[reference]
-  if one.scores and len(one.scores) == len(other.scores):
-    seeds = len(one.scores)
-    value, half_width = paired_difference(one.scores, other.scores)
-    kind, level = "paired difference", 0.95
-  else:
-    seeds = min((len(side.scores) for side in (one, other) if side.scores), default=seeds or 1)
-    value = one.mean - other.mean
-    half_width = math.nan if None in (one.std, other.std) else 2 * math.sqrt((one.std**2 + other.std**2) / seeds)
-    kind, level = "2 standard errors", None
-  if seeds < 2 or not math.isfinite(half_width):
+  if len(one.scores) != len(other.scores):
+    raise UserError(
+      f"{arm}, {reference}: {len(one.scores)} and {len(other.scores)} scores; they are not paired by seed"
+    )
+  seeds, (value, half_width) = len(one.scores), paired_difference(one.scores, other.scores)
+  kind, level = "paired difference", 0.95
+  if not math.isfinite(half_width):  # one seed
     half_width, kind, level = None, "no interval", None
   effect = Effect(round(value, 6), None if half_width is None else round(half_width, 6), kind, level)
   data = ", ".join(str(part) for part in (summary.get("dataset"), group) if part)
@@ -95,37 +90,15 @@ def claim_of(
 
 
 def _arm(summary: Mapping[str, Any], label: str, metric: str, group: str | None) -> Arm:
-  """One side of a comparison, wherever a summary keeps it: arms, a sweep's groups, or a set and its controls."""
-  inner = summary.get("groups", {}).get(group, {}) if group else {}
-  arms = inner.get("arms") or summary.get("arms") or {}
-  sweep = summary.get("accuracies", {}).get(group, {})
-  controls = inner.get("controls") or summary.get("controls") or {}
-  known = [*arms, *sweep, *controls]
-  if label in arms:
-    found = arms[label]
-    found = found.get("scores", found) if isinstance(found, Mapping) else found
-  elif label in sweep:
-    found = sweep[label]
-  elif label in controls:
-    found = controls[label]
-  elif label in ("distilled", summary.get("method")):
-    found = summary
-  else:
-    raise UserError(f"--arm or --reference={label}: the run has none of that name{catalog.near_matches(label, known)}")
-  if isinstance(found, Mapping):
-    for key in (metric, "scores", "accuracies", group):
-      if isinstance(found.get(key), Sequence | np.ndarray):
-        found = found[key]
-        break
-  if not isinstance(found, Mapping):
-    scores = tuple(float(value) for value in found)
-    std = round(float(np.std(scores, ddof=1)), 6) if len(scores) > 1 else None
-    return Arm(round(float(np.mean(scores)), 6), std, scores)
-  mean = found.get("mean", found.get("accuracy_mean", found.get(f"{metric}_mean")))
-  if mean is None:
+  """One side of a comparison: an arm, or a series of a sweep's group."""
+  found = summary["groups"].get(group, {}) if group else summary.get("arms", {})
+  if label not in found:
+    raise UserError(f"--arm or --reference={label}: the run has none of that name{near_matches(label, found)}")
+  scores = found[label] if group else found[label].get("scores", {}).get(metric)
+  if not scores:
     raise UserError(f"{label}: the run has no {metric} of it; choose another --metric")
-  std = found.get("std", found.get("accuracy_std", found.get(f"{metric}_std")))
-  return Arm(round(float(mean), 6), None if std is None else round(float(std), 6))
+  std = round(float(np.std(scores, ddof=1)), 6) if len(scores) > 1 else None
+  return Arm(round(float(np.mean(scores)), 6), std, tuple(float(value) for value in scores))
 
 
 def text_of(directory: Path) -> str:
@@ -137,8 +110,8 @@ def text_of(directory: Path) -> str:
   ledger = read_claims(directory)
   for file, claims in ledger.items():
     for claim in claims:
-      if claim.method not in catalog.names():
-        known = catalog.near_matches(claim.method, catalog.names())
+      if claim.method not in [row.name for row in catalog.rows()]:
+        known = near_matches(claim.method, [row.name for row in catalog.rows()])
         raise UserError(f"{file}.json: method={claim.method!r} of {claim.name}: unknown{known}")
   papers = {row.name: row.arxiv for row in catalog.rows()}
   return page(ledger, papers, (path.stem for path in directory.glob("*.md")))
@@ -150,16 +123,8 @@ def add(directory: Path, file: str, claim: Claim) -> None:
   write_claims(directory / f"{file}.json", [*claims, claim])
 
 
-def _recorded(workdir: Path, keys: Sequence[str], file: str) -> Any:
-  """A value of one of the run's files, or `None`."""
-  value = read_json(workdir / file) if (workdir / file).exists() else None
-  for key in keys:
-    value = value.get(key) if isinstance(value, dict) else None
-  return value
-
-
 def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser("python -m jdistill.ledger", description="Keeps the ledger of claims.")
+  parser = argparse.ArgumentParser("python -m docs.ledger", description="Keeps the ledger of claims.")
   parser.add_argument("--directory", type=Path, default=Path("docs/results"), help="where the ledger lies")
   actions = parser.add_subparsers(dest="action", required=True)
   actions.add_parser("write", help="make README.md of the JSON files")
@@ -185,9 +150,8 @@ def main(arguments: Sequence[str]) -> int:
   try:
     if action == "add":
       workdir, file = values.pop("workdir"), values.pop("file")
-      seeds = _recorded(workdir, ("eval", "seeds"), "config.json")
-      commit = _recorded(workdir, ("git_commit",), "environment.json")
-      claim = claim_of(read_json(workdir / "summary.json"), seeds=seeds, commit=commit, **values)
+      commit = read_json(workdir / "environment.json").get("git_commit")
+      claim = claim_of(read_json(workdir / "summary.json"), commit=commit, **values)
       add(directory, file or claim.method, claim)
       print(f"{claim.name}: {claim.effect}: {claim.verdict}")
     text = text_of(directory)

@@ -26,7 +26,7 @@ its interval. The JSON files say which interval it is, and hold arms, seeds and 
 nothing about the paper's own scale. *Not shown at this scale*: it includes zero, or there is none. Intervals are for
 single comparisons: among so many rows a few are on one side by chance.
 
-`python -m jdistill.ledger write` makes this page of the JSON files; `python -m jdistill.ledger add` records a run.
+`python -m docs.ledger write` makes this page of the JSON files; `python -m docs.ledger add` records a run.
 """
 
 

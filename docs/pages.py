@@ -1,6 +1,6 @@
 """The parts of README and docs that are made of the catalog and of the declared options, so that they cannot be wrong.
 
-  python -m jdistill.pages
+  python -m docs.pages
 
 rewrites them in the current checkout: what stands between `<!-- NAME -->` and `<!-- /NAME -->`.
 """
@@ -78,9 +78,9 @@ def values(field: Field) -> str:
   """What a key may hold, in words."""
   text = ", ".join(f"`{choice}`" for choice in field.choices) or field.kind.__name__
   bounds = [
-    f"above {field.above:g}" if field.above is not None else "",
-    f"at least {field.low:g}" if field.low is not None else "",
-    f"at most {field.high:g}" if field.high is not None else "",
+    f"above {field.above:,}" if field.above is not None else "",
+    f"at least {field.low:,}" if field.low is not None else "",
+    f"at most {field.high:,}" if field.high is not None else "",
   ]
   text += "".join(f", {bound}" for bound in bounds if bound)
   return text + (" or `None`" if field.optional else "")

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from jdistill import catalog, ledger
+from docs import ledger
+from docs.claims import Arm, Claim, Effect, page, read_claims, verdict_of, write_claims
+from jdistill import catalog
 from jdistill.base import UserError
-from jdistill.reporting.ledger import Arm, Claim, Effect, page, read_claims, verdict_of, write_claims
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 
@@ -48,11 +49,13 @@ SETS = {
   "method": "mtt",
   "dataset": "digits",
   "ipc": 1,
-  "accuracy_mean": 0.88,
-  "accuracy_std": 0.03,
-  "controls": {"random_soft": {"accuracy_mean": 0.72, "accuracy_std": 0.04, "lr": 0.1}},
+  "arms": {
+    "distilled": {"scores": {"accuracy": [0.85, 0.88, 0.91]}},
+    "random_soft": {"scores": {"accuracy": [0.70, 0.72, 0.74]}},
+    "diverged": {"failed": "not finite"},
+  },
 }
-SWEEP = {"accuracies": {"IPC 1": {"early": [0.8, 0.9]}}, "controls": {"random_hard": {"IPC 1": [0.6, 0.8]}}}
+SWEEP = {"metric": "accuracy", "groups": {"IPC 1": {"early": [0.8, 0.9], "random_hard": [0.6, 0.8]}}}
 WORDS = {"name": "one", "statement": "A claim.", "command": "python -m jdistill.run"}
 
 
@@ -151,13 +154,15 @@ def test_claim_of_paired_arms():
   assert ledger.claim_of(SUMMARY | {"higher_is_better": False}, arm="pld", reference="ce", **WORDS).direction == "lower"
 
 
-def test_claim_of_sets_and_controls():
-  claim = ledger.claim_of(SETS, arm="mtt", reference="random_soft", seeds=5, **WORDS)
-  # 2 sqrt((0.03^2 + 0.04^2) / 5) = 2 * 0.05 / sqrt(5)
-  assert claim.effect == Effect(0.16, round(0.1 / math.sqrt(5), 6), "2 standard errors")
-  assert claim.verdict == "shown" and claim.seeds == 5 and claim.data == "digits, 1 image per class"
-  single = ledger.claim_of(SETS, arm="distilled", reference="random_soft", **WORDS)
-  assert single.effect == Effect(0.16, None, "no interval") and single.verdict == "not shown at this scale"
+def test_claim_of_a_distilled_set():
+  claim = ledger.claim_of(SETS, arm="distilled", reference="random_soft", **WORDS)
+  assert claim.effect.value == pytest.approx(0.16) and claim.effect.kind == "paired difference"
+  assert claim.verdict == "shown" and claim.seeds == 3 and claim.data == "digits, 1 image per class"
+  with pytest.raises(UserError, match="diverged: the run has no accuracy of it"):
+    ledger.claim_of(SETS, arm="distilled", reference="diverged", **WORDS)
+  alone = {"arms": {name: {"scores": {"accuracy": [0.5]}} for name in ("a", "b")}}
+  single = ledger.claim_of(alone, arm="a", reference="b", **WORDS)
+  assert single.effect == Effect(0.0, None, "no interval") and single.verdict == "not shown at this scale"
 
 
 def test_claim_of_a_sweep():
@@ -174,15 +179,14 @@ def test_command(tmp_path, capsys):
   run, results = tmp_path / "run", tmp_path / "results"
   run.mkdir()
   (run / "summary.json").write_text(json.dumps(SETS))
-  (run / "config.json").write_text(json.dumps({"eval": {"seeds": 5}}))
   (run / "environment.json").write_text(json.dumps({"git_commit": "c0ffee"}))
   words = [f"--{key}={value}" for key, value in WORDS.items()]
-  add = [f"--directory={results}", "add", f"--workdir={run}", "--arm=mtt", *words]
+  add = [f"--directory={results}", "add", f"--workdir={run}", "--arm=distilled", *words]
   assert ledger.main([*add, "--reference=random_soft"]) == 0
-  assert "one: +0.1600 ± 0.0447: shown\nshown 1, " in capsys.readouterr().out
+  assert "one: +0.1600 ± 0.0248: shown\nshown 1, " in capsys.readouterr().out
   assert ledger.main([*add, "--reference=random_soft", "--note=once more"]) == 0  # in place of the first
   (claim,) = read_claims(results)["mtt"]
-  assert (claim.note, claim.commit, claim.seeds) == ("once more", "c0ffee", 5)
+  assert (claim.note, claim.commit, claim.seeds) == ("once more", "c0ffee", 3)
   written = (results / "README.md").read_text()
   (results / "README.md").unlink()
   assert ledger.main([f"--directory={results}", "write"]) == 0
@@ -198,9 +202,7 @@ CLAIMS = [(file, claim) for file, claims in read_claims(RESULTS).items() for cla
 
 
 def test_page_is_up_to_date():
-  assert (RESULTS / "README.md").read_text(encoding="utf-8") == ledger.text_of(RESULTS), (
-    "python -m jdistill.ledger write"
-  )
+  assert (RESULTS / "README.md").read_text(encoding="utf-8") == ledger.text_of(RESULTS), "python -m docs.ledger write"
 
 
 def test_every_result_page_has_claims():
