@@ -29,7 +29,7 @@ def define_flags(argv: Sequence[str]) -> FlagValues:
   flags.DEFINE_string(
     "artefacts",
     None,
-    "Where experts are kept and shared by runs; 'artefacts' beside the work directory if not given.",
+    "Where teachers are kept and shared by runs; 'artefacts' beside the work directory if not given.",
     flag_values=values,
   )
   flags.DEFINE_bool("list", False, "Print the catalog of methods and stop.", flag_values=values)

@@ -38,6 +38,8 @@ def resolve(config: Mapping[str, Any], stages: Mapping[str, Declared]) -> dict[s
   if not isinstance(raw.get("method"), dict):
     raise UserError("method: missing; an experiment's configuration needs this section")
   row = catalog.row(raw["method"].get("name"))
+  if row.policy:
+    raise UserError(f"method.name={row.name!r}: is a data policy; set data_policy.name={row.name!r} beside a method")
   parts = declared(row, stages)
   raw["stages"] = _stages(raw.get("stages"), row)
   keys, known = {}, {}

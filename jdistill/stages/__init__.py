@@ -12,6 +12,7 @@ from jdistill.stages import distill, evaluate, export, relabel, report, students
 from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
 from jdistill.stages.workdir import Interrupted, lead
+from jdistill.training import parallel
 
 STAGES: dict[str, Stage] = {
   stage.name: stage
@@ -65,6 +66,8 @@ def check(run: Run) -> None:
   Raises:
     UserError: the first thing that does not fit.
   """
+  how = run.config["parallel"]
+  parallel.check_sizes(how["pool"] or 1, how["data"] or 1)
   run.check_alike()
   lead(run.check_workdir)
   run.read()

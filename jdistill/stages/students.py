@@ -14,7 +14,6 @@ from jdistill.schema import Range
 from jdistill.stages import arms, grid, traced, tune
 from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
-from jdistill.training import parallel
 
 _FILE = "results.json"
 
@@ -32,8 +31,7 @@ class Keys(NamedTuple):
 
 
 def _check(run: Run) -> None:
-  """Refuses devices and arms that cannot work, where there is still something to train."""
-  parallel.check_sizes(run.config["parallel"]["pool"] or 1, run.config["parallel"]["data"] or 1)
+  """Refuses arms that cannot work, where there is still something to train."""
   if run.finished("students", STAGE.leaves) is None:
     traced.check(run)
 

@@ -149,7 +149,7 @@ def _check(run: Run) -> None:
       raise UserError(f"{one.name}: teacher_method.name={method['name']!r}: learns from a teacher itself; choose 'ce'")
     run.augmentation(one.sections["teacher_train"]["augment"])
     size, total = one.sections["teacher_train"]["batch_size"], len(run.task(one.sections["task"]).teacher.y)
-    if size > total:
+    if size > total and keeps(run) == TRAJECTORY:  # elsewhere a batch is then the whole set
       raise UserError(f"teacher_train.batch_size={size}: larger than the {total} training images; lower it")
 
 

@@ -22,7 +22,7 @@ CASES = {
     ["eval.sets=distilled,initial,distilled"],
     ["eval.sets=['distilled', 'initial', 'distilled']", "name each once"],
   ),
-  "an unknown set to evaluate": (["eval.sets=distiled"], ["eval.sets: unknown set 'distiled'", "'distilled'"]),
+  "an unknown set to evaluate": (["eval.sets=distiled"], ["eval.sets: datm has no set 'distiled'", "'distilled'"]),
   "an unknown stage": (["stages=teachers,destill"], ["stages: unknown stage 'destill'", "'distill'"]),
   "no stage": (["stages=()"], ["stages=(): nothing to do", "teachers, distill, evaluate, export, report"]),
   "stages out of order": (["stages=evaluate,distill"], ["must be in the order"]),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments import compare_knowledge, datm, mtt
-from jdistill import config, stages
+from jdistill import catalog, config, stages
 from jdistill.base import UserError
 
 
@@ -194,6 +194,29 @@ def test_flat_keys_pass_over_what_is_not_set():
   """Groups of a sweep set plain `None`s, to which ml_collections gives no reference."""
   keys = config.flat_keys(compare_knowledge.get_config("digits"))
   assert "task.student_size" in keys and any(key.startswith("sweep.groups.full labels") for key in keys)
+
+
+@pytest.mark.parametrize("name", catalog.names())
+def test_the_template_of_a_method_shows_all_that_it_may_set(name):
+  row, found = catalog.row(name), stages.template(name)
+  keys = config.flat_keys(found)
+  assert {f"method.{key}" for key in row.fields()} <= set(keys)
+  for part in config.declared(row, {stage: value.fields for stage, value in stages.STAGES.items()}):
+    assert set(part.keys) <= set(found) and set(part.sections) | set(part.free) <= set(found)
+  if "model" in found:  # options of every network, for the command line may name another one
+    assert {"model.widths", "model.patch", "model.depth"} <= set(keys)
+  for section in [key for key in found if key.endswith("data_policy")]:
+    assert {f"{section}.drop_last", f"{section}.fraction", f"{section}.replacement"} <= set(keys)
+  assert (found.method.name, found.stages) == (name, row.stages)
+  values = _flat(found.to_dict())
+  assert all(value is None for key, value in values.items() if not key.endswith(".name") and key != "stages")
+
+
+def test_a_data_policy_is_no_method():
+  raw = _experiment().to_dict()
+  raw["method"] = {"name": "rs2"}
+  with pytest.raises(UserError, match=r"method\.name='rs2': is a data policy; set data_policy\.name='rs2'"):
+    stages.resolve(raw)
 
 
 def test_what_is_open_has_its_declared_default():

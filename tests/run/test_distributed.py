@@ -11,7 +11,7 @@ import numpy as np
 import processes
 import pytest
 
-from jdistill import cli, config
+from jdistill import cli, config, stages
 from jdistill.reporting import read_jsonl
 
 STEPS = 20
@@ -118,23 +118,24 @@ def _assert_close(root, other):
   assert not np.allclose(initial, theirs["images"], rtol=1e-4, atol=1e-6)
   rows = read_jsonl(root / "work" / "metrics.jsonl", "distill")
   assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
-  experts = [sorted((r / "artefacts").rglob("*.npy")) for r in (root, other)]
+  teachers = [sorted((r / "artefacts").rglob("*.npy")) for r in (root, other)]
   assert (
-    [path.name for path in experts[0]] == [path.name for path in experts[1]] == ["expert_0000.npy", "expert_0001.npy"]
+    [path.name for path in teachers[0]] == [path.name for path in teachers[1]] == ["expert_0000.npy", "expert_0001.npy"]
   )
-  for a, b in zip(*experts, strict=True):
+  for a, b in zip(*teachers, strict=True):
     np.testing.assert_allclose(np.load(a), np.load(b), rtol=1e-4, atol=1e-6)
-  results = [json.loads((r / "work" / "stages" / "evaluations.json").read_text())["mlp"] for r in (root, other)]
+  results = [json.loads((r / "work" / "stages" / "evaluations.json").read_text()) for r in (root, other)]
   for name, entry in results[1].items():
-    np.testing.assert_allclose(results[0][name]["accuracies"], entry["accuracies"], atol=0.011, err_msg=name)
+    found = results[0][name]["scores"]["accuracy"]
+    np.testing.assert_allclose(found, entry["scores"]["accuracy"], atol=0.011, err_msg=name)
   assert not list(root.rglob("*.tmp"))
 
 
 @pytest.mark.slow
 def test_two_processes_compute_what_one_does(runs, one, tmp_path):
-  """Rows of batches, experts and evaluation seeds are spread."""
+  """Rows of batches, teachers and evaluation seeds are spread."""
   said = runs.finish(tmp_path, "--config.parallel.data=2", "--config.parallel.pool=2")
-  assert "experts: 2 (2 new)" in said[0]
+  assert "teachers: 2 trajectories (2 new" in said[0]
   assert f"distill: {STEPS} steps" in said[0]
   assert said[1] == ""  # only one process speaks
   _assert_close(tmp_path, one)
@@ -152,7 +153,7 @@ def test_stopped_and_killed_processes_all_end_and_the_same_command_goes_on(runs,
     said, codes = runs.disturb(tmp_path, victim, signal.SIGKILL, lines, two)
     assert (codes[victim], codes[1 - victim]) == (-signal.SIGKILL, 1), said
     assert f"distill: going on after step {step} of {STEPS}" in said[0]
-    assert "experts:" not in said[0]
+    assert "teachers:" not in said[0]
     last = said[1 - victim].splitlines()[-1]
     assert last.startswith(
       "jdistill: another process of this run died or was lost; start all of them again with the same command, "
@@ -222,13 +223,13 @@ def test_gradients_that_cannot_be_spread_are_refused(refuse, gradient):
 
 def test_how_a_run_is_carried_out_is_not_what_it_is(call, copy):
   experiment = cli.parse(["run", "--config=experiments/datm.py:tiny"])["config"].value
-  one = config.resolve(experiment)
+  one = stages.resolve(experiment)
   experiment.parallel.update({"pool": 8, "data": 4, "route": "jit"})
-  many = config.resolve(experiment)
+  many = stages.resolve(experiment)
   assert config.difference(one, many) and config.config_hash(one) == config.config_hash(many)
   silent = experiment.to_dict()
   del silent["parallel"]  # an experiment need not say how
-  assert config.resolve(silent) == one
+  assert stages.resolve(silent) == one
   result = call(
     "--config=experiments/datm.py:tiny",
     f"--workdir={copy / 'work'}",

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -96,9 +97,9 @@ def _assert_same(root, other):
   mine, theirs = (read_jsonl(r / "work" / "metrics.jsonl", "distill") for r in (root, other))
   assert [row["step"] for row in mine] == list(range(1, STEPS + 1))
   assert [row | {"time": 0} for row in mine] == [row | {"time": 0} for row in theirs]
-  experts = [sorted((r / "artefacts").rglob("*.npy")) for r in (root, other)]
-  assert len(experts[0]) == len(experts[1]) == 4
-  assert all(a.read_bytes() == b.read_bytes() for a, b in zip(*experts, strict=True))
+  teachers = [sorted((r / "artefacts").rglob("*.npy")) for r in (root, other)]
+  assert len(teachers[0]) == len(teachers[1]) == 4
+  assert all(a.read_bytes() == b.read_bytes() for a, b in zip(*teachers, strict=True))
   shown = [{path.name: path.read_bytes() for path in (r / "work" / "snapshots").iterdir()} for r in (root, other)]
   assert shown[0] == shown[1]
 
@@ -125,7 +126,7 @@ def test_a_run_killed_in_every_stage_ends_with_the_same_bytes(undisturbed, runs,
   root, _ = undisturbed
   work = tmp_path / "work"
   moments = {
-    "experts": lambda: any((tmp_path / "artefacts").rglob("expert_0001.npy")),
+    "teachers": lambda: any((tmp_path / "artefacts").rglob("expert_0001.npy")),
     "distill": lambda: _lines(work / "metrics.jsonl") >= 7,
     "distill again": lambda: (work / "checkpoints" / "15.json").exists(),
     "evaluate": lambda: (work / "stages" / "evaluations.json").exists(),
@@ -133,7 +134,7 @@ def test_a_run_killed_in_every_stage_ends_with_the_same_bytes(undisturbed, runs,
   caught = {name: _kill_when(runs.start(tmp_path), moment) for name, moment in moments.items()}
   assert caught == dict.fromkeys(moments, True)
   said = runs.finish(tmp_path)
-  assert "experts 1/" not in said
+  assert not re.search(r"^teachers \d", said, re.MULTILINE)
   assert "distill 1/" not in said
   _assert_same(tmp_path, root)
 

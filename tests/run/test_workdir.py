@@ -142,7 +142,7 @@ def test_an_expert_buffer_of_another_recipe_is_refused(again, copy):
   assert "identity is not that of this run" in result.err.splitlines()[-1]
 
 
-def test_experts_deleted_before_the_evaluation_are_recorded_again(again, copy, same):
+def test_trajectories_deleted_before_the_evaluation_are_recorded_again(again, copy, same):
   for name in ("evaluate.json", "evaluations.json"):
     (copy / "work" / "stages" / name).unlink()
   shutil.rmtree(copy / "artefacts")

@@ -1,0 +1,164 @@
+"""Sweeps: which runs a grid stands for, and what becomes of their summaries. No run is carried out here."""
+
+import io
+
+import pytest
+
+from experiments import compare_knowledge, datm_difficulty
+from jdistill.base import UserError
+from jdistill.files import read_json, write_json
+from jdistill.reporting import comparison
+from jdistill.stages import Interrupted, sweep
+
+
+def _summary(arms, reference, metric="accuracy"):
+  """A run's `summary.json`, of scores by arm; a message stands for an arm that failed."""
+  cells = {
+    label: {"failed": scores} if isinstance(scores, str) else {"scores": {metric: scores}}
+    for label, scores in arms.items()
+  }
+  failed = [label for label, cell in cells.items() if "failed" in cell]
+  compared = comparison.compare(cells, metric, reference)
+  return {"metric": metric, "reference": reference, "arms": compared, "failed": failed}
+
+
+@pytest.fixture
+def carried_out(tmp_path):
+  """`(grid, one)` runs a sweep of which `one(cell)` is each run's summary; gives the summary and what was printed."""
+
+  def run(grid, one):
+    cells, said = iter(grid), io.StringIO()
+
+    def run_cell(config, directory, log):
+      cell = next(cells)
+      assert (config, directory.name) == (cell.config, cell.name)
+      print("begun", file=log)
+      write_json(directory / "summary.json", one(cell))
+      return read_json(directory / "summary.json")  # as a run does: what is not finite is a word there
+
+    return sweep.run(grid, tmp_path / "work", run_cell, said), said.getvalue()
+
+  return run
+
+
+def _difficulty(seeds=(0, 1)):
+  experiment = datm_difficulty.get_config("tiny")
+  experiment.sweep.seeds = seeds
+  return experiment
+
+
+def test_cells_are_groups_by_series_by_seeds():
+  grid, name = sweep.prepare(_difficulty())
+  assert name == "datm_difficulty"
+  assert [(cell.group, cell.series, cell.seed) for cell in grid] == [
+    ("IPC 1", "early", 0),
+    ("IPC 1", "late", 0),
+    ("IPC 1", "early", 1),
+    ("IPC 1", "late", 1),
+  ]
+  assert [cell.config["method"]["min_start_epoch"] for cell in grid] == [0, 2, 0, 2]
+  assert [cell.config["seed"] for cell in grid] == [0, 0, 1, 1]
+  # controls do not depend on the series: they are evaluated with the first
+  assert [cell.config["eval"]["sets"] for cell in grid[1::2]] == [("distilled",)] * 2
+  assert all(cell.config["eval"]["sets"] != ("distilled",) for cell in grid[::2])
+  assert grid[0].name == "ipc1-early-seed0"
+
+
+@pytest.mark.parametrize(
+  ("axis", "value", "words"),
+  [
+    ("seeds", (), "sweep.seeds: empty"),
+    ("groups", {}, "sweep.groups: empty"),
+    ("order", ("early",), "sweep.order=['early']: must name every one of ['early', 'late'] once"),
+    ("groups", {"IPC 1": {"ipcc": 1}}, "sweep: ipcc=1: the configuration has no such key"),
+    ("groups", {"IPC 1": {"method/rate": 1}}, "sweep: method/rate=1: the configuration has no such key"),
+  ],
+)
+def test_a_mistaken_axis_is_one_readable_line(axis, value, words):
+  raw = _difficulty().to_dict()
+  raw["sweep"][axis] = value
+  with pytest.raises(UserError) as caught:
+    sweep.prepare(raw)
+  assert str(caught.value).startswith(words) and "\n" not in str(caught.value)
+
+
+def _one(cell):
+  scores = {"early": 0.6, "late": 0.4}[cell.series] + 0.02 * cell.seed
+  arms = {"distilled": [scores, scores + 0.1]}
+  if cell.series == "early":
+    arms |= {"random_hard": [0.3, 0.5], "initial": [0.1, 0.1]}
+  return _summary(arms, "random_hard" if cell.series == "early" else None)
+
+
+def test_sets_are_beside_each_other_by_group(carried_out, tmp_path):
+  grid, _ = sweep.prepare(_difficulty())
+  summary, said = carried_out(grid, _one)
+  assert summary["best"] == {"IPC 1": "early"} and summary["failed"] == {}
+  # one figure per repetition, each the mean over its networks
+  found = summary["groups"]["IPC 1"]
+  assert found["early"] == pytest.approx([0.65, 0.67]) and found["late"] == pytest.approx([0.45, 0.47])
+  assert found["random_hard"] == pytest.approx([0.4, 0.4]) and "initial" not in found
+  assert summary == read_json(tmp_path / "work" / "summary.json")
+  assert "IPC 1: early is best" in said and "0.660 ± 0.014" in said
+  for name in ("figure.png", "report.md", "report.html", "cells/ipc1-early-seed0.log"):
+    assert (tmp_path / "work" / name).stat().st_size > 0
+
+
+def test_a_run_that_fails_is_told_and_the_others_go_on(carried_out, tmp_path):
+  grid, _ = sweep.prepare(_difficulty())
+
+  def one(cell):
+    if (cell.series, cell.seed) == ("late", 0):
+      raise UserError("step 3: match/loss is not finite")
+    return _one(cell)
+
+  summary, said = carried_out(grid, one)
+  assert summary["failed"] == {"ipc1-late-seed0": "step 3: match/loss is not finite"}
+  assert summary["groups"]["IPC 1"]["late"] == pytest.approx([0.47])
+  assert "failed: step 3: match/loss is not finite" in said
+  assert "ipc1-late-seed0: step 3" in (tmp_path / "work" / "report.md").read_text()
+
+
+def test_a_sweep_of_which_every_run_fails_is_refused(carried_out):
+  def one(cell):
+    raise UserError(f"no luck with {cell.series}")
+
+  with pytest.raises(UserError, match="sweep: every run failed; the first one: no luck with early"):
+    carried_out(sweep.prepare(_difficulty())[0], one)
+
+
+def test_a_stop_says_in_which_run(carried_out):
+  def one(cell):
+    raise Interrupted("step 3 of 9 is saved")
+
+  with pytest.raises(Interrupted, match="run 1 of 4: step 3 of 9 is saved"):
+    carried_out(sweep.prepare(_difficulty())[0], one)
+
+
+ARMS = {"kd": [0.7, 0.8], "ce": [0.6, 0.6], "wild": "wild: step 1: loss/ce is not finite; lower train.lr"}
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_arms_are_compared_in_every_run_and_those_that_failed_are_listed(carried_out, tmp_path, seeds):
+  grid, _ = sweep.prepare(compare_knowledge.get_config("tiny"))
+  arms = {label: scores if label == "wild" else scores[:seeds] for label, scores in ARMS.items()}
+  summary, said = carried_out(grid, lambda cell: _summary(arms, "ce"))
+  names = {"few labels, convnet to convnet", "few labels, convnet to mixer"}
+  assert summary["differences"].keys() == {"kd", "ce"} and summary["reference"] == "ce"
+  assert summary["differences"]["kd"].keys() == names
+  gap = 0.15 if seeds == 2 else 0.1
+  assert [found[0] for found in summary["differences"]["kd"].values()] == pytest.approx([gap, gap])
+  assert summary["mean_differences"] == {"kd": pytest.approx(gap), "ce": 0.0}
+  message = "step 1: loss/ce is not finite; lower train.lr"
+  assert summary["failed"] == {f"{cell.name}, wild": message for cell in grid}
+  assert message in (tmp_path / "work" / "report.md").read_text()
+  # Student's t with one degree of freedom times half of the gap between both differences
+  interval = "+0.1500 ± 0.6353" if seeds == 2 else "+0.1000"
+  assert f"{interval} against ce" in said and "nan" not in said
+
+
+def test_a_reference_that_failed_leaves_no_differences(carried_out):
+  grid, _ = sweep.prepare(compare_knowledge.get_config("tiny"))
+  summary, said = carried_out(grid, lambda cell: _summary({"kd": [0.5, 0.7], "ce": "ce: lost"}, "ce"))
+  assert summary["differences"] == {} and len(summary["failed"]) == 2
+  assert "kd: accuracy 0.6000" in said
