@@ -8,7 +8,7 @@ from experiments import compare_knowledge, datm_difficulty
 from jdistill.base import UserError
 from jdistill.files import read_json, write_json
 from jdistill.reporting import comparison
-from jdistill.stages import Interrupted, sweep
+from jdistill.stages import Interrupted, resolve, sweep
 
 
 def _summary(arms, reference, metric="accuracy"):
@@ -48,7 +48,7 @@ def _difficulty(seeds=(0, 1)):
 
 
 def test_cells_are_groups_by_series_by_seeds():
-  grid, name = sweep.prepare(_difficulty())
+  grid, name = sweep.prepare(_difficulty(), resolve)
   assert name == "datm_difficulty"
   assert [(cell.group, cell.series, cell.seed) for cell in grid] == [
     ("IPC 1", "early", 0),
@@ -78,7 +78,7 @@ def test_a_mistaken_axis_is_one_readable_line(axis, value, words):
   raw = _difficulty().to_dict()
   raw["sweep"][axis] = value
   with pytest.raises(UserError) as caught:
-    sweep.prepare(raw)
+    sweep.prepare(raw, resolve)
   assert str(caught.value).startswith(words) and "\n" not in str(caught.value)
 
 
@@ -91,7 +91,7 @@ def _one(cell):
 
 
 def test_sets_are_beside_each_other_by_group(carried_out, tmp_path):
-  grid, _ = sweep.prepare(_difficulty())
+  grid, _ = sweep.prepare(_difficulty(), resolve)
   summary, said = carried_out(grid, _one)
   assert summary["best"] == {"IPC 1": "early"} and summary["failed"] == {}
   # one figure per repetition, each the mean over its networks
@@ -105,7 +105,7 @@ def test_sets_are_beside_each_other_by_group(carried_out, tmp_path):
 
 
 def test_a_run_that_fails_is_told_and_the_others_go_on(carried_out, tmp_path):
-  grid, _ = sweep.prepare(_difficulty())
+  grid, _ = sweep.prepare(_difficulty(), resolve)
 
   def one(cell):
     if (cell.series, cell.seed) == ("late", 0):
@@ -124,7 +124,7 @@ def test_a_sweep_of_which_every_run_fails_is_refused(carried_out):
     raise UserError(f"no luck with {cell.series}")
 
   with pytest.raises(UserError, match="sweep: every run failed; the first one: no luck with early"):
-    carried_out(sweep.prepare(_difficulty())[0], one)
+    carried_out(sweep.prepare(_difficulty(), resolve)[0], one)
 
 
 def test_a_stop_says_in_which_run(carried_out):
@@ -132,7 +132,7 @@ def test_a_stop_says_in_which_run(carried_out):
     raise Interrupted("step 3 of 9 is saved")
 
   with pytest.raises(Interrupted, match="run 1 of 4: step 3 of 9 is saved"):
-    carried_out(sweep.prepare(_difficulty())[0], one)
+    carried_out(sweep.prepare(_difficulty(), resolve)[0], one)
 
 
 ARMS = {"kd": [0.7, 0.8], "ce": [0.6, 0.6], "wild": "wild: step 1: loss/ce is not finite; lower train.lr"}
@@ -140,7 +140,7 @@ ARMS = {"kd": [0.7, 0.8], "ce": [0.6, 0.6], "wild": "wild: step 1: loss/ce is no
 
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_arms_are_compared_in_every_run_and_those_that_failed_are_listed(carried_out, tmp_path, seeds):
-  grid, _ = sweep.prepare(compare_knowledge.get_config("tiny"))
+  grid, _ = sweep.prepare(compare_knowledge.get_config("tiny"), resolve)
   arms = {label: scores if label == "wild" else scores[:seeds] for label, scores in ARMS.items()}
   summary, said = carried_out(grid, lambda cell: _summary(arms, "ce"))
   names = {"few labels, convnet to convnet", "few labels, convnet to mixer"}
@@ -158,7 +158,7 @@ def test_arms_are_compared_in_every_run_and_those_that_failed_are_listed(carried
 
 
 def test_a_reference_that_failed_leaves_no_differences(carried_out):
-  grid, _ = sweep.prepare(compare_knowledge.get_config("tiny"))
+  grid, _ = sweep.prepare(compare_knowledge.get_config("tiny"), resolve)
   summary, said = carried_out(grid, lambda cell: _summary({"kd": [0.5, 0.7], "ce": "ce: lost"}, "ce"))
   assert summary["differences"] == {} and len(summary["failed"]) == 2
   assert "kd: accuracy 0.6000" in said
