@@ -163,5 +163,5 @@ def test_a_set_may_start_from_noise_with_the_classes_as_labels():
   assert abs(found.images.mean()) < 0.1 and abs(found.images.std() - 1) < 0.1
   again = start(initial="noise", labels="hard").make(images, labels, **options)
   np.testing.assert_array_equal(again.images, found.images)
-  with pytest.raises(UserError, match="method.initial='noise': experts give no labels to noise"):
+  with pytest.raises(UserError, match=r"method\.initial='noise': experts give no labels to noise"):
     start(initial="noise").check({}, None)
