@@ -69,6 +69,6 @@ ROWS = (
     test="tests/methods/test_sre2l.py",
     toy={"kind": "recovery", "objective": "recover/loss"},
     parts={"stream": "jdistill.methods.dataset.sre2l:teacher_stream", "start": _START},
-    values={"initial": "real", "labels": "hard"},
+    values={"initial": "noise", "labels": "hard"},
   ),
 )

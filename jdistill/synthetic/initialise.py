@@ -109,12 +109,14 @@ class Start(NamedTuple):
   lr_init: float
 
   def check(self, method: Mapping[str, Any], teacher_train: Mapping[str, Any] | None) -> None:
-    """Refuses labels that a method cannot learn.
+    """Refuses soft labels of noise, and hard ones that a method should learn.
 
     Raises:
-      UserError: it learns them, and they are hard.
+      UserError: either.
     """
     del teacher_train
+    if self.initial == "noise" and self.labels == "soft":
+      raise UserError("method.initial='noise': experts give no labels to noise; set method.labels='hard'")
     if method.get("learn_labels") and self.labels == "hard":
       raise UserError("method.learn_labels=True: hard labels cannot be learned; set method.labels='soft'")
 
@@ -150,6 +152,10 @@ class Start(NamedTuple):
     Raises:
       UserError: a class has fewer than `ipc` images, or fewer that all experts together get right.
     """
+    if self.initial == "noise":
+      classes = np.repeat(np.arange(num_classes, dtype=np.int32), ipc)
+      noise = np.random.default_rng((seed, 2)).normal(size=(len(classes), *images.shape[1:])).astype(np.float32)
+      return SyntheticSet(noise, classes, np.float32(self.lr_init))
     picked = self._pick(images, labels, ipc, num_classes, seed, expert_logits, experts)
     own = labels[picked]
     if self.labels == "soft":
@@ -172,14 +178,15 @@ class Start(NamedTuple):
 @validated("method")
 def start(
   *,
-  initial: Literal["correct", "real"] = "correct",
+  initial: Literal["correct", "real", "noise"] = "correct",
   labels: Literal["soft", "hard"] = "soft",
   lr_init: Positive = 0.01,
 ) -> Start:
   """How a synthetic set starts.
 
   Args:
-    initial: from `"correct"`, real images that an expert classifies correctly, or `"real"`, any.
+    initial: from `"correct"`, real images that an expert classifies correctly, `"real"`, any, or `"noise"`, `N(0, 1)`
+      in network space.
     labels: `"soft"`, the logits that experts give to these images, or `"hard"`, their classes.
     lr_init: learning rate for training on the set, before it is learned.
   """

@@ -71,7 +71,7 @@ def numeric_gradient(function, x, eps=1e-6):
 def test_two_blocks_equal_adam_by_hand(x64):
   """Blocks one after another, each with an Adam and a half cosine of its own, clipped after every update."""
   iterations = 4
-  method, teacher = build(np.float64, iterations=iterations, block_size=3, r_bn=0.3, image_lr=0.2, start="real")
+  method, teacher = build(np.float64, iterations=iterations, block_size=3, r_bn=0.3, image_lr=0.2)
   state, step = method.init(KEY, teacher), jax.jit(method.step)
   want, clipped = IMAGES.copy(), False
   for rows in ([0, 2, 4], [1, 3, 5]):  # each block has one image of every class
@@ -107,7 +107,7 @@ def test_blocks_go_through_the_classes():
 
 
 def test_a_block_that_is_filled_up_leaves_finished_images_alone():
-  method, teacher = build(iterations=2, block_size=4, start="real")
+  method, teacher = build(iterations=2, block_size=4)
   state, step = method.init(KEY, teacher), jax.jit(method.step)
   results = []
   for _ in range(4):
@@ -120,19 +120,10 @@ def test_a_block_that_is_filled_up_leaves_finished_images_alone():
   assert (results[3] != results[1])[second].any(axis=(1, 2, 3)).all()
 
 
-def test_noise_is_standard_and_follows_the_key():
-  initial = SyntheticSet(jnp.full((6, 20, 20, 1), jnp.nan), jnp.asarray(LABELS), jnp.float32(0.1))
-  method = sre2l(lambda params, x, **own: apply(params, x[:, :2, :2], **own), initial, RANGE)
-  teacher = on_device(np.float32)
-  one, other = (np.asarray(method.result(method.init(jax.random.key(k), teacher)).images) for k in (0, 1))
-  assert abs(one.mean()) < 0.1 and abs(one.std() - 1) < 0.1 and np.abs(one - other).max() > 1
-  assert len(np.unique(one.reshape(6, -1)[:, 0])) == 6
-
-
 def test_soft_labels_and_a_draw_per_step():
   logits = jnp.float32(RNG.normal(size=(6, CLASSES)))
   initial = SyntheticSet(jnp.float32(IMAGES), logits, jnp.float32(0.1))
-  method = sre2l(apply, initial, RANGE, r_bn=0.0, start="real", jitter=1)
+  method = sre2l(apply, initial, RANGE, r_bn=0.0, jitter=1)
   teacher = on_device(np.float32)
   state, step = method.init(KEY, teacher), jax.jit(method.step)
   (_, one), (_, same), *others = (step(jax.random.key(k), state, teacher) for k in (0, 0, 1, 2, 3))
@@ -160,14 +151,14 @@ def test_mistakes_and_options():
   with pytest.raises(ValueError, match=r"the teacher has no batch norm.*convnet_bn"):
     sre2l(without, initial, RANGE).init(KEY, teacher)
   fields = schema.fields(sre2l)
-  assert fields["r_bn"].low == 0 and fields["block_size"].low == 1 and fields["start"].choices == ("noise", "real")
+  assert fields["r_bn"].low == 0 and fields["block_size"].low == 1
   with pytest.raises(ValueError, match=r"method.r_bn=-1.0: must be at least 0"):
     build(r_bn=-1.0)
 
 
 def test_the_state_owns_its_arrays():
   initial = SyntheticSet(jnp.float32(IMAGES), jnp.asarray(LABELS), jnp.float32(0.1))
-  method, teacher = sre2l(apply, initial, RANGE, start="real"), on_device(np.float32)
+  method, teacher = sre2l(apply, initial, RANGE), on_device(np.float32)
   jax.tree.map(lambda leaf: leaf.delete(), method.init(KEY, teacher))
   np.testing.assert_array_equal(initial.images, np.float32(IMAGES))
   np.testing.assert_array_equal(initial.labels, LABELS)

@@ -73,7 +73,7 @@ def test_dry_run_of_arms_plans_every_one_of_them(call):
 
 def test_dry_run_of_a_sweep_plans_its_first_run(call, monkeypatch):
   planned = []
-  monkeypatch.setattr(plan, "show", planned.append)
+  monkeypatch.setattr(plan, "show", lambda run, stages: planned.append(run))
   assert call("--config=experiments/datm_difficulty.py:tiny", "--dry_run") == (0, "", "")
   assert [context.config["method"]["max_start_epoch"] for context in planned] == [1]
 

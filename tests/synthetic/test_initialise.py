@@ -152,3 +152,16 @@ def test_a_start_that_cannot_work_is_refused():
   start().check({"learn_labels": True}, None)
   with pytest.raises(UserError, match="hard labels cannot be learned"):
     start(labels="hard").check({"learn_labels": True}, None)
+
+
+def test_a_set_may_start_from_noise_with_the_classes_as_labels():
+  images, labels = np.zeros((4, 2, 2, 1), np.float32), np.int32([0, 1, 0, 1])
+  options = {"ipc": 100, "num_classes": 2, "seed": 3, "expert_logits": None, "experts": 0}
+  found = start(initial="noise", labels="hard", lr_init=0.5).make(images, labels, **options)
+  assert found.images.shape == (200, 2, 2, 1) and found.images.dtype == np.float32
+  np.testing.assert_array_equal(found.labels, np.repeat([0, 1], 100))
+  assert abs(found.images.mean()) < 0.1 and abs(found.images.std() - 1) < 0.1
+  again = start(initial="noise", labels="hard").make(images, labels, **options)
+  np.testing.assert_array_equal(again.images, found.images)
+  with pytest.raises(UserError, match=r"method\.initial='noise': experts give no labels to noise"):
+    start(initial="noise").check({}, None)

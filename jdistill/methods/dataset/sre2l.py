@@ -1,7 +1,7 @@
 """SRe2L's recovery: images on which a trained network is sure of a class and sees the statistics of real data."""
 
 import functools
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -78,7 +78,6 @@ def sre2l(
   b2: Annotated[float, Range(0, 0.9999)] = 0.9,
   r_bn: NonNegative = 0.01,
   first_layer_multiplier: NonNegative = 10.0,
-  start: Literal["noise", "real"] = "noise",
   crop_scale: Annotated[float, Above(0), Range(high=1)] | None = None,
   flip_images: bool = False,
   jitter: Size = 4,
@@ -98,14 +97,13 @@ def sre2l(
 
   Args:
     teacher_apply: the trained network.
-    initial: labels, shape and rate of the set; its images only with `start="real"`.
+    initial: where recovery starts: noise in the paper (`jdistill.synthetic.start(initial="noise")`), or real images.
     pixel_range: lowest and highest value per channel in network space, `[channels]` each.
     iterations: K, updates per block.
     block_size: images per block; clipped to the size of the set.
     image_lr, b1, b2: Adam on images.
     r_bn: weight of the batch-norm statistics.
     first_layer_multiplier: how much more the first batch norm counts than the others.
-    start: from noise, `x ~ N(0, 1)`, or from the initial images.
     crop_scale: smallest share of the area that a random resized crop keeps (0.08 for ImageNet); `None` for no crops.
     flip_images: mirror with probability 1/2.
     jitter: largest roll in pixels (32 for ImageNet).
@@ -127,10 +125,9 @@ def sre2l(
   low, high = (jnp.asarray(bound).reshape(1, 1, 1, -1) for bound in pixel_range)
 
   def init(key: Key, teacher: Variables) -> SRe2LState:
-    shape = (*blocks.shape, *initial.images.shape[1:])
-    dtype = initial.images.dtype
-    check_batch_norm(teacher_apply, teacher, jax.ShapeDtypeStruct(shape[1:], dtype))
-    images = jax.random.normal(key, shape, dtype) if start == "noise" else jnp.asarray(initial.images)[blocks]
+    del key
+    images = jnp.asarray(initial.images)[blocks]
+    check_batch_norm(teacher_apply, teacher, jax.ShapeDtypeStruct(images.shape[1:], images.dtype))
     moments = (jnp.zeros_like(images[0]), jnp.zeros_like(images[0]))
     labels, lr = jnp.asarray(initial.labels)[blocks], jnp.array(initial.lr, copy=True)
     return SRe2LState(images, labels, moments, jnp.zeros((), jnp.int32), lr)
