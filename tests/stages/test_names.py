@@ -15,7 +15,6 @@ WORDS = {
   "initial": "the synthetic set before the first step, a control of evaluation",
   "labels": "a field of `SyntheticSet`",
   "outer": "a field of `Recipe`",
-  "start": "the phase before a student's own, and the part of a method that makes its first set",
   "state": "a field of `Outcome`",
   "taps": "a field of `Outputs`",
 }
