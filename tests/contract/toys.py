@@ -112,7 +112,7 @@ def _recovery(row: catalog.Row) -> Toy:
   network = models.build("convnet_bn", num_classes=3, image_shape=(2, 2, 1), width=4, depth=1)
   teacher = jax.device_get(network.init(jax.random.key(5)))
   ends = (np.float32([-2.0]), np.float32([2.0]))
-  sizes = {"iterations": 40, "block_size": 3, "jitter": 0}
+  sizes = {"iterations": 40, "block_size": 3, "jitter": 1}
   method = row.build()(network.apply, initial, ends, **(sizes | options(row)))
   return Toy(method, lambda step: teacher, row.toy["objective"])
 
