@@ -1,6 +1,6 @@
 """What a configuration may hold: filling in defaults, and refusing everything that cannot work before work starts."""
 
-from jdistill.config.identity import config_hash, difference, flat_keys, what
+from jdistill.config.identity import config_hash, determining, difference, flat_keys
 from jdistill.config.resolve import declared, resolve
 from jdistill.config.sections import Declared, Named, Plain
 from jdistill.config.template import template
@@ -11,9 +11,9 @@ __all__ = [
   "Plain",
   "config_hash",
   "declared",
+  "determining",
   "difference",
   "flat_keys",
   "resolve",
   "template",
-  "what",
 ]

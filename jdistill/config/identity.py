@@ -12,14 +12,14 @@ from jdistill.files import to_jsonable
 _HOW = ("parallel", "memory_limit")  # what says how a run is carried out and not what it is
 
 
-def what(raw: Mapping[str, Any]) -> dict[str, Any]:
+def determining(raw: Mapping[str, Any]) -> dict[str, Any]:
   """A configuration without what only says how it is carried out: on which devices, in which way."""
   return {key: value for key, value in raw.items() if key not in _HOW}
 
 
 def config_hash(raw: Mapping[str, Any]) -> str:
   """A short name of a resolved configuration: the SHA-256 of its canonical JSON, without what only says how."""
-  return hashlib.sha256(json.dumps(to_jsonable(what(raw)), sort_keys=True).encode()).hexdigest()[:16]
+  return hashlib.sha256(json.dumps(to_jsonable(determining(raw)), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def difference(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -11,7 +11,7 @@ from jdistill.files import read_json
 from jdistill.stages import distill, evaluate, export, relabel, report, students, teachers, tune
 from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
-from jdistill.stages.workdir import Interrupted, lead
+from jdistill.stages.workdir import Interrupted, on_first
 from jdistill.training import parallel
 
 STAGES: dict[str, Stage] = {
@@ -37,7 +37,7 @@ __all__ = [
   "Stage",
   "goes_on",
   "label",
-  "lead",
+  "on_first",
   "resolve",
   "run_stages",
   "template",
@@ -69,7 +69,7 @@ def check(run: Run) -> None:
   how = run.config["parallel"]
   parallel.check_sizes(how["pool"] or 1, how["data"] or 1)
   run.check_alike()
-  lead(run.check_workdir)
+  on_first(run.check_workdir)
   run.read()
   for name in run.config["stages"]:
     STAGES[name].check(run)
@@ -95,11 +95,11 @@ def run_stages(run: Run) -> Mapping[str, Any]:
   run.open_workdir()
   for name in run.config["stages"]:
     stage = STAGES[name]
-    if name != "report" and lead(lambda stage=stage: run.finished(stage.name, stage.leaves) is not None):
+    if name != "report" and on_first(lambda stage=stage: run.finished(stage.name, stage.leaves) is not None):
       stage.verify(run)
       continue
     if run.stops():
       raise Interrupted(f"stopped before stage {name}")
     stage.run(run)
   path = run.workdir / "summary.json"
-  return lead(lambda: read_json(path) if path.exists() else {})
+  return on_first(lambda: read_json(path) if path.exists() else {})

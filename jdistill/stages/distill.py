@@ -31,7 +31,7 @@ from jdistill.stages import build, gradient, plan, trajectories, work
 from jdistill.stages.build import Route
 from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
-from jdistill.stages.workdir import lead
+from jdistill.stages.workdir import on_first
 from jdistill.synthetic import SyntheticSet
 from jdistill.training import Checkpoints, Hooks, distributed, parallel, run_loop
 
@@ -116,14 +116,14 @@ def _run(run: Run) -> None:
   # a run without the stage `teachers` still needs them
   feed = build.part(run, "stream").stream(build.materials(run))
   initial = run.workdir / "stages" / "initial.npz"
-  lead(lambda: None if initial.exists() else write_npz(initial, initial_set(run)._asdict()))
+  on_first(lambda: None if initial.exists() else write_npz(initial, initial_set(run)._asdict()))
   mesh = run.mesh("data", build.data_devices(run))
   run.together(mesh, lambda: _loop(run, feed, mesh, begin))
 
 
 def _loop(run: Run, feed, mesh, begin: float) -> None:
   c, steps = run.config, build.steps(run)
-  chosen = lead(lambda: (found := gradient.choose(run, mesh)) and list(found))
+  chosen = on_first(lambda: (found := gradient.choose(run, mesh)) and list(found))
   method = build.build(run, load(run, "initial"), mesh, Route(*chosen) if chosen else None)
   checkpoints = Checkpoints(run.workdir / "checkpoints", {"config": run.hash})
   progress = Progress("distill", steps, stream=run.stream)
@@ -154,7 +154,7 @@ def _loop(run: Run, feed, mesh, begin: float) -> None:
       f"learned learning rate {float(result.lr):.3g}: not positive, so nothing can be trained on the set; lower the "
       "rate at which method learns it"
     )
-  lead(lambda: write_npz(run.workdir / "stages" / "distilled.npz", result._asdict()))
+  on_first(lambda: write_npz(run.workdir / "stages" / "distilled.npz", result._asdict()))
   figures = {name: float(value) for name, value in method.figures(outcome.state, steps).items()}
   run.finish(
     "distill",
@@ -165,7 +165,7 @@ def _loop(run: Run, feed, mesh, begin: float) -> None:
     figures=figures,
   )
   shown = "".join(f", {name.replace('_', ' ')} {value:.4g}" for name, value in figures.items())
-  run.say(f"distill: {steps} steps{shown}")
+  run.log(f"distill: {steps} steps{shown}")
 
 
 def _hooks(run: Run, writers: list, progress: Progress) -> Hooks:
@@ -178,7 +178,7 @@ def _hooks(run: Run, writers: list, progress: Progress) -> Hooks:
     if c["tensorboard"]:
       writers.append(TensorBoardWriter(run.workdir / "tensorboard", resume_step=step or None))
     if step:
-      run.say(f"distill: going on after step {step} of {build.steps(run)}")
+      run.log(f"distill: going on after step {step} of {build.steps(run)}")
 
   def on_metrics(step: int, metrics) -> None:
     MultiWriter(*writers).write(step, metrics)

@@ -18,7 +18,7 @@ from jdistill.schema import Above, Range, near_matches
 from jdistill.stages import build, distill, grid, networks, plan, relabel, train, trajectories
 from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
-from jdistill.stages.workdir import lead
+from jdistill.stages.workdir import on_first
 from jdistill.synthetic import expert_label_logits, random_real
 from jdistill.teachers import fkd
 
@@ -120,7 +120,7 @@ def soft_labels(run: Run) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     buffer, count = trajectories.ready(run), run.config["teachers"]["count"]
     logits = lambda images: trajectories.logits(run, buffer, images, range(count))  # noqa: E731
   else:
-    found = [networks.read(run, one) for one in networks.wanted(run)]
+    found = [networks.read(run, one) for one in networks.specs(run)]
     logits = lambda images: networks.logits(found, images)  # noqa: E731
   return lambda images, labels: expert_label_logits(logits(images), labels)
 
@@ -203,7 +203,9 @@ def _cells(run: Run) -> None:
       found.stop_if_asked(f"{done} of {len(names) * e['seeds']} evaluations are saved")
       first = make(seed)
       if entry["lr"] is None:
-        entry["lr"] = first.lr if first.lr is not None else lead(lambda first=first: _choose_lr(run, network, first))
+        entry["lr"] = (
+          first.lr if first.lr is not None else on_first(lambda first=first: _choose_lr(run, network, first))
+        )
       at_once = _at_once(name, e["seeds"] - seed, mesh)
       own_sets = [first, *(make(seed + other) for other in range(1, at_once) if name.startswith("random_"))]
       if first.records is not None:
@@ -239,13 +241,13 @@ def _replayed(
   return out
 
 
-def _at_once(name: str, left: int, mesh: Mesh | None) -> int:
+def _at_once(name: str, remaining: int, mesh: Mesh | None) -> int:
   """How many seeds train together: few, as each is saved, where that costs nothing."""
   on_cpu, own_sets = jax.default_backend() == "cpu", name.startswith("random_")
   if mesh is not None:
-    return min(left, mesh.size) if on_cpu or own_sets else left
+    return min(remaining, mesh.size) if on_cpu or own_sets else remaining
   # one after another on CPU; elsewhere at once, where all seeds see the same images
-  return 1 if on_cpu or own_sets else left
+  return 1 if on_cpu or own_sets else remaining
 
 
 def _plan(run: Run) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from jdistill.files import verify_checksums
 from jdistill.stages import build, distill
 from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
-from jdistill.stages.workdir import lead
+from jdistill.stages.workdir import on_first
 
 _LEAVES = ("result/checksums.json",)
 
@@ -32,7 +32,7 @@ def _run(run: Run) -> None:
       "dataset": dict(task.source),
       "ipc": c["ipc"],
       "config_hash": run.hash,
-      "config": config.what(c),
+      "config": config.determining(c),
       "jdistill": __version__,
     },
   )
@@ -58,8 +58,8 @@ def _report(run: Run) -> Part:
 
 STAGE = Stage(
   "export",
-  lambda run: lead(lambda: _run(run)),
+  lambda run: on_first(lambda: _run(run)),
   leaves=_LEAVES,
-  verify=lambda run: lead(lambda: _verify(run)),
+  verify=lambda run: on_first(lambda: _verify(run)),
   report=_report,
 )

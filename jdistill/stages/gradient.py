@@ -38,7 +38,7 @@ def choose(run: Run, mesh: Mesh | None) -> Route | None:
   for route in _candidates(run, mesh, usual):
     need = sum(program_memory(build.compile_step(run, mesh, route)).values())
     if need <= limit:
-      run.say(f"gradient: {_text(route)}, {format_bytes(need)} of {format_bytes(limit)} per device")
+      run.log(f"gradient: {_text(route)}, {format_bytes(need)} of {format_bytes(limit)} per device")
       return route
     needs.append((need, route))
   need, route = min(needs, key=lambda pair: pair[0])

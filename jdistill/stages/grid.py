@@ -8,7 +8,7 @@ from typing import Any
 from jdistill.base import Diverged
 from jdistill.files import read_json, write_json
 from jdistill.stages.run import Run
-from jdistill.stages.workdir import lead
+from jdistill.stages.workdir import on_first
 
 
 class Grid:
@@ -28,7 +28,7 @@ class Grid:
     """
     self._run, self._stage, self._begin = run, stage, time.monotonic()
     self._path = path_of(run, file)
-    self.cells: dict[str, Any] = lead(lambda: read_json(self._path) if self._path.exists() else {})
+    self.cells: dict[str, Any] = on_first(lambda: read_json(self._path) if self._path.exists() else {})
 
   def work(self, names: Iterable[str], one: Callable[[str], dict[str, Any]]) -> None:
     """Does what is left: `one(name)` gives the record of a cell.
@@ -44,7 +44,7 @@ class Grid:
         self.cells[name] = one(name)
       except Diverged as error:
         self.cells[name] = {"failed": str(error)}
-        self._run.say(f"{self._stage}: {error}")
+        self._run.log(f"{self._stage}: {error}")
       self.save()
 
   def is_done(self, name: str) -> bool:
@@ -53,7 +53,7 @@ class Grid:
 
   def save(self) -> None:
     """Writes all cells."""
-    lead(lambda: write_json(self._path, self.cells))
+    on_first(lambda: write_json(self._path, self.cells))
 
   def stop_if_asked(self, what: str) -> None:
     """Interrupts the stage where the user has asked for it; `what` tells how much is saved."""

@@ -38,7 +38,7 @@ class Teachers(NamedTuple):
   scores: list[dict[str, float]]
 
 
-class Wanted(NamedTuple):
+class TeacherSpec(NamedTuple):
   """Teachers of one kind that a run needs.
 
   Attributes:
@@ -82,34 +82,34 @@ def has_teacher(arm: Mapping[str, Any]) -> bool:
   return any("teacher" in recipe_of(method).needs for method in methods)
 
 
-def wanted_by(run: Run, label: str, arm: Mapping[str, Any]) -> list[Wanted]:
+def specs_of(run: Run, label: str, arm: Mapping[str, Any]) -> list[TeacherSpec]:
   """The teachers of one arm: its own, then those of the committee that it names."""
   own = {section: arm[section] for section in TEACHER_SECTIONS}
   name = "teacher" if own == {section: run.config[section] for section in TEACHER_SECTIONS} else f"teacher of {label}"
   teachers, task = arm["teachers"], {"task": arm["task"]}
-  others = [Wanted(f"teacher {other}", run.config["committee"][other] | task, 1) for other in teachers["also"]]
-  return [Wanted(name, own | task, teachers["count"], teachers["stored"]), *others]
+  others = [TeacherSpec(f"teacher {other}", run.config["committee"][other] | task, 1) for other in teachers["also"]]
+  return [TeacherSpec(name, own | task, teachers["count"], teachers["stored"]), *others]
 
 
-def wanted(run: Run) -> list[Wanted]:
+def specs(run: Run) -> list[TeacherSpec]:
   """All teachers of a run, each kind once and as many of it as the arm that wants most; the run's own first."""
   arms = run.config.get("arms")
   if arms is None:
-    return wanted_by(run, "", run.config)
-  found: dict[str, Wanted] = {}
+    return specs_of(run, "", run.config)
+  found: dict[str, TeacherSpec] = {}
   for label in run.config["order"]:
     if has_teacher(arms[label]):
-      for one in wanted_by(run, label, arms[label]):
+      for one in specs_of(run, label, arms[label]):
         known = found.setdefault(key := _kind(run, one), one)
         found[key] = known._replace(count=max(known.count, one.count))
   return sorted(found.values(), key=lambda one: one.name != "teacher")
 
 
-def _kind(run: Run, one: Wanted) -> str:
+def _kind(run: Run, one: TeacherSpec) -> str:
   return run.key_of(**identity(run, one._replace(count=1)))
 
 
-def identity(run: Run, one: Wanted) -> dict[str, Any]:
+def identity(run: Run, one: TeacherSpec) -> dict[str, Any]:
   """All that determines teachers of one kind."""
   if one.stored is not None:
     return {"stored": one.stored}
@@ -124,7 +124,7 @@ def identity(run: Run, one: Wanted) -> dict[str, Any]:
   }
 
 
-def directory(run: Run, one: Wanted) -> Path:
+def directory(run: Run, one: TeacherSpec) -> Path:
   """Where teachers lie: shared by all runs that want the same."""
   if one.stored is not None:
     return Path(one.stored).expanduser()
@@ -136,7 +136,7 @@ def is_complete(path: Path) -> bool:
   return (path / "teacher.json").exists() and (path / "variables.npz").exists()
 
 
-def model_of(one: Wanted) -> Mapping[str, Any]:
+def model_of(one: TeacherSpec) -> Mapping[str, Any]:
   """The section `teacher` of teachers of one kind, also of stored ones.
 
   Raises:
@@ -150,7 +150,7 @@ def model_of(one: Wanted) -> Mapping[str, Any]:
   return read_json(path / "teacher.json")["identity"]["model"]
 
 
-def read(run: Run, one: Wanted) -> Teachers:
+def read(run: Run, one: TeacherSpec) -> Teachers:
   """Teachers of one kind.
 
   Raises:
@@ -177,7 +177,7 @@ def read(run: Run, one: Wanted) -> Teachers:
   return Teachers((network,) * len(variables), variables, variables_hash(variables), scores)
 
 
-def job_of(run: Run, one: Wanted, seeds: list[int], network=None) -> train.Job:
+def job_of(run: Run, one: TeacherSpec, seeds: list[int], network=None) -> train.Job:
   """The training of teachers of one kind.
 
   Args:
@@ -204,9 +204,9 @@ def load(run: Run, label: str, arm: Mapping[str, Any]) -> Teachers | None:
   """The teachers of an arm; `None` where it has none."""
   if not has_teacher(arm):
     return None
-  whole = {_kind(run, one): one for one in wanted(run)}
+  whole = {_kind(run, one): one for one in specs(run)}
   networks, variables, scores = (), (), []
-  for one in wanted_by(run, label, arm):
+  for one in specs_of(run, label, arm):
     found = read(run, whole[_kind(run, one)])
     networks, variables = networks + found.networks[: one.count], variables + found.variables[: one.count]
     scores += found.scores[: one.count]

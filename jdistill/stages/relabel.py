@@ -18,7 +18,7 @@ from jdistill.schema import Above, Range
 from jdistill.stages import distill, networks, train
 from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
-from jdistill.stages.workdir import lead
+from jdistill.stages.workdir import on_first
 from jdistill.teachers import fkd
 from jdistill.teachers.frozen import committee
 
@@ -54,7 +54,7 @@ def augmentation(run: Run) -> Augmentation:
 def record(run: Run, images: np.ndarray, key: jax.Array) -> fkd.Records:
   """The teachers' labels of images in network space, for all epochs of a training run."""
   c = run.config["relabel"]
-  found = [networks.read(run, one) for one in networks.wanted(run)]
+  found = [networks.read(run, one) for one in networks.specs(run)]
   teachers = committee([n for one in found for n in one.networks], [v for one in found for v in one.variables])
   examples = _unlabelled(images)
   return fkd.record(
@@ -105,7 +105,7 @@ def _run(run: Run) -> None:
   fkd.save(records, run.workdir / _LEAVES[0])
   run.finish("relabel", begin, label_bytes=records.nbytes)
   steps, epochs = len(records.index), run.config["relabel"]["epochs"]
-  run.say(f"relabel: {steps:,} batches of {epochs} epochs, {format_bytes(records.nbytes)} of labels")
+  run.log(f"relabel: {steps:,} batches of {epochs} epochs, {format_bytes(records.nbytes)} of labels")
 
 
 def _plan(run: Run) -> list[tuple[str, str]]:
@@ -122,7 +122,7 @@ def _report(run: Run) -> Part:
 
 STAGE = Stage(
   "relabel",
-  lambda run: lead(lambda: _run(run)),
+  lambda run: on_first(lambda: _run(run)),
   Declared(sections={"relabel": Plain(schema.fields(Relabel))}),
   _LEAVES,
   plan=_plan,

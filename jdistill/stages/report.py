@@ -9,7 +9,7 @@ from jdistill.files import format_bytes, write_json
 from jdistill.reporting import Section, environment, format_table, write_report
 from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
-from jdistill.stages.workdir import lead
+from jdistill.stages.workdir import on_first
 
 
 def _run(run: Run, stages: Mapping[str, Stage]) -> None:
@@ -21,9 +21,9 @@ def _run(run: Run, stages: Mapping[str, Stage]) -> None:
   write_json(run.workdir / "summary.json", summary)
   for part in parts:
     if part.result is not None:
-      run.say("\n" + format_table(*part.result) + "\n" + part.verdict + "\n")
+      run.log("\n" + format_table(*part.result) + "\n" + part.verdict + "\n")
   for line in _closing(run, summary, parts):
-    run.say(line)
+    run.log(line)
   write_report(run.workdir, title(run), _sections(run, parts, summary))
   run.finish("report", begin)
 
@@ -109,4 +109,4 @@ def flatten(value: dict, prefix: str = "") -> list[list[str]]:
 
 def stage(others: Mapping[str, Stage]) -> Stage:
   """The stage `report`, made of the parts of all others, by name."""
-  return Stage("report", lambda run: lead(lambda: _run(run, others)))
+  return Stage("report", lambda run: on_first(lambda: _run(run, others)))

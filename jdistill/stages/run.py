@@ -15,7 +15,7 @@ from jdistill import augment, data, models, tasks
 from jdistill.base import Augmentation, Batch, Network
 from jdistill.data import preprocess
 from jdistill.files import read_npz, write_npz
-from jdistill.stages.workdir import WorkDirectory, lead
+from jdistill.stages.workdir import WorkDirectory, on_first
 from jdistill.tasks import Request, Task, fingerprint
 from jdistill.training import distributed, parallel
 
@@ -59,7 +59,7 @@ class Run(WorkDirectory):
       for section in [self.config["task"], *(arm["task"] for arm in self.config.get("arms", {}).values())]:
         self.task(section)
 
-    lead(read)
+    on_first(read)
     read()
 
   def _fit(self, kind: str, loaded: data.Dataset) -> preprocess.Preprocessing:
@@ -69,7 +69,7 @@ class Run(WorkDirectory):
     path = self.artefact("zca", data=loaded.fingerprint, kind=kind).with_suffix(".npz")
     if path.exists():
       return preprocess.from_arrays(read_npz(path))
-    self.say(f"fitting ZCA on {len(loaded.train_x)} images")
+    self.log(f"fitting ZCA on {len(loaded.train_x)} images")
     fitted = preprocess.fit(kind, loaded.train_x)
     write_npz(path, preprocess.to_arrays(fitted))
     return fitted
@@ -151,7 +151,7 @@ class Run(WorkDirectory):
     if mesh is not None:
       work()
     else:
-      lead(work)
+      on_first(work)
 
 
 @functools.lru_cache(maxsize=16)

@@ -46,7 +46,7 @@ def _run(run: Run) -> None:
     scores, figures = arms.train_arm(run, label, "", arm, list(range(c["seeds"])), task.test, "students")
     columns = {name: [one[name] for one in scores] for name in scores[0]}
     mean = np.mean(columns[task.metric])
-    run.say(f"students: {label}: {task.metric} {mean:.4g} in {figures['seconds']:.1f} s")
+    run.log(f"students: {label}: {task.metric} {mean:.4g} in {figures['seconds']:.1f} s")
     return {"arm": arm, "scores": columns, "figures": figures}
 
   found.work(c["order"], one)

@@ -111,14 +111,14 @@ def run(
     run_cell: `(configuration, work directory, stream) -> summary`, an ordinary run.
     stream: where progress is printed.
   """
-  distributed.lead(lambda: _claim(workdir))
-  say = functools.partial(print, file=stream, flush=True) if distributed.is_writer() else lambda line: None
+  distributed.on_first(lambda: _claim(workdir))
+  show = functools.partial(print, file=stream, flush=True) if distributed.is_writer() else lambda line: None
   results: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
   failed: dict[str, str] = {}
   for number, cell in enumerate(grid, 1):
     begin = time.monotonic()
     directory = workdir / "cells" / cell.name
-    say(f"run {number}/{len(grid)}: {cell.group}, {cell.series}, seed {cell.seed}: log in {directory}.log")
+    show(f"run {number}/{len(grid)}: {cell.group}, {cell.series}, seed {cell.seed}: log in {directory}.log")
     directory.parent.mkdir(parents=True, exist_ok=True)
     with open(f"{directory}.log" if distributed.is_writer() else os.devnull, "a", encoding="utf-8") as log:
       try:
@@ -127,14 +127,14 @@ def run(
         raise Interrupted(f"run {number} of {len(grid)}: {stop}") from stop
       except UserError as error:
         failed[cell.name] = str(error)
-        say(f"  failed: {error}")
+        show(f"  failed: {error}")
         continue
     results.setdefault((cell.group, cell.series), []).append(summary)
     failed |= {f"{cell.name}, {label}": message for label, message in failures(summary).items()}
-    say(f"  {line(summary)}, in {duration(time.monotonic() - begin)}")
+    show(f"  {line(summary)}, in {duration(time.monotonic() - begin)}")
   if not results:
     raise UserError(f"sweep: every run failed; the first one: {next(iter(failed.values()))}")
-  return distributed.lead(lambda: _report(grid, results, failed, workdir, say))
+  return distributed.on_first(lambda: _report(grid, results, failed, workdir, show))
 
 
 def _claim(workdir: Path) -> None:
@@ -155,7 +155,7 @@ def line(summary: Mapping[str, Any]) -> str:
 
 
 def _report(
-  grid: list[Cell], results: Mapping, failed: Mapping[str, str], workdir: Path, say: Callable[[str], None]
+  grid: list[Cell], results: Mapping, failed: Mapping[str, str], workdir: Path, show: Callable[[str], None]
 ) -> Mapping[str, Any]:
   """The tables, figures and files of a sweep: runs with a set beside each other, runs with arms in turn."""
   first = next(iter(results.values()))[0]
@@ -166,7 +166,7 @@ def _report(
   sections.append(Section("Environment", table=(["what", "value"], flatten(environment()))))
   write_report(workdir, grid[0].config["name"], sections)
   write_json(workdir / "summary.json", summary)
-  say(f"\n{text}\nfigure: {workdir / 'figure.png'}; report: {workdir / 'report.html'}")
+  show(f"\n{text}\nfigure: {workdir / 'figure.png'}; report: {workdir / 'report.html'}")
   return read_json(workdir / "summary.json")
 
 

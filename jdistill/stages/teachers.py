@@ -16,10 +16,10 @@ from jdistill.models.predict import predict
 from jdistill.reporting import Section
 from jdistill.schema import Range
 from jdistill.stages import job_plan, networks, train, trajectories
-from jdistill.stages.networks import Wanted, recipe_of
+from jdistill.stages.networks import TeacherSpec, recipe_of
 from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
-from jdistill.stages.workdir import lead
+from jdistill.stages.workdir import on_first
 from jdistill.tasks import Task
 from jdistill.teachers.checks import check_knowledge
 
@@ -70,14 +70,14 @@ def _run(run: Run) -> None:
     trajectories.record(run)
     return
   begin, records = time.monotonic(), []
-  for one in networks.wanted(run):
-    if one.stored is None and not lead(lambda one=one: networks.is_complete(networks.directory(run, one))):
+  for one in networks.specs(run):
+    if one.stored is None and not on_first(lambda one=one: networks.is_complete(networks.directory(run, one))):
       _train(run, one)
     found = judged(run, one)
     model = networks.model_of(one)["name"]
     for scores in found.scores:
       shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
-      run.say(f"{one.name}: {model}, {shown}; hash {found.hash}")
+      run.log(f"{one.name}: {model}, {shown}; hash {found.hash}")
     records.append({"name": one.name, "model": model, "hash": found.hash, "scores": found.scores})
   run.finish("teachers", begin, teachers=records)
 
@@ -85,19 +85,19 @@ def _run(run: Run) -> None:
 def _verify(run: Run) -> None:
   if keeps(run) == TRAJECTORY:
     return  # the buffer is checked where it is opened, and recorded again where it is gone
-  for one in networks.wanted(run):
+  for one in networks.specs(run):
     networks.read(run, one)
 
 
 def first(run: Run) -> networks.Teachers:
   """The run's own teachers; those that are missing are trained before."""
-  (one,) = networks.wanted(run)
-  if one.stored is None and not lead(lambda: networks.is_complete(networks.directory(run, one))):
+  (one,) = networks.specs(run)
+  if one.stored is None and not on_first(lambda: networks.is_complete(networks.directory(run, one))):
     _run(run)
   return networks.read(run, one)
 
 
-def _train(run: Run, one: Wanted) -> None:
+def _train(run: Run, one: TeacherSpec) -> None:
   task, count, target = run.task(one.sections["task"]), one.count, networks.directory(run, one)
   job = networks.job_of(run, one, list(range(count)))
   checkpoints = run.workdir / "checkpoints" / f"teacher_{target.name}"
@@ -112,7 +112,7 @@ def _train(run: Run, one: Wanted) -> None:
     write_npz(target / "variables.npz", {f"{i:04d}": np.asarray(leaf) for i, leaf in enumerate(leaves)})
     write_json(target / "teacher.json", {"identity": networks.identity(run, one), "scores": scores, **figures})
 
-  lead(write)
+  on_first(write)
 
 
 def _check_knowledge(logits, task: Task, name: str) -> None:
@@ -121,7 +121,7 @@ def _check_knowledge(logits, task: Task, name: str) -> None:
     check_knowledge(logits(task.validation.x), task.validation.y, name=name)
 
 
-def judged(run: Run, one: Wanted) -> networks.Teachers:
+def judged(run: Run, one: TeacherSpec) -> networks.Teachers:
   """Teachers of one kind with what they are worth here, wherever they were made.
 
   Raises:
@@ -140,7 +140,7 @@ def judged(run: Run, one: Wanted) -> networks.Teachers:
 
 def _check(run: Run) -> None:
   """Refuses teachers that would need a teacher, and stored ones that do not fit or know nothing of this data."""
-  for one in networks.wanted(run):
+  for one in networks.specs(run):
     if one.stored is not None:
       judged(run, one)
       continue
@@ -155,7 +155,7 @@ def _check(run: Run) -> None:
 
 def _plan(run: Run) -> list[tuple[str, str]]:
   rows = []
-  for one in networks.wanted(run):
+  for one in networks.specs(run):
     if one.stored is not None:
       rows.append((f"{one.name}: stored in {one.stored}", ""))
       continue

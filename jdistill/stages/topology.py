@@ -71,7 +71,7 @@ def show(run: Run, text: str) -> None:
   use_cpu()
   devices = find_devices(wanted)
   source = take_shapes(run)
-  run.say(f"compiling for {wanted.name}; this can take minutes")
+  run.log(f"compiling for {wanted.name}; this can take minutes")
   begin = time.monotonic()
   try:
     target = (distill_target if "ipc" in run.config else student_target)(run, devices)

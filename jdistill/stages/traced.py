@@ -55,7 +55,7 @@ def job(run: Run, label: str, arm: Mapping[str, Any], name: str = "") -> train.J
 
 def _targets(run: Run, label: str, arm: Mapping[str, Any]) -> TargetSource:
   found, shapes = (), ()
-  for one in networks.wanted_by(run, label, arm):
+  for one in networks.specs_of(run, label, arm):
     network = run.network(networks.model_of(one), run.task(arm["task"]))
     found += (network,) * one.count
     shapes += (jax.eval_shape(network.init, jax.random.key(0)),) * one.count

@@ -228,5 +228,5 @@ class _Training:
   def _last(self) -> dict[str, float]:
     """What the last step reported, means over seeds."""
     path = self.metrics
-    rows = distributed.lead(lambda: read_jsonl(path, self.name) if path is not None and path.exists() else [])
+    rows = distributed.on_first(lambda: read_jsonl(path, self.name) if path is not None and path.exists() else [])
     return {key: float(value) for key, value in rows[-1].items() if "/" in key} if rows else {}

@@ -14,7 +14,7 @@ from jdistill.files import format_bytes
 from jdistill.models.predict import predict
 from jdistill.stages import networks, train
 from jdistill.stages.run import Run
-from jdistill.stages.workdir import lead
+from jdistill.stages.workdir import on_first
 from jdistill.teachers import ExpertBuffer
 from jdistill.training import distributed
 
@@ -27,13 +27,13 @@ def flat_network(network: Network) -> Network:
 
 
 def _directory(run: Run) -> Path:
-  (one,) = networks.wanted(run)
+  (one,) = networks.specs(run)
   return run.artefact("trajectories", **networks.identity(run, one._replace(count=1)))
 
 
 def open_buffer(run: Run) -> ExpertBuffer:
   """Opens the buffer of this run; see `ExpertBuffer` for what is refused."""
-  (one,) = networks.wanted(run)
+  (one,) = networks.specs(run)
   size = models.flatten(run.network(one.sections["teacher"])).size
   identity = networks.identity(run, one._replace(count=1))  # more of the same are added to it
   return ExpertBuffer(_directory(run), identity, epochs=one.sections["teacher_train"]["epochs"], size=size)
@@ -42,7 +42,7 @@ def open_buffer(run: Run) -> ExpertBuffer:
 def ready(run: Run) -> ExpertBuffer:
   """The buffer with all trajectories of this run in it; those that are missing are recorded first."""
   buffer, count = open_buffer(run), run.config["teachers"]["count"]
-  if lead(lambda: all(index in buffer for index in range(count))):
+  if on_first(lambda: all(index in buffer for index in range(count))):
     return open_buffer(run) if distributed.count() > 1 else buffer  # process 0 may have looked later than this one
   record(run)
   return open_buffer(run)
@@ -52,7 +52,7 @@ def record(run: Run) -> None:
   """Stage `teachers` of a run whose teachers leave trajectories: records the missing ones, several at once."""
   begin, count = time.monotonic(), run.config["teachers"]["count"]
   buffer = open_buffer(run)
-  missing = lead(lambda: [index for index in range(count) if index not in buffer])
+  missing = on_first(lambda: [index for index in range(count) if index not in buffer])
   mesh = run.mesh("pool", count)
   size = 1 if mesh is None else mesh.size
   for first in range(0, len(missing), size):
@@ -60,11 +60,11 @@ def record(run: Run) -> None:
       run.interrupt("teachers", begin, f"{count - len(missing) + first} of {count} trajectories are saved")
     group = missing[first : first + size]
     run.together(mesh, lambda group=group: _record(run, buffer, group))
-  lead(lambda: _finish(run, buffer, len(missing), begin))
+  on_first(lambda: _finish(run, buffer, len(missing), begin))
 
 
 def _record(run: Run, buffer: ExpertBuffer, group: list[int]) -> None:
-  (one,) = networks.wanted(run)
+  (one,) = networks.specs(run)
   network, snapshots = flat_network(run.network(one.sections["teacher"])), []
   label = f"teachers {group[0]}" + (f" to {group[-1]}" if len(group) > 1 else "")
   job = networks.job_of(run, one, group, network)._replace(label=label)
@@ -83,7 +83,7 @@ def _record(run: Run, buffer: ExpertBuffer, group: list[int]) -> None:
       scores = task.score(lambda x, final=final: predict(network, final, x), task.test)
       buffer.add(index, trajectory, dict(scores))
 
-  lead(add)
+  on_first(add)
 
 
 def _finish(run: Run, buffer: ExpertBuffer, recorded: int, begin: float) -> None:
@@ -94,7 +94,7 @@ def _finish(run: Run, buffer: ExpertBuffer, recorded: int, begin: float) -> None
   size = 4 * models.flatten(run.network(run.config["teacher"])).size * (epochs + 1) * count
   record = {"name": "teacher", "model": name, "hash": _directory(run).name, "scores": [{task.metric: mean}]}
   run.finish("teachers", begin, teachers=[record], recorded=recorded, bytes=size)
-  run.say(
+  run.log(
     f"teachers: {count} trajectories ({recorded} new, {format_bytes(size)} in all), test {task.metric} {mean:.3f} "
     f"after {epochs} epochs"
   )

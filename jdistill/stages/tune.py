@@ -38,7 +38,7 @@ def _run(run: Run) -> None:
   found.work([f"{label}/{number}" for label in trials for number in range(len(trials[label]))], one)
   for label in trials:
     chosen, _ = best(run, label, found.cells, trials[label])
-    run.say(f"tune: {label}: {', '.join(f'{key}={value}' for key, value in chosen.items())}")
+    run.log(f"tune: {label}: {', '.join(f'{key}={value}' for key, value in chosen.items())}")
   found.finish()
 
 

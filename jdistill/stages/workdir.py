@@ -27,9 +27,9 @@ class _Silence(io.TextIOBase):
     return len(text)
 
 
-def lead(work: Callable[[], Any]) -> Any:
-  """`distributed.lead` for stages: process 0 does something and the others wait for it, its refusals included."""
-  return distributed.lead(work, (UserError, Interrupted))
+def on_first(work: Callable[[], Any]) -> Any:
+  """`distributed.on_first` for stages: process 0 does something and the others wait for it, its refusals included."""
+  return distributed.on_first(work, (UserError, Interrupted))
 
 
 class WorkDirectory:
@@ -44,7 +44,7 @@ class WorkDirectory:
     self.stop_requested = False
     self.hash = config_lib.config_hash(config)
 
-  def say(self, line: str) -> None:
+  def log(self, line: str) -> None:
     """Prints one line about what happens."""
     print(line, file=self.stream, flush=True)
 
@@ -66,7 +66,7 @@ class WorkDirectory:
     except UserError as error:
       raise UserError(f"{path} is damaged, so --workdir={self.workdir} cannot be told; choose another") from error
     found = found if isinstance(found, dict) else {}
-    differing = config_lib.difference(config_lib.what(found), config_lib.what(self.config))
+    differing = config_lib.difference(config_lib.determining(found), config_lib.determining(self.config))
     if differing:
       raise UserError(
         f"--workdir={self.workdir} belongs to another configuration: {'; '.join(differing[:3])}"
@@ -75,7 +75,7 @@ class WorkDirectory:
 
   def check_alike(self) -> None:
     """Refuses a process that was started with another configuration than process 0."""
-    differing = config_lib.difference(lead(lambda: self.config), self.config)
+    differing = config_lib.difference(on_first(lambda: self.config), self.config)
     if differing:
       there = differing[0].replace("(there)", "(process 0)").replace("(now)", "(this process)")
       raise UserError(f"{there}: give all processes of a run the same flags, but for --process_id")
@@ -88,13 +88,13 @@ class WorkDirectory:
       write_json(self.workdir / "config.json", self.config)
       write_json(self.workdir / "environment.json", environment())
 
-    lead(write)
+    on_first(write)
     if not (self.workdir / "config.json").is_file():
       raise UserError(
         f"--workdir={self.workdir}: process 0 wrote into it and this process cannot see it; all processes need it, and "
         "--artefacts, on a filesystem that they share"
       )
-    self.say(f"work directory: {self.workdir} (config {self.hash})")
+    self.log(f"work directory: {self.workdir} (config {self.hash})")
 
   # -- stages that are done -------------------------------------------------------------------------------------------
 
@@ -115,7 +115,7 @@ class WorkDirectory:
       spent = time.monotonic() - begin + self.spent(stage)
       write_json(self.record_of(stage), {"seconds": spent, "peak_memory_bytes": peak_memory_bytes(), **record})
 
-    lead(write)
+    on_first(write)
 
   def spent(self, stage: str) -> float:
     """Seconds that earlier, interrupted attempts at a stage took."""
@@ -135,7 +135,7 @@ class WorkDirectory:
       spent = time.monotonic() - begin + self.spent(stage)
       write_json(self.workdir / "stages" / f"{stage}.partial.json", {"seconds": spent})
 
-    lead(write)
+    on_first(write)
     raise Interrupted(what)
 
   @contextlib.contextmanager

@@ -1,9 +1,9 @@
 """Many processes as one run: process 0 decides and writes, the others follow and read what it wrote.
 
 All processes run the same stages in the same order. What must be the same everywhere (is a stage finished, which step
-comes next, does somebody want to stop) is asked of process 0 with `lead`; what only one process may do (files, stages
-on one device) happens inside `lead` as well, while the others wait. Messages go through JAX's coordination service and
-not through the devices, so that waiting for hours is no collective that could time out.
+comes next, does somebody want to stop) is asked of process 0 with `on_first`; what only one process may do (files,
+stages on one device) happens inside `on_first` as well, while the others wait. Messages go through JAX's coordination
+service and not through the devices, so that waiting for hours is no collective that could time out.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ class _Progress:
   """Where this process is in the conversation."""
 
   messages = 0  # the same on all processes between two messages
-  alone = False  # inside the work of `lead`
+  alone = False  # inside the work of `on_first`
 
 
 def _client() -> Any:
@@ -39,13 +39,13 @@ def _client() -> Any:
 
 
 def count() -> int:
-  """How many processes act together here: 1 without `initialize`, and inside `lead`."""
+  """How many processes act together here: 1 without `initialize`, and inside `on_first`."""
   found = coordination.connection()
   return 1 if found is None or _Progress.alone else found.processes
 
 
 def is_alone() -> bool:
-  """Whether this is process 0 of several that wait for it, inside `lead`."""
+  """Whether this is process 0 of several that wait for it, inside `on_first`."""
   return _Progress.alone
 
 
@@ -146,10 +146,10 @@ def _alone() -> Iterator[None]:
     _Progress.alone = before
 
 
-def lead(work: Callable[[], Any], passes: tuple[type[Exception], ...] = (UserError,)) -> Any:
+def on_first(work: Callable[[], Any], passes: tuple[type[Exception], ...] = (UserError,)) -> Any:
   """Process 0 does something while the others wait, and what it returned or raised is everybody's.
 
-  Inside `work` the process is by itself: `count()` is 1 and a `lead` in it is a plain call. Without several processes
+  Inside `work` the process is by itself: `count()` is 1 and `on_first` in it is a plain call. Without several processes
   this is `work()`.
 
   Args:
@@ -210,7 +210,7 @@ def stop_requested(own: bool) -> bool:
   Args:
     own: whether this one was.
   """
-  return lead(lambda: own or _asked_by_others())
+  return on_first(lambda: own or _asked_by_others())
 
 
 def _asked_by_others() -> bool:

@@ -192,7 +192,7 @@ class _Loop:
   def open(self, checkpoints: Checkpoints | None, seconds: float) -> None:
     """Goes on from the newest checkpoint, if there is one."""
     self.checkpoints, self.checkpoint_seconds, self.saved_at = checkpoints, seconds, self.clock()
-    newest = None if checkpoints is None else distributed.lead(lambda: max(checkpoints.steps(), default=None))
+    newest = None if checkpoints is None else distributed.on_first(lambda: max(checkpoints.steps(), default=None))
     if newest is not None:
       self.done, found = checkpoints.restore(self._kept(self.programs.whole(self.state)), newest)
       if isinstance(found, dict) and found.keys() == {"state", _STREAM}:
@@ -289,14 +289,14 @@ class _Loop:
 
   def _due(self) -> bool:
     kept, seconds = self.checkpoints, self.checkpoint_seconds
-    return kept is not None and distributed.lead(lambda: self.clock() - self.saved_at >= seconds)
+    return kept is not None and distributed.on_first(lambda: self.clock() - self.saved_at >= seconds)
 
   def _save(self) -> None:
     if self.checkpoints is None or self.saved_step == self.done:
       return
     with self._pause():
       kept = self._kept(self.programs.whole(self.state))
-      distributed.lead(lambda: self.checkpoints.save(self.done, kept))
+      distributed.on_first(lambda: self.checkpoints.save(self.done, kept))
     self.saved_step, self.saved_at = self.done, self.clock()
 
   def _report(self) -> None:

@@ -93,7 +93,7 @@ def test_without_the_client_one_process_runs_and_several_are_refused(monkeypatch
   monkeypatch.delattr(jax_distributed, "global_state")
   assert coordination.connection() is None and not coordination.is_available()
   assert distributed.count() == 1 and distributed.is_writer()
-  assert distributed.lead(lambda: 7) == 7
+  assert distributed.on_first(lambda: 7) == 7
   with pytest.raises(UserError, match=r"--coordinator: jax .* has no client .*; install jax 0\.10\.2"):
     distributed.initialize("127.0.0.1:4321", 2, 1)
 

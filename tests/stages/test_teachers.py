@@ -30,9 +30,9 @@ def test_teachers_are_named_with_figures_and_hash_and_made_once(done):
 def test_arms_share_teachers_and_the_arm_that_wants_most_decides_how_many(tmp_path):
   arms = {"ce": ARMS["ce"], "two": {"teachers/count": 2}, "other": {"teacher/widths": (4,)}}
   one = run.make_run(experiment(arms, tune={}), tmp_path / "work", stream=io.StringIO())
-  assert [(found.name, found.count) for found in networks.wanted(one)] == [("teacher", 2), ("teacher of other", 1)]
+  assert [(found.name, found.count) for found in networks.specs(one)] == [("teacher", 2), ("teacher of other", 1)]
   assert not networks.has_teacher(one.config["arms"]["ce"])
-  paths = {networks.directory(one, found) for found in networks.wanted(one)}
+  paths = {networks.directory(one, found) for found in networks.specs(one)}
   assert len(paths) == 2 and all(path.parent == one.artefacts / "teachers" for path in paths)
 
 
@@ -47,7 +47,7 @@ CHANGES = [
 def test_what_determines_a_teacher_names_it(change, differs, tmp_path):
   def place(config):
     one = run.make_run(config, tmp_path / "work", stream=io.StringIO())
-    return networks.directory(one, networks.wanted(one)[0])
+    return networks.directory(one, networks.specs(one)[0])
 
   assert (place(experiment(ONE, tune={})) != place(experiment(ONE, tune={}, **change))) == differs
 
@@ -59,7 +59,7 @@ def test_sections_of_the_teacher_and_no_others_name_it(tmp_path):
       section, key = dotted.split(".")
       config[section][key] = value
     one = run.make_run(config, tmp_path / "work", stream=io.StringIO())
-    return networks.directory(one, networks.wanted(one)[0])
+    return networks.directory(one, networks.specs(one)[0])
 
   own = place()
   for dotted, value in (("teacher.widths", (9,)), ("teacher_train.lr", 0.3), ("teacher_method.label_smoothing", 0.2)):
