@@ -161,7 +161,7 @@ def page(ledger: Mapping[str, list[Claim]], papers: Mapping[str, str], pages: It
 
   Args:
     ledger: see `read_claims`.
-    papers: the arXiv id by method.
+    papers: the paper's address by method.
     pages: names of the files that have a page of their own, without suffix.
   """
   claims = [(claim, file) for file, found in ledger.items() for claim in found]
@@ -179,7 +179,7 @@ def page(ledger: Mapping[str, list[Claim]], papers: Mapping[str, str], pages: It
   for claim, file in sorted(claims, key=lambda pair: (pair[0].method, pair[1])):
     more = f"[page]({file}.md), [figures]({file}.json)" if file in pages else f"[figures]({file}.json)"
     cells = (
-      f"[{claim.method}](https://arxiv.org/abs/{papers[claim.method]})",
+      f"[{claim.method}]({papers[claim.method]})",
       claim.statement,
       f"{claim.effect} ({claim.arm} - {claim.reference})",
       claim.metric,

@@ -113,7 +113,7 @@ def text_of(directory: Path) -> str:
       if claim.method not in [row.name for row in catalog.rows()]:
         known = near_matches(claim.method, [row.name for row in catalog.rows()])
         raise UserError(f"{file}.json: method={claim.method!r} of {claim.name}: unknown{known}")
-  papers = {row.name: row.arxiv for row in catalog.rows()}
+  papers = {row.name: row.paper for row in catalog.rows()}
   return page(ledger, papers, (path.stem for path in directory.glob("*.md")))
 
 

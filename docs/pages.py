@@ -22,7 +22,7 @@ FILES = {"README.md": ("systems",), "docs/configuration.md": ("keys", "methods",
 def systems() -> str:
   """The table of all systems."""
   rows = [
-    [f"`{row.name}`", row.family, f"[{row.title}](https://arxiv.org/abs/{row.arxiv}) ({row.venue})", f"`{row.config}`"]
+    [f"`{row.name}`", row.family, f"[{row.title}]({row.paper}) ({row.venue})", f"`{row.config}`"]
     for row in catalog.rows()
   ]
   return format_table(["name", "family", "paper", "experiment"], rows, align="llll")

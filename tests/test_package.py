@@ -148,7 +148,7 @@ def test_generated_parts_show_every_system_key_and_option():
   """What the pages are compared with says what the table and the signatures do."""
   systems, keys, methods, policies = pages.systems(), pages.keys(), pages.methods(), pages.policies()
   for row in jdistill.catalog.rows():
-    assert f"`{row.name}`" in systems and row.arxiv in systems and f"`{row.config}`" in systems
+    assert f"`{row.name}`" in systems and row.paper in systems and f"`{row.config}`" in systems
     for key in row.fields():
       assert row.policy or f"`{key}=" in methods
   for key in ("steps", "ipc", "unroll.gradient", "teachers.count", "train.lr", "targets.source", "eval.seeds", "seeds"):

@@ -72,6 +72,9 @@ def citation(name: str) -> str:
   entry = row(name)
   year = entry.venue.split()[-1]
   title = re.sub(r"([&%#_])", r"\\\1", entry.title)  # special characters of LaTeX
+  where = (
+    [f"  eprint = {{{entry.arxiv}}},", "  archivePrefix = {arXiv},"] if entry.arxiv else [f"  url = {{{entry.url}}},"]
+  )
   return "\n".join(
     (
       f"@inproceedings{{{entry.name}{year},",
@@ -79,8 +82,7 @@ def citation(name: str) -> str:
       f"  author = {{{entry.authors}}},",
       f"  booktitle = {{{entry.venue.rsplit(' ', 1)[0]}}},",
       f"  year = {{{year}}},",
-      f"  eprint = {{{entry.arxiv}}},",
-      "  archivePrefix = {arXiv},",
+      *where,
       "}",
     )
   )
@@ -88,5 +90,5 @@ def citation(name: str) -> str:
 
 def table() -> tuple[list[str], list[list[str]]]:
   """Headers and rows of `--list`."""
-  headers = ["name", "family", "paper", "arXiv", "experiment"]
-  return headers, [[r.name, r.family, f"{r.title} ({r.venue})", r.arxiv, r.config] for r in _ROWS]
+  headers = ["name", "family", "paper", "address", "experiment"]
+  return headers, [[r.name, r.family, f"{r.title} ({r.venue})", r.paper, r.config] for r in _ROWS]

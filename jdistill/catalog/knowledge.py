@@ -1,191 +1,163 @@
 """Knowledge distillation of networks."""
 
+import functools
+
 from jdistill.catalog.row import Row
 
-_STAGES = ("teachers", "tune", "students", "report")
+_row = functools.partial(Row, family="knowledge", stages=("teachers", "tune", "students", "report"))
 
 
 ROWS = (
-  Row(
+  _row(
     name="ce",
-    family="knowledge",
     title="Rethinking the Inception Architecture for Computer Vision",
     authors="Christian Szegedy and Vincent Vanhoucke and Sergey Ioffe and Jonathon Shlens and Zbigniew Wojna",
     venue="CVPR 2016",
     arxiv="1512.00567",
     builder="jdistill.methods.knowledge.logits:ce",
-    stages=_STAGES,
     test="tests/methods/test_logits.py",
     toy={"objective": "loss/ce"},
   ),
-  Row(
+  _row(
     name="kd",
-    family="knowledge",
     title="Distilling the Knowledge in a Neural Network",
     authors="Geoffrey Hinton and Oriol Vinyals and Jeff Dean",
     venue="NIPS Deep Learning Workshop 2014",
     arxiv="1503.02531",
     builder="jdistill.methods.knowledge.logits:kd",
-    stages=_STAGES,
     test="tests/methods/test_logits.py",
     toy={"objective": "loss/kd"},
   ),
-  Row(
+  _row(
     name="dkd",
-    family="knowledge",
     title="Decoupled Knowledge Distillation",
     authors="Borui Zhao and Quan Cui and Renjie Song and Yiyu Qiu and Jiajun Liang",
     venue="CVPR 2022",
     arxiv="2203.08679",
     builder="jdistill.methods.knowledge.logits:dkd",
-    stages=_STAGES,
     test="tests/methods/test_logits.py",
     toy={"objective": "loss/ce", "warmup_epochs": 0.0},
   ),
-  Row(
+  _row(
     name="dist",
-    family="knowledge",
     title="Knowledge Distillation from A Stronger Teacher",
     authors="Tao Huang and Shan You and Fei Wang and Chen Qian and Chang Xu",
     venue="NeurIPS 2022",
     arxiv="2205.10536",
     builder="jdistill.methods.knowledge.logits:dist",
-    stages=_STAGES,
     test="tests/methods/test_logits.py",
     toy={"objective": "loss/dist", "temperature": 1.0, "beta": 0.5, "gamma": 0.5, "ce_weight": 0.0},
   ),
-  Row(
+  _row(
     name="pld",
-    family="knowledge",
     title="PLD: A Choice-Theoretic List-Wise Knowledge Distillation",
     authors="Ejafa Bassam and Dawei Zhu and Kaigui Bian",
     venue="NeurIPS 2025",
     arxiv="2506.12542",
     builder="jdistill.methods.knowledge.logits:pld",
-    stages=_STAGES,
     test="tests/methods/test_logits.py",
     toy={"objective": "loss/pld"},
   ),
-  Row(
+  _row(
     name="fitnets",
-    family="knowledge",
     title="FitNets: Hints for Thin Deep Nets",
     authors="Adriana Romero and Nicolas Ballas and Samira Ebrahimi Kahou and Antoine Chassang and Carlo Gatta and "
     "Yoshua Bengio",
     venue="ICLR 2015",
     arxiv="1412.6550",
     builder="jdistill.methods.knowledge.feature:fitnets",
-    stages=_STAGES,
     test="tests/methods/test_features.py",
     toy={"objective": "loss/hint", "tap": "block0", "hint_weight": 1.0},
   ),
-  Row(
+  _row(
     name="at",
-    family="knowledge",
     title="Paying More Attention to Attention: Improving the Performance of Convolutional Neural Networks via "
     "Attention Transfer",
     authors="Sergey Zagoruyko and Nikos Komodakis",
     venue="ICLR 2017",
     arxiv="1612.03928",
     builder="jdistill.methods.knowledge.feature:at",
-    stages=_STAGES,
     test="tests/methods/test_features.py",
     toy={"objective": "loss/at", "networks": "convs", "taps": "all", "at_weight": 5.0},
   ),
-  Row(
+  _row(
     name="rkd",
-    family="knowledge",
     title="Relational Knowledge Distillation",
     authors="Wonpyo Park and Dongju Kim and Yan Lu and Minsu Cho",
     venue="CVPR 2019",
     arxiv="1904.05068",
     builder="jdistill.methods.knowledge.relation:rkd",
-    stages=_STAGES,
     test="tests/methods/test_features.py",
     toy={"objective": "loss/distance", "distance_weight": 5.0, "angle_weight": 5.0},
   ),
-  Row(
+  _row(
     name="crd",
-    family="knowledge",
     title="Contrastive Representation Distillation",
     authors="Yonglong Tian and Dilip Krishnan and Phillip Isola",
     venue="ICLR 2020",
     arxiv="1910.10699",
     builder="jdistill.methods.knowledge.contrastive:crd",
-    stages=_STAGES,
     test="tests/methods/test_features.py",
     toy={"objective": "loss/crd", "features": 4, "negatives": 6},
   ),
-  Row(
+  _row(
     name="crd_inbatch",
-    family="knowledge",
     title="Contrastive Representation Distillation",
     authors="Yonglong Tian and Dilip Krishnan and Phillip Isola",
     venue="ICLR 2020",
     arxiv="1910.10699",
     builder="jdistill.methods.knowledge.contrastive:crd_inbatch",
-    stages=_STAGES,
     test="tests/methods/test_features.py",
     toy={"objective": "loss/contrast", "features": 4},
   ),
-  Row(
+  _row(
     name="reviewkd",
-    family="knowledge",
     title="Distilling Knowledge via Knowledge Review",
     authors="Pengguang Chen and Shu Liu and Hengshuang Zhao and Jiaya Jia",
     venue="CVPR 2021",
     arxiv="2104.09044",
     builder="jdistill.methods.knowledge.feature:reviewkd",
-    stages=_STAGES,
     test="tests/methods/test_features.py",
     toy={"objective": "loss/review", "taps": "block0", "review_weight": 1.0, "warmup_epochs": 0.0},
   ),
-  Row(
+  _row(
     name="nd",
-    family="knowledge",
     title="Improving Knowledge Distillation via Regularizing Feature Norm and Direction",
     authors="Yuzhu Wang and Lechao Cheng and Manni Duan and Yongheng Wang and Zunlei Feng and Shu Kong",
     venue="arXiv 2023",
     arxiv="2305.17007",
     builder="jdistill.methods.knowledge.nd:nd",
-    stages=_STAGES,
     test="tests/methods/test_nd.py",
     toy={"objective": "loss/nd", "dropout": 0.0},
   ),
-  Row(
+  _row(
     name="sinkd",
-    family="knowledge",
     title="Sinkhorn Distance Minimization for Knowledge Distillation",
     authors="Xiao Cui and Yulei Qin and Yuting Gao and Enwei Zhang and Zihan Xu and Tong Wu and Ke Li and Xing Sun "
     "and Wengang Zhou and Houqiang Li",
     venue="COLING 2024",
     arxiv="2402.17110",
     builder="jdistill.methods.knowledge.sinkd:sinkd",
-    stages=_STAGES,
     test="tests/methods/test_sinkd.py",
     toy={"objective": "loss/sinkhorn", "ce_weight": 0.0, "kd_weight": 0.0, "sd_weight": 1.0},
   ),
-  Row(
+  _row(
     name="ofa",
-    family="knowledge",
     title="One-for-All: Bridge the Gap Between Heterogeneous Architectures in Knowledge Distillation",
     authors="Zhiwei Hao and Jianyuan Guo and Kai Han and Yehui Tang and Han Hu and Yunhe Wang and Chang Xu",
     venue="NeurIPS 2023",
     arxiv="2310.19444",
     builder="jdistill.methods.knowledge.ofa:ofa",
-    stages=_STAGES,
     test="tests/methods/test_ofa.py",
     toy={"objective": "loss/exits", "stages": "block0", "targets": "labels", "exit_weight": 0.3},
   ),
-  Row(
+  _row(
     name="trg",
-    family="knowledge",
     title="Knowledge Distillation via Token-level Relationship Graph",
     authors="Shuoxi Zhang and Hanpeng Liu and Kun He",
     venue="arXiv 2023",
     arxiv="2306.12442",
     builder="jdistill.methods.knowledge.trg:trg",
-    stages=_STAGES,
     test="tests/methods/test_trg.py",
     toy={"objective": "loss/global", "level": "instance", "tokens": 1, "neighbours": 2, "kd_weight": 0.0},
     tasks=(
@@ -193,55 +165,47 @@ ROWS = (
       "long_tailed",
     ),
   ),
-  Row(
+  _row(
     name="cwd",
-    family="knowledge",
     title="Channel-wise Knowledge Distillation for Dense Prediction",
     authors="Changyong Shu and Yifan Liu and Jianfei Gao and Zheng Yan and Chunhua Shen",
     venue="ICCV 2021",
     arxiv="2011.13256",
     builder="jdistill.methods.knowledge.lad:cwd",
-    stages=_STAGES,
     test="tests/methods/test_lad.py",
     toy={"objective": "loss/cwd", "kind": "maps"},
     tasks=("segmentation",),
   ),
-  Row(
+  _row(
     name="lad",
-    family="knowledge",
     title="Make a Strong Teacher with Label Assistance: A Novel Knowledge Distillation Approach for Semantic "
     "Segmentation",
     authors="Shoumeng Qiu and Jie Chen and Xinrun Li and Ru Wan and Xiangyang Xue and Jian Pu",
     venue="ECCV 2024",
     arxiv="2407.13254",
     builder="jdistill.methods.knowledge.lad:lad",
-    stages=_STAGES,
     test="tests/methods/test_lad.py",
     toy={"objective": "loss/cwd", "kind": "maps"},
     tasks=("segmentation",),
   ),
-  Row(
+  _row(
     name="kd3",
-    family="knowledge",
     title="Distribution Shift Matters for Knowledge Distillation with Webly Collected Images",
     authors="Jialiang Tang and Shuo Chen and Gang Niu and Masashi Sugiyama and Chen Gong",
     venue="ICCV 2023",
     arxiv="2307.11469",
     builder="jdistill.methods.knowledge.kd3:kd3",
-    stages=_STAGES,
     test="tests/methods/test_kd3.py",
     toy={"objective": "loss/feature", "networks": "means", "contrast_size": 4},
     tasks=("web",),
   ),
-  Row(
+  _row(
     name="tgeo_kd",
-    family="knowledge",
     title="Less or More From Teacher: Exploiting Trilateral Geometry For Knowledge Distillation",
     authors="Chengming Hu and Haolun Wu and Xuan Li and Chen Ma and Xi Chen and Jun Yan and Boyu Wang and Xue Liu",
     venue="ICLR 2024",
     arxiv="2312.15112",
     builder="jdistill.methods.knowledge.tgeo_kd:tgeo_kd",
-    stages=_STAGES,
     test="tests/methods/test_tgeo_kd.py",
     toy={"objective": "loss/fused"},
     tasks=(
@@ -249,41 +213,35 @@ ROWS = (
       "noisy_labels",
     ),
   ),
-  Row(
+  _row(
     name="swing",
-    family="knowledge",
     title="Swing Distillation: A Privacy-Preserving Knowledge Distillation Framework",
     authors="Junzhuo Li and Xinwei Wu and Weilong Dong and Shuangzhi Wu and Chao Bian and Deyi Xiong",
     venue="arXiv 2022",
     arxiv="2212.08349",
     builder="jdistill.methods.knowledge.swing:swing",
-    stages=_STAGES,
     test="tests/methods/test_swing_recipe.py",
     toy={"objective": "loss/ce", "kind": "tokens", "ce_weight": 1.0},
     tasks=("canaries",),
   ),
-  Row(
+  _row(
     name="meal_v2",
-    family="knowledge",
     title="MEAL V2: Boosting Vanilla ResNet-50 to 80%+ Top-1 Accuracy on ImageNet without Tricks",
     authors="Zhiqiang Shen and Marios Savvides",
     venue="arXiv preprint 2020",
     arxiv="2009.08453",
     builder="jdistill.methods.knowledge.meal_v2:meal_v2",
-    stages=_STAGES,
     test="tests/methods/test_meal_v2.py",
     toy={"objective": "loss/ce", "hard_weight": 0.5},
   ),
-  Row(
+  _row(
     name="ssld",
-    family="knowledge",
     title="Beyond Self-Supervision: A Simple Yet Effective Network Distillation Alternative to Improve Backbones",
     authors="Cheng Cui and Ruoyu Guo and Yuning Du and Dongliang He and Fu Li and Zewu Wu and Qiwen Liu and Shilei "
     "Wen and Jizhou Huang and Xiaoguang Hu and Dianhai Yu and Errui Ding and Yanjun Ma",
     venue="ICCV 2021",
     arxiv="2103.05959",
     builder="jdistill.methods.knowledge.ssld:ssld",
-    stages=_STAGES,
     test="tests/methods/test_ssld.py",
     toy={"objective": "loss/divergence"},
     tasks=("unlabelled",),

@@ -17,11 +17,13 @@ class Row(NamedTuple):
       `experiments/NAME.py`.
     family: a label: `dataset`, `knowledge`, `selection`, `curriculum`, `language`, `synthesis` or `diffusion`.
     title: the paper's title.
-    authors, venue, arxiv: where it was published.
+    authors, venue: of the paper.
     builder: `"module:function"`.
     stages: the stages of its experiments, in order.
     test: its tests.
     toy: how the contract tests build it at toy size (`tests/contract/toys.py`).
+    arxiv: the paper's arXiv id.
+    url: where the paper is, if it is not on arXiv.
     parts: further builders whose options belong to the section `method`: `stream`, what its steps consume, and `start`,
       how what it learns starts.
     values: where its defaults differ from the builders'.
@@ -35,16 +37,22 @@ class Row(NamedTuple):
   title: str
   authors: str
   venue: str
-  arxiv: str
   builder: str
   stages: tuple[str, ...]
   test: str
   toy: Mapping[str, Any]
+  arxiv: str = ""
+  url: str = ""
   parts: Mapping[str, str] = {}
   values: Mapping[str, Any] = {}
   keep: str = "networks"
   tasks: tuple[str, ...] = ("supervised",)
   policy: bool = False
+
+  @property
+  def paper(self) -> str:
+    """Address of the paper."""
+    return f"https://arxiv.org/abs/{self.arxiv}" if self.arxiv else self.url
 
   @property
   def config(self) -> str:

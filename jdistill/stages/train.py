@@ -96,8 +96,21 @@ def _figures(job: Job, found: list, begin: float) -> dict[str, Any]:
   }
   if job.score is None:
     return figures
-  curves = [other["curve"] for _, other in found]
-  return figures | {"curve": list(itertools.chain(*curves))}
+  return figures | {"curve": _together([other["curve"] for _, other in found])}
+
+
+def _together(curves: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+  """One curve of all seeds: the steps at which every seed was scored, at the mean of their seconds."""
+  by_step = [{row["step"]: row for row in curve} for curve in curves]
+  shared = sorted(set.intersection(*(set(rows) for rows in by_step)))
+  return [
+    {
+      "step": step,
+      "seconds": sum(rows[step]["seconds"] for rows in by_step) / len(by_step),
+      "scores": list(itertools.chain.from_iterable(rows[step]["scores"] for rows in by_step)),
+    }
+    for step in shared
+  ]
 
 
 class _Training:

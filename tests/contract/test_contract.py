@@ -212,7 +212,8 @@ def test_traced_options_can_be_arguments_of_a_program(name):
 
 @pytest.mark.parametrize("row", catalog.rows(), ids=lambda row: row.name)
 def test_a_row_names_its_paper_its_experiment_and_its_test(row):
-  assert re.fullmatch(r"\d{4}\.\d{4,5}", row.arxiv) and row.title and row.authors
+  assert bool(row.arxiv) != bool(row.url) and row.title and row.authors
+  assert re.fullmatch(r"https://arxiv.org/abs/\d{4}\.\d{4,5}" if row.arxiv else r"https://\S+", row.paper)
   assert re.search(r" (19|20)\d\d$", row.venue)
   assert (ROOT / row.test).is_file()
   file = ROOT / row.config
@@ -221,4 +222,4 @@ def test_a_row_names_its_paper_its_experiment_and_its_test(row):
   spec.loader.exec_module(module)
   config = module.get_config()
   assert (config.data_policy.name if row.policy else config.method.name) == row.name
-  assert row.arxiv in module.__doc__
+  assert (row.arxiv or row.title) in module.__doc__

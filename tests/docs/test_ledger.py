@@ -132,7 +132,11 @@ def test_page():
   kd = CLAIM._replace(
     name="b", method="kd", verdict="contradicted", effect=Effect(-0.28, 0.213, "k"), statement="a | b"
   )
-  text = page({"pld": [CLAIM], "zoo": [kd]}, {"pld": "2506.12542", "kd": "1503.02531"}, ["pld", "README"])
+  text = page(
+    {"pld": [CLAIM], "zoo": [kd]},
+    {name: f"https://arxiv.org/abs/{at}" for name, at in (("pld", "2506.12542"), ("kd", "1503.02531"))},
+    ["pld", "README"],
+  )
   lines = text.splitlines()
   assert lines[2] == "shown 1, not shown at this scale 0, contradicted 1."
   first, second = (line for line in lines if line.startswith("| ["))

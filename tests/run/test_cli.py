@@ -20,7 +20,7 @@ def test_list_prints_the_catalog(call):
   lines = result.out.splitlines()
   assert len(lines) == 2 + len(catalog.rows())
   for row, line in zip(catalog.rows(), lines[2:], strict=True):
-    for word in (row.name, row.title, row.venue, row.arxiv, row.config):
+    for word in (row.name, row.title, row.venue, row.paper, row.config):
       assert word in line
 
 
