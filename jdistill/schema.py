@@ -205,9 +205,16 @@ def validated(section: str) -> Callable[[Callable], Callable]:
 
 
 def near_matches(name: Any, known: Iterable[str]) -> str:
-  """The end of a message about an unknown name: the near matches, or all names where nothing is near."""
+  """The end of a message about an unknown name: the near matches, or all names where nothing is near.
+
+  Of dotted names, those of the same section come first.
+  """
   known = [str(one) for one in known]
-  near = difflib.get_close_matches(str(name), known, n=3, cutoff=0.6)
+  section = str(name).rpartition(".")[0]
+  own = [one for one in known if one.rpartition(".")[0] == section]
+  near = difflib.get_close_matches(str(name), own, n=3, cutoff=0.6) or difflib.get_close_matches(
+    str(name), known, n=3, cutoff=0.6
+  )
   if near:
     return f"; did you mean {' or '.join(repr(n) for n in near)}?"
   return f"; choose one of {', '.join(sorted(known))}"

@@ -119,7 +119,8 @@ def test_citations_are_bibtex(name):
   assert kind in ("inproceedings", "article", "misc")
   assert key.startswith(name) and key.endswith(fields["year"])
   assert re.sub(r"\\([&%#_])", r"\1", fields["title"]) == row.title
-  assert fields["eprint"] == row.arxiv and fields["archivePrefix"] == "arXiv"
+  where = {"eprint": row.arxiv, "archivePrefix": "arXiv"} if row.arxiv else {"url": row.url}
+  assert {key: fields[key] for key in where} == where
   assert re.fullmatch(r"\d{4}", fields["year"]) and fields["year"] in row.venue
   assert fields["booktitle"] and not re.search(r"\d", fields["booktitle"])
   assert "," not in row.authors  # BibTeX wants "and" between names
@@ -135,7 +136,11 @@ def test_citation_of_datm():
 
 def test_table_of_list():
   headers, rows = catalog.table()
-  assert headers == ["name", "family", "paper", "arXiv", "experiment"]
+  assert headers == ["name", "family", "paper", "address", "experiment"]
   assert [row[0] for row in rows] == [row.name for row in catalog.rows()]
   assert all(len(row) == len(headers) and all(isinstance(cell, str) and cell for cell in row) for row in rows)
-  assert rows[0][3] == "2310.05773" and "ICLR 2024" in rows[0][2] and rows[0][4] == "experiments/datm.py"
+  assert (
+    rows[0][3] == "https://arxiv.org/abs/2310.05773"
+    and "ICLR 2024" in rows[0][2]
+    and rows[0][4] == "experiments/datm.py"
+  )

@@ -97,7 +97,11 @@ def checked_section(dotted: str, value: Any, section: Plain | Named, others: Map
     given = {key: one for key, one in given.items() if one is not None or key in fields}
   for key in given:
     if out and key not in fields:  # perhaps one of another name's, which is no misspelling
-      raise UserError(f"{dotted}.{key}={given[key]!r}: {out['name']} has no such option{near_matches(key, fields)}")
+      owners = [other for other in section.names() if key in section.fields(other)]
+      cure = near_matches(key, fields)
+      if owners and "did you mean" not in cure:
+        cure = f"; it belongs to {' and '.join(owners)}, set it to None"
+      raise UserError(f"{dotted}.{key}={given[key]!r}: {out['name']} has no such option{cure}")
   check_known(dotted, given, fields)
   return out | {key: checked_or_default(f"{dotted}.{key}", given.get(key), field) for key, field in fields.items()}
 

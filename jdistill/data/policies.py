@@ -31,7 +31,7 @@ def shuffle(size: int, batch_size: int, *, drop_last: bool = True) -> DataPolicy
 
   def draw(key: Key, state: PyTree, epoch: jax.Array, look: Look | None) -> tuple[Block, PyTree]:
     del epoch, look
-    return _batches(key, jnp.arange(size, dtype=jnp.int32), batch_size, drop_last), state
+    return batches(key, jnp.arange(size, dtype=jnp.int32), batch_size, drop_last), state
 
   return DataPolicy(lambda key: (), draw, _steps(size, batch_size, drop_last))
 
@@ -68,7 +68,7 @@ def static_subset(
 
   def draw(key: Key, state: jax.Array, epoch: jax.Array, look: Look | None) -> tuple[Block, jax.Array]:
     del epoch, look
-    return _batches(key, state, batch_size, False), state
+    return batches(key, state, batch_size), state
 
   return DataPolicy(init, draw, _steps(kept, batch_size, False))
 
@@ -101,7 +101,7 @@ def rs2(size: int, batch_size: int, *, fraction: Fraction = 0.1, replacement: bo
     round_, block = jnp.divmod(jnp.asarray(epoch, jnp.int32), jnp.int32(blocks))
     order = jax.random.permutation(jax.random.fold_in(jax.random.key(state), round_), size).astype(jnp.int32)
     chosen = jax.lax.dynamic_slice_in_dim(order, block * kept, kept)
-    return _batches(key, chosen, batch_size, False), state
+    return batches(key, chosen, batch_size), state
 
   return DataPolicy(lambda key: jax.random.bits(key, dtype=jnp.uint32), draw, _steps(kept, batch_size, False))
 
@@ -109,6 +109,12 @@ def rs2(size: int, batch_size: int, *, fraction: Fraction = 0.1, replacement: bo
 def part_size(fraction: float, size: int) -> int:
   """`max(1, round(fraction size))`."""
   return max(1, round(fraction * size))
+
+
+def batches(key: Key, chosen: jax.Array, batch_size: int, drop_last: bool = False) -> Block:
+  """The positions `chosen` `[n]` in random order, `batch_size` to a step; weight zero fills up the last."""
+  places, mask = epoch_batches(key, chosen.shape[0], batch_size, drop_last=drop_last)
+  return Block(chosen[places], mask.astype(jnp.float32))
 
 
 def walk(key: Key, keep: jax.Array, batch_size: int, *, repeat: bool = False) -> Block:
@@ -144,11 +150,6 @@ def cut(block: Block) -> tuple[np.ndarray, np.ndarray]:
   index, weight = np.asarray(block.index), np.asarray(block.weight)
   happens = (weight > 0).any(axis=1)
   return index[happens], weight[happens]
-
-
-def _batches(key: Key, chosen: jax.Array, batch_size: int, drop_last: bool) -> Block:
-  places, mask = epoch_batches(key, chosen.shape[0], batch_size, drop_last=drop_last)
-  return Block(chosen[places], mask.astype(jnp.float32))
 
 
 def _steps(size: int, batch_size: int, drop_last: bool) -> int:

@@ -28,7 +28,7 @@ def _run(run: Run) -> None:
     protocol=protocol | {"model": c["model"]},
     provenance={
       "method": row.name,
-      "paper": f"{row.title} (arXiv {row.arxiv})",
+      "paper": f"{row.title} ({row.paper})",
       "dataset": dict(task.source),
       "ipc": c["ipc"],
       "config_hash": run.hash,

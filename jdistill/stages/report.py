@@ -83,7 +83,7 @@ def _sections(run: Run, parts: list[Part], summary: dict[str, Any]) -> list[Sect
   c, row = run.config, catalog.row(run.config["method"]["name"])
   found = [section for part in parts for section in part.sections]
   found = sorted(failed_section(failures(summary)) + found, key=lambda section: section.title != "Result")
-  about = f"{row.title} ({row.authors}; {row.venue}; arXiv {row.arxiv})."
+  about = f"{row.title} ({row.authors}; {row.venue}; {row.paper})."
   found += [
     Section("Data", "\n".join(f"- {note}" for note in run.task().notes)),
     Section("Method", about),

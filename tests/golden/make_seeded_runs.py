@@ -45,15 +45,14 @@ def experiment(directory: Path):
 
 
 def policies() -> dict:
-  """What the second epoch of every policy that looks at nothing sees."""
+  """What the second epoch of a few policies sees."""
   found = {}
-  for name in catalog.policy_names():
+  for name in ("shuffle", "static_subset", "rs2"):
     policy = catalog.policy(name)(20, 4)
-    if not policy.looks:
-      state, key = policy.init(jax.random.key(6)), jax.random.key(7)
-      for epoch in range(2):
-        block, state = policy.next(jax.random.fold_in(key, epoch), state, jnp.int32(epoch), None)
-      found[name] = block.index
+    state, key = policy.init(jax.random.key(6)), jax.random.key(7)
+    for epoch in range(2):
+      block, state = policy.next(jax.random.fold_in(key, epoch), state, jnp.int32(epoch), None)
+    found[name] = block.index
   return found
 
 

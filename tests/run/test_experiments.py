@@ -60,7 +60,7 @@ def _datm_row(method):
 def test_an_experiment_says_how_to_run_it_and_defaults_to_its_first_preset(name):
   module = _module(name)
   assert f"--config=experiments/{name}.py" in module.__doc__
-  assert re.search(r"arXiv \d{4}\.\d{4,5}", module.__doc__)
+  assert re.search(r"arXiv \d{4}\.\d{4,5}|https://", module.__doc__)
   assert module.get_config().to_dict() == module.get_config(module.presets()[0]).to_dict()
   assert "tiny" in module.presets()
   with pytest.raises(ValueError, match=r"unknown preset 'nope'; choose one of .*tiny"):
