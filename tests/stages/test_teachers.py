@@ -158,9 +158,3 @@ def test_a_teacher_that_would_need_a_teacher_is_refused(tmp_path):
   config.teacher_method.name = "kd"
   line = refused(config, tmp_path)
   assert line == "teacher: teacher_method.name='kd': learns from a teacher itself; choose 'ce'"
-
-
-def test_a_batch_of_a_teacher_that_exceeds_its_examples_is_refused(tmp_path):
-  config = experiment(ONE, tune={})
-  config.teacher_train.batch_size = 5000
-  assert refused(config, tmp_path) == "teacher_train.batch_size=5000: larger than the 100 training images; lower it"
