@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from finite_differences import numeric_gradient
 
 from jdistill import models, schema
 from jdistill.augment import dsa
@@ -50,16 +51,6 @@ def reference(images, weights, x, weight):
     wanted = np.average(mean(x[c]), 0, weight[c])
     total += np.sum((wanted - mean(images[c * IPC : (c + 1) * IPC]).mean(0)) ** 2)
   return total
-
-
-def numeric_gradient(function, x, eps=1e-6):
-  grad = np.zeros_like(x)
-  for place in np.ndindex(x.shape):
-    moved = [x.copy(), x.copy()]
-    moved[0][place] += eps
-    moved[1][place] -= eps
-    grad[place] = (function(moved[0]) - function(moved[1])) / (2 * eps)
-  return grad
 
 
 def test_three_steps_equal_finite_differences_with_momentum(x64):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from finite_differences import numeric_gradient
 from sklearn.datasets import load_digits
 
 from jdistill import augment, losses, models, schema
@@ -56,16 +57,6 @@ def reference_loss(x, y, r_bn, first=10.0):
     stats = TEACHER.stats[layer]
     total += r_bn * weight * (np.linalg.norm(rows.mean(0) - stats["mean"]) + np.linalg.norm(rows.var(0) - stats["var"]))
   return total
-
-
-def numeric_gradient(function, x, eps=1e-6):
-  grad = np.zeros_like(x)
-  for place in np.ndindex(x.shape):
-    moved = [x.copy(), x.copy()]
-    moved[0][place] += eps
-    moved[1][place] -= eps
-    grad[place] = (function(moved[0]) - function(moved[1])) / (2 * eps)
-  return grad
 
 
 def test_two_blocks_equal_adam_by_hand(x64):

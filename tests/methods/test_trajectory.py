@@ -70,7 +70,7 @@ def reference_gradient(values, fixed, start, target, key, **options):
   indices, mask = batches(key)
   value = lambda **at: reference.outer_loss(**at, **fixed, start=start, target=target, indices=indices, mask=mask,  # noqa: E731
                                             **options)  # fmt: skip
-  return value(**values), reference.numeric_gradient(value, values)
+  return value(**values), reference.numeric_gradients(value, values)
 
 
 def moved(method, state, segment, key=KEY):
