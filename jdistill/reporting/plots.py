@@ -158,8 +158,9 @@ def grouped_bars(
   axes.grid(visible=False, axis="x")
   if ylim is not None:
     axes.set_ylim(*ylim)
-  columns = min(3, len(handles))
-  figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+  if len(handles) > 1:
+    columns = min(3, len(handles))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
   _save(figure, path)
 
 

@@ -32,7 +32,12 @@ def title(run: Run) -> str:
   """The report's heading."""
   c = run.config
   size = f", {c['ipc']} image{'s' if c['ipc'] > 1 else ''} per class" if "ipc" in c else ""
-  return f"{c['method']['name'].upper()} on {c['dataset']}{size}"
+  return f"{_subject(run).upper()} on {c['dataset']}{size}"
+
+
+def _subject(run: Run) -> str:
+  """What the run is about: its method, unless the experiment names another subject."""
+  return run.config.get("subject") or run.config["method"]["name"]
 
 
 def _summary(run: Run, parts: list[Part]) -> dict[str, Any]:
@@ -80,7 +85,8 @@ def failed_section(messages: Mapping[str, str]) -> list[Section]:
 
 def _sections(run: Run, parts: list[Part], summary: dict[str, Any]) -> list[Section]:
   """The parts of the report, in order: results first."""
-  c, row = run.config, catalog.row(run.config["method"]["name"])
+  c, systems = run.config, {row.name: row for row in catalog.rows()}
+  row = systems.get(_subject(run), systems[c["method"]["name"]])
   found = [section for part in parts for section in part.sections]
   found = sorted(failed_section(failures(summary)) + found, key=lambda section: section.title != "Result")
   about = f"{row.title} ({row.authors}; {row.venue}; {row.paper})."
