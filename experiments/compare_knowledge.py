@@ -90,7 +90,9 @@ def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
   if preset == "tiny":
     config.seeds, config.tune_seeds = 2, 1
     regimes = {"few labels": {"task/student_size": 50, "task/teacher_size": 100}}
-    pairs["convnet to mixer"] |= {"tune": {}}
+    few = [*config.order, "ofa"]
+    mixed = pairs["convnet to mixer"]
+    mixed |= {"tune": {}, "order": tuple(few), "arms": {label: mixed["arms"][label] for label in few if label != "kd"}}
   config.sweep = {"groups": regimes, "series": pairs, "order": tuple(pairs), "seeds": (0,)}
   return config
 
