@@ -18,6 +18,7 @@ from jdistill.models import predict
 from jdistill.ops.rows import suggest_chunk_size
 from jdistill.training import run_loop, suggest_steps_per_call
 from jdistill.training.policy_stream import Row, policy_stream
+from jdistill.training.side_by_side import places
 
 
 class Protocol(NamedTuple):
@@ -41,9 +42,17 @@ class Protocol(NamedTuple):
   augment: Augmentation = identity()
 
 
+_REPEATED = 2**24  # bytes of a set that each seed may have a copy of
+_CERTAIN = 200.0  # a label logit beside zeros whose softmax is exactly 1 in float32
+
+
 class _Shared(NamedTuple):
   data: Batch
   lr: jax.Array
+
+
+def _nbytes(examples: Batch) -> int:
+  return sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(examples))
 
 
 def _join(shared: _Shared, row: Row) -> StudentInput:
@@ -76,9 +85,15 @@ def _policy(size: int, batch_size: int) -> DataPolicy:
   return shuffle(size, batch_size, drop_last=False)
 
 
-def examples_of(images: np.ndarray, labels: np.ndarray) -> Batch:
-  """A training set: images `[n,H,W,C]` with integer labels `[n]` or label logits `[n, classes]`."""
+def examples_of(images: np.ndarray, labels: np.ndarray, *, num_classes: int | None = None) -> Batch:
+  """A training set: images `[n,H,W,C]` with integer labels `[n]` or label logits `[n, classes]`.
+
+  With `num_classes` integer labels become logits whose softmax is one-hot, so that sets of both kinds are trained on by
+  the same program.
+  """
   labels = np.asarray(labels)
+  if labels.ndim == 1 and num_classes is not None:
+    labels = _CERTAIN * np.eye(num_classes)[labels]
   labels = labels.astype(np.int32 if labels.ndim == 1 else np.float32)
   return Batch(np.asarray(images), labels, np.arange(len(images), dtype=np.int32))
 
@@ -102,11 +117,14 @@ def train_seeds(
   Returns:
     `Variables` with a leading axis of seeds.
   """
-  sets = [examples] if isinstance(examples, Batch) else list(examples)
+  filled = places(seeds, mesh)  # any number of seeds up to that of devices is the same program
+  sets = [examples] if isinstance(examples, Batch) else [examples[i] for i in filled]
+  if len(sets) == 1 and _nbytes(sets[0]) < _REPEATED:
+    sets *= len(filled)  # and so are a set for all and a set for each
   data = jax.tree.map(lambda *leaves: np.concatenate([np.asarray(leaf) for leaf in leaves]), *sets)
   size = len(sets[0].ids)
-  members = np.stack([np.arange(size) + (size * i if len(sets) > 1 else 0) for i in range(seeds)])
-  rows, numbers, epochs = min(protocol.batch_size, size), range(first, first + seeds), protocol.epochs + 1
+  members = np.stack([np.arange(size) + (size * i if len(sets) > 1 else 0) for i in range(len(filled))])
+  rows, numbers, epochs = min(protocol.batch_size, size), [first + i for i in filled], protocol.epochs + 1
   key_order, key = jax.random.split(key)
   policy = _policy(size, rows)
   stream = policy_stream(
@@ -131,7 +149,7 @@ def train_seeds(
     pool_mesh=mesh,
     guard=False,  # a network that diverges is one with a low accuracy
   )
-  return outcome.result.variables["student"]
+  return jax.tree.map(lambda leaf: leaf[:seeds], outcome.result.variables["student"])
 
 
 def accuracy(network: Network, variables: Variables, x: np.ndarray, y: np.ndarray) -> float:

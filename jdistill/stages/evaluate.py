@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jdistill import models, schema
-from jdistill.base import Network, UserError
+from jdistill.base import Batch, Network, UserError
 from jdistill.config import Declared, Plain
 from jdistill.data.subset import balanced_indices
 from jdistill.evaluation import Protocol, evaluate_seeds, examples_of
@@ -162,7 +162,13 @@ def _sets(run: Run) -> dict[str, Callable[[int], _Set]]:
   return {name: builders[name] for name in e["sets"]}
 
 
-def _choose_lr(run: Run, network: Network, one: _Set) -> float:
+def _examples(run: Run, one: _Set) -> Batch:
+  """Small sets have labels of the same form, so that they share their programs."""
+  small = len(one.labels) < len(run.task().teacher.y)
+  return examples_of(one.images, one.labels, num_classes=run.task().num_classes if small else None)
+
+
+def _choose_lr(run: Run, network: Network, one: _Set, mesh: Mesh | None) -> float:
   """The control's learning rate: the best of a few on real training images outside the set, never on test images."""
   task, rates = run.task(), run.config["eval"]["control_lrs"]
   free = np.setdiff1d(np.arange(len(task.teacher.y)), one.used)
@@ -174,10 +180,9 @@ def _choose_lr(run: Run, network: Network, one: _Set) -> float:
     free, labels = free[picked], labels[picked]
   if not len(free):
     return float(rates[0])
-  examples, key = examples_of(one.images, one.labels), run.key("validation")
+  examples, options = _examples(run, one), {"key": run.key("validation"), "seeds": 1, "mesh": mesh}
   found = [
-    evaluate_seeds(network, one.protocol, examples, lr, task.teacher.x[free], labels, key=key, seeds=1)[0]
-    for lr in rates
+    evaluate_seeds(network, one.protocol, examples, lr, task.teacher.x[free], labels, **options)[0] for lr in rates
   ]
   return float(rates[int(np.argmax(found))])
 
@@ -190,6 +195,7 @@ def _run(run: Run) -> None:
 def _cells(run: Run) -> None:
   e, task, found = run.config["eval"], run.task(), grid.Grid(run, "evaluate", _FILE)
   sets, mesh = _sets(run), run.mesh("pool", e["seeds"])
+  of_one = mesh if jax.process_count() == 1 else None  # what one process does alone
   names = [f"{model}/{name}" for model in e["models"] for name in sets]
   progress = Progress("evaluate", len(names) * e["seeds"], stream=run.stream)
 
@@ -204,7 +210,7 @@ def _cells(run: Run) -> None:
       first = make(seed)
       if entry["lr"] is None:
         entry["lr"] = (
-          first.lr if first.lr is not None else on_first(lambda first=first: _choose_lr(run, network, first))
+          first.lr if first.lr is not None else on_first(lambda first=first: _choose_lr(run, network, first, of_one))
         )
       at_once = _at_once(name, e["seeds"] - seed, mesh)
       own_sets = [first, *(make(seed + other) for other in range(1, at_once) if name.startswith("random_"))]
@@ -212,7 +218,7 @@ def _cells(run: Run) -> None:
         scores += _replayed(run, cell, network, own_sets, entry, list(range(seed, seed + at_once)))
       else:
         entry["label_bytes"] = int(np.asarray(first.labels).nbytes)
-        examples = [examples_of(one.images, one.labels) for one in own_sets]
+        examples = [_examples(run, one) for one in own_sets]
         examples = examples if len(examples) > 1 else examples[0]
         options = {"key": run.key("evaluate"), "seeds": at_once, "first": seed, "mesh": mesh}
         scores += evaluate_seeds(network, first.protocol, examples, entry["lr"], task.test.x, task.test.y, **options)
@@ -287,7 +293,7 @@ def _report(run: Run) -> Part:
   text = (
     f"{said}.\n\nMean ± standard deviation over {e['seeds']} fresh networks. Seeds are paired: a seed has the same "
     "initial network and order for every set. Random controls draw other images for every network; learning rates of "
-    "controls were chosen on training images outside the set, that of the distilled set is its learned one."
+    "controls were chosen on training images outside the set, the distilled set has its own."
   )
   summary = {"reference": reference, "arms": first, "models": {model: sets for model, (_, sets) in compared.items()}}
   section = Section("Result", text, (headers, rows), [("means with standard deviations over networks", figure)])

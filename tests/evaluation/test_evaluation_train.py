@@ -10,6 +10,7 @@ import pytest
 from jdistill import evaluation, models
 from jdistill.augment import flip_crop
 from jdistill.evaluation import Protocol
+from jdistill.training import loop, parallel, programs
 
 N, SHAPE, CLASSES = 7, (2, 2, 1), 3
 RNG = np.random.default_rng(0)
@@ -206,3 +207,25 @@ def test_a_network_with_batch_norm_learns_and_is_tested_with_its_running_statist
   assert evaluation.accuracy(network, after, x, y) > 0.9
   whole, single = (evaluation.predict(network, after, x[:4], batch_size=size) for size in (4, 1))
   np.testing.assert_allclose(whole, single, rtol=1e-4, atol=1e-5)  # statistics of the batch would differ
+
+
+def test_sets_of_one_size_share_a_program_whatever_their_labels_seeds_and_owners(monkeypatch):
+  mesh = parallel.make_mesh(pool=2)
+  protocol, hard = Protocol(epochs=3, batch_size=4), np.argmax(LABELS, -1)
+  own = [evaluation.examples_of(np.float32(X + shift), hard, num_classes=CLASSES) for shift in (0, 1)]
+  soft = evaluation.examples_of(np.float32(X), LABELS)
+  seen, build = [], programs.build
+  monkeypatch.setattr(loop, "build", lambda *args: seen.append(build(*args)) or seen[-1])
+  for examples, seeds in ((soft, 1), (own[0], 2), (own, 2)):
+    evaluation.train_seeds(RANDOM, protocol, examples, 0.1, key=KEY, seeds=seeds, mesh=mesh)
+  assert len(seen) == 3 and len({id(one.call) for one in seen}) == 1 and seen[0].call._cache_size() == 1
+
+
+def test_integer_labels_as_logits_are_the_same_labels():
+  hard = np.argmax(LABELS, -1)
+  examples = evaluation.examples_of(np.float32(X), hard, num_classes=CLASSES)
+  assert np.asarray(jax.nn.softmax(examples.y)).tolist() == np.eye(CLASSES)[hard].tolist()
+  protocol = Protocol(epochs=3, batch_size=100)
+  want = train(protocol, 0.5, labels=hard)
+  got = evaluation.train_seeds(LINEAR, protocol, examples, 0.5, key=KEY, seeds=1)
+  np.testing.assert_allclose(got.params["w"][0], want["w"], rtol=1e-6)
