@@ -71,7 +71,7 @@ def claim_of(
     data += f", {summary['ipc']} image{'s' if summary['ipc'] > 1 else ''} per class"
   return Claim(
     name=name,
-    method=summary.get("method", name.partition("_")[0]),
+    method=summary.get("system") or summary.get("method", name.partition("_")[0]),
     statement=statement,
     command=command,
     config_hash=summary.get("config_hash"),

@@ -40,12 +40,19 @@ def _subject(run: Run) -> str:
   return run.config.get("subject") or run.config["method"]["name"]
 
 
+def _row(run: Run) -> catalog.Row:
+  """The system that the run is about, such as a data policy; that of its method for a subject of another name."""
+  systems = {row.name: row for row in catalog.rows()}
+  return systems.get(_subject(run), systems[run.config["method"]["name"]])
+
+
 def _summary(run: Run, parts: list[Part]) -> dict[str, Any]:
   """The figures of a run for scripts, as `summary.json` holds them."""
   c, task = run.config, run.task()
   out: dict[str, Any] = {
     "config_hash": run.hash,
     "method": c["method"]["name"],
+    "system": _row(run).name,
     "dataset": c["dataset"],
     "task": c["task"]["name"],
     "metric": task.metric,
@@ -85,8 +92,7 @@ def failed_section(messages: Mapping[str, str]) -> list[Section]:
 
 def _sections(run: Run, parts: list[Part], summary: dict[str, Any]) -> list[Section]:
   """The parts of the report, in order: results first."""
-  c, systems = run.config, {row.name: row for row in catalog.rows()}
-  row = systems.get(_subject(run), systems[c["method"]["name"]])
+  c, row = run.config, _row(run)
   found = [section for part in parts for section in part.sections]
   found = sorted(failed_section(failures(summary)) + found, key=lambda section: section.title != "Result")
   about = f"{row.title} ({row.authors}; {row.venue}; {row.paper})."
