@@ -18,7 +18,7 @@ demo: $(STAMP)  ## distil scikit-learn's digits to one image per class and repor
 	@$(BIN)/python -m jdistill.run --config=experiments/datm.py --workdir=$(RUN_DIR)
 
 test: $(STAMP)  ## run all tests on the CPU
-	@JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	@JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 bench: $(STAMP)  ## measure speed and memory beside PyTorch, half an hour on an idle machine
 	@$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[bench]'

@@ -10,7 +10,7 @@ temperature and weights of each loss are searched on held-out training examples 
 need maps of both networks have no row in the mixed pair.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -86,21 +86,20 @@ def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
   regimes = {"few labels": FEW, "full labels": FULL}
   if preset in ("few", "full"):
     regimes = {name: values for name, values in regimes.items() if name.startswith(preset)}
-  pairs = {"convnet to convnet": {}, "convnet to mixer": _mixed(config)}
+  labels = list(config.order)
   if preset == "tiny":
     config.seeds, config.tune_seeds = 2, 1
     regimes = {"few labels": {"task/student_size": 50, "task/teacher_size": 100}}
-    few = [*config.order, "ofa"]
-    mixed = pairs["convnet to mixer"]
-    mixed |= {"tune": {}, "order": tuple(few), "arms": {label: mixed["arms"][label] for label in few if label != "kd"}}
+    labels.append("ofa")  # made for two families of networks
+  pairs = {"convnet to convnet": {}, "convnet to mixer": _mixed(config, labels)}
   config.sweep = {"groups": regimes, "series": pairs, "order": tuple(pairs), "seeds": (0,)}
   return config
 
 
-def _mixed(config: ml_collections.ConfigDict) -> dict[str, Any]:
+def _mixed(config: ml_collections.ConfigDict, labels: Sequence[str]) -> dict[str, Any]:
   """What the pair of two families changes: the student, and no arm that needs maps of both."""
   student = common.network("mixer", patch=2, dim=32, depth=4, width=None)
-  keep = [label for label in config.order if label not in MAPS]
+  keep = [label for label in labels if label not in MAPS]
   arms = {label: dict(ARMS[label][0]) for label in keep if label != "kd"}
   if "ofa" in arms:
     arms["ofa"]["method/stages"] = "1,2,3,4"
