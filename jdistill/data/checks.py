@@ -45,6 +45,28 @@ def checked_labels(labels: np.ndarray, count: int, where: str) -> np.ndarray:
   return labels.astype(np.int32)
 
 
+def numbered_classes(labels: np.ndarray, where: str) -> tuple[str, ...]:
+  """Names `"0"`, `"1"`, ... of the classes of a set that has no names; `labels` are not negative.
+
+  Raises:
+    UserError: a number up to the highest label that no image has; so a label of 3e8 does not stand for as many classes.
+  """
+  found = np.unique(labels).astype(np.int64)
+  if found[-1] + 1 != len(found):
+    gap = int(np.argmax(found != np.arange(len(found), dtype=found.dtype)))
+    raise UserError(
+      f"{where}: no image is of class {gap}, though labels go up to {found[-1]} ({len(found)} distinct labels); number "
+      "the classes from 0 without gaps, or add images"
+    )
+  return tuple(str(label) for label in range(len(found)))
+
+
+def require_two_classes(class_names: Sequence[str], where: str) -> None:
+  """Refuses a set of one class, of which nothing can be learned."""
+  if len(class_names) < 2:
+    raise UserError(f"{where}: one class only ({', '.join(map(repr, class_names))}); give examples of two or more")
+
+
 def require_known_labels(labels: np.ndarray, num_classes: int, where: str) -> None:
   """Refuses a label that is no class; `labels` is `[n]` int32, `where` names the split.
 

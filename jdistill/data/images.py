@@ -1,8 +1,12 @@
 """Encoded images to arrays of one shape, with Pillow."""
 
+import contextlib
 import io
-from collections.abc import Callable
+import struct
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -10,10 +14,12 @@ from jdistill.base import UserError
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's mode by number of channels
 GREY = ("1", "L", "LA")  # eight-bit modes without colour
+_ORIENTATION = 0x0112  # the EXIF tag
+_TURNED = (5, 6, 7, 8)  # its values that exchange width and height
 
 
 def decode(source: bytes | Path, channels: int, name: str) -> np.ndarray:
-  """Decodes one image.
+  """Decodes one image, turned as its EXIF orientation says.
 
   Args:
     source: the encoded bytes, or a file.
@@ -26,32 +32,45 @@ def decode(source: bytes | Path, channels: int, name: str) -> np.ndarray:
   Raises:
     UserError: Pillow cannot decode it.
   """
-  from PIL import Image
+  from PIL import ImageOps
 
-  try:
-    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-      pixels = np.asarray(image.convert(MODES[channels]))
-  except (OSError, SyntaxError, ValueError) as error:
-    raise UserError(f"{name}: cannot be decoded as an image ({_line(error)}); replace or remove it") from error
+  with _opened(io.BytesIO(source) if isinstance(source, bytes) else source, name) as image:
+    pixels = np.asarray(ImageOps.exif_transpose(image).convert(MODES[channels]))
   return pixels.reshape(*pixels.shape[:2], channels)
 
 
 def header(path: Path) -> tuple[tuple[int, int], str]:
-  """Reads `(width, height)` and Pillow's mode of a file without decoding its pixels.
+  """Reads `(width, height)`, as it is to be seen, and Pillow's mode of a file without decoding its pixels.
 
   Raises:
-    UserError: not an image, or one with more than eight bits per channel.
+    UserError: not an image, or one of several frames or with more than eight bits per channel.
   """
-  from PIL import Image
-
-  try:
-    with Image.open(path) as image:
-      size, mode = image.size, image.mode
-  except (OSError, SyntaxError, ValueError) as error:
-    raise UserError(f"{path}: cannot be read as an image ({_line(error)}); replace or remove it") from error
+  with _opened(path, str(path)) as image:
+    size, mode = image.size, image.mode
+    if image.getexif().get(_ORIENTATION, 1) in _TURNED:
+      size = size[::-1]
+    frames = getattr(image, "n_frames", 1)
+  if frames > 1:
+    raise UserError(f"{path}: has {frames} frames; save each as a file of its own, or the one that you want")
   if mode.startswith(("I", "F")):
     raise UserError(f"{path}: has more than 8 bits per channel (mode {mode}); convert it to 8 bits")
   return size, mode
+
+
+@contextlib.contextmanager
+def _opened(source: BinaryIO | Path, name: str) -> Iterator[Any]:
+  """An image as Pillow opens it; what Pillow raises inside the `with` block becomes one line."""
+  from PIL import Image
+
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter("error", Image.DecompressionBombWarning)
+      with Image.open(source) as image:
+        yield image
+  except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    raise UserError(f"{name}: {_line(error)}; make it smaller, or remove it") from error
+  except (OSError, SyntaxError, ValueError, MemoryError, LookupError, TypeError, struct.error) as error:
+    raise UserError(f"{name}: cannot be read as an image ({_line(error)}); replace or remove it") from error
 
 
 def stack(decode_one: Callable[[int], np.ndarray], indices: np.ndarray, name_of: Callable[[int], str]) -> np.ndarray:

@@ -1,19 +1,16 @@
 """Images with a class per pixel: drawn shapes, or one NumPy archive, read without pickles into one checked form."""
 
 import warnings
-import zipfile
-import zlib
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from jdistill.base import UserError
-from jdistill.data import checks, shapes
+from jdistill.data import checks, npz, shapes
 
 IGNORE = -1  # what a pixel without a class is called in here
 _SIZES = {"train": 500, "test": 300}  # drawn shapes, where nothing is asked for
-_DAMAGE = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
 
 
 class Split(NamedTuple):
@@ -75,10 +72,11 @@ def load(
     raise UserError(
       f"task.ignore: not given for {name}; say which mask value belongs to no class (255 if every pixel has one)"
     )
-  arrays = _read(Path(name).expanduser(), name)
+  path = Path(name).expanduser()
+  arrays = _read(path, name)
   keys = [key for key in ("train", "val", "test") if f"{key}_images" in arrays]
   splits = {key: _split(name, key, arrays[f"{key}_images"], arrays[f"{key}_masks"]) for key in keys}
-  names = _class_names(name, splits["train"].masks, arrays.get("class_names"), ignore)
+  names = _class_names(name, splits["train"].masks, npz.class_names(arrays.get("class_names"), path), ignore)
   splits = {key: _with_classes(name, key, split, len(names), ignore) for key, split in splits.items()}
   for split in splits.values():
     checks.require_same_shape(splits["train"].images.shape[1:], split.images.shape[1:], name)
@@ -87,21 +85,8 @@ def load(
 
 
 def _read(path: Path, name: str) -> dict[str, np.ndarray]:
-  if not path.is_file():
-    raise UserError(f"dataset={name!r}: there is no such file; check the path")
   wanted = [f"{part}_{what}" for part in ("train", "test", "val") for what in ("images", "masks")]
-  try:
-    archive = np.load(path, allow_pickle=False)
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-      raise ValueError("it is one bare array")
-    with archive:
-      arrays = {key: archive[key] for key in [*wanted, "class_names"] if key in archive.files}
-      found = sorted(archive.files)
-  except _DAMAGE as error:
-    line = str(error).splitlines()[0] if str(error) else type(error).__name__
-    raise UserError(
-      f"dataset={name!r}: cannot be read as arrays ({line}); write plain numeric arrays with np.savez"
-    ) from error
+  arrays, found = npz.arrays_of(path, [*wanted, "class_names"])
   needed = wanted[:4] if "val_images" not in arrays and "val_masks" not in arrays else wanted
   for key in needed:
     if key not in arrays:
@@ -116,26 +101,30 @@ def _split(name: str, part: str, images: np.ndarray, masks: np.ndarray) -> Split
     raise UserError(f"{where}: masks are of dtype {masks.dtype}; save whole numbers, one class per pixel")
   if masks.shape != images.shape[:3]:
     raise UserError(f"{where}: masks of shape {masks.shape} for images of shape {images.shape}; sizes must agree")
-  return Split(images, masks.astype(np.int32), np.arange(len(masks), dtype=np.int32))
+  return Split(images, masks, np.arange(len(masks), dtype=np.int32))
 
 
-def _class_names(name: str, masks: np.ndarray, given: np.ndarray | None, ignore: int) -> tuple[str, ...]:
+def _class_names(name: str, masks: np.ndarray, given: tuple[str, ...] | None, ignore: int) -> tuple[str, ...]:
   """One name per class, from the file or counted; every class has pixels in the training masks."""
-  found = np.unique(masks[masks != ignore])
+  found = np.unique(masks)
+  found = found[(found != ignore) & (found >= 0)]
   if not found.size:
     raise UserError(f"{name}: train: every pixel has the value task.ignore={ignore}; nothing is left to learn")
-  names = tuple(str(label) for label in range(int(found.max()) + 1)) if given is None else tuple(given.tolist())
-  missing = np.setdiff1d(np.arange(len(names)), found)
+  count = len(found) if given is None else len(given)
+  missing = np.setdiff1d(np.arange(count), found)
   if missing.size:
+    shown = f"{found[:20].tolist()}{f' and {len(found) - 20} more' if len(found) > 20 else ''}"
     raise UserError(
-      f"{name}: train: no pixel is of class {missing[0]} (labels are {found.tolist()}, task.ignore={ignore}); number"
-      " classes without gaps, or declare the value of pixels without a class"
+      f"{name}: train: no pixel is of class {missing[0]} (labels are {shown}, task.ignore={ignore}); number classes"
+      " without gaps, or declare the value of pixels without a class"
     )
+  names = tuple(str(label) for label in range(count)) if given is None else given
+  checks.require_two_classes(names, name)
   return names
 
 
 def _with_classes(name: str, part: str, split: Split, num_classes: int, ignore: int) -> Split:
-  """Masks with `IGNORE` at pixels without a class."""
+  """Masks of int32 with `IGNORE` at pixels without a class; values are compared before they are cast."""
   valid = split.masks != ignore
   wrong = np.unique(split.masks[valid & ((split.masks < 0) | (split.masks >= num_classes))])
   if wrong.size:
@@ -148,7 +137,7 @@ def _with_classes(name: str, part: str, split: Split, num_classes: int, ignore: 
     warnings.warn(
       f"{name}: {part}: {empty} of {len(valid)} masks have no labelled pixel; their loss is 0", stacklevel=3
     )
-  return split._replace(masks=np.where(valid, split.masks, IGNORE))
+  return split._replace(masks=np.where(valid, np.where(valid, split.masks, 0).astype(np.int32), IGNORE))
 
 
 def _some(split: Split, size: int | None, seed: int, key: str) -> Split:

@@ -1,13 +1,13 @@
 """Data sets as one NumPy archive, read without pickles."""
 
-import zipfile
-import zlib
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
 
 from jdistill.base import UserError
 from jdistill.data import raw
+from jdistill.files import DAMAGE, npz_arrays
 
 _ALIASES = {
   "train_images": "x_train",
@@ -15,7 +15,25 @@ _ALIASES = {
   "test_images": "x_test",
   "test_labels": "y_test",
 }
-_DAMAGE = (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
+
+
+def arrays_of(path: Path, wanted: Collection[str]) -> tuple[dict[str, np.ndarray], list[str]]:
+  """Some arrays of a user's archive, and the names of all that it holds.
+
+  Raises:
+    UserError: no such file, or not a readable archive of plain arrays.
+  """
+  if not path.is_file():
+    what = "is not a file" if path.exists() else "there is no such file"
+    raise UserError(f"dataset={str(path)!r}: {what}; give the path of a .npz file (looked for {path.absolute()})")
+  try:
+    with open(path, "rb") as file:
+      return npz_arrays(file, wanted)
+  except DAMAGE as error:
+    line = str(error).splitlines()[0] if str(error) else type(error).__name__
+    raise UserError(
+      f"dataset={str(path)!r}: cannot be read as arrays ({line}); write plain numeric arrays with np.savez"
+    ) from error
 
 
 def read(path: Path) -> raw.RawSet:
@@ -30,20 +48,7 @@ def read(path: Path) -> raw.RawSet:
   Raises:
     UserError: no such file, not a readable archive, pickled contents, a missing key, or unusable class names.
   """
-  if not path.is_file():
-    raise UserError(f"dataset={str(path)!r}: there is no such file; check the path")
-  try:
-    archive = np.load(path, allow_pickle=False)
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-      raise ValueError("it is one bare array")
-    with archive:
-      arrays = {key: archive[key] for key in archive.files if key in {*_ALIASES, *_ALIASES.values(), "class_names"}}
-      found = sorted(archive.files)
-  except _DAMAGE as error:
-    line = str(error).splitlines()[0] if str(error) else type(error).__name__
-    raise UserError(
-      f"dataset={str(path)!r}: cannot be read as arrays ({line}); write plain numeric arrays with np.savez"
-    ) from error
+  arrays, found = arrays_of(path, {*_ALIASES, *_ALIASES.values(), "class_names"})
   values = []
   for key, alias in _ALIASES.items():
     if key not in arrays and alias not in arrays:
@@ -52,11 +57,16 @@ def read(path: Path) -> raw.RawSet:
   return raw.RawSet(
     raw.from_arrays(values[0], values[1]),
     raw.from_arrays(values[2], values[3]),
-    _names(arrays.get("class_names"), path),
+    class_names(arrays.get("class_names"), path),
   )
 
 
-def _names(names: np.ndarray | None, path: Path) -> tuple[str, ...] | None:
+def class_names(names: np.ndarray | None, path: Path) -> tuple[str, ...] | None:
+  """The array `class_names` of an archive, if it has one.
+
+  Raises:
+    UserError: not one distinct string per class.
+  """
   if names is None:
     return None
   if names.ndim != 1 or names.dtype.kind != "U" or len(set(names.tolist())) != len(names):

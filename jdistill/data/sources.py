@@ -34,7 +34,8 @@ def load(
   """Reads a labelled image set: `name` says from where.
 
   In this order: an embedded set (`names()`); a path that ends in `.npz`; a directory with `train/` and `test/`; else
-  the name of a TFDS image-classification set, with config and version where wanted.
+  the name of a TFDS image-classification set, with config and version where wanted, and with the parts of its splits
+  to use: `"eurosat@train[:80%],train[80%:]"`.
 
   Args:
     name: what to read.
@@ -49,14 +50,15 @@ def load(
 
   Raises:
     UserError: the set is unknown, missing or unreadable; images and labels do not fit together; a pixel is not finite
-      or outside [0, 1]; a label is no class; a training class is empty; train and test images differ in shape; a size
-      cannot be drawn.
+      or outside [0, 1]; a label is no class; there is one class only or a training class is empty; train and test
+      images differ in shape; a size cannot be drawn.
   """
   name = os.fspath(name)
   source = _read(name, data_dir)
   train_y = checks.checked_labels(source.train.labels, source.train.count, f"{name}: train")
   test_y = checks.checked_labels(source.test.labels, source.test.count, f"{name}: test")
-  class_names = source.class_names or tuple(str(label) for label in range(int(train_y.max()) + 1))
+  class_names = source.class_names or checks.numbered_classes(train_y, f"{name}: train")
+  checks.require_two_classes(class_names, name)
   for labels, split in ((train_y, "train"), (test_y, "test")):
     checks.require_known_labels(labels, len(class_names), f"{name}: {split}")
   checks.require_all_classes(train_y, class_names, f"{name}: train")
@@ -93,6 +95,10 @@ def _read(name: str, data_dir: str | os.PathLike | None) -> raw.RawSet:
     return tfds.read(name, data_dir)
   if name and path.is_dir():
     raise UserError(f"dataset={name!r}: the directory has no train/ and test/ folders; make both, one folder per class")
+  if name and path.exists():
+    raise UserError(f"dataset={name!r}: a file of this kind is not read; write its images as .npz, or as a folder")
+  if data_dir is not None:
+    tfds.require_directory(name, data_dir)
   known = {candidate.lower(): candidate for candidate in [*tfds.known_names(), *names()]}
   near = difflib.get_close_matches(tfds.base_name(name).lower(), known, n=3)
   guess = (

@@ -9,6 +9,7 @@ import re
 import socket
 import urllib.parse
 import urllib.request
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ from jdistill.data import images, raw
 
 
 def base_name(name: str) -> str:
-  """The name of a set without config and version: `"imagenet_resized/8x8:0.1.0" -> "imagenet_resized"`."""
-  return re.split("[/:]", name)[0]
+  """The name of a set without config, version and parts: `"imagenet_resized/8x8:0.1.0" -> "imagenet_resized"`."""
+  return re.split("[/:@]", name)[0]
 
 
 def known_names() -> list[str]:
@@ -41,33 +42,88 @@ def read(name: str, data_dir: str | os.PathLike | None) -> raw.RawSet:
   """Opens a set and reads its labels; pixels are decoded when asked for.
 
   Args:
-    name: TFDS's name, with config and version where wanted (`"cifar10"`, `"imagenet_resized/8x8"`).
+    name: TFDS's name, with config and version where wanted (`"cifar10"`, `"imagenet_resized/8x8"`); after an `@` the
+      parts to train and to test on, in TFDS's words, for sets with one split (`"eurosat@train[:80%],train[80%:]"`).
     data_dir: a folder of prepared sets; nothing is downloaded then. Without it TFDS uses its own default folder and
       downloads what is missing.
 
   Returns:
-    The set, not yet checked. The test split is `test`, else `validation`.
+    The set, not yet checked. The test split is `test`, else `validation`, if no parts are named.
 
   Raises:
-    UserError: not prepared under `data_dir`, not array_record, no network, no test split, or not a set of 8-bit images
-      with one label each.
+    UserError: not prepared under `data_dir`, not array_record, no network, no test split, parts that are not there or
+      overlap, or not a set of 8-bit images with one label each.
   """
+  name, _, parts = name.partition("@")
   builder = _default_builder(name) if data_dir is None else _prepared_builder(name, Path(data_dir).expanduser())
-  splits = set(builder.info.splits)
+  splits = builder.info.splits
+  train, test = _parts(name, parts, splits) if parts else _usual_splits(name, splits)
+  image_key, label_key, channels = _features(name, builder.info.features)
+  class_names = tuple(builder.info.features[label_key].names or ()) or tuple(
+    str(label) for label in range(builder.info.features[label_key].num_classes)
+  )
+  return raw.RawSet(
+    *(_split(name, builder, split, image_key, label_key, channels) for split in (train, test)), class_names
+  )
+
+
+def _usual_splits(name: str, splits: Collection[str]) -> tuple[str, str]:
+  """`train`, and `test` or `validation`."""
   if "train" not in splits:
     raise UserError(f"dataset={name!r}: has no split 'train' (it has {sorted(splits)}); choose another set")
   test = next((split for split in ("test", "validation") if split in splits), None)
   if test is None:
     raise UserError(
-      f"dataset={name!r}: has neither a 'test' nor a 'validation' split (it has {sorted(splits)}); choose another set,"
-      " or write your own split as .npz"
+      f"dataset={name!r}: has neither a 'test' nor a 'validation' split (it has {sorted(splits)}); name the parts to "
+      f"train and to test on: dataset='{name}@train[:80%],train[80%:]'"
     )
-  image_key, label_key, channels = _features(name, builder.info.features)
-  class_names = tuple(builder.info.features[label_key].names or ()) or tuple(
-    str(label) for label in range(builder.info.features[label_key].num_classes)
-  )
-  train_split, test_split = (_split(name, builder, split, image_key, label_key, channels) for split in ("train", test))
-  return raw.RawSet(train_split, test_split, class_names)
+  return "train", test
+
+
+def _parts(name: str, text: str, splits: Mapping[str, Any]) -> tuple[str, str]:
+  """The two parts that a name asks for, which must not share examples."""
+  import tensorflow_datasets as tfds
+
+  parts, taken = text.split(","), []
+  if len(parts) != 2:
+    raise UserError(f"dataset='{name}@{text}': name two parts, such as '{name}@train[:80%],train[80%:]'")
+  for part in parts:
+    try:
+      found = tfds.core.ReadInstruction.from_spec(part).to_absolute(splits)
+    except (ValueError, KeyError, AssertionError, TypeError) as error:
+      raise UserError(
+        f"dataset='{name}@{text}': {part!r} is no part of {sorted(splits)} ({_line(error)}); write 'train[:80%]'"
+      ) from error
+    taken.append(
+      [
+        (one.splitname, one.from_ or 0, splits[one.splitname].num_examples if one.to is None else one.to)
+        for one in found
+      ]
+    )
+  for split, first, last in taken[0]:
+    if any(split == other and max(first, begin) < min(last, end) for other, begin, end in taken[1]):
+      raise UserError(
+        f"dataset='{name}@{text}': the parts share examples of {split!r}; test on others than you train on"
+      )
+  return parts[0], parts[1]
+
+
+def require_directory(name: str, data_dir: str | os.PathLike) -> None:
+  """Refuses a `data_dir` that is not there, or is a level too deep or too high for a set of this name.
+
+  Raises:
+    UserError: naming the directory to give.
+  """
+  data_dir, base = Path(data_dir).expanduser(), base_name(name)
+  if not data_dir.is_dir():
+    raise UserError(f"data_dir={str(data_dir)!r}: there is no such directory; create it or choose another data_dir")
+  above = [parent.parent for parent in (data_dir, *data_dir.parents[:2]) if parent.name == base]
+  below = [path for path in data_dir.iterdir() if (path / base).is_dir()] if base.strip(".") else []
+  for right, word in ((above, "deep"), (below, "high")):
+    if right:
+      raise UserError(
+        f"data_dir={str(data_dir)!r}: is a level too {word} for dataset={name!r}; give data_dir={str(right[0])!r}"
+      )
 
 
 def _recipe(name: str, data_dir: str) -> str:
@@ -84,8 +140,8 @@ def _prepared_builder(name: str, data_dir: Path) -> Any:
   import tensorflow_datasets as tfds
   from tensorflow_datasets.core import read_only_builder
 
-  if not data_dir.is_dir():
-    raise UserError(f"data_dir={str(data_dir)!r}: there is no such directory; create it or choose another data_dir")
+  if not (data_dir / base_name(name)).is_dir():
+    require_directory(name, data_dir)
   try:
     if (data_dir / base_name(name)).is_dir():
       if base_name(name) in known_names():

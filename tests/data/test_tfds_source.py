@@ -195,6 +195,34 @@ def test_features_other_than_one_image_and_one_label_are_refused():
     tfds._features("a", features({"image": lib.features.Image(shape=(2, 2, 1), dtype=np.uint16), "label": label}))
 
 
+def test_a_set_of_one_split_is_used_in_parts(tmp_path):
+  images = np.random.default_rng(1).integers(0, 256, (10, 4, 5, 3), dtype=np.uint8)
+  _write("whole", tmp_path, images, test_split="train")
+  with pytest.raises(UserError, match=r"neither a 'test' nor .*dataset='whole@train\[:80%\],train\[80%:\]'"):
+    load("whole", data_dir=tmp_path)
+  data = load("whole@train[:60%],train[60%:]", data_dir=tmp_path)
+  np.testing.assert_array_equal(np.round(data.train_x * 255), images[:6])
+  np.testing.assert_array_equal(np.round(data.test_x * 255), images[6:])
+  for parts, message in (
+    ("train[:60%],train[50%:]", "the parts share examples of 'train'"),
+    ("train", "name two parts"),
+    ("train[:60%],test", r"'test' is no part of \['train'\]"),
+    ("train[:60%],train[6", "is no part of"),
+  ):
+    with pytest.raises(UserError, match=message):
+      load(f"whole@{parts}", data_dir=tmp_path)
+
+
+def test_a_data_dir_of_another_level(tmp_path):
+  (tmp_path / "sets").mkdir()
+  _write("whole", tmp_path / "sets", np.zeros((4, 4, 5, 3), np.uint8))
+  for where in ("sets/whole", "sets/whole/1.0.0"):
+    with pytest.raises(UserError, match=rf"is a level too deep for dataset='whole'; give data_dir='{tmp_path}/sets'"):
+      load("whole", data_dir=tmp_path / where)
+  with pytest.raises(UserError, match=rf"is a level too high for dataset='whole'; give data_dir='{tmp_path}/sets'"):
+    load("whole", data_dir=tmp_path)
+
+
 def test_a_set_without_training_split_is_refused(monkeypatch):
   builder = types.SimpleNamespace(info=types.SimpleNamespace(splits={"test": None}))
   monkeypatch.setattr(tfds, "_prepared_builder", lambda name, data_dir: builder)

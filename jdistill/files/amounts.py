@@ -1,0 +1,37 @@
+"""Numbers of bytes in words."""
+
+import re
+
+
+def format_bytes(count: float) -> str:
+  """Says a number of bytes in words, decimal units: `1_234_567 -> "1.2 MB"`."""
+  for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+    if count >= size:
+      return f"{count / size:.1f} {unit}"
+  return f"{int(count)} B"
+
+
+_UNITS = {
+  "": 1,
+  "b": 1,
+  "kb": 1e3,
+  "mb": 1e6,
+  "gb": 1e9,
+  "tb": 1e12,
+  "kib": 2**10,
+  "mib": 2**20,
+  "gib": 2**30,
+  "tib": 2**40,
+}
+
+
+def parse_bytes(text: str) -> int:
+  """Reads a number of bytes: `"1.5 GB"`, `"512MiB"`, `"4000000"`.
+
+  Raises:
+    ValueError: anything else, or nothing above 0.
+  """
+  found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([a-z]*)\s*", text.lower())
+  if found is None or found[2] not in _UNITS or not float(found[1]) > 0:
+    raise ValueError(f"{text!r} is no number of bytes; write it like '2GB' or '500MB'")
+  return int(float(found[1]) * _UNITS[found[2]])
