@@ -39,7 +39,7 @@ MAY_IMPORT = {
   "evaluation": NUMBERS | {"data", "models", "training", "methods"},
   # what people see and take away
   "reporting": GROUND | {"files"},
-  "export": GROUND | {"files", "reporting"},
+  "export": GROUND | {"files", "data", "reporting"},
   "distilled": GROUND | {"files", "augment", "data", "models", "evaluation", "export"},
   # data and scores
   "tasks": GROUND | {"data", "evaluation", "selection", "losses", "models"},

@@ -20,32 +20,35 @@ _CHUNK = 1 << 20  # rows of channels that are float64 at one time
 
 
 class Preprocessing(NamedTuple):
-  """How pixels in [0, 1] become what networks see, and back; float32 NumPy, arrays that a kind does not use are `[0]`.
+  """How pixels in [0, 1] become what networks see, and back; float32 NumPy.
 
   Attributes:
     kind: `"none"`, `"standardize"` (one mean and deviation over all pixels), `"channel"` (one of each per channel) or
       `"zca"` (`jdistill.data.zca`).
-    mean: `[1]`, `[channels]` or `[D]`.
-    matrix: what centred pixels are multiplied by: `1 / deviation` (`[1]` or `[channels]`), or the whitening `[D, D]`.
-    inverse: the deviation (`[1]` or `[channels]`), or the colouring matrix `[D, D]`.
+    mean: `[1]`, `[channels]` or `[D]`; `[0]` for `"none"`.
+    scale: what centred pixels are multiplied by: `1 / deviation` (`[1]` or `[channels]`), or the factors of the
+      whitening `[k + 1]`; `[0]` for `"none"`.
+    inverse: `1 / scale`.
+    vectors: `[D, k]`, the directions that the factors of the whitening belong to; `[0, 0]` for other kinds.
   """
 
   kind: str
   mean: np.ndarray
-  matrix: np.ndarray
+  scale: np.ndarray
   inverse: np.ndarray
+  vectors: np.ndarray = np.zeros((0, 0), np.float32)
 
   @property
   def nbytes(self) -> int:
-    """Bytes of the three arrays: what must be stored beside images that live in this space."""
-    return int(self.mean.nbytes + self.matrix.nbytes + self.inverse.nbytes)
+    """Bytes of the arrays: what must be stored beside images that live in this space."""
+    return int(sum(array.nbytes for array in self[1:]))
 
 
 def fit(kind: str, train_x: np.ndarray | jax.Array) -> Preprocessing:
   """Fits a preprocessing on the host.
 
-  `"standardize"` and `"channel"` give `(x - mean) / std` with the population deviation (divided by n); `"zca"` gives
-  `(x - mean) @ whiten` with `eps = 0.1` (for another value, `zca.fit` and `Preprocessing("zca", ...)`).
+  `"standardize"` and `"channel"` give `(x - mean) / std` with the population deviation (divided by n); `"zca"` whitens
+  with `eps = 0.1` (for another value, `Preprocessing("zca", *zca.fit(x, eps))`).
 
   Args:
     kind: one of `KINDS`.
@@ -89,8 +92,8 @@ def transform(pre: Preprocessing, x: np.ndarray | jax.Array) -> np.ndarray | jax
   if pre.kind == "none":
     return x
   if pre.kind == "zca":
-    return zca.apply(x, pre.mean, pre.matrix)
-  x, mean, scale = _prepare(pre, x, pre.matrix)
+    return zca.apply(x, pre.mean, pre.scale, pre.vectors)
+  x, mean, scale = _prepare(pre, x, pre.scale)
   return (x - mean) * scale
 
 
@@ -110,7 +113,7 @@ def invert(pre: Preprocessing, x: np.ndarray | jax.Array) -> np.ndarray | jax.Ar
   if pre.kind == "none":
     return x
   if pre.kind == "zca":
-    return zca.invert(x, pre.mean, pre.inverse)
+    return zca.invert(x, pre.mean, pre.inverse, pre.vectors)
   x, mean, scale = _prepare(pre, x, pre.inverse)
   return x * scale + mean
 
@@ -122,30 +125,42 @@ def nbytes(pre: Preprocessing) -> int:
 
 def to_arrays(pre: Preprocessing) -> dict[str, np.ndarray]:
   """A preprocessing as plain arrays for `np.savez`; the kind is a unicode scalar, so no pickle is needed."""
-  return {"kind": np.array(pre.kind), "mean": pre.mean, "matrix": pre.matrix, "inverse": pre.inverse}
+  return pre._asdict() | {"kind": np.array(pre.kind)}
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray]) -> Preprocessing:
-  """The inverse of `to_arrays`; takes any mapping that holds its four keys, an opened `.npz` too.
+  """The inverse of `to_arrays`; takes any mapping that holds its keys, an opened `.npz` too.
 
   Raises:
-    UserError: a key is missing, the kind is unknown, or shapes do not fit the kind.
+    UserError: a key is missing, the kind is unknown, shapes do not fit the kind, or values that are not finite or, of
+      `scale` and `inverse`, not above 0.
   """
   missing = [key for key in Preprocessing._fields if key not in arrays]
   if missing:
     raise UserError(f"preprocessing: the stored arrays miss {', '.join(missing)}; write the file again with to_arrays")
-  kind = str(np.asarray(arrays["kind"]).reshape(-1)[0])
+  kind = str(np.asarray(arrays["kind"]).reshape(-1)[0]) if np.size(arrays["kind"]) else ""
   if kind not in KINDS:
     raise _unknown(kind)
-  mean, matrix, inverse = (np.asarray(arrays[key], np.float32) for key in ("mean", "matrix", "inverse"))
-  size = {"none": 0, "standardize": 1}.get(kind, mean.size)
-  fits = mean.shape == (size,) and matrix.shape == ((size, size) if kind == "zca" else (size,))
-  if not fits or inverse.shape != matrix.shape or (size == 0) != (kind == "none"):
+  try:
+    mean, scale, inverse, vectors = (np.asarray(arrays[key], np.float32) for key in Preprocessing._fields[1:])
+  except (TypeError, ValueError) as error:
+    raise UserError(f"preprocessing={kind!r}: arrays that are not numbers; write the file again") from error
+  directions = vectors.shape[-1] if vectors.ndim == 2 else 0
+  wanted = {
+    "none": ((0,), (0,), (0, 0)),
+    "standardize": ((1,), (1,), (0, 0)),
+    "channel": ((mean.size or 1,), (mean.size,), (0, 0)),
+    "zca": ((mean.size or 1,), (directions + 1,), (mean.size, directions)),
+  }[kind]
+  if (mean.shape, scale.shape, vectors.shape) != wanted or inverse.shape != scale.shape:
     raise UserError(
-      f"preprocessing={kind!r}: arrays of shape {mean.shape}, {matrix.shape}, {inverse.shape} do not fit it;"
-      " write the file again with to_arrays"
+      f"preprocessing={kind!r}: arrays of shape {mean.shape}, {scale.shape}, {inverse.shape}, {vectors.shape} do not "
+      "fit it; write the file again with to_arrays"
     )
-  return Preprocessing(kind, mean, matrix, inverse)
+  for name, array in (("mean", mean), ("scale", scale), ("inverse", inverse), ("vectors", vectors)):
+    if not np.isfinite(array).all() or (name in ("scale", "inverse") and (array <= 0).any()):
+      raise UserError(f"preprocessing={kind!r}: {name} holds values that are not finite or not above 0; fit it again")
+  return Preprocessing(kind, mean, scale, inverse, vectors)
 
 
 def _unknown(kind: str) -> UserError:

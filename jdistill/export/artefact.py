@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from jdistill.base import UserError
-from jdistill.export.card import KINDS, card
+from jdistill.data import preprocess
+from jdistill.export.card import card
 from jdistill.export.distilled_set import DistilledSet, artefact_sha256
 from jdistill.files import (
   CHECKSUMS,
@@ -24,7 +25,7 @@ from jdistill.files import (
 from jdistill.reporting.grids import image_grid, save_png
 
 ARRAYS, PICTURE, CARD = "distilled.npz", "images.png", "README.md"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _PREFIX = "preprocessing/"
 _REQUIRED = ("format_version", "images", "labels", "learned_lr", "class_names", "protocol", "provenance")
 _MOST_SHOWN = 1000  # images on the PNG; more make a file that no viewer likes
@@ -99,7 +100,10 @@ def load(path: str | os.PathLike) -> DistilledSet:
     raise UserError(f"{file} is not a distilled set: it has no {', '.join(missing)}; give a file that the export wrote")
   version = arrays["format_version"]
   if version.shape != () or version != FORMAT_VERSION:
-    raise UserError(f"{file} has format_version {version} and this jdistill reads {FORMAT_VERSION}: update jdistill")
+    raise UserError(
+      f"{file} has format_version {version} and this jdistill reads {FORMAT_VERSION}: update jdistill, or export "
+      "the set again if it is the older of the two"
+    )
   if arrays["learned_lr"].shape != () or arrays["learned_lr"].dtype.kind != "f" or arrays["class_names"].ndim != 1:
     raise UserError(f"{file} is not a distilled set: learned_lr or class_names have a wrong shape; export it again")
   distilled = DistilledSet(
@@ -147,7 +151,7 @@ def validate(distilled: DistilledSet, source: str) -> DistilledSet:
     raise UserError(f"{source}: labels have {labels.shape[1]} classes and class_names {len(names)}: give as many")
   if not soft and (labels.min() < 0 or (names and labels.max() >= len(names))):
     raise UserError(f"{source}: labels run from {labels.min()} to {labels.max()} for {len(names)} class_names")
-  _check_preprocessing(distilled.preprocessing, images.shape[1:], source)
+  _check_preprocessing(distilled.preprocessing, images, source)
   return distilled._replace(
     images=images,
     labels=labels,
@@ -157,18 +161,11 @@ def validate(distilled: DistilledSet, source: str) -> DistilledSet:
   )
 
 
-def _check_preprocessing(arrays: Mapping[str, np.ndarray], shape: tuple[int, ...], source: str) -> None:
-  missing = [name for name in ("kind", "mean", "matrix", "inverse") if name not in arrays]
-  if missing:
-    raise UserError(f"{source}: preprocessing has no {', '.join(missing)}: without it the images cannot be used")
-  kind = str(arrays["kind"])
-  if kind not in KINDS:
-    raise UserError(f"{source}: preprocessing kind {kind!r} is unknown: it must be one of {', '.join(KINDS)}")
-  size = {"none": 0, "standardize": 1, "channel": shape[-1], "zca": math.prod(shape)}[kind]
-  wanted = (size, size) if kind == "zca" else (size,)
-  for name, expected in (("mean", (size,)), ("matrix", wanted), ("inverse", wanted)):
-    if np.shape(arrays[name]) != expected:
-      raise UserError(f"{source}: preprocessing {kind!r} has {name} of shape {np.shape(arrays[name])}, not {expected}")
+def _check_preprocessing(arrays: Mapping[str, np.ndarray], images: np.ndarray, source: str) -> None:
+  try:
+    preprocess.invert(preprocess.from_arrays(arrays), images[:1])
+  except UserError as error:
+    raise UserError(f"{source}: {error}") from error
 
 
 def hard_labels(labels: np.ndarray) -> np.ndarray:

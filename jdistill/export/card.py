@@ -13,17 +13,19 @@ _UNDO = {
   "none": ("pixels = images",),
   "standardize": ('pixels = images * data["preprocessing/inverse"] + data["preprocessing/mean"]',),
   "zca": (
+    'vectors, inverse = data["preprocessing/vectors"], data["preprocessing/inverse"]',
     "flat = images.reshape(len(images), -1)  # height, width, channels",
-    'pixels = (flat @ data["preprocessing/inverse"] + data["preprocessing/mean"]).reshape(images.shape)',
+    "pixels = flat * inverse[-1] + (flat @ vectors * (inverse[:-1] - inverse[-1])) @ vectors.T",
+    'pixels = (pixels + data["preprocessing/mean"]).reshape(images.shape)',
   ),
 }
 _UNDO["channel"] = _UNDO["standardize"]
 _DO = {
-  "standardize": "`(x - mean) * matrix`",
-  "channel": "`(x - mean) * matrix` per channel",
-  "zca": "`(x - mean) @ matrix` on images flattened in the order height, width, channels",
+  "standardize": "`(x - mean) * scale`",
+  "channel": "`(x - mean) * scale` per channel",
+  "zca": "`c * scale[-1] + (c @ vectors * (scale[:-1] - scale[-1])) @ vectors.T` with `c = x - mean`, on images"
+  " flattened in the order height, width, channels",
 }
-KINDS = tuple(_UNDO)
 
 
 def card(distilled: "DistilledSet", digest: str, picture: str | None) -> str:
@@ -90,7 +92,7 @@ def _space(kind: str) -> str:
   return (
     f"**The images live in the preprocessed space** (`{kind}`), not in [0, 1]. Real images that a network trained on"
     f" them is to classify need the same preprocessing first: {_DO[kind]}, for pixels `x` in [0, 1] and the arrays"
-    " `preprocessing/mean` and `preprocessing/matrix` of the archive."
+    " `preprocessing/...` of the archive."
   )
 
 

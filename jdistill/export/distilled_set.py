@@ -15,8 +15,8 @@ class DistilledSet(NamedTuple):
     images: `[m, height, width, channels]` float32, in the preprocessed space.
     labels: `[m, classes]` float32 label logits, or `[m]` int32 classes.
     learned_lr: the learning rate to train with, learned together with the images.
-    preprocessing: the arrays that map pixels to the space of the images and back: `kind` (a string), `mean`, `matrix`
-      and `inverse`.
+    preprocessing: what maps pixels to the space of the images and back, as `jdistill.data.preprocess.to_arrays` gives
+      it: `kind` (a string), `mean`, `scale`, `inverse` and `vectors`.
     class_names: in the order of the labels; may be empty.
     protocol: JSON-able; how a network is trained on the set and scored.
     provenance: JSON-able; method, config, data set and versions that made it.

@@ -64,8 +64,9 @@ def to_torch(path: str | os.PathLike, distilled: DistilledSet) -> None:
   """Writes a `.pt` file for `torch.load(path, weights_only=True)`: tensors and plain values only.
 
   The file holds a dict: `images` `[m, channels, height, width]` float32 in the preprocessed space, `labels` (logits
-  float32, or classes int64), `learned_lr`, `class_names` and `preprocessing` (`kind`, and `mean`, `matrix`, `inverse`
-  as tensors). The matrices of `zca` are for images flattened with channels *last*, as before the transposition.
+  float32, or classes int64), `learned_lr`, `class_names` and `preprocessing` (`kind`, and `mean`, `scale`, `inverse`,
+  `vectors` as tensors). The vectors of `zca` are for images flattened with channels *last*, as before the
+  transposition.
 
   Args:
     path: the file.

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdistill import models
+from jdistill.data import preprocess
 from jdistill.files import format_bytes
 from jdistill.losses import cross_entropy
 from jdistill.reporting import cost, format_table, units
@@ -55,13 +56,23 @@ def show(run: Run, stages: Mapping[str, Stage]) -> None:
     run: the run.
     stages: all there are, by name.
   """
+  preparation, fit = [], run.fit
+
+  def planned(kind: str, pixels: np.ndarray):
+    """Fits what is fitted in no time."""
+    if kind != "zca":
+      return fit(kind, pixels)
+    preparation.append(["data", "whitening", work.whitening(pixels.shape)])
+    return preprocess.fit("none", pixels)
+
+  run.fit = planned
   c, task = run.config, run.task()
   splits = f"{len(task.data.y):,} training, {len(task.validation.y):,} held-out and {len(task.test.y):,} test examples"
   print(f"{c['method']['name']} on {c['dataset']}: {splits} of {task.input_shape}, {task.num_classes} classes\n")
   for name in ("model", "teacher", "student"):
     if name in c and (name == "model" or c[name] != c.get("model")):
       print(_parameters(run, name))
-  rows = [[name, *row] for name in c["stages"] for row in stages[name].plan(run) or [("", "")]]
+  rows = preparation + [[name, *row] for name in c["stages"] for row in stages[name].plan(run) or [("", "")]]
   print(format_table(["stage", "what", "cost"], [row[:3] for row in rows], align="lll"))
   for stage, _, _, *more in rows:
     if more:

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ from jax.sharding import Mesh
 from jdistill import augment, data, models, tasks
 from jdistill.base import Augmentation, Batch, Network
 from jdistill.data import preprocess
-from jdistill.files import read_npz, write_npz
+from jdistill.files import read_npz, sha256_arrays, write_npz
+from jdistill.reporting import duration
+from jdistill.stages import work
 from jdistill.stages.workdir import WorkDirectory, on_first
 from jdistill.tasks import Request, Task, fingerprint
 from jdistill.training import distributed, parallel
 
-_FORMAT = 2  # raised when the meaning of stored artefacts changes
+_FORMAT = 3  # raised when the meaning of stored artefacts changes
 _BASIC = {"crop_flip": lambda: augment.flip_crop(4)}
 _REQUESTED = ("dataset", "data_dir", "train_size", "test_size", "preprocessing", "validation_size", "seed")
 
@@ -62,16 +65,18 @@ class Run(WorkDirectory):
     on_first(read)
     read()
 
-  def _fit(self, kind: str, loaded: data.Dataset) -> preprocess.Preprocessing:
-    """Preprocessing fitted on the training images; ZCA, which takes long, is kept among the artefacts."""
+  def _fit(self, kind: str, pixels: np.ndarray) -> preprocess.Preprocessing:
+    """Preprocessing fitted on training images; ZCA, which can take long, is kept among the artefacts."""
     if kind != "zca":
-      return preprocess.fit(kind, loaded.train_x)
-    path = self.artefact("zca", data=loaded.fingerprint, kind=kind).with_suffix(".npz")
+      return preprocess.fit(kind, pixels)
+    path = self.artefact("zca", data=sha256_arrays({"pixels": pixels})).with_suffix(".npz")
     if path.exists():
       return preprocess.from_arrays(read_npz(path))
-    self.log(f"fitting ZCA on {len(loaded.train_x)} images")
-    fitted = preprocess.fit(kind, loaded.train_x)
+    begin = time.monotonic()
+    self.log(f"whitening: {work.whitening(pixels.shape)}")
+    fitted = preprocess.fit(kind, pixels)
     write_npz(path, preprocess.to_arrays(fitted))
+    self.log(f"whitening: {fitted.vectors.shape[1]:,} directions in {duration(time.monotonic() - begin)}")
     return fitted
 
   def network(self, section: Mapping[str, Any] | str | None = None, task: Task | None = None) -> Network:

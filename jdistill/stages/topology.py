@@ -175,7 +175,7 @@ def take_shapes(run: Run) -> str:
   if c["dataset"] not in _SHAPES or c["data_dir"] is not None:
     return "read"
   run.load = _pixels_of
-  run.fit = lambda kind, loaded: preprocess.fit("none", loaded.train_x)
+  run.fit = lambda kind, pixels: preprocess.fit("none", pixels)
   shape, of_pixels = _SHAPES[c["dataset"]][0], run.task
   run.task = lambda section=None: _with_shape(of_pixels(section), shape)
   return "not read, its shapes are known by its name"

@@ -73,7 +73,7 @@ def read(request: Request) -> Images:
     UserError: it is unknown or broken, or has too few images for the validation part.
   """
   loaded = load(request)
-  fitted = request.fit(request.preprocessing, loaded)
+  fitted = request.fit(request.preprocessing, loaded.train_x)
 
   def transform(pixels: np.ndarray) -> np.ndarray:
     return np.asarray(preprocess.transform(fitted, pixels), np.float32)

@@ -32,7 +32,7 @@ def segmentation(request: Request, *, ignore: Size | None = None) -> Task:
   """
   sizes = {"train_size": request.train_size, "test_size": request.test_size, "seed": request.seed}
   found = masks.load(request.dataset, ignore=ignore, **sizes)
-  fitted = preprocess.fit(request.preprocessing, found.train.images)
+  fitted = request.fit(request.preprocessing, found.train.images)
   num_classes = len(found.class_names)
 
   def data(split: masks.Split) -> Batch:

@@ -23,7 +23,7 @@ class Request(NamedTuple):
     validation_size: training examples that are held out for choices and outer updates.
     seed: decides all subsets.
     load: reads the data set; the arguments are those of `jdistill.data.load`.
-    fit: `(kind, data set) -> Preprocessing`, fitted on its training images.
+    fit: `(kind, training images) -> Preprocessing`.
   """
 
   dataset: str
@@ -34,7 +34,7 @@ class Request(NamedTuple):
   validation_size: int
   seed: int
   load: Callable[..., Dataset] = load
-  fit: Callable[[str, Dataset], preprocess.Preprocessing] = lambda kind, loaded: preprocess.fit(kind, loaded.train_x)
+  fit: Callable[[str, np.ndarray], preprocess.Preprocessing] = preprocess.fit
 
 
 class Task(NamedTuple):

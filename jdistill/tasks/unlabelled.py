@@ -58,7 +58,7 @@ def unlabelled(
   loaded = images.load(request)
   small = (lambda x: np.asarray(x, np.float32)) if side is None else (lambda x: shrink(x, side))
   pixels, labels = small(loaded.train_x), loaded.train_y.astype(np.int32)
-  fitted = preprocess.fit(request.preprocessing, pixels)
+  fitted = request.fit(request.preprocessing, pixels)
 
   def network(x: np.ndarray) -> np.ndarray:
     return np.asarray(preprocess.transform(fitted, x), np.float32)

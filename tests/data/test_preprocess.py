@@ -16,7 +16,7 @@ def test_channel_equals_scikit_learn():
   pre = preprocess.fit("channel", X)
   expected = StandardScaler().fit_transform(X.reshape(-1, 2).astype(np.float64)).reshape(X.shape)
   np.testing.assert_allclose(preprocess.transform(pre, X), expected, rtol=1e-5, atol=1e-6)
-  assert pre.mean.shape == pre.matrix.shape == pre.inverse.shape == (2,)
+  assert pre.mean.shape == pre.scale.shape == pre.inverse.shape == (2,)
   assert pre.nbytes == preprocess.nbytes(pre) == 24
 
 
@@ -38,10 +38,11 @@ def test_chunks_change_nothing(monkeypatch):
 
 def test_zca_is_the_zca_room():
   pre = preprocess.fit("zca", X)
-  mean, whiten, colour = zca.fit(X, 0.1)
-  for value, expected in ((pre.mean, mean), (pre.matrix, whiten), (pre.inverse, colour)):
+  fitted = zca.fit(X, 0.1)
+  for value, expected in zip(pre[1:], fitted, strict=True):
     np.testing.assert_array_equal(value, expected)
-  np.testing.assert_array_equal(preprocess.transform(pre, X), zca.apply(X, mean, whiten))
+  mean, scale, _, vectors = fitted
+  np.testing.assert_array_equal(preprocess.transform(pre, X), zca.apply(X, mean, scale, vectors))
 
 
 def test_none_changes_nothing():
@@ -91,11 +92,16 @@ def test_bad_input():
   ("changes", "message"),
   [
     ({"kind": np.array("zcb")}, r"preprocessing='zcb': unknown; did you mean 'zca'"),
-    ({"kind": np.array("zca")}, r"preprocessing='zca': arrays of shape \(2,\), \(2,\), \(2,\) do not fit"),
+    ({"kind": np.array("zca")}, r"preprocessing='zca': arrays of shape \(2,\), \(2,\), \(2,\), \(0, 0\) do not fit"),
     ({"kind": np.array("none")}, r"preprocessing='none': arrays of shape"),
     ({"kind": np.array("standardize")}, r"preprocessing='standardize': arrays of shape"),
     ({"inverse": np.zeros(3)}, r"preprocessing='channel': arrays of shape \(2,\), \(2,\), \(3,\)"),
-    ({key: np.zeros(0) for key in ("mean", "matrix", "inverse")}, r"preprocessing='channel': arrays of shape \(0,\)"),
+    ({key: np.zeros(0) for key in ("mean", "scale", "inverse")}, r"preprocessing='channel': arrays of shape \(0,\)"),
+    ({"vectors": np.zeros((2, 1))}, r"arrays of shape \(2,\), \(2,\), \(2,\), \(2, 1\) do not fit"),
+    ({"mean": np.array([np.nan, 0])}, r"preprocessing='channel': mean holds values that are not finite"),
+    ({"scale": np.array([1.0, -1.0])}, r"scale holds values that are not finite or not above 0"),
+    ({"inverse": np.array(["a", "b"])}, r"arrays that are not numbers"),
+    ({"kind": np.zeros(0)}, r"preprocessing='': unknown"),
   ],
 )
 def test_stored_arrays_that_do_not_fit(changes, message):
@@ -105,6 +111,6 @@ def test_stored_arrays_that_do_not_fit(changes, message):
 
 def test_a_missing_array_is_named():
   arrays = preprocess.to_arrays(preprocess.fit("channel", X))
-  del arrays["matrix"]
-  with pytest.raises(UserError, match=r"the stored arrays miss matrix"):
+  del arrays["scale"]
+  with pytest.raises(UserError, match=r"the stored arrays miss scale"):
     preprocess.from_arrays(arrays)

@@ -14,19 +14,15 @@ PROVENANCE = {
 
 def _preprocessing(kind, shape, rng):
   size = {"none": 0, "standardize": 1, "channel": shape[-1], "zca": int(np.prod(shape))}[kind]
-  mean = rng.random(size, np.float32)
-  if kind == "zca":
-    half = rng.normal(size=(size, size)) / 10
-    matrix = np.eye(size) + half @ half.T
-    inverse = np.linalg.inv(matrix)
-  else:
-    inverse = rng.uniform(0.2, 0.4, size)
-    matrix = 1 / inverse
+  directions = 3 if kind == "zca" else 0
+  inverse = rng.uniform(0.2, 0.4, directions + 1 if kind == "zca" else size)
+  vectors = np.linalg.qr(rng.normal(size=(size, directions)))[0] if kind == "zca" else np.zeros((0, 0))
   return {
     "kind": np.array(kind),
-    "mean": mean,
-    "matrix": matrix.astype(np.float32),
+    "mean": rng.random(size, np.float32),
+    "scale": (1 / inverse).astype(np.float32),
     "inverse": inverse.astype(np.float32),
+    "vectors": vectors.astype(np.float32),
   }
 
 

@@ -78,7 +78,7 @@ def test_nothing_is_pickled(tmp_path):
     assert json.loads(str(archive["provenance"]))["method"] == "datm"
     assert sorted(archive.files) == sorted(
       ["class_names", "format_version", "images", "labels", "learned_lr", "protocol", "provenance"]
-      + [f"preprocessing/{name}" for name in ("inverse", "kind", "matrix", "mean")]
+      + [f"preprocessing/{name}" for name in ("inverse", "kind", "mean", "scale", "vectors")]
     )
 
 
@@ -185,14 +185,14 @@ def test_foreign_files(tmp_path):
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
-    ({"format_version": np.int32(2)}, "has format_version 2 and this jdistill reads 1: update jdistill"),
+    ({"format_version": np.int32(3)}, "has format_version 3 and this jdistill reads 2: update jdistill"),
     ({"format_version": np.zeros(2, np.int32)}, "has format_version"),
     ({"learned_lr": np.zeros(2)}, "learned_lr or class_names have a wrong shape"),
     ({"learned_lr": np.array("0.1")}, "learned_lr or class_names have a wrong shape"),
     ({"protocol": np.array("{")}, "protocol is not JSON"),
     ({"provenance": np.array("[]")}, "provenance is not a mapping"),
     ({"labels": np.zeros((6, 4), np.float32)}, "labels have 4 classes and class_names 3"),
-    ({"preprocessing/kind": np.array("pca")}, "preprocessing kind 'pca' is unknown"),
+    ({"preprocessing/kind": np.array("pca")}, "preprocessing='pca': unknown"),
   ],
 )
 def test_archives_with_one_wrong_part(tmp_path, changes, message):
@@ -219,11 +219,11 @@ def _without(name):
     ({"labels": np.full((6, 3), np.inf, np.float32)}, "labels holds 18 values that are not finite"),
     ({"images": np.full((6, 4, 4, 1), np.nan, np.float32)}, "images holds 96 values that are not finite"),
     ({"learned_lr": float("nan")}, "learned_lr holds 1 values that are not finite"),
-    ({"preprocessing": {}}, "preprocessing has no kind, mean, matrix, inverse"),
-    ({"preprocessing": _without("inverse")}, "preprocessing has no inverse"),
+    ({"preprocessing": {}}, "the stored arrays miss kind, mean, scale, inverse, vectors"),
+    ({"preprocessing": _without("inverse")}, "the stored arrays miss inverse"),
     (
-      {"preprocessing": {**small_set().preprocessing, "kind": np.array("zca")}},
-      r"'zca' has mean of shape \(1,\), not \(16,\)",
+      {"preprocessing": small_set(kind="zca", shape=(2, 2, 1)).preprocessing},
+      r"images of shape \(4, 4, 1\) have 16 values, but it was fitted on 4",
     ),
     ({"protocol": {"f": object()}}, "cannot be stored as JSON"),
   ],

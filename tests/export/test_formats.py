@@ -75,7 +75,8 @@ def _set(soft):
   labels = np.random.default_rng(0).normal(size=(2, 3)).astype(np.float32) if soft else np.array([2, 0], np.int32)
   images = np.arange(2 * 4 * 5 * 3, dtype=np.float32).reshape(2, 4, 5, 3)
   one = np.ones(1, np.float32)
-  preprocessing = {"kind": np.array("standardize"), "mean": one, "matrix": one * 2, "inverse": one / 2}
+  preprocessing = {"kind": np.array("standardize"), "mean": one, "scale": one * 2, "inverse": one / 2}
+  preprocessing["vectors"] = np.zeros((0, 0), np.float32)
   return DistilledSet(images, labels, 0.1, preprocessing, ("a", "b", "c"), {}, {})
 
 
@@ -100,7 +101,7 @@ def test_torch_with_a_stand_in(tmp_path, monkeypatch, soft):
   assert value["labels"].dtype == (np.float32 if soft else np.int64)
   np.testing.assert_array_equal(value["labels"], distilled.labels)
   assert value["learned_lr"] == 0.1 and value["class_names"] == ["a", "b", "c"]
-  assert value["preprocessing"]["kind"] == "standardize" and value["preprocessing"]["matrix"] == 2
+  assert value["preprocessing"]["kind"] == "standardize" and value["preprocessing"]["scale"] == 2
 
 
 @pytest.mark.parametrize("soft", [True, False])
