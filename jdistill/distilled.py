@@ -1,17 +1,43 @@
 """A distilled set opened for use: its images, labels and learned rate with everything that must be applied to them."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jdistill import data, export, models
-from jdistill.augment import dsa
+from jdistill import data, export, models, schema
+from jdistill.augment import named
 from jdistill.base import UserError
-from jdistill.data import preprocess
+from jdistill.data import checks, preprocess
 from jdistill.evaluation import Protocol, evaluate_seeds, examples_of
+
+
+class _Protocol(NamedTuple):
+  """The numbers of a set's protocol, as `Protocol` takes them."""
+
+  epochs: schema.Count
+  batch_size: schema.Count
+  momentum: Annotated[float, schema.Range(0, 0.999)]
+  weight_decay: schema.NonNegative
+  augment: str
+
+
+class _Arguments(NamedTuple):
+  """The numbers that `Distilled.evaluate` takes."""
+
+  seeds: schema.Count
+  epochs: schema.Count | None
+  lr: schema.Positive | None
+  seed: schema.Size
+
+
+def _checked(where: str, values: Mapping[str, Any], declared: type) -> dict[str, Any]:
+  """The values that a `NamedTuple` declares, in their types."""
+  fields = schema.fields(declared)
+  return {name: schema.checked(f"{where}.{name}", values.get(name), field) for name, field in fields.items()}
 
 
 class Evaluation(NamedTuple):
@@ -45,6 +71,8 @@ class Distilled:
   def __init__(self, stored: export.DistilledSet):
     self._stored = stored
     self._preprocessing = preprocess.from_arrays(stored.preprocessing)
+    self._protocol = _checked("protocol", stored.protocol, _Protocol)
+    named(self._protocol["augment"], key="protocol.augment")
 
   @property
   def images(self) -> np.ndarray:
@@ -77,8 +105,17 @@ class Distilled:
     return np.clip(preprocess.invert(self._preprocessing, self._stored.images), 0.0, 1.0)
 
   def preprocess(self, x: np.ndarray) -> np.ndarray:
-    """Takes real images `[n, height, width, channels]` in [0, 1] to the space of `images`: test images need it too."""
-    return np.asarray(preprocess.transform(self._preprocessing, np.asarray(x)), np.float32)
+    """Takes real images to the space of `images`: test images need it too.
+
+    Args:
+      x: `[n, height, width, channels]`, uint8 in 0..255 or floats in [0, 1].
+
+    Raises:
+      UserError: another shape than the set's, or values that are no pixels.
+    """
+    pixels = checks.checked_pixels(x, "images")
+    checks.require_same_shape(self.images.shape[1:], pixels.shape[1:], "images", ("distilled", "these"))
+    return np.asarray(preprocess.transform(self._preprocessing, pixels), np.float32)
 
   def test_set(self, data_dir: str | os.PathLike | None = None) -> tuple[np.ndarray, np.ndarray]:
     """The test images of the data set it came from, in [0, 1], and their labels.
@@ -123,7 +160,8 @@ class Distilled:
     Args:
       model: a network of `jdistill.models.names()`; the one the set was distilled with if `None`.
       seeds: how many networks.
-      test: test images in [0, 1] and integer labels; the data set's own test images if `None`.
+      test: test images, floats in [0, 1] or uint8 in 0..255, and integer labels `[n]` or `[n, 1]`; the data set's own
+        test images if `None`.
       data_dir: where TFDS keeps its sets; only used if `test` is `None`.
       epochs: instead of the protocol's.
       lr: instead of the learned rate.
@@ -134,37 +172,42 @@ class Distilled:
       `Evaluation`; print it.
 
     Raises:
-      UserError: an unknown network or option, or no test images.
+      UserError: an unknown network or option, a number out of its bounds, no test images, or some that do not fit.
     """
-    protocol = self._stored.protocol
-    own = dict(protocol.get("model", {}))
+    given = _checked("evaluate", {"seeds": seeds, "epochs": epochs, "lr": lr, "seed": seed}, _Arguments)
+    protocol = self._protocol
+    own = dict(self._stored.protocol.get("model", {}))
     name = own.pop("name", "convnet")
     if model in (None, name):
       options = {key: tuple(value) if isinstance(value, list) else value for key, value in own.items()} | options
     network = models.build(
       model or name, num_classes=len(self.class_names), image_shape=self.images.shape[1:], **options
     )
-    if seeds < 1:
-      raise UserError(f"seeds={seeds}: must be at least 1")
-    test_x, test_y = test if test is not None else self.test_set(data_dir)
-    rules = Protocol(
-      epochs=protocol["epochs"] if epochs is None else epochs,
-      batch_size=protocol["batch_size"],
-      momentum=protocol["momentum"],
-      weight_decay=protocol["weight_decay"],
-      augment=dsa(protocol["augment"]),
-    )
+    test_x, test_y = self._test(self.test_set(data_dir) if test is None else test)
+    augmentation = named(protocol["augment"], key="protocol.augment")
+    rules = Protocol(**protocol | {"epochs": given["epochs"] or protocol["epochs"], "augment": augmentation})
     accuracies = evaluate_seeds(
       network,
       rules,
       examples_of(self.images, self.labels),
-      self.learned_lr if lr is None else lr,
-      self.preprocess(test_x),
-      np.asarray(test_y),
-      key=jax.random.key(seed),
-      seeds=seeds,
+      given["lr"] or self.learned_lr,
+      test_x,
+      test_y,
+      key=jax.random.key(given["seed"]),
+      seeds=given["seeds"],
     )
     return Evaluation(model or name, tuple(accuracies))
+
+  def _test(self, test: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Test images in network space and their classes, checked like those of a data set."""
+    try:
+      images, labels = test
+    except (TypeError, ValueError) as error:
+      raise UserError("test: give a pair (images, labels)") from error
+    images = np.asarray(images)
+    labels = checks.checked_labels(labels, len(images) if images.ndim else 0, "test")
+    checks.require_known_labels(labels, len(self.class_names), "test")
+    return self.preprocess(images), labels
 
   def __repr__(self) -> str:
     labels = "soft labels" if self.labels.ndim == 2 else "hard labels"
@@ -183,7 +226,7 @@ def load(path: str | os.PathLike) -> Distilled:
   Raises:
     UserError: it is missing, damaged (checksums), or not a distilled set.
   """
-  path = Path(path)
+  path = Path(path).expanduser()
   if (path / "result").is_dir():  # the whole work directory was given
     path = path / "result"
   return Distilled(export.load(path))

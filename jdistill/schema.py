@@ -10,6 +10,7 @@ same annotations.
 import difflib
 import functools
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -65,6 +66,7 @@ class Field(NamedTuple):
     choices: the allowed values, or empty.
     optional: whether `None` is a value of its own.
     traced: see `Traced`.
+    item: what each item of a tuple may be; `None` where any plain value will do.
   """
 
   kind: type
@@ -75,6 +77,7 @@ class Field(NamedTuple):
   choices: tuple = ()
   optional: bool = False
   traced: bool = False
+  item: "Field | None" = None
 
 
 _PLAIN = (bool, int, float, str, tuple)
@@ -119,7 +122,8 @@ def _field(hint: Any, default: Any) -> Field | None:
   kind = typing.get_origin(hint) or hint
   if kind not in _PLAIN:
     return None
-  field = Field(kind, default, choices=choices, optional=optional)
+  item = _field(typing.get_args(hint)[0], REQUIRED) if kind is tuple and typing.get_args(hint) else None
+  field = Field(kind, default, choices=choices, optional=optional, item=item)
   for mark in marks:
     match mark:
       case Range(low, high):
@@ -162,13 +166,18 @@ def checked(key: str, value: Any, field: Field) -> Any:
       return None
     raise UserError(f"{key}: not set, and there is no default for this data set; give --config.{key}=...")
   if field.kind is tuple:
-    items = [value] if isinstance(value, str | int | float) else list(value)
+    items = [value] if isinstance(value, str | int | float) else value
+    if not isinstance(items, list | tuple):
+      raise UserError(f"{key}={_shown(value)}: must be a list")
     # the command line hands over `--config.eval.models=mlp,lenet` as one word
-    return [part for item in items for part in (item.split(",") if isinstance(item, str) else [item])]
-  if field.kind is float and isinstance(value, int) and not isinstance(value, bool):
+    items = [part for item in items for part in (item.split(",") if isinstance(item, str) else [item])]
+    return [checked(key, _number(item, field.item.kind), field.item) for item in items] if field.item else items
+  if field.kind is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**1023:
     value = float(value)
   if not isinstance(value, field.kind) or (isinstance(value, bool) and field.kind is not bool):
-    raise UserError(f"{key}={value!r}: must be of type {field.kind.__name__}")
+    raise UserError(f"{key}={_shown(value)}: must be of type {field.kind.__name__}")
+  if isinstance(value, float) and not math.isfinite(value):
+    raise UserError(f"{key}={value}: must be a finite number")
   if field.choices and value not in field.choices:
     raise UserError(f"{key}={value!r}: unknown{near_matches(value, field.choices)}")
   if field.low is not None and value < field.low:
@@ -178,6 +187,25 @@ def checked(key: str, value: Any, field: Field) -> Any:
   if field.high is not None and value > field.high:
     raise UserError(f"{key}={value}: must be at most {field.high:,}")
   return value
+
+
+def _number(item: Any, kind: type) -> Any:
+  """A word of the command line as the number that it may be."""
+  if isinstance(item, str) and kind in (int, float):
+    try:
+      return kind(item)
+    except ValueError:
+      return item
+  return item
+
+
+def _shown(value: Any) -> str:
+  """A value as messages show it: whole numbers and containers can be longer than a line."""
+  try:
+    text = repr(value)
+  except ValueError:  # Python refuses to write whole numbers of thousands of digits
+    return f"a whole number of {value.bit_length()} bits"
+  return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def validated(section: str) -> Callable[[Callable], Callable]:

@@ -38,7 +38,7 @@ def test_fields_are_what_the_signature_says():
     "labels": Field(str, "soft", choices=("soft", "hard")),
     "optimizer": Field(str, "sgd", choices=("sgd", "adam")),
     "window": Field(int, None, low=1, optional=True),
-    "milestones": Field(tuple, ()),
+    "milestones": Field(tuple, (), item=Field(float)),
     "flag": Field(bool, False),
     "name": Field(str, REQUIRED),
   }
@@ -47,7 +47,7 @@ def test_fields_are_what_the_signature_says():
 
 @pytest.mark.parametrize(
   "key, value, kept",
-  [("steps", 9, 9), ("rate", 1, 1.0), ("window", None, None), ("milestones", "1,2", ["1", "2"]), ("flag", True, True)],
+  [("steps", 9, 9), ("rate", 1, 1.0), ("window", None, None), ("milestones", "1,2", [1.0, 2.0]), ("flag", True, True)],
 )
 def test_values_come_back_in_their_type(key, value, kept):
   found = schema.checked(f"method.{key}", value, schema.fields(builder)[key])

@@ -3,6 +3,7 @@
 from jdistill.augment.basic import FlipCropRecord, compose, flip_crop, identity
 from jdistill.augment.crop import CropRecord, flip, resized_crop, roll_jitter
 from jdistill.augment.mix import MixRecord, cutmix, mix_distribution, mix_targets, mixup
+from jdistill.augment.named import named
 from jdistill.augment.siamese import DsaParams, DsaRecord, dsa
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
   "mix_distribution",
   "mix_targets",
   "mixup",
+  "named",
   "resized_crop",
   "roll_jitter",
 ]

@@ -8,7 +8,7 @@ from jdistill.config.sections import Declared, Plain
 from jdistill.data.preprocess import KINDS
 from jdistill.methods.knowledge.forward import PRECISIONS
 from jdistill.methods.optimizers import OPTIMIZERS, SCHEDULES
-from jdistill.schema import Above, Choice, Range
+from jdistill.schema import Above, Choice, Positive, Range
 
 
 class Run(NamedTuple):
@@ -51,7 +51,7 @@ class Train(NamedTuple):
   clip: Annotated[float, Above(0)] | None = None
   schedule: Annotated[str, Choice(SCHEDULES)] = "cosine"
   warmup_epochs: Annotated[float, Range(0)] = 0.0
-  milestones: tuple[float, ...] = ()
+  milestones: tuple[Positive, ...] = ()
   final_lr: Annotated[float, Range(0)] = 0.0
   ema_decay: Annotated[float, Range(0, 1)] | None = None
   precision: Annotated[str, Choice(tuple(PRECISIONS))] = "float32"

@@ -134,14 +134,17 @@ def checked_pixels(pixels: np.ndarray, where: str) -> np.ndarray:
   return pixels.astype(np.float32, copy=False)
 
 
-def require_same_shape(train: tuple[int, ...], test: tuple[int, ...], name: str) -> None:
+def require_same_shape(
+  train: tuple[int, ...], test: tuple[int, ...], name: str, words: tuple[str, str] = ("train", "test")
+) -> None:
   """Refuses test images of another shape than the training images; shapes are `(height, width, channels)`.
 
   Raises:
     UserError: naming both shapes.
   """
   if train != test:
-    raise UserError(f"{name}: train images are {train} but test images are {test}; resize or convert one of them")
+    one, other = words
+    raise UserError(f"{name}: {one} images are {train} but {other} images are {test}; resize or convert one of them")
 
 
 def require_per_class(labels: np.ndarray, class_names: Sequence[str], count: int, key: str) -> None:

@@ -22,7 +22,7 @@ from jdistill.files import (
   write_npz,
   write_text,
 )
-from jdistill.reporting.grids import image_grid, save_png
+from jdistill.reporting.grids import can_be_shown, image_grid, save_png
 
 ARRAYS, PICTURE, CARD = "distilled.npz", "images.png", "README.md"
 FORMAT_VERSION = 2
@@ -32,7 +32,7 @@ _MOST_SHOWN = 1000  # images on the PNG; more make a file that no viewer likes
 
 
 def save(directory: str | os.PathLike, distilled: DistilledSet, *, pixels: np.ndarray | None = None) -> str:
-  """Writes `distilled.npz`, `README.md`, `images.png` if pixels are given, and last `checksums.json`.
+  """Writes `distilled.npz`, `README.md`, `images.png` of pixels that can be shown, and last `checksums.json`.
 
   The same set gives the same bytes, so writing it twice is safe. An interrupted call leaves a directory that `load`
   refuses.
@@ -63,7 +63,8 @@ def save(directory: str | os.PathLike, distilled: DistilledSet, *, pixels: np.nd
     "provenance": _to_text(distilled.provenance),
     **{_PREFIX + name: array for name, array in distilled.preprocessing.items()},
   }
-  picture = None if pixels is None else _picture(np.asarray(pixels), distilled)  # may refuse, so before any file
+  shown = pixels is not None and can_be_shown(pixels)
+  picture = _picture(np.asarray(pixels), distilled) if shown else None  # may refuse, so before any file
   names = [ARRAYS, CARD]
   write_npz(directory / ARRAYS, arrays)
   if picture is None:
@@ -94,7 +95,10 @@ def load(path: str | os.PathLike) -> DistilledSet:
     raise UserError(f"{path} holds no {ARRAYS}: give the directory that the export wrote")
   if path.is_dir() or (file.name == ARRAYS and file.with_name(CHECKSUMS).exists()):
     verify_checksums(file.parent, [ARRAYS])
-  arrays = read_npz(file)
+  try:
+    arrays = read_npz(file)
+  except UserError as error:
+    raise UserError(f"{file} is no distilled set, or is damaged: give a {ARRAYS} that the export wrote") from error
   missing = [name for name in _REQUIRED if name not in arrays]
   if missing:
     raise UserError(f"{file} is not a distilled set: it has no {', '.join(missing)}; give a file that the export wrote")
@@ -146,6 +150,8 @@ def validate(distilled: DistilledSet, source: str) -> DistilledSet:
     broken = int(np.count_nonzero(~np.isfinite(array)))
     if broken:
       raise UserError(f"{source}: {name} holds {broken} values that are not finite: the run diverged, lower its rates")
+  if learned_lr <= 0:
+    raise UserError(f"{source}: learned_lr={learned_lr:.6g}: must be above 0; the run diverged, lower its rates")
   names = tuple(str(name) for name in distilled.class_names)
   if soft and names and labels.shape[1] != len(names):
     raise UserError(f"{source}: labels have {labels.shape[1]} classes and class_names {len(names)}: give as many")

@@ -38,6 +38,7 @@ class _Entry(NamedTuple):
   tokens: bool = False  # takes ids `[n, tokens]` instead of images
 
 
+_MOST_PARAMETERS = 10**10  # 40 GB; a slip of the keyboard beyond it would be waited for until memory is full
 _ZOO = {
   "convnet": _Entry(ConvNet),
   "convnet_bn": _Entry(ConvNet, {"norm": "batch"}),
@@ -200,6 +201,11 @@ def _network(module: nn.Module, name: str, image_shape: tuple[int, ...], init_na
       ) from error
     return record.outputs(logits, embedding, updated.get("batch_stats", stats or {}))
 
+  count = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(init, jax.random.key(0)).params))
+  if count > _MOST_PARAMETERS:
+    raise UserError(
+      f"model {name!r}: would have {count:.3g} parameters, more than {_MOST_PARAMETERS:.0e}; lower its width or depth"
+    )
   return Network(init, apply)
 
 

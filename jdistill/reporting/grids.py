@@ -41,6 +41,11 @@ def to_uint8(images: np.ndarray, normalise: str = "clip") -> np.ndarray:
   return np.round(np.clip(x, 0.0, 1.0) * 255.0).astype(np.uint8)
 
 
+def can_be_shown(images: np.ndarray) -> bool:
+  """Whether images are grey or colour, and not of a camera with other channels."""
+  return np.ndim(images) == 4 and np.shape(images)[-1] in (1, 3)
+
+
 def image_grid(
   images: np.ndarray,
   columns: int,
@@ -67,7 +72,7 @@ def image_grid(
     UserError: the images have another rank or number of channels, there are none, or `columns` is below one.
   """
   images = np.asarray(images)
-  if images.ndim != 4 or images.shape[-1] not in (1, 3) or images.size == 0:
+  if not can_be_shown(images) or images.size == 0:
     raise UserError(
       f"images have shape {images.shape}: a grid needs [m, height, width, 1 or 3] with at least one image"
     )

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jdistill import bilevel, catalog, models
+from jdistill import augment, bilevel, catalog, models
 from jdistill.base import Method
 from jdistill.catalog import Row
 from jdistill.data import preprocess
@@ -69,8 +69,8 @@ def build(run: Run, initial: SyntheticSet, mesh: Mesh | None = None, route: Rout
     "initial": lambda: initial,
     "teacher_apply": lambda: run.network(run.config["teacher"]).apply,
     "pixel_range": lambda: pixel_range(run),
-    "augment": lambda: run.augmentation(run.config["method"]["augment"]),
-    "siamese": lambda: run.augmentation(run.config["method"]["augment"], siamese=True),
+    "augment": lambda: augment.named(run.config["method"]["augment"]),
+    "siamese": lambda: augment.named(run.config["method"]["augment"], siamese=True),
     "unroll": lambda: unroll or _unroll(run, mesh, route or usual_route(run, mesh)),
   }
   wanted = [name for name in inspect.signature(row.build()).parameters if name in makers]

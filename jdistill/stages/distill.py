@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from jdistill import catalog, export, schema
+from jdistill import augment, catalog, export, schema
 from jdistill.base import PyTree, UserError
 from jdistill.bilevel import ROUTES
 from jdistill.config import Declared, Plain, sections
@@ -20,6 +20,7 @@ from jdistill.reporting import (
   Progress,
   Section,
   TensorBoardWriter,
+  can_be_shown,
   curves,
   image_grid,
   read_jsonl,
@@ -73,7 +74,7 @@ def _check(run: Run) -> None:
   task, c = run.task(), run.config
   require_per_class(task.teacher.y, task.class_names, c["ipc"], "ipc")
   network = run.network()
-  run.augmentation(c["method"].get("augment", "none"))
+  augment.named(c["method"].get("augment", "none"), key="method.augment")
   if build.row_of(run).takes("apply") and jax.tree.leaves(jax.eval_shape(network.init, jax.random.key(0)).stats):
     key = "name" if c["model"]["name"].endswith("_bn") else "norm"
     cure = "running statistics have no place in a matched trajectory; use 'instance' or 'group'"
@@ -234,7 +235,7 @@ def _report(run: Run) -> Part:
     lines.append(f"{others}the first one {first:.1f} s with everything before it and its compilation")
   told = "\n".join(f"- {line}" for line in lines)
   parts = [
-    Section("Images", "Preprocessing is undone and values are clipped to [0, 1].", images=_pictures(run)),
+    _images(run),
     Section("Training", told, images=_curves(run)),
   ]
   return Part(summary, lines=lines, sections=parts)
@@ -249,6 +250,13 @@ def _curves(run: Run) -> list[tuple[str, Path]]:
     curves(file, {name: tuple(zip(*points, strict=True))}, name)
     plots.append((name, file))
   return plots
+
+
+def _images(run: Run) -> Section:
+  channels = run.task().input_shape[-1]
+  if not can_be_shown(load(run, "initial").images):
+    return Section("Images", f"Images of {channels} channels are not shown; they are in `stages/distilled.npz`.")
+  return Section("Images", "Preprocessing is undone and values are clipped to [0, 1].", images=_pictures(run))
 
 
 def _pictures(run: Run) -> list[tuple[str, Path]]:

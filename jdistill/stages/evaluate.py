@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jdistill import models, schema
+from jdistill import augment, models, schema
 from jdistill.base import Batch, Network, UserError
 from jdistill.config import Declared, Plain
 from jdistill.data.subset import balanced_indices
@@ -51,7 +51,7 @@ class Eval(NamedTuple):
   augment: str = "none"
   models: tuple[str, ...] = ("convnet",)
   sets: tuple[str, ...] = ()
-  control_lrs: tuple[float, ...] = (0.003, 0.01, 0.03, 0.1)
+  control_lrs: tuple[schema.Positive, ...] = (0.003, 0.01, 0.03, 0.1)
   full_batch_size: Annotated[int, Range(1)] = 128
 
 
@@ -72,9 +72,6 @@ def _complete(given: Mapping[str, Any], out: dict[str, Any]) -> None:
   for key in ("models", "sets"):
     if len(set(e[key])) < len(e[key]):
       raise UserError(f"eval.{key}={e[key]}: names one of them twice; name each once")
-  for value in e["control_lrs"]:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-      raise UserError(f"eval.control_lrs: {value!r} is not a learning rate; give numbers above 0")
   if not e["control_lrs"]:
     raise UserError("eval.control_lrs: empty; give at least one learning rate")
 
@@ -111,7 +108,7 @@ def _check(run: Run) -> None:
     raise UserError(f"task.name={run.config['task']['name']!r}: sets are evaluated on images with one label each")
   for name in run.config["eval"]["models"]:
     run.network(name)
-  run.augmentation(run.config["eval"]["augment"])
+  augment.named(run.config["eval"]["augment"], key="eval.augment")
 
 
 def soft_labels(run: Run) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
@@ -128,7 +125,7 @@ def soft_labels(run: Run) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
 def _sets(run: Run) -> dict[str, Callable[[int], _Set]]:
   """Builders of the sets by name and seed; each random control draws other real images for every seed."""
   c, task, e = run.config, run.task(), run.config["eval"]
-  protocol = Protocol(e["epochs"], e["batch_size"], e["momentum"], e["weight_decay"], run.augmentation(e["augment"]))
+  protocol = Protocol(e["epochs"], e["batch_size"], e["momentum"], e["weight_decay"], augment.named(e["augment"]))
   full = protocol._replace(epochs=e["full_epochs"], batch_size=e["full_batch_size"])
   own, initial = distill.load(run, "distilled"), distill.load(run, "initial")
   soften = soft_labels(run) if "random_soft" in e["sets"] else None

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from jdistill import augment
 from jdistill.base import Augmentation, Batch, DataPolicy, Method, Network, PyTree, TargetSource, UserError, Variables
 from jdistill.data.policies import shuffle
 from jdistill.methods.knowledge import Recipe, Sharpness, StudentInput, Trained, look, predictor, student_method
@@ -154,7 +155,7 @@ def _method(run: Run, job: Job, batch_size: int, rows: Mesh | None, scaled: bool
     optimizer=_optimizer(train, scaled),
     targets=targets.targets if targets else None,
     replay=targets.replay if targets else None,
-    augment=job.record or run.augmentation(train["augment"]),
+    augment=job.record or augment.named(train["augment"], key=f"{job.section}.augment"),
     ema_decay=train["ema_decay"],
     constrain=functools.partial(parallel.constrain_rows, rows) if rows else lambda batch: batch,
     num_examples=len(job.data.ids),

@@ -1,6 +1,5 @@
 """One run: its configuration, work directory, artefacts, tasks, networks, devices and random keys."""
 
-import functools
 import hashlib
 import json
 import time
@@ -12,8 +11,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jdistill import augment, data, models, tasks
-from jdistill.base import Augmentation, Batch, Network
+from jdistill import data, models, tasks
+from jdistill.base import Batch, Network
 from jdistill.data import preprocess
 from jdistill.files import read_npz, sha256_arrays, write_npz
 from jdistill.reporting import duration
@@ -23,7 +22,6 @@ from jdistill.tasks import Request, Task, fingerprint
 from jdistill.training import distributed, parallel
 
 _FORMAT = 3  # raised when the meaning of stored artefacts changes
-_BASIC = {"crop_flip": lambda: augment.flip_crop(4)}
 _REQUESTED = ("dataset", "data_dir", "train_size", "test_size", "preprocessing", "validation_size", "seed")
 
 
@@ -92,15 +90,6 @@ class Run(WorkDirectory):
       models.describe(network, task.input_shape)
     return network
 
-  def augmentation(self, strategy: str, *, siamese: bool = False) -> Augmentation:
-    """`"crop_flip"` (pad 4, crop, mirror), or a strategy of differentiable augmentation; `"none"` for none.
-
-    Args:
-      strategy: its name.
-      siamese: draw one transformation for all images of a batch.
-    """
-    return _augmentation(strategy, siamese)
-
   def fingerprint(self, batch: Batch) -> str:
     """The fingerprint of some examples; computed once."""
     if id(batch.x) not in self._fingerprints:
@@ -157,8 +146,3 @@ class Run(WorkDirectory):
       work()
     else:
       on_first(work)
-
-
-@functools.lru_cache(maxsize=16)
-def _augmentation(strategy: str, siamese: bool) -> Augmentation:
-  return _BASIC[strategy]() if strategy in _BASIC else augment.dsa(strategy, siamese=siamese)

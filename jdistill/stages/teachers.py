@@ -7,7 +7,7 @@ from typing import Annotated, Any, NamedTuple
 import jax
 import numpy as np
 
-from jdistill import catalog, schema
+from jdistill import augment, catalog, schema
 from jdistill.base import UserError
 from jdistill.config import Declared, Plain, sections
 from jdistill.config.common import TRAIN
@@ -47,9 +47,6 @@ def check_train(dotted: str, section: Mapping[str, Any]) -> None:
   """Refuses a schedule whose values contradict each other."""
   if section["schedule"] == "step" and not section["milestones"]:
     raise UserError(f"{dotted}.milestones=(): schedule 'step' needs the epochs at which the rate drops")
-  for epoch in section["milestones"]:
-    if isinstance(epoch, bool) or not isinstance(epoch, int | float) or epoch <= 0:
-      raise UserError(f"{dotted}.milestones={section['milestones']}: must be epochs above 0, such as (150, 180, 210)")
   if section["warmup_epochs"] >= section["epochs"]:
     raise UserError(f"{dotted}.warmup_epochs={section['warmup_epochs']}: must be below epochs={section['epochs']}")
 
@@ -147,7 +144,7 @@ def _check(run: Run) -> None:
     method = one.sections["teacher_method"]
     if "teacher" in recipe_of(method).needs:
       raise UserError(f"{one.name}: teacher_method.name={method['name']!r}: learns from a teacher itself; choose 'ce'")
-    run.augmentation(one.sections["teacher_train"]["augment"])
+    augment.named(one.sections["teacher_train"]["augment"], key="teacher_train.augment")
     size, total = one.sections["teacher_train"]["batch_size"], len(run.task(one.sections["task"]).teacher.y)
     if size > total and keeps(run) == TRAJECTORY:  # elsewhere a batch is then the whole set
       raise UserError(f"teacher_train.batch_size={size}: larger than the {total} training images; lower it")

@@ -127,7 +127,7 @@ def test_a_single_archive_travels(tmp_path):
   (tmp_path / "mine.npz").write_bytes((tmp_path / "set" / "distilled.npz").read_bytes())
   _same(export.load(tmp_path / "mine.npz"), small_set())
   (tmp_path / "mine.npz").write_bytes((tmp_path / "set" / "distilled.npz").read_bytes()[:-40])
-  with pytest.raises(UserError, match=r"mine\.npz is damaged"):
+  with pytest.raises(UserError, match=r"mine\.npz is no distilled set, or is damaged"):
     export.load(tmp_path / "mine.npz")
 
 
@@ -178,7 +178,7 @@ def test_foreign_files(tmp_path):
   ):
     export.load(tmp_path / "other.npz")
   (tmp_path / "text.npz").write_text("hello")
-  with pytest.raises(UserError, match=r"text\.npz is damaged"):
+  with pytest.raises(UserError, match=r"text\.npz is no distilled set, or is damaged"):
     export.load(tmp_path / "text.npz")
 
 

@@ -137,7 +137,7 @@ def _nan_images():
     ({"test_images": 300 * _arrays()["test_images"]}, ["outside [0, 1]"]),
     ({"test_labels": np.full(20, 2)}, ["test: label 2 of image 0 is out of range 0..1"]),
     ({"train_labels": np.arange(40) - 1}, ["train: label -1 of image 0 is negative"]),
-    ({"train_labels": np.arange(40) % 2 * 2}, ["class 1", "no images"]),
+    ({"train_labels": np.arange(40) % 2 * 2}, ["no image is of class 1"]),
     ({"train_labels": np.arange(39) % 2}, ["40 images but 39 labels"]),
     ({"train_labels": (np.arange(40) < 2).astype(int)}, ["ipc=3: class 1 ('1')", "only 2 training images"]),
     ({"test_images": np.zeros((20, 5, 5, 1), np.float32)}, ["train images are (6, 6, 1) but test images"]),

@@ -111,11 +111,11 @@ CASES = {
   "steps without milestones": ([("train.schedule", "step")], ["train.milestones=()"]),
   "a milestone that is a word": (
     [("train.schedule", "step"), ("train.milestones", ("late",))],
-    ["train.milestones=['late']", "above 0"],
+    ["train.milestones='late': must be of type float"],
   ),
   "a milestone before the start": (
     [("teacher_train.schedule", "step"), ("teacher_train.milestones", (0,))],
-    ["teacher_train.milestones=[0]", "above 0"],
+    ["teacher_train.milestones=0.0: must be above 0"],
   ),
   "no rate": ([("train.lr", 0.0)], ["train.lr=0.0: must be above 0"]),
   "an unknown precision": ([("train.precision", "float16")], ["train.precision='float16'", "'bfloat16'"]),

@@ -1,0 +1,35 @@
+"""Augmentations by the names that configurations and exported sets use."""
+
+import functools
+
+from jdistill.augment.basic import flip_crop
+from jdistill.augment.siamese import OPERATORS, dsa
+from jdistill.base import Augmentation, UserError
+
+
+def named(name: str, *, siamese: bool = False, key: str = "augment") -> Augmentation:
+  """An augmentation by name; equal arguments give the same object.
+
+  Args:
+    name: `"none"`; `"crop_flip"` (pad 4, crop, mirror); or operators of `dsa`, joined with `_`.
+    siamese: of `dsa`, one draw for all images of a batch.
+    key: what messages call it.
+
+  Raises:
+    UserError: an unknown name, or an operator that is named twice.
+  """
+  operators = [] if str(name).lower() in ("", "none", "crop_flip") else str(name).split("_")
+  unknown = [operator for operator in operators if operator not in OPERATORS]
+  if unknown:
+    raise UserError(
+      f"{key}={name!r}: unknown operator {unknown[0]!r}; choose 'none', 'crop_flip', or join any of "
+      f"{', '.join(OPERATORS)} with '_'"
+    )
+  if len(set(operators)) < len(operators):
+    raise UserError(f"{key}={name!r}: names an operator twice; name each once")
+  return _named(str(name), siamese)
+
+
+@functools.lru_cache(maxsize=16)
+def _named(name: str, siamese: bool) -> Augmentation:
+  return flip_crop(4) if name == "crop_flip" else dsa(name, siamese=siamese)
