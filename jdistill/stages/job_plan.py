@@ -11,7 +11,6 @@ from jdistill.base import PyTree
 from jdistill.methods.knowledge import StudentInput
 from jdistill.reporting import flops
 from jdistill.stages import job as job_lib
-from jdistill.stages import work
 from jdistill.stages.run import Run
 from jdistill.training import parallel
 
@@ -35,7 +34,7 @@ class Plan(NamedTuple):
 
   def cost(self, seeds: int) -> str:
     """The work of so many seeds, as people read it."""
-    return work.text(self.flops, self.steps, seeds)
+    return flops.text(self.flops, self.steps, seeds)
 
 
 def _shapes(tree: PyTree) -> PyTree:
