@@ -18,6 +18,7 @@ from jdistill.methods.knowledge import Recipe
 from jdistill.models.predict import predict
 from jdistill.stages import train
 from jdistill.stages.run import Run
+from jdistill.stages.workdir import on_first
 from jdistill.tasks import Task
 from jdistill.teachers.cache import cached, record, top_k
 from jdistill.teachers.frozen import committee, variables_hash
@@ -131,8 +132,12 @@ def directory(run: Run, one: TeacherSpec) -> Path:
   return run.artefact("teachers", **identity(run, one))
 
 
-def is_complete(path: Path) -> bool:
-  """Whether teachers are there."""
+def is_missing(run: Run, one: TeacherSpec) -> bool:
+  """Whether teachers must be trained first."""
+  return one.stored is None and not on_first(lambda: _is_complete(directory(run, one)))
+
+
+def _is_complete(path: Path) -> bool:
   return (path / "teacher.json").exists() and (path / "variables.npz").exists()
 
 
@@ -145,7 +150,7 @@ def model_of(one: TeacherSpec) -> Mapping[str, Any]:
   if one.stored is None:
     return one.sections["teacher"]
   path = Path(one.stored).expanduser()
-  if not is_complete(path):
+  if not _is_complete(path):
     raise UserError(f"teachers.stored={one.stored!r}: no teacher there; give a directory of artefacts/teachers")
   return read_json(path / "teacher.json")["identity"]["model"]
 
@@ -157,7 +162,7 @@ def read(run: Run, one: TeacherSpec) -> Teachers:
     UserError: they are not there, damaged, or do not fit.
   """
   path, model = directory(run, one), model_of(one)
-  if not is_complete(path):
+  if not _is_complete(path):
     raise UserError(f"{path}: no teacher there; add 'teachers' to config.stages, or give the --artefacts of that run")
   task = run.task(one.sections["task"])
   found, kept = read_npz(path / "variables.npz"), read_json(path / "teacher.json")
@@ -178,14 +183,7 @@ def read(run: Run, one: TeacherSpec) -> Teachers:
 
 
 def job_of(run: Run, one: TeacherSpec, seeds: list[int], network=None) -> train.Job:
-  """The training of teachers of one kind.
-
-  Args:
-    run: the run.
-    one: which.
-    seeds: their numbers.
-    network: instead of the one of section `teacher`, such as the same over flat parameters.
-  """
+  """The training of teachers of one kind; `network` in place of that of their section, such as over flat parameters."""
   task = run.task(one.sections["task"])
   return train.Job(
     label=one.name,
@@ -216,7 +214,7 @@ def load(run: Run, label: str, arm: Mapping[str, Any]) -> Teachers | None:
 def source(run: Run, found: Teachers, targets: Mapping[str, Any], task: Task) -> TargetSource:
   """Teachers as a section `targets` asks for them: online or stored; the same object for the same teachers."""
   name = (found.hash, json.dumps(dict(targets), sort_keys=True), run.fingerprint(task.data))
-  return run.once(("targets", *name), lambda: _source(run, found, targets, task))
+  return run.once(name, lambda: _source(run, found, targets, task))
 
 
 def _source(run: Run, found: Teachers, targets: Mapping[str, Any], task: Task) -> TargetSource:

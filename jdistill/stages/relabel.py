@@ -115,16 +115,11 @@ def _plan(run: Run) -> list[tuple[str, str]]:
   return [(f"labels of {c['epochs']} epochs of {count} images", f"about {format_bytes(stored)} without augmentations")]
 
 
-def _report(run: Run) -> Part:
-  record = run.finished("relabel", _LEAVES)
-  return Part() if record is None else Part({"label_bytes": record["label_bytes"]})
-
-
 STAGE = Stage(
   "relabel",
   lambda run: on_first(lambda: _run(run)),
   Declared(sections={"relabel": Plain(schema.fields(Relabel))}),
   _LEAVES,
   plan=_plan,
-  report=_report,
+  report=lambda run, record: Part({"label_bytes": record["label_bytes"]}),
 )

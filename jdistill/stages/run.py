@@ -39,7 +39,7 @@ class Run(WorkDirectory):
     self.fit = self._fit
     self._fingerprints: dict[int, str] = {}
     self._tasks: dict[str, Task] = {}
-    self._once: dict[str, tuple[tuple, Any]] = {}
+    self._last: tuple[tuple, Any] = ((), None)
 
   # -- data and networks ----------------------------------------------------------------------------------------------
 
@@ -87,14 +87,16 @@ class Run(WorkDirectory):
       models.describe(network, task.input_shape)
     return network
 
-  def augmentation(self, strategy: str, *, siamese: bool = False) -> Augmentation:
+  @staticmethod
+  @functools.lru_cache(maxsize=16)
+  def augmentation(strategy: str, *, siamese: bool = False) -> Augmentation:
     """`"crop_flip"` (pad 4, crop, mirror), or a strategy of differentiable augmentation; `"none"` for none.
 
     Args:
       strategy: its name.
       siamese: draw one transformation for all images of a batch.
     """
-    return _augmentation(strategy, siamese)
+    return _BASIC[strategy]() if strategy in _BASIC else augment.dsa(strategy, siamese=siamese)
 
   def fingerprint(self, batch: Batch) -> str:
     """The fingerprint of some examples; computed once."""
@@ -103,12 +105,17 @@ class Run(WorkDirectory):
     return self._fingerprints[id(batch.x)]
 
   def once(self, name: tuple, make: Callable[[], Any]) -> Any:
-    """What `make` gives, made once; of each kind (`name[0]`) only the last is kept."""
-    if self._once.get(name[0], (None, None))[0] != name:
-      self._once[name[0]] = name, make()
-    return self._once[name[0]][1]
+    """What `make` gives, made once; only the last is kept."""
+    if self._last[0] != name:
+      self._last = name, make()
+    return self._last[1]
 
   # -- names ----------------------------------------------------------------------------------------------------------
+
+  @property
+  def subject(self) -> str:
+    """What the run is about, and the label of its own arm: its method, unless the experiment names another subject."""
+    return self.config.get("subject") or self.config["method"]["name"]
 
   def artefact(self, kind: str, **identity: Any) -> Path:
     """Where an artefact lies, named by a hash of all that determines it."""
@@ -152,8 +159,3 @@ class Run(WorkDirectory):
       work()
     else:
       on_first(work)
-
-
-@functools.lru_cache(maxsize=16)
-def _augmentation(strategy: str, siamese: bool) -> Augmentation:
-  return _BASIC[strategy]() if strategy in _BASIC else augment.dsa(strategy, siamese=siamese)

@@ -43,10 +43,7 @@ class Cell(NamedTuple):
 
 
 def cells(experiment: Mapping[str, Any]) -> list[Cell]:
-  """The configurations of a sweep, not yet resolved.
-
-  Args:
-    experiment: with a section `sweep`.
+  """The configurations of an experiment with a section `sweep`, not yet resolved.
 
   Raises:
     UserError: an empty axis, or an override of a key that is not there.
@@ -83,11 +80,7 @@ def _override(config: dict[str, Any], values: Mapping[str, Any]) -> None:
 
 
 def prepare(experiment: Mapping[str, Any], resolve: Callable[[dict], Mapping]) -> tuple[list[Cell], str]:
-  """The cells of a sweep, every one of them checked, and the sweep's name.
-
-  Args:
-    experiment: with a section `sweep`.
-    resolve: `jdistill.stages.resolve`.
+  """The cells of a sweep, every one of them checked by `jdistill.stages.resolve`, and the sweep's name.
 
   Raises:
     UserError: a mistake in any of them, or stages without anything to compare.
@@ -105,11 +98,7 @@ def run(
 ) -> Mapping[str, Any]:
   """Runs all cells and writes `summary.json`, the figure, `report.md` and `report.html`.
 
-  Args:
-    grid: from `cells`.
-    workdir: the sweep's directory.
-    run_cell: `(configuration, work directory, stream) -> summary`, an ordinary run.
-    stream: where progress is printed.
+  `run_cell`, `(configuration, work directory, stream) -> summary`, is an ordinary run.
   """
   distributed.on_first(lambda: _claim(workdir))
   show = functools.partial(print, file=stream, flush=True) if distributed.is_writer() else lambda line: None
@@ -146,8 +135,8 @@ def _claim(workdir: Path) -> None:
 
 def line(summary: Mapping[str, Any]) -> str:
   """What a run came to."""
-  own = summary["arms"].get("distilled") or next(iter(summary["arms"].values()))
   label = "distilled" if "distilled" in summary["arms"] else next(iter(summary["arms"]))
+  own = summary["arms"][label]
   if "failed" in own:
     return f"{label} failed"
   gap = f", {comparison.gap_text(own)} against {summary['reference']}" if own.get("difference") else ""

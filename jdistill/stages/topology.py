@@ -58,11 +58,7 @@ class Target(NamedTuple):
 
 
 def show(run: Run, text: str) -> None:
-  """Prints memory, work and least times of a run's step on a slice of TPUs; reads data only where it must.
-
-  Args:
-    run: the run.
-    text: `GENERATION:SHAPE`.
+  """Prints memory, work and least times of a run's step on TPUs, `GENERATION:SHAPE`; reads data only where it must.
 
   Raises:
     UserError: an unknown topology, no libtpu, or rows of a batch that cannot be spread.
@@ -112,7 +108,7 @@ def distill_target(run: Run, devices: list[jax.Device]) -> Target:
 
 def student_target(run: Run, devices: list[jax.Device]) -> Target:
   """The update of the method's own student, its batch spread over `parallel.data` devices, or as many as divide it."""
-  label = run.config["subject"] or run.config["method"]["name"]
+  label = run.subject
   job = traced.job(run, label, run.config["arms"][label])
   batch = min(job.train["batch_size"], job.members.shape[1])
   size = run.config["parallel"]["data"] or largest_divisor(batch, len(devices))

@@ -37,9 +37,7 @@ def phase(run: Run, label: str, arm: Mapping[str, Any], name: str = "") -> Plan:
   """
   try:
     return job_plan.plan_of(run, job(run, label, arm, name))
-  except UserError as error:
-    raise UserError(f"{label}: {error}") from error
-  except ValueError as error:  # what pure losses raise while they are traced, and options that do not go together
+  except ValueError as error:  # of pure losses while they are traced too, and of options that do not go together
     raise UserError(f"{label}: {error}") from error
 
 
