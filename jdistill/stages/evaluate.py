@@ -119,7 +119,7 @@ def soft_labels(run: Run) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     buffer, count = trajectories.ready(run), run.config["teachers"]["count"]
     logits = lambda images: trajectories.logits(run, buffer, images, range(count))  # noqa: E731
   else:
-    found = [networks.read(run, one) for one in networks.specs(run)]
+    found = networks.own(run)
     logits = lambda images: networks.logits(found, images)  # noqa: E731
   return lambda images, labels: expert_label_logits(logits(images), labels)
 

@@ -36,7 +36,7 @@ class Teachers(NamedTuple):
   networks: tuple[Network, ...]
   variables: tuple[Variables, ...]
   hash: str
-  scores: list[dict[str, float]]
+  scores: Sequence[dict[str, float]] = ()
 
 
 class TeacherSpec(NamedTuple):
@@ -77,10 +77,14 @@ def _policy(section: str, size: int, batch_size: int) -> DataPolicy:
   return catalog.policy(options.pop("name"))(size, batch_size, **options)
 
 
+def phases(arm: Mapping[str, Any]) -> tuple[str, ...]:
+  """The phases of an arm's training, as what its sections `method` and `train` are called with in front."""
+  return ("start_", "") if arm["start_train"] else ("",)
+
+
 def has_teacher(arm: Mapping[str, Any]) -> bool:
   """Whether an arm, or the phase before it, learns from teachers."""
-  methods = [arm["method"], *([arm["start_method"]] if arm["start_train"] else [])]
-  return any("teacher" in recipe_of(method).needs for method in methods)
+  return any("teacher" in recipe_of(arm[f"{phase}method"]).needs for phase in phases(arm))
 
 
 def specs_of(run: Run, label: str, arm: Mapping[str, Any]) -> list[TeacherSpec]:
@@ -155,6 +159,12 @@ def model_of(one: TeacherSpec) -> Mapping[str, Any]:
   return read_json(path / "teacher.json")["identity"]["model"]
 
 
+def own(run: Run) -> Teachers:
+  """The teachers of a run without arms, which has one kind of them."""
+  (one,) = specs(run)
+  return read(run, one)
+
+
 def read(run: Run, one: TeacherSpec) -> Teachers:
   """Teachers of one kind.
 
@@ -178,7 +188,7 @@ def read(run: Run, one: TeacherSpec) -> Teachers:
   stacked = jax.tree.unflatten(jax.tree.structure(form), leaves)
   variables = tuple(jax.tree.map(lambda a, i=i: jnp.asarray(a[i]), stacked) for i in range(len(leaves[0])))
   variables = variables[: one.count]
-  scores = kept["scores"] if one.stored is None else []
+  scores = kept["scores"] if one.stored is None else ()
   return Teachers((network,) * len(variables), variables, variables_hash(variables), scores)
 
 
@@ -203,12 +213,11 @@ def load(run: Run, label: str, arm: Mapping[str, Any]) -> Teachers | None:
   if not has_teacher(arm):
     return None
   whole = {_kind(run, one): one for one in specs(run)}
-  networks, variables, scores = (), (), []
+  networks, variables = (), ()
   for one in specs_of(run, label, arm):
     found = read(run, whole[_kind(run, one)])
     networks, variables = networks + found.networks[: one.count], variables + found.variables[: one.count]
-    scores += found.scores[: one.count]
-  return Teachers(networks, variables, variables_hash(variables), scores)
+  return Teachers(networks, variables, variables_hash(variables))
 
 
 def source(run: Run, found: Teachers, targets: Mapping[str, Any], task: Task) -> TargetSource:
@@ -228,7 +237,7 @@ def _source(run: Run, found: Teachers, targets: Mapping[str, Any], task: Task) -
   return cached(stored, data=own, teacher_hash=found.hash)
 
 
-def logits(found: Sequence[Teachers], images: np.ndarray) -> np.ndarray:
+def logits(found: Teachers, images: np.ndarray) -> np.ndarray:
   """Logits `[networks, n, classes]` of all teachers on images in network space."""
-  pairs = [pair for one in found for pair in zip(one.networks, one.variables, strict=True)]
+  pairs = zip(found.networks, found.variables, strict=True)
   return np.stack([predict(network, variables, images) for network, variables in pairs])

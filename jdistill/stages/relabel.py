@@ -54,18 +54,16 @@ def augmentation(run: Run) -> Augmentation:
 def record(run: Run, images: np.ndarray, key: jax.Array) -> fkd.Records:
   """The teachers' labels of images in network space, for all epochs of a training run."""
   c = run.config["relabel"]
-  found = [networks.read(run, one) for one in networks.specs(run)]
-  teachers = committee([n for one in found for n in one.networks], [v for one in found for v in one.variables])
-  examples = _unlabelled(images)
+  found, examples = networks.own(run), _unlabelled(images)
   return fkd.record(
-    teachers,
+    committee(found.networks, found.variables),
     examples,
     shuffle(len(images), c["batch_size"], drop_last=False),
     key,
     epochs=c["epochs"],
     augment=augmentation(run),
     data=run.fingerprint(examples),
-    teacher_hash=found[0].hash,
+    teacher_hash=found.hash,
   )
 
 

@@ -11,7 +11,7 @@ from jdistill.config import Declared
 from jdistill.files import format_bytes
 from jdistill.reporting import Section, comparison, curves, read_jsonl
 from jdistill.schema import Range
-from jdistill.stages import arms, grid, traced, tune
+from jdistill.stages import arms, grid, networks, traced, tune
 from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
 
@@ -57,8 +57,7 @@ def _plan(run: Run) -> list[tuple[str, str]]:
   rows = []
   for label in run.config["order"]:
     arm = run.config["arms"][label]
-    phases = ["start_", ""] if arm["start_train"] else [""]
-    plans = [traced.phase(run, label, arm, name) for name in phases]
+    plans = [traced.phase(run, label, arm, name) for name in networks.phases(arm)]
     last = plans[-1]
     extra = f", {last.extra:,} beside it" if last.extra else ""
     steps = " + ".join(f"{one.steps:,}" for one in plans)

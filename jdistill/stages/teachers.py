@@ -94,7 +94,7 @@ def first(run: Run) -> networks.Teachers:
   (one,) = networks.specs(run)
   if networks.is_missing(run, one):
     _run(run)
-  return networks.read(run, one)
+  return networks.own(run)
 
 
 def _train(run: Run, one: TeacherSpec) -> None:

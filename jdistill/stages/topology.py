@@ -221,19 +221,17 @@ def head(run: Run, wanted: chips.Slice, target: Target, source: str) -> str:
 def report(wanted: chips.Slice, memory: dict[str, int], cost: cost_lib.Cost, steps: int) -> str:
   """Memory with its verdict, least times, and exchanges between devices."""
   device = wanted.chip.device()
-  precision = jax.config.jax_default_matmul_precision
-  least = chips.bounds(device, cost.flops, cost.moved, cost.sent, precision)
+  unit = "chip" if wanted.chip.parts == 1 else "device"
+  least = chips.bounds(device, cost.flops, cost.moved, cost.sent, jax.config.jax_default_matmul_precision)
   total = sum(memory.values())
   verdict = "fits" if total <= device.memory else "does not fit"
   lines = [
-    format_table(
-      [f"memory per {_unit(wanted)}", "size"], [[k, format_bytes(v)] for k, v in memory.items()], align="lr"
-    ),
-    f"{verdict}: {total / 1e9:.3g} of {device.memory / 1e9:.3g} GB HBM per {_unit(wanted)}",
+    format_table([f"memory per {unit}", "size"], [[k, format_bytes(v)] for k, v in memory.items()], align="lr"),
+    f"{verdict}: {total / 1e9:.3g} of {device.memory / 1e9:.3g} GB HBM per {unit}",
     *([_CURE] if verdict != "fits" else []),
     "",
     format_table(
-      [f"per step and {_unit(wanted)}", "work", "published peak", "takes at least"],
+      [f"per step and {unit}", "work", "published peak", "takes at least"],
       [
         ["matrix products", *_row(cost.flops, "FLOP", device.flops, least.products)],
         ["chip <-> HBM", *_row(cost.moved, "B", device.bandwidth, least.memory)],
@@ -251,10 +249,6 @@ def report(wanted: chips.Slice, memory: dict[str, int], cost: cost_lib.Cost, ste
 
 def _count(number: int, word: str) -> str:
   return f"{number:,} {word}{'' if number == 1 else 's'}"
-
-
-def _unit(wanted: chips.Slice) -> str:
-  return "chip" if wanted.chip.parts == 1 else "device"
 
 
 def _row(work: float, unit: str, peak: float, seconds: float) -> list[str]:

@@ -23,7 +23,7 @@ def check(run: Run) -> None:
   """
   for label in run.config["order"]:
     arm, task = run.config["arms"][label], run.task(run.config["arms"][label]["task"])
-    for name in ("start_", "") if arm["start_train"] else ("",):
+    for name in networks.phases(arm):
       if recipe_of(arm[f"{name}method"]).outer is not None:
         refuse_overlap(task.data, task.validation)
       phase(run, label, arm, name)
