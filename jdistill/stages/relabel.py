@@ -15,7 +15,7 @@ from jdistill.evaluation import examples_of
 from jdistill.files import format_bytes
 from jdistill.methods.knowledge.logits import stored_labels
 from jdistill.schema import Above, Range
-from jdistill.stages import distill, networks, train
+from jdistill.stages import build, distill, networks, train
 from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
 from jdistill.stages.workdir import on_first
@@ -107,7 +107,7 @@ def _run(run: Run) -> None:
 
 
 def _plan(run: Run) -> list[tuple[str, str]]:
-  c, count = run.config["relabel"], run.config["ipc"] * run.task().num_classes
+  c, count = run.config["relabel"], build.count(run)
   size = c["epochs"] * (-(-count // c["batch_size"])) * min(c["batch_size"], count)
   stored = size * (2 * run.task().num_classes + 8)
   return [(f"labels of {c['epochs']} epochs of {count} images", f"about {format_bytes(stored)} without augmentations")]
