@@ -20,7 +20,7 @@ from docs.claims import Arm, Claim, Effect, page, read_claims, verdict_of, write
 from jdistill import catalog
 from jdistill.base import UserError
 from jdistill.files import read_json, write_text
-from jdistill.reporting.paired import paired_difference
+from jdistill.reporting.comparison import paired_difference
 from jdistill.schema import near_matches
 
 

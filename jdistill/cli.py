@@ -13,6 +13,37 @@ from jdistill.base import UserError
 
 FlagValues = flags.FlagValues
 
+# name -> how it is read, its value if not given, and its help
+_FLAGS = {
+  "workdir": (flags.DEFINE_string, None, "Where the run's files go; runs/NAME-HASH if not given."),
+  "artefacts": (
+    flags.DEFINE_string,
+    None,
+    "Where teachers are kept and shared by runs; 'artefacts' beside the work directory if not given.",
+  ),
+  "list": (flags.DEFINE_bool, False, "Print the catalog of methods and stop."),
+  "dry_run": (flags.DEFINE_bool, False, "Print what a run would need and stop."),
+  "topology": (
+    flags.DEFINE_string,
+    None,
+    "With --dry_run: compile for this slice of TPUs, such as v5e:2x4, instead of for this machine.",
+  ),
+  "compilation_cache": (
+    flags.DEFINE_string,
+    None,
+    "Where compiled programs are kept for later runs, 'off' for nowhere. If not given, in the user's cache folder, but "
+    "on CPUs none with convolutions: those can be kept or be at their fastest.",
+  ),
+  "coordinator": (flags.DEFINE_string, None, "HOST:PORT of process 0 in a run of several processes."),
+  "num_processes": (flags.DEFINE_integer, None, "Number of processes."),
+  "process_id": (flags.DEFINE_integer, None, "Index of this process, from 0."),
+  "distributed": (
+    flags.DEFINE_bool,
+    False,
+    "Several processes on a TPU pod or a cluster that JAX knows; instead of the three flags above.",
+  ),
+}
+
 
 def define_flags(argv: Sequence[str]) -> FlagValues:
   """The command's flags; new ones for every call, so that no call leaves anything behind for the next."""
@@ -25,37 +56,8 @@ def define_flags(argv: Sequence[str]) -> FlagValues:
     flag_values=values,
     sys_argv=list(argv),
   )
-  flags.DEFINE_string("workdir", None, "Where the run's files go; runs/NAME-HASH if not given.", flag_values=values)
-  flags.DEFINE_string(
-    "artefacts",
-    None,
-    "Where teachers are kept and shared by runs; 'artefacts' beside the work directory if not given.",
-    flag_values=values,
-  )
-  flags.DEFINE_bool("list", False, "Print the catalog of methods and stop.", flag_values=values)
-  flags.DEFINE_bool("dry_run", False, "Print what a run would need and stop.", flag_values=values)
-  flags.DEFINE_string(
-    "topology",
-    None,
-    "With --dry_run: compile for this slice of TPUs, such as v5e:2x4, instead of for this machine.",
-    flag_values=values,
-  )
-  flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0 in a run of several processes.", flag_values=values)
-  flags.DEFINE_integer("num_processes", None, "Number of processes.", flag_values=values)
-  flags.DEFINE_integer("process_id", None, "Index of this process, from 0.", flag_values=values)
-  flags.DEFINE_bool(
-    "distributed",
-    False,
-    "Several processes on a TPU pod or a cluster that JAX knows; instead of the three flags above.",
-    flag_values=values,
-  )
-  flags.DEFINE_string(
-    "compilation_cache",
-    None,
-    "Where compiled programs are kept for later runs, 'off' for nowhere. If not given, in the user's cache folder, but "
-    "on CPUs none with convolutions: those can be kept or be at their fastest.",
-    flag_values=values,
-  )
+  for name, (define, default, text) in _FLAGS.items():
+    define(name, default, text, flag_values=values)
   flags.DEFINE_bool("help", False, "Print this help and stop.", short_name="h", flag_values=values)
   return values
 
@@ -94,11 +96,16 @@ def _unset(experiment, arguments: Sequence[str]) -> None:
     key = argument.removeprefix("--config.").removesuffix("=None")
     if key not in known:
       raise UserError(f"config.{key}=None: unknown key{schema.near_matches(key, known)}")
-    *path, last = key.split(".")
-    section = experiment
-    for name in path:
-      section = section[name]
+    section, last = _place(experiment, key)
     section[last] = None
+
+
+def _place(experiment, dotted: str) -> tuple:
+  """The section that holds a dotted key, and its name there."""
+  *path, last = dotted.split(".")
+  for name in path:
+    experiment = experiment[name]
+  return experiment, last
 
 
 def _config_first(argv: Sequence[str]) -> list[str]:
@@ -143,10 +150,7 @@ def _explain(argv: Sequence[str], error: Exception) -> UserError:
     try:
       _load(argv[0], files[-1], argument)
     except Exception as inner:
-      *path, last = key.split(".")
-      section = loaded
-      for name in path:
-        section = section[name]
+      section, last = _place(loaded, key)
       kind = getattr(section.get_type(last), "__name__", "") if key in known else ""
       return UserError(f"{dotted}={value}: {f'must be of type {kind}' if kind else _last_line(inner)}")
   return UserError(_last_line(error))
@@ -170,9 +174,7 @@ def _last_line(error: Exception) -> str:
 
 def flag_help(values: FlagValues) -> str:
   """One line for each flag."""
-  names = ("config", "workdir", "artefacts", "list", "dry_run", "topology", "compilation_cache")
-  names += ("coordinator", "num_processes", "process_id", "distributed", "help")
-  return "\n".join(f"  --{name:<17} {values[name].help}" for name in names)
+  return "\n".join(f"  --{name:<17} {values[name].help}" for name in ("config", *_FLAGS, "help"))
 
 
 def topology(values: FlagValues) -> str | None:

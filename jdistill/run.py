@@ -75,8 +75,7 @@ def run_experiment(
 def _run_sweep(experiment, workdir, artefacts, stream, signals) -> Mapping[str, Any]:
   """A grid of runs; see `jdistill.stages.sweep`."""
   grid, name = sweep.prepare(experiment, stages.resolve)
-  workdir = Path(workdir).expanduser() if workdir else Path("runs") / name
-  artefacts = Path(artefacts).expanduser() if artefacts else workdir.parent / "artefacts"
+  workdir, artefacts = _directories(workdir, artefacts, name)
 
   def run_cell(one, directory, log):
     return run_experiment(one, directory, artefacts=artefacts, stream=log, signals=signals)
@@ -88,9 +87,12 @@ def make_run(experiment, workdir=None, artefacts=None, stream=None) -> stages.Ru
   """Resolves a configuration (of a sweep, that of its first run) and chooses the directories."""
   one = sweep.cells(experiment)[0].config if experiment.get("sweep") else experiment
   resolved = stages.resolve(one)
-  workdir = Path(workdir).expanduser() if workdir else Path("runs") / stages.label(resolved)
-  artefacts = Path(artefacts).expanduser() if artefacts else workdir.parent / "artefacts"
-  return stages.Run(resolved, workdir, artefacts, stream)
+  return stages.Run(resolved, *_directories(workdir, artefacts, stages.label(resolved)), stream)
+
+
+def _directories(workdir, artefacts, name: str) -> tuple[Path, Path]:
+  workdir = Path(workdir).expanduser() if workdir else Path("runs") / name
+  return workdir, Path(artefacts).expanduser() if artefacts else workdir.parent / "artefacts"
 
 
 def main(argv: Sequence[str]) -> int:

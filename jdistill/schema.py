@@ -102,39 +102,30 @@ def fields(declared: Callable) -> dict[str, Field]:
 
 def _field(hint: Any, default: Any) -> Field | None:
   """A `Field` of an annotation, or `None` for what a configuration cannot hold."""
-  marks: tuple = ()
-  if typing.get_origin(hint) is typing.Annotated:
-    hint, *marks = typing.get_args(hint)
-  optional = False
-  if typing.get_origin(hint) in (typing.Union, types.UnionType):
-    members = [member for member in typing.get_args(hint) if member is not type(None)]
-    optional = len(members) < len(typing.get_args(hint))
-    if len(members) != 1:
-      return None
-    hint = members[0]
-    if typing.get_origin(hint) is typing.Annotated:
-      hint, *inner = typing.get_args(hint)
-      marks = (*marks, *inner)
-  choices: tuple = ()
-  if typing.get_origin(hint) is typing.Literal:
-    choices = typing.get_args(hint)
-    hint = type(choices[0])
-  kind = typing.get_origin(hint) or hint
-  if kind not in _PLAIN:
-    return None
-  item = _field(typing.get_args(hint)[0], REQUIRED) if kind is tuple and typing.get_args(hint) else None
-  field = Field(kind, default, choices=choices, optional=optional, item=item)
-  for mark in marks:
-    match mark:
-      case Range(low, high):
-        field = field._replace(low=low, high=high)
-      case Above(value):
-        field = field._replace(above=value)
-      case Choice(values):
-        field = field._replace(choices=tuple(values))
-      case _ if mark is Traced:
-        field = field._replace(traced=True)
-  return field
+  origin, inside = typing.get_origin(hint), typing.get_args(hint)
+  if origin is Annotated:
+    field = _field(inside[0], default)
+    return None if field is None else functools.reduce(_marked, inside[1:], field)
+  if origin in (typing.Union, types.UnionType):
+    members = [member for member in inside if member is not type(None)]
+    field = _field(members[0], default) if len(members) == 1 else None
+    return None if field is None else field._replace(optional=True)
+  if origin is typing.Literal:
+    return Field(type(inside[0]), default, choices=inside)
+  kind = origin or hint
+  item = _field(inside[0], REQUIRED) if kind is tuple and inside else None
+  return Field(kind, default, item=item) if kind in _PLAIN else None
+
+
+def _marked(field: Field, mark: Any) -> Field:
+  match mark:
+    case Range(low, high):
+      return field._replace(low=low, high=high)
+    case Above(value):
+      return field._replace(above=value)
+    case Choice(values):
+      return field._replace(choices=tuple(values))
+  return field._replace(traced=True) if mark is Traced else field
 
 
 def check_known(section: str, values: Mapping[str, Any], known: Iterable[str]) -> None:

@@ -1,51 +1,41 @@
 """Data-set distillation."""
 
+import functools
+
 from jdistill.catalog.row import Row
 
 _START = "jdistill.synthetic.initialise:start"
-_SEGMENTS = {"stream": "jdistill.teachers.segments:segments", "start": _START}
-_MATCHED = ("teachers", "distill", "evaluate", "export", "report")
+_AUGMENT = "color_crop_cutout_flip_scale_rotate"
+_row = functools.partial(Row, family="dataset")
+_trajectory = functools.partial(
+  _row,
+  builder="jdistill.methods.dataset.trajectory:trajectory_method",
+  stages=("teachers", "distill", "evaluate", "export", "report"),
+  test="tests/methods/test_trajectory.py",
+  toy={"kind": "trajectory", "objective": "match/loss"},
+  parts={"stream": "jdistill.teachers.segments:segments", "start": _START},
+  keep="trajectory",
+)
 
 ROWS = (
-  Row(
+  _trajectory(
     name="datm",
-    family="dataset",
     title="Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory Matching",
     authors="Ziyao Guo and Kai Wang and George Cazenavette and Hui Li and Kaipeng Zhang and Yang You",
     venue="ICLR 2024",
     arxiv="2310.05773",
-    builder="jdistill.methods.dataset.trajectory:trajectory_method",
-    stages=_MATCHED,
-    test="tests/methods/test_trajectory.py",
-    toy={"kind": "trajectory", "objective": "match/loss"},
-    parts=_SEGMENTS,
-    values={"augment": "color_crop_cutout_flip_scale_rotate"},
-    keep="trajectory",
+    values={"augment": _AUGMENT},
   ),
-  Row(
+  _trajectory(
     name="mtt",
-    family="dataset",
     title="Dataset Distillation by Matching Training Trajectories",
     authors="George Cazenavette and Tongzhou Wang and Antonio Torralba and Alexei A. Efros and Jun-Yan Zhu",
     venue="CVPR 2022",
     arxiv="2203.11932",
-    builder="jdistill.methods.dataset.trajectory:trajectory_method",
-    stages=_MATCHED,
-    test="tests/methods/test_trajectory.py",
-    toy={"kind": "trajectory", "objective": "match/loss"},
-    parts=_SEGMENTS,
-    values={
-      "learn_labels": False,
-      "threshold": None,
-      "labels": "hard",
-      "initial": "real",
-      "augment": "color_crop_cutout_flip_scale_rotate",
-    },
-    keep="trajectory",
+    values={"learn_labels": False, "threshold": None, "labels": "hard", "initial": "real", "augment": _AUGMENT},
   ),
-  Row(
+  _row(
     name="dm",
-    family="dataset",
     title="Dataset Condensation with Distribution Matching",
     authors="Bo Zhao and Hakan Bilen",
     venue="WACV 2023",
@@ -55,11 +45,10 @@ ROWS = (
     test="tests/methods/test_dm.py",
     toy={"kind": "matching", "objective": "match/loss"},
     parts={"stream": "jdistill.methods.dataset.dm:real_batches", "start": _START},
-    values={"initial": "real", "labels": "hard", "augment": "color_crop_cutout_flip_scale_rotate"},
+    values={"initial": "real", "labels": "hard", "augment": _AUGMENT},
   ),
-  Row(
+  _row(
     name="sre2l",
-    family="dataset",
     title="Squeeze, Recover and Relabel: Dataset Condensation at ImageNet Scale From A New Perspective",
     authors="Zeyuan Yin and Eric Xing and Zhiqiang Shen",
     venue="NeurIPS 2023",

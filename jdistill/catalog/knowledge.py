@@ -6,7 +6,6 @@ from jdistill.catalog.row import Row
 
 _row = functools.partial(Row, family="knowledge", stages=("teachers", "tune", "students", "report"))
 
-
 ROWS = (
   _row(
     name="ce",
@@ -160,10 +159,7 @@ ROWS = (
     builder="jdistill.methods.knowledge.trg:trg",
     test="tests/methods/test_trg.py",
     toy={"objective": "loss/global", "level": "instance", "tokens": 1, "neighbours": 2, "kd_weight": 0.0},
-    tasks=(
-      "supervised",
-      "long_tailed",
-    ),
+    tasks=("supervised", "long_tailed"),
   ),
   _row(
     name="cwd",
@@ -208,10 +204,7 @@ ROWS = (
     builder="jdistill.methods.knowledge.tgeo_kd:tgeo_kd",
     test="tests/methods/test_tgeo_kd.py",
     toy={"objective": "loss/fused"},
-    tasks=(
-      "supervised",
-      "noisy_labels",
-    ),
+    tasks=("supervised", "noisy_labels"),
   ),
   _row(
     name="swing",

@@ -116,7 +116,7 @@ def checked_or_default(key: str, value: Any, field: Field) -> Any:
 
 
 def _mapping(dotted: str, value: Any) -> dict[str, Any]:
-  if not isinstance(value, Mapping) or value is None:
+  if not isinstance(value, Mapping):
     raise UserError(f"{dotted}: missing; an experiment's configuration needs this section")
   return dict(value)
 

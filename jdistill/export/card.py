@@ -7,7 +7,7 @@ from typing import Any
 import jdistill
 from jdistill.export.distilled_set import DistilledSet
 from jdistill.files import to_jsonable
-from jdistill.reporting.table import format_table
+from jdistill.reporting.table import cell, format_table
 
 _UNDO = {
   "none": ("pixels = images",),
@@ -47,7 +47,7 @@ def card(distilled: "DistilledSet", digest: str, picture: str | None) -> str:
   labels = "label logits, one row per image (softmax gives the target probabilities)" if soft else "integer classes"
   use = "their label logits as soft targets" if soft else "their labels"
   blocks = [
-    f"# Distilled set: {_one_line(title)}",
+    f"# Distilled set: {cell(title)}",
     f"{count} synthetic images of {height} x {width} x {channels}, made to train a network from scratch in place of the"
     " whole data set.",
     *([f"![the images, preprocessing undone]({picture})"] if picture else []),
@@ -78,7 +78,7 @@ def card(distilled: "DistilledSet", digest: str, picture: str | None) -> str:
   if distilled.protocol:
     blocks += ["## Evaluation protocol", _table(distilled.protocol)]
   if distilled.class_names:
-    names = ", ".join(f"{index} {_one_line(name)}" for index, name in enumerate(distilled.class_names))
+    names = ", ".join(f"{index} {cell(name)}" for index, name in enumerate(distilled.class_names))
     blocks += ["## Classes", names]
   return "\n\n".join(blocks) + "\n"
 
@@ -98,10 +98,6 @@ def _space(kind: str) -> str:
 
 def _code(*lines: str) -> str:
   return "\n".join(("```python", *lines, "```"))
-
-
-def _one_line(text: str) -> str:
-  return " ".join(text.split())
 
 
 def _table(mapping: Mapping[str, Any]) -> str:

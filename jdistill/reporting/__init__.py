@@ -5,7 +5,6 @@ from jdistill.reporting.environment import matmul_peak as matmul_peak
 from jdistill.reporting.environment import peak_memory_bytes as peak_memory_bytes
 from jdistill.reporting.grids import can_be_shown as can_be_shown
 from jdistill.reporting.grids import image_grid as image_grid
-from jdistill.reporting.grids import png_bytes as png_bytes
 from jdistill.reporting.grids import save_png as save_png
 from jdistill.reporting.grids import timeline as timeline
 from jdistill.reporting.plots import curves as curves
@@ -17,7 +16,5 @@ from jdistill.reporting.report import write_report as write_report
 from jdistill.reporting.table import format_table as format_table
 from jdistill.reporting.table import mean_std as mean_std
 from jdistill.reporting.writers import JsonlWriter as JsonlWriter
-from jdistill.reporting.writers import MetricWriter as MetricWriter
-from jdistill.reporting.writers import MultiWriter as MultiWriter
 from jdistill.reporting.writers import TensorBoardWriter as TensorBoardWriter
 from jdistill.reporting.writers import read_jsonl as read_jsonl

@@ -5,6 +5,7 @@ out the links, which are taken as 4 of 70 and 6 of 50 GB/s (after arXiv 2304.014
 links for both directions together; `Chip.link` is one direction.
 """
 
+import math
 from typing import NamedTuple
 
 from jdistill.base import UserError
@@ -75,10 +76,7 @@ class Slice(NamedTuple):
   @property
   def chips(self) -> int:
     """How many."""
-    count = 1
-    for size in self.shape:
-      count *= size
-    return count
+    return math.prod(self.shape)
 
 
 class Bounds(NamedTuple):

@@ -1,13 +1,13 @@
 """Named cells with paired seeds beside each other: figures, table, verdict and plot, made in one place."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
-from jdistill.reporting.paired import paired_difference
 from jdistill.reporting.plots import grouped_bars
 from jdistill.reporting.table import mean_std
 
@@ -30,11 +30,32 @@ def compare(cells: Cells, metric: str, reference: str | None, *, higher: bool | 
     mean, deviation = float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
     out[label] = {**cell, "mean": mean, "std": deviation}
     if reference in whole:
-      gap = paired_difference(values, whole[reference]["scores"][metric])
-      out[label] |= {"difference": gap.mean, "half_width": gap.half_width}
+      gap, half_width = paired_difference(values, whole[reference]["scores"][metric])
+      out[label] |= {"difference": gap, "half_width": half_width}
   if higher is not None:
     out = dict(sorted(out.items(), key=lambda pair: -pair[1]["mean"] if higher else pair[1]["mean"]))
   return out | {label: dict(cell) for label, cell in cells.items() if "failed" in cell}
+
+
+def paired_difference(values: Sequence[float], reference: Sequence[float]) -> tuple[float, float]:
+  """The mean of `values - reference`, and the half width of its 95% interval (NaN for a single pair).
+
+  The interval is Student's, `t_{n-1} s / sqrt(n)`. Pairs share initialisation, order and examples, so what they have
+  in common cancels.
+
+  Args:
+    values, reference: one number per seed, in the same order.
+
+  Raises:
+    ValueError: their lengths differ, or they are empty.
+  """
+  if len(values) != len(reference) or not len(values):
+    raise ValueError(f"paired_difference: {len(values)} values and {len(reference)} references; give pairs")
+  gaps = np.asarray(values, np.float64) - np.asarray(reference, np.float64)
+  if len(gaps) < 2:
+    return float(gaps.mean()), float("nan")
+  error = gaps.std(ddof=1) / np.sqrt(len(gaps))
+  return float(gaps.mean()), float(stats.t.ppf(0.975, len(gaps) - 1) * error)
 
 
 def table(
@@ -64,8 +85,9 @@ def table(
   rows = []
   for label, cell in cells.items():
     shown = (names or {}).get(label, label)
+    own = [texts.get(label, "") for texts in columns.values()]
     if "failed" in cell:
-      rows.append([shown, "failed", *("" for _ in [*against, *others, *columns])])
+      rows.append([shown, "failed", *("" for _ in [*against, *others]), *own])
       continue
     gap = "" if label == reference or "difference" not in cell else gap_text(cell, digits)
     rows.append(
@@ -74,7 +96,7 @@ def table(
         mean_std(cell["scores"][metric], digits),
         *([gap] if against else []),
         *(mean_std(cell["scores"][name], digits) for name in others),
-        *(texts.get(label, "") for texts in columns.values()),
+        *own,
       ]
     )
   return [first, metric, *against, *others, *columns], rows

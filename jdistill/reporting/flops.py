@@ -1,11 +1,15 @@
 """How much a traced function multiplies, counted without compiling it: every loop as often as it runs."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 from jax.extend import core
+
+from jdistill.reporting import units
+from jdistill.reporting.environment import matmul_peak
 
 
 def count(function: Callable, *shapes: Any) -> float:
@@ -18,6 +22,21 @@ def count(function: Callable, *shapes: Any) -> float:
     *shapes: its arguments, or `jax.ShapeDtypeStruct`s in their place.
   """
   return _count(jax.make_jaxpr(function)(*shapes).jaxpr)
+
+
+@functools.cache
+def peak() -> float:
+  """FLOP/s of a matrix product on this machine, measured once."""
+  return matmul_peak()
+
+
+def text(per_step: float, steps: int, networks: int = 1) -> str:
+  """Work of one step and of all, with the least time they take at the measured rate; empty where it is not known."""
+  if not math.isfinite(per_step) or not per_step:
+    return ""
+  total = per_step * steps * networks
+  each, all_ = units.amount(per_step, "FLOP"), units.amount(total, "FLOP")
+  return f"{each} a step, {all_} in all, at least {units.seconds(total / peak())}"
 
 
 def _count(jaxpr) -> float:

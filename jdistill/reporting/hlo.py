@@ -59,28 +59,21 @@ def _leaf(dtype: str, dims: str, layout: str | None) -> Leaf:
   return Leaf(sizes, int(count * item), int((math.prod(padded) if padded else count) * item), "S(1)" in tiling)
 
 
-def _split_shape(text: str) -> tuple[str, str]:
-  """Cuts `shape opcode(...)` behind the shape, which may be a tuple."""
-  if not text.startswith("("):
-    shape, _, rest = text.partition(" ")
-    return shape, rest
-  depth = 0
+def _end(text: str, depth: int) -> int:
+  """Where the last of so many open brackets is closed; the length where it is not."""
   for place, letter in enumerate(text):
     depth += (letter == "(") - (letter == ")")
     if depth == 0:
-      return text[: place + 1], text[place + 2 :]
-  raise ValueError(f"hlo: a tuple shape does not end: {text[:80]}")
+      return place
+  return len(text)
 
 
 def _instruction(match: re.Match) -> Instruction:
-  shape, call = _split_shape(match.group(3))
+  text = match.group(3)
+  end = _end(text, 0) + 1 if text.startswith("(") else text.index(" ")
+  shape, call = text[:end], text[end + 1 :]
   opcode, _, rest = call.partition("(")
-  depth, end = 1, len(rest)
-  for place, letter in enumerate(rest):
-    depth += (letter == "(") - (letter == ")")
-    if depth == 0:
-      end = place
-      break
+  end = _end(rest, 1)
   inside, rest = rest[:end], rest[end + 1 :]
   operands = tuple(_NAME.findall(inside))
   leaves = tuple(_leaf(*found) for found in _LEAF.findall(shape))

@@ -15,19 +15,16 @@ from jdistill.files import write_bytes
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
 _HATCHES = ("", "////", "....")
 _DASHES = ("-", "--", ":", "-.")
-_CONTROLS = ("#222222", "#8B1A4A", "#5B4A9E")  # dark: they cross the bars
 _GREY = "#555555"
 
 
-def _axes(xlabel: str, ylabel: str, title: str | None) -> tuple[Any, Any]:
+def _axes(xlabel: str, ylabel: str) -> tuple[Any, Any]:
   from matplotlib.figure import Figure  # slow to import, and only figures need it
 
   figure = Figure(figsize=(6.4, 3.8), dpi=120, layout="constrained", facecolor="white")
   axes = figure.add_subplot()
   axes.set_xlabel(xlabel)
   axes.set_ylabel(ylabel)
-  if title:
-    axes.set_title(title, fontsize=11, loc="left")
   axes.spines[["top", "right"]].set_visible(False)
   axes.spines[["left", "bottom"]].set_color(_GREY)
   axes.tick_params(colors=_GREY, labelsize=9)
@@ -50,35 +47,28 @@ def curves(
   ylabel: str,
   *,
   xlabel: str = "step",
-  logy: bool = False,
-  title: str | None = None,
 ) -> None:
-  """Draws lines over steps; values that are not finite (or not positive on a logarithmic axis) leave gaps.
+  """Draws lines over steps; values that are not finite leave gaps.
 
   Args:
     path: the PNG to write.
     series: `(steps, values)` by name, of equal length; at most a few dozen points per pixel are worth giving.
     ylabel: what the values are, with their unit.
     xlabel: what the steps are.
-    logy: logarithmic vertical axis; stays linear if no value is positive.
-    title: above the chart.
 
   Raises:
     UserError: there are no series, or one has unequal lengths; or the disk is full.
   """
   if not series:
     raise UserError("series is empty: give at least one (steps, values)")
-  figure, axes = _axes(xlabel, ylabel, title)
-  positive = False
+  figure, axes = _axes(xlabel, ylabel)
   for index, (name, (steps, values)) in enumerate(series.items()):
     steps, values = np.asarray(steps, np.float64), np.asarray(values, np.float64)
     if steps.shape != values.shape or steps.ndim != 1:
       raise UserError(f"series {name!r} has steps {steps.shape} and values {values.shape}: give two equal lengths")
-    values = np.where(np.isfinite(values) & ((values > 0) | (not logy)), values, np.nan)
-    positive |= bool((values > 0).any())
     axes.plot(
       steps,
-      values,
+      np.where(np.isfinite(values), values, np.nan),
       color=COLOURS[index % len(COLOURS)],
       linestyle=_DASHES[index // len(COLOURS) % len(_DASHES)],
       linewidth=1.6,
@@ -86,8 +76,6 @@ def curves(
       markersize=4,
       label=name,
     )
-  if logy and positive:
-    axes.set_yscale("log")
   if len(series) > 1:
     axes.legend(frameon=False, fontsize=9)
   _save(figure, path)
@@ -96,42 +84,33 @@ def curves(
 def grouped_bars(
   path: str | os.PathLike,
   groups: Sequence[str],
-  series: Mapping[str, tuple[Sequence[float], Sequence[float] | None]],
+  series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
   ylabel: str,
-  *,
-  xlabel: str = "",
-  controls: Mapping[str, float | Sequence[float]] | None = None,
-  ylim: tuple[float, float] | None = None,
-  title: str | None = None,
+  ylim: tuple[float, float],
 ) -> None:
-  """Draws bars with error bars side by side in groups, and controls as dashed lines across them.
+  """Draws bars with error bars side by side in groups.
 
   Args:
     path: the PNG to write.
     groups: the names along the horizontal axis (such as images per class).
-    series: `(heights, errors)` by name, one number per group each; errors may be `None`; a NaN height draws no bar.
+    series: `(heights, errors)` by name, one number per group each; a NaN height draws no bar.
     ylabel: what the heights are, with their unit.
-    xlabel: what the groups are.
-    controls: by name one level for all groups, or one per group.
-    ylim: lower and upper end of the vertical axis; from zero, with room for the legend, when `None`.
-    title: above the chart.
+    ylim: lower and upper end of the vertical axis.
 
   Raises:
     UserError: no groups or series, or a number of values other than of groups; or the disk is full.
   """
   if not groups or not series:
     raise UserError(f"{len(groups)} groups and {len(series)} series: a bar chart needs at least one of both")
-  figure, axes = _axes(xlabel, ylabel, title)
+  figure, axes = _axes("", ylabel)
   centres, handles = np.arange(len(groups), dtype=np.float64), []
   width = 0.8 / len(series)
   for index, (name, (heights, errors)) in enumerate(series.items()):
-    heights = _per_group(name, heights, groups)
-    errors = None if errors is None else np.nan_to_num(_per_group(name, errors, groups))
     bars = axes.bar(
       centres + (index - (len(series) - 1) / 2) * width,
-      heights,
+      _per_group(name, heights, groups),
       width * 0.92,
-      yerr=errors,
+      yerr=np.nan_to_num(_per_group(name, errors, groups)),
       color=COLOURS[index % len(COLOURS)],
       hatch=_HATCHES[index // len(COLOURS) % len(_HATCHES)],  # colours come again, with another pattern
       edgecolor="white",
@@ -140,24 +119,9 @@ def grouped_bars(
       label=name,
     )
     handles.append(bars)
-  for index, (name, level) in enumerate((controls or {}).items()):
-    same = np.ndim(level) == 0
-    levels = _per_group(name, [level] * len(groups) if same else level, groups)
-    reach = 0.5 if same else 0.44
-    lines = axes.hlines(
-      levels,
-      centres - reach,
-      centres + reach,
-      colors=_CONTROLS[index % len(_CONTROLS)],
-      linestyles=_DASHES[1 + index % 3],
-      linewidth=1.6,
-      label=name,
-    )
-    handles.append(lines)
   axes.set_xticks(centres, [str(group).replace(", ", "\n") for group in groups])
   axes.grid(visible=False, axis="x")
-  if ylim is not None:
-    axes.set_ylim(*ylim)
+  axes.set_ylim(*ylim)
   if len(handles) > 1:
     columns = min(3, len(handles))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)

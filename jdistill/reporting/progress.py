@@ -41,7 +41,6 @@ class Progress:
     total: int,
     *,
     stream: TextIO | None = None,
-    min_interval: float | None = None,
     clock: Callable[[], float] = time.monotonic,
   ):
     """Prints nothing yet.
@@ -50,14 +49,12 @@ class Progress:
       stage: the first word of the line.
       total: the step at which the stage is done.
       stream: where to print; standard error when `None`.
-      min_interval: seconds between two lines; 0.1 on a terminal and 5 elsewhere when `None`.
       clock: seconds, from any start.
     """
     self._stage, self._total, self._clock = stage, total, clock
     self._stream = sys.stderr if stream is None else stream
     self._tty = self._stream.isatty()
-    default = _TTY_INTERVAL if self._tty else _LOG_INTERVAL
-    self._interval = default if min_interval is None else min_interval
+    self._interval = _TTY_INTERVAL if self._tty else _LOG_INTERVAL
     self._first: tuple[float, int] | None = None  # time and step of the first update
     self._latest: tuple[float, int, Mapping[str, Any]] | None = None
     self._printed: tuple[float, int] | None = None  # time and step of the last line

@@ -23,10 +23,9 @@ body { margin: 0 auto; max-width: 56rem; padding: 2rem 1.25rem 4rem; color: var(
   font: 16px/1.55 system-ui, sans-serif; }
 h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 1.5rem; }
 h2 { font-size: 1.2rem; margin: 2.5rem 0 .75rem; padding-bottom: .3rem; border-bottom: 1px solid var(--line); }
-p, ul, pre, figure, .table { margin: 0 0 1rem; }
-code, pre { font: .875em/1.5 ui-monospace, monospace; background: var(--tint); border-radius: 4px; }
+p, ul, figure, .table { margin: 0 0 1rem; }
+code { font: .875em/1.5 ui-monospace, monospace; background: var(--tint); border-radius: 4px; }
 code { padding: .1em .3em; overflow-wrap: anywhere; }
-pre { padding: .75rem 1rem; overflow-x: auto; }
 .table { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .925rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .35rem .8rem; border-bottom: 1px solid var(--line); text-align: right; }
@@ -42,8 +41,8 @@ class Section(NamedTuple):
 
   Attributes:
     title: its heading.
-    text: Markdown of the plainest kind: paragraphs and ``` blocks separated by blank lines, lists of lines that start
-      with `- `, and inside them `code` and **bold**.
+    text: Markdown of the plainest kind: paragraphs separated by blank lines, lists of lines that start with `- `, and
+      inside them `code`.
     table: `(headers, rows)`; the first column is aligned left and the others right.
     images: `(caption, path)` of PNG, JPEG or GIF files.
   """
@@ -102,7 +101,7 @@ def _html(title: str, sections: Sequence[Section]) -> str:
   body = [f"<h1>{heading}</h1>"]
   for section in sections:
     body.append(f"<section>\n<h2>{html.escape(cell(section.title))}</h2>")
-    body += [_block(block) for block in _blocks(section.text)]
+    body += [_block(block) for block in re.split(r"\n\s*\n", section.text.strip()) if block]
     if section.table is not None:
       body.append(_table(*section.table))
     body += [_figure(caption, Path(path)) for caption, path in section.images]
@@ -114,29 +113,8 @@ def _html(title: str, sections: Sequence[Section]) -> str:
   )
 
 
-def _blocks(text: str) -> list[str]:
-  """Splits at blank lines, except inside ``` fences."""
-  blocks: list[list[str]] = [[]]
-  fenced = False
-  for line in text.splitlines():
-    fence = line.startswith("```")
-    if fence and not fenced:
-      blocks.append([])
-    if line.strip() or fenced:
-      blocks[-1].append(line)
-    else:
-      blocks.append([])
-    if fence and fenced:
-      blocks.append([])
-    fenced ^= fence
-  return ["\n".join(block) for block in blocks if block]
-
-
 def _block(block: str) -> str:
   lines = block.split("\n")
-  if block.startswith("```"):
-    content = lines[1:-1] if len(lines) > 1 and lines[-1].startswith("```") else lines[1:]
-    return f"<pre>{html.escape(chr(10).join(content))}</pre>"
   if all(line.startswith("- ") for line in lines):
     return "<ul>\n" + "\n".join(f"<li>{_inline(line[2:])}</li>" for line in lines) + "\n</ul>"
   return f"<p>{_inline(' '.join(lines))}</p>"
@@ -145,10 +123,7 @@ def _block(block: str) -> str:
 def _inline(text: str) -> str:
   parts = re.split(r"(`[^`]+`)", text)  # what is between backticks is taken literally
   return "".join(
-    f"<code>{html.escape(part[1:-1])}</code>"
-    if index % 2
-    else re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", html.escape(part))
-    for index, part in enumerate(parts)
+    f"<code>{html.escape(part[1:-1])}</code>" if index % 2 else html.escape(part) for index, part in enumerate(parts)
   )
 
 

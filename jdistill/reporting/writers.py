@@ -1,4 +1,4 @@
-"""Where metrics go: one JSON line per call, TensorBoard, or several places at once."""
+"""Where metrics go: one JSON line per call, or TensorBoard."""
 
 import importlib
 import json
@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -14,18 +14,6 @@ from jdistill.base import UserError
 from jdistill.files import disk_errors, to_jsonable, write_bytes
 
 _RESERVED = ("step", "stage", "time")
-
-
-class MetricWriter(Protocol):
-  """Takes scalars by name, at increasing steps of one stage."""
-
-  def write(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Stores the scalars of one step."""
-    ...
-
-  def close(self) -> None:
-    """Releases files; writing afterwards is a mistake."""
-    ...
 
 
 def _scalar(name: str, value: Any) -> float:
@@ -192,26 +180,3 @@ class TensorBoardWriter:
   def close(self) -> None:
     """Flushes and closes the event file."""
     self._writer.close()
-
-
-class MultiWriter:
-  """Hands every call to several writers, in order."""
-
-  def __init__(self, *writers: MetricWriter):
-    self._writers = writers
-
-  def write(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Writes to all."""
-    for writer in self._writers:
-      writer.write(step, metrics)
-
-  def close(self) -> None:
-    """Closes all, also when one of them fails; the first failure is raised afterwards."""
-    failures = []
-    for writer in self._writers:
-      try:
-        writer.close()
-      except Exception as error:  # the others must still be closed
-        failures.append(error)
-    if failures:
-      raise failures[0]

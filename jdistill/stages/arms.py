@@ -34,14 +34,6 @@ class Targets(NamedTuple):
   top_k: Annotated[int, Range(1)] | None = None
 
 
-def _start_names() -> list[str]:
-  return [*catalog.names("students"), NO_START]
-
-
-def _start_fields(name: str) -> dict[str, schema.Field]:
-  return {} if name == NO_START else catalog.row(name).fields()
-
-
 SECTIONS = {
   "method": sections.method(stage="students"),
   "task": RUN.sections["task"],
@@ -49,7 +41,11 @@ SECTIONS = {
   "train": TRAIN,
   "data_policy": sections.data_policy(),
   "targets": Plain(schema.fields(Targets)),
-  "start_method": Named(_start_names, _start_fields, {"name": NO_START}),
+  "start_method": Named(
+    lambda: [*catalog.names("students"), NO_START],
+    lambda name: {} if name == NO_START else catalog.row(name).fields(),
+    {"name": NO_START},
+  ),
   "start_train": TRAIN,
   "start_data_policy": sections.data_policy(),
   **TEACHERS,
@@ -84,17 +80,8 @@ def train_arm(
 ) -> tuple[list[dict[str, float]], dict[str, Any]]:
   """Trains one arm's students and scores each of them.
 
-  Args:
-    run: the run.
-    label: of the arm.
-    words: what is tried of it, for messages.
-    arm: its sections.
-    seeds: numbers of the students.
-    data: what they are scored on.
-    stage: for messages and metrics.
-
-  Returns:
-    `(scores of each, figures)`.
+  `words` tell in messages what is tried of the arm, `data` is what the students are scored on. Gives the scores of
+  each, and figures.
   """
   predict, figures = trained(run, label, words, arm, seeds, stage)
   task = run.task(arm["task"])
@@ -164,19 +151,9 @@ def job_of(
   constants: PyTree = (),
   start: Variables | None = None,
 ) -> train.Job:
-  """One phase of an arm's students: `""`, or `"start_"` for the one before.
-
-  Args:
-    run: the run.
-    label: for messages.
-    arm: its sections.
-    phase: which.
-    seeds: numbers of the students.
-    targets: what they learn from, if the recipe has teachers.
-    constants: what `Recipe.prepare` made.
-    start: stacked variables that they start from.
-  """
+  """One phase of an arm's students: `""`, or `"start_"` for the one before; what is optional is as in `train.Job`."""
   recipe, task = recipe_of(arm[f"{phase}method"]), run.task(arm["task"])
+  score = lambda predict: task.score(predict, task.validation)  # noqa: E731
   return train.Job(
     label=label,
     network=run.network(arm["student"], task),
@@ -191,14 +168,9 @@ def job_of(
     held_out=task.validation if recipe.outer is not None else None,
     start=start,
     section=f"{phase}train",
-    score=_scored(task) if run.config["score_every"] and not phase else None,
+    score=score if run.config["score_every"] and not phase else None,
     score_every=run.config["score_every"],
   )
-
-
-def _scored(task: Task):
-  """The score on held-out examples, for curves."""
-  return lambda predict: task.score(predict, task.validation)
 
 
 def _taught(run: Run, teachers: Teachers | None, arm: Mapping[str, Any], phase: str, task: Task):

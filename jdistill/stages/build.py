@@ -133,12 +133,7 @@ def empty(run: Run) -> SyntheticSet:
 
 
 def materials(run: Run, *, real: bool = True) -> Materials:
-  """What the method's stream is made of.
-
-  Args:
-    run: the run.
-    real: read trajectories and teachers; otherwise there are shapes in their place.
-  """
+  """What the method's stream is made of; without `real`, shapes are in the place of trajectories and teachers."""
   task, row, count = run.task(), row_of(run), run.config.get("teachers", {}).get("count", 0)
   found = Materials(task.teacher.x, task.teacher.y, task.num_classes, run.config["seed"], flat(run).size)
   if row.takes("teacher_apply"):
@@ -194,12 +189,9 @@ def rows_per_device(run: Run, mesh: Mesh | None) -> int:
 
 
 def compile_step(run: Run, mesh: Mesh | None = None, route: Route | None = None) -> jax.stages.Compiled:
-  """Lowers and compiles the step as the loop runs it, with its state donated.
+  """Lowers and compiles the step as the loop runs it, with its state donated; arguments are as in `build`.
 
-  Args:
-    run: the run; its data set is asked for shapes only.
-    mesh: the devices that share the rows of an inner batch, which need not be there; `None` for one device.
-    route: how the gradient is taken; the usual one if `None`.
+  The data set is asked for shapes only, and the devices of the mesh need not be there.
   """
   method = build(run, empty(run), mesh, route)
   key, state, example = shapes(run, method)

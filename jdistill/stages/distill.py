@@ -1,5 +1,6 @@
 """Stage `distill`: builds the method of the configuration and runs it through the loop."""
 
+import contextlib
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,27 +17,25 @@ from jdistill.data.checks import require_per_class
 from jdistill.files import format_bytes, read_npz, write_npz
 from jdistill.reporting import (
   JsonlWriter,
-  MultiWriter,
   Progress,
   Section,
   TensorBoardWriter,
   can_be_shown,
   curves,
+  flops,
   image_grid,
   read_jsonl,
   save_png,
   timeline,
 )
 from jdistill.schema import Range
-from jdistill.stages import build, gradient, plan, trajectories, work
+from jdistill.stages import build, gradient, plan, trajectories
 from jdistill.stages.build import Route
 from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
 from jdistill.stages.workdir import on_first
 from jdistill.synthetic import SyntheticSet
 from jdistill.training import Checkpoints, Hooks, distributed, parallel, run_loop
-
-_LEAVES = ("stages/initial.npz", "stages/distilled.npz")
 
 
 class Keys(NamedTuple):
@@ -128,8 +127,9 @@ def _loop(run: Run, feed, mesh, begin: float) -> None:
   method = build.build(run, load(run, "initial"), mesh, Route(*chosen) if chosen else None)
   checkpoints = Checkpoints(run.workdir / "checkpoints", {"config": run.hash})
   progress = Progress("distill", steps, stream=run.stream)
-  writers: list[Any] = []
-  try:
+  with contextlib.ExitStack() as stack:
+    stack.callback(checkpoints.close)
+    stack.callback(progress.close)
     outcome = run_loop(
       method,
       feed,
@@ -139,14 +139,10 @@ def _loop(run: Run, feed, mesh, begin: float) -> None:
       checkpoint_seconds=c["checkpoint_seconds"],
       log_every=c["log_every"],
       snapshot_every=c["snapshot_every"],
-      hooks=_hooks(run, writers, progress),
+      hooks=_hooks(run, stack, progress),
       mesh=mesh,
       route=c["parallel"]["route"],
     )
-  finally:
-    progress.close()
-    MultiWriter(*writers).close()
-    checkpoints.close()
   if outcome.stopped:
     run.interrupt("distill", begin, f"step {outcome.steps} of {steps} is saved")
   result = jax.device_get(method.result(outcome.state))
@@ -169,20 +165,24 @@ def _loop(run: Run, feed, mesh, begin: float) -> None:
   run.log(f"distill: {steps} steps{shown}")
 
 
-def _hooks(run: Run, writers: list, progress: Progress) -> Hooks:
-  c = run.config
+def _hooks(run: Run, stack: contextlib.ExitStack, progress: Progress) -> Hooks:
+  """What the loop tells: metrics to files that `stack` closes, images to snapshots."""
+  c, writers = run.config, []
   if not distributed.is_writer():
     return Hooks(stop=lambda: run.stop_requested)
 
   def on_resume(step: int) -> None:
-    writers.append(JsonlWriter(run.workdir / "metrics.jsonl", "distill", resume_step=step or -1))
+    metrics = JsonlWriter(run.workdir / "metrics.jsonl", "distill", resume_step=step or -1)
+    writers.append(stack.enter_context(contextlib.closing(metrics)))
     if c["tensorboard"]:
-      writers.append(TensorBoardWriter(run.workdir / "tensorboard", resume_step=step or None))
+      events = TensorBoardWriter(run.workdir / "tensorboard", resume_step=step or None)
+      writers.append(stack.enter_context(contextlib.closing(events)))
     if step:
       run.log(f"distill: going on after step {step} of {build.steps(run)}")
 
   def on_metrics(step: int, metrics) -> None:
-    MultiWriter(*writers).write(step, metrics)
+    for writer in writers:
+      writer.write(step, metrics)
     shown = {name.partition("/")[2]: value for name, value in metrics.items()}
     progress.update(step, {name: shown[name] for name in ("loss", "accepted") if name in shown})
 
@@ -212,16 +212,13 @@ def _plan(run: Run) -> list[tuple[str, ...]]:
   return [
     (
       what + (f", gradient {step.route.gradient}" if step.route else ""),
-      work.text(step.flops, build.steps(run)),
+      flops.text(step.flops, build.steps(run)),
       step.held(),
     )
   ]
 
 
-def _report(run: Run) -> Part:
-  record = run.finished("distill", _LEAVES)
-  if record is None:
-    return Part()
+def _report(run: Run, record: Mapping[str, Any]) -> Part:
   result = load(run, "distilled")
   digest = export.artefact_sha256(result.images, result.labels, float(result.lr))
   names = ("seconds_per_step", "first_step_seconds")
@@ -273,7 +270,7 @@ def _pictures(run: Run) -> list[tuple[str, Path]]:
   if len(snapshots) > 1:
     frames = [(int(path.stem), read_npz(path)["pixels"]) for path in snapshots]
     file = run.workdir / "images" / "timeline.png"
-    save_png(file, timeline(frames, np.arange(len(frames[0][1]))))
+    save_png(file, timeline(frames))
     out.append((f"the first image of each class at steps {', '.join(str(step) for step, _ in frames[:12])}", file))
   return out
 
@@ -286,7 +283,7 @@ STAGE = Stage(
     {"model": sections.network(), "unroll": Plain(schema.fields(Unroll))},
     complete=_complete,
   ),
-  _LEAVES,
+  ("stages/initial.npz", "stages/distilled.npz"),
   _check,
   plan=_plan,
   report=_report,

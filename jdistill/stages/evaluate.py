@@ -1,6 +1,6 @@
 """Stage `evaluate`: the distilled set and its controls, trained on by fresh networks under one protocol."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import jax
@@ -24,7 +24,6 @@ from jdistill.teachers import fkd
 
 OWN = "distilled"
 CONTROLS = ("random_hard", "random_soft", "random_relabelled")  # the best of these is what the set is compared with
-SETS = (OWN, "distilled_hard", *CONTROLS, "initial", "full_data")
 LABELS = {
   OWN: "distilled",
   "random_hard": "random real images, hard labels",
@@ -88,17 +87,17 @@ class _Set(NamedTuple):
 
   Attributes:
     images, labels: of the set.
-    lr: learning rate; `None` asks for a choice on validation images.
     protocol: how networks are trained on it.
+    lr: learning rate; `None` asks for a choice on validation images.
     used: positions of real images that validation must not contain.
     records: makes the stored labels that networks are trained on instead, by stage `relabel`.
   """
 
   images: np.ndarray
   labels: np.ndarray
-  lr: float | None
   protocol: Protocol
-  used: np.ndarray
+  lr: float | None = None
+  used: Sequence[int] = ()
   records: Callable[[], fkd.Records] | None = None
 
 
@@ -117,7 +116,7 @@ def soft_labels(run: Run) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     buffer, count = trajectories.ready(run), run.config["teachers"]["count"]
     logits = lambda images: trajectories.logits(run, buffer, images, range(count))  # noqa: E731
   else:
-    found = [networks.read(run, one) for one in networks.specs(run)]
+    found = networks.own(run)
     logits = lambda images: networks.logits(found, images)  # noqa: E731
   return lambda images, labels: expert_label_logits(logits(images), labels)
 
@@ -129,32 +128,33 @@ def _sets(run: Run) -> dict[str, Callable[[int], _Set]]:
   full = protocol._replace(epochs=e["full_epochs"], batch_size=e["full_batch_size"])
   own, initial = distill.load(run, "distilled"), distill.load(run, "initial")
   soften = soft_labels(run) if "random_soft" in e["sets"] else None
-  nothing = np.zeros(0, np.int64)
 
   def random_control(seed: int) -> _Set:
     rng = np.random.default_rng((c["seed"], 3, seed))
     picked = random_real(rng, task.teacher.y, c["ipc"], task.num_classes)
-    return _Set(task.teacher.x[picked], task.teacher.y[picked], None, protocol, picked)
+    return _Set(task.teacher.x[picked], task.teacher.y[picked], protocol, used=picked)
 
-  def softened(one: _Set) -> _Set:
+  def softened(seed: int) -> _Set:
+    one = random_control(seed)
     return one._replace(labels=soften(one.images, one.labels))
 
-  def relabelled(one: _Set, seed: int) -> _Set:
-    key = jax.random.fold_in(run.key("random records"), seed)
+  def relabelled(seed: int) -> _Set:
+    one, key = random_control(seed), jax.random.fold_in(run.key("random records"), seed)
     return one._replace(lr=c["relabel"]["lr"], records=lambda: relabel.record(run, one.images, key))
 
   def distilled(seed: int) -> _Set:
-    one = _Set(own.images, own.labels, float(own.lr), protocol, nothing)
-    return one._replace(lr=c["relabel"]["lr"], records=lambda: relabel.load(run)) if "relabel" in c else one
+    if "relabel" in c:
+      return _Set(own.images, own.labels, protocol, c["relabel"]["lr"], records=lambda: relabel.load(run))
+    return _Set(own.images, own.labels, protocol, float(own.lr))
 
   builders = {
     OWN: distilled,
-    "distilled_hard": lambda seed: _Set(own.images, own.labels, None, protocol, nothing),
+    "distilled_hard": lambda seed: _Set(own.images, own.labels, protocol),
     "random_hard": random_control,
-    "random_soft": lambda seed: softened(random_control(seed)),
-    "random_relabelled": lambda seed: relabelled(random_control(seed), seed),
-    "initial": lambda seed: _Set(initial.images, initial.labels, None, protocol, nothing),
-    "full_data": lambda seed: _Set(task.teacher.x, task.teacher.y, e["full_lr"], full, nothing),
+    "random_soft": softened,
+    "random_relabelled": relabelled,
+    "initial": lambda seed: _Set(initial.images, initial.labels, protocol),
+    "full_data": lambda seed: _Set(task.teacher.x, task.teacher.y, full, e["full_lr"]),
   }
   return {name: builders[name] for name in e["sets"]}
 
@@ -263,38 +263,38 @@ def _plan(run: Run) -> list[tuple[str, str]]:
   return [(what, f"about {units.amount(e['seeds'] * (trained + full), 'FLOP')} for {c['model']['name']}")]
 
 
-def _report(run: Run) -> Part:
-  if run.finished("evaluate", (f"stages/{_FILE}",)) is None:
-    return Part()
+def _report(run: Run, record: Mapping[str, Any]) -> Part:
   cells, task, e = grid.load(run, _FILE), run.task(), run.config["eval"]
-  by_model = {model: {name: cells[f"{model}/{name}"] for name in e["sets"]} for model in e["models"]}
-  compared = {}
-  for model, sets in by_model.items():
+  compared, references = {}, []
+  for model in e["models"]:
+    sets = {name: cells[f"{model}/{name}"] for name in e["sets"]}
     plain = comparison.compare(sets, task.metric, None)
     known = [name for name in CONTROLS if "mean" in plain.get(name, {})]
-    reference = max(known, key=lambda name: plain[name]["mean"]) if known else None
-    compared[model] = reference, comparison.compare(sets, task.metric, reference)
-  reference, first = next(iter(compared.values()))
+    references.append(max(known, key=lambda name, plain=plain: plain[name]["mean"]) if known else None)
+    compared[model] = comparison.compare(sets, task.metric, references[-1])
+  first, reference = compared[e["models"][0]], references[0]
   names = LABELS | {OWN: f"{run.config['method']['name'].upper()}, {run.config['ipc']} per class"}
-  headers, rows = comparison.table(first, task.metric, reference, first="training set", names=names, digits=3)
-  for model, (_, sets) in list(compared.items())[1:]:
-    headers.append(f"{model}: {task.metric}")
-    for row, cell in zip(rows, sets.values(), strict=True):
-      row.append("failed" if "failed" in cell else f"{cell['mean']:.3f} ± {cell['std']:.3f}")
-  headers += ["learning rate", "label bytes"]
-  for row, cell in zip(rows, first.values(), strict=True):
-    row += [f"{cell['lr']:.3g}", format_bytes(cell["label_bytes"])] if "lr" in cell else ["", ""]
+  columns = {
+    f"{model}: {task.metric}": {
+      name: "failed" if "failed" in cell else f"{cell['mean']:.3f} ± {cell['std']:.3f}" for name, cell in sets.items()
+    }
+    for model, sets in list(compared.items())[1:]
+  }
+  whole = {name: cell for name, cell in first.items() if "lr" in cell}
+  columns["learning rate"] = {name: f"{cell['lr']:.3g}" for name, cell in whole.items()}
+  columns["label bytes"] = {name: format_bytes(cell["label_bytes"]) for name, cell in whole.items()}
+  table = comparison.table(first, task.metric, reference, first="training set", names=names, columns=columns, digits=3)
   said = comparison.verdict(first, OWN, reference, task.metric, task.higher, LABELS | {OWN: "the distilled set"})
   figure = run.workdir / "curves" / "sets.png"
-  comparison.bars(figure, {model: sets for model, (_, sets) in compared.items()}, task.metric)
+  comparison.bars(figure, compared, task.metric)
   text = (
     f"{said}.\n\nMean ± standard deviation over {e['seeds']} fresh networks. Seeds are paired: a seed has the same "
     "initial network and order for every set. Random controls draw other images for every network; learning rates of "
     "controls were chosen on training images outside the set, the distilled set has its own."
   )
-  summary = {"reference": reference, "arms": first, "models": {model: sets for model, (_, sets) in compared.items()}}
-  section = Section("Result", text, (headers, rows), [("means with standard deviations over networks", figure)])
-  return Part(summary, (headers, rows), said, sections=[section])
+  summary = {"reference": reference, "arms": first, "models": compared}
+  section = Section("Result", text, table, [("means with standard deviations over networks", figure)])
+  return Part(summary, table, said, sections=[section])
 
 
 STAGE = Stage(

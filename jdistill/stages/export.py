@@ -11,8 +11,6 @@ from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
 from jdistill.stages.workdir import on_first
 
-_LEAVES = ("result/checksums.json",)
-
 
 def _run(run: Run) -> None:
   """Writes `result/`; the same run always writes the same bytes, so nothing in it depends on time or place."""
@@ -50,16 +48,10 @@ def _verify(run: Run) -> None:
     raise UserError(f"{where}: delete {directory} and run the same command again to write it anew") from error
 
 
-def _report(run: Run) -> Part:
-  if run.finished("export", _LEAVES) is None:
-    return Part()
-  return Part(lines=[f"the set: {run.workdir / 'result'}"])
-
-
 STAGE = Stage(
   "export",
   lambda run: on_first(lambda: _run(run)),
-  leaves=_LEAVES,
+  leaves=("result/checksums.json",),
   verify=lambda run: on_first(lambda: _verify(run)),
-  report=_report,
+  report=lambda run, record: Part(lines=[f"the set: {run.workdir / 'result'}"]),
 )

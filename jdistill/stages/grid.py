@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 from jdistill.base import Diverged
@@ -19,15 +18,9 @@ class Grid:
   """
 
   def __init__(self, run: Run, stage: str, file: str):
-    """Opens what there is.
-
-    Args:
-      run: the run.
-      stage: whose cells they are; it is interrupted where the user asks to stop.
-      file: their place in `stages/` of the work directory.
-    """
+    """Opens the cells of a stage: a file in `stages/` of the work directory."""
     self._run, self._stage, self._begin = run, stage, time.monotonic()
-    self._path = path_of(run, file)
+    self._path = run.workdir / "stages" / file
     self.cells: dict[str, Any] = on_first(lambda: read_json(self._path) if self._path.exists() else {})
 
   def work(self, names: Iterable[str], one: Callable[[str], dict[str, Any]]) -> None:
@@ -60,16 +53,11 @@ class Grid:
     if self._run.stops():
       self._run.interrupt(self._stage, self._begin, what)
 
-  def finish(self, **record: Any) -> None:
+  def finish(self) -> None:
     """Marks the stage as finished."""
-    self._run.finish(self._stage, self._begin, **record)
-
-
-def path_of(run: Run, file: str) -> Path:
-  """Where the cells of a stage lie."""
-  return run.workdir / "stages" / file
+    self._run.finish(self._stage, self._begin)
 
 
 def load(run: Run, file: str) -> dict[str, Any]:
   """The cells that a stage has left."""
-  return read_json(path_of(run, file))
+  return read_json(run.workdir / "stages" / file)

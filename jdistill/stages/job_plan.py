@@ -8,12 +8,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jdistill.base import PyTree
-from jdistill.methods.knowledge import StudentInput
 from jdistill.reporting import flops
 from jdistill.stages import job as job_lib
-from jdistill.stages import work
 from jdistill.stages.run import Run
 from jdistill.training import parallel
+from jdistill.training.policy_stream import Row
 
 
 class Plan(NamedTuple):
@@ -35,7 +34,7 @@ class Plan(NamedTuple):
 
   def cost(self, seeds: int) -> str:
     """The work of so many seeds, as people read it."""
-    return work.text(self.flops, self.steps, seeds)
+    return flops.text(self.flops, self.steps, seeds)
 
 
 def _shapes(tree: PyTree) -> PyTree:
@@ -45,13 +44,9 @@ def _shapes(tree: PyTree) -> PyTree:
 def _traced(run: Run, job: job_lib.Job):
   """The method, and shapes of a key, its state and one input."""
   prepared = job_lib.prepare(run, job._replace(members=job.members[:1], seeds=job.seeds[:1]))
-  rows = jax.ShapeDtypeStruct((prepared.batch_size,), jnp.int32)
-  batch = jax.tree.map(lambda a: jax.ShapeDtypeStruct((rows.shape[0], *np.shape(a)[1:]), a.dtype), _shapes(job.data))
-  batch = batch._replace(weight=jax.ShapeDtypeStruct(rows.shape, jnp.float32))
-  step, now = jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((), jnp.float32)
-  shared = _shapes(prepared.shared)
-  own = (shared.targets, shared.constants, shared.held_out, None, shared.options, shared.lr)
-  inputs = StudentInput(batch, step, now, rows, *own)
+  index, weight = (jax.ShapeDtypeStruct((prepared.batch_size,), dtype) for dtype in (jnp.int32, jnp.float32))
+  step, epoch = jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((), jnp.float32)
+  inputs = jax.eval_shape(job_lib.join, _shapes(prepared.shared), Row(index, weight, epoch, step))
   key = jax.eval_shape(lambda: jax.random.key(0))
   return prepared, key, jax.eval_shape(prepared.method.init, key, inputs), inputs
 

@@ -18,6 +18,7 @@ from jdistill.methods.knowledge import Recipe
 from jdistill.models.predict import predict
 from jdistill.stages import train
 from jdistill.stages.run import Run
+from jdistill.stages.workdir import on_first
 from jdistill.tasks import Task
 from jdistill.teachers.cache import cached, record, top_k
 from jdistill.teachers.frozen import committee, variables_hash
@@ -35,7 +36,7 @@ class Teachers(NamedTuple):
   networks: tuple[Network, ...]
   variables: tuple[Variables, ...]
   hash: str
-  scores: list[dict[str, float]]
+  scores: Sequence[dict[str, float]] = ()
 
 
 class TeacherSpec(NamedTuple):
@@ -76,10 +77,14 @@ def _policy(section: str, size: int, batch_size: int) -> DataPolicy:
   return catalog.policy(options.pop("name"))(size, batch_size, **options)
 
 
+def phases(arm: Mapping[str, Any]) -> tuple[str, ...]:
+  """The phases of an arm's training, as what its sections `method` and `train` are called with in front."""
+  return ("start_", "") if arm["start_train"] else ("",)
+
+
 def has_teacher(arm: Mapping[str, Any]) -> bool:
   """Whether an arm, or the phase before it, learns from teachers."""
-  methods = [arm["method"], *([arm["start_method"]] if arm["start_train"] else [])]
-  return any("teacher" in recipe_of(method).needs for method in methods)
+  return any("teacher" in recipe_of(arm[f"{phase}method"]).needs for phase in phases(arm))
 
 
 def specs_of(run: Run, label: str, arm: Mapping[str, Any]) -> list[TeacherSpec]:
@@ -131,8 +136,12 @@ def directory(run: Run, one: TeacherSpec) -> Path:
   return run.artefact("teachers", **identity(run, one))
 
 
-def is_complete(path: Path) -> bool:
-  """Whether teachers are there."""
+def is_missing(run: Run, one: TeacherSpec) -> bool:
+  """Whether teachers must be trained first."""
+  return one.stored is None and not on_first(lambda: _is_complete(directory(run, one)))
+
+
+def _is_complete(path: Path) -> bool:
   return (path / "teacher.json").exists() and (path / "variables.npz").exists()
 
 
@@ -145,9 +154,15 @@ def model_of(one: TeacherSpec) -> Mapping[str, Any]:
   if one.stored is None:
     return one.sections["teacher"]
   path = Path(one.stored).expanduser()
-  if not is_complete(path):
+  if not _is_complete(path):
     raise UserError(f"teachers.stored={one.stored!r}: no teacher there; give a directory of artefacts/teachers")
   return read_json(path / "teacher.json")["identity"]["model"]
+
+
+def own(run: Run) -> Teachers:
+  """The teachers of a run without arms, which has one kind of them."""
+  (one,) = specs(run)
+  return read(run, one)
 
 
 def read(run: Run, one: TeacherSpec) -> Teachers:
@@ -157,7 +172,7 @@ def read(run: Run, one: TeacherSpec) -> Teachers:
     UserError: they are not there, damaged, or do not fit.
   """
   path, model = directory(run, one), model_of(one)
-  if not is_complete(path):
+  if not _is_complete(path):
     raise UserError(f"{path}: no teacher there; add 'teachers' to config.stages, or give the --artefacts of that run")
   task = run.task(one.sections["task"])
   found, kept = read_npz(path / "variables.npz"), read_json(path / "teacher.json")
@@ -173,19 +188,12 @@ def read(run: Run, one: TeacherSpec) -> Teachers:
   stacked = jax.tree.unflatten(jax.tree.structure(form), leaves)
   variables = tuple(jax.tree.map(lambda a, i=i: jnp.asarray(a[i]), stacked) for i in range(len(leaves[0])))
   variables = variables[: one.count]
-  scores = kept["scores"] if one.stored is None else []
+  scores = kept["scores"] if one.stored is None else ()
   return Teachers((network,) * len(variables), variables, variables_hash(variables), scores)
 
 
 def job_of(run: Run, one: TeacherSpec, seeds: list[int], network=None) -> train.Job:
-  """The training of teachers of one kind.
-
-  Args:
-    run: the run.
-    one: which.
-    seeds: their numbers.
-    network: instead of the one of section `teacher`, such as the same over flat parameters.
-  """
+  """The training of teachers of one kind; `network` in place of that of their section, such as over flat parameters."""
   task = run.task(one.sections["task"])
   return train.Job(
     label=one.name,
@@ -205,18 +213,17 @@ def load(run: Run, label: str, arm: Mapping[str, Any]) -> Teachers | None:
   if not has_teacher(arm):
     return None
   whole = {_kind(run, one): one for one in specs(run)}
-  networks, variables, scores = (), (), []
+  networks, variables = (), ()
   for one in specs_of(run, label, arm):
     found = read(run, whole[_kind(run, one)])
     networks, variables = networks + found.networks[: one.count], variables + found.variables[: one.count]
-    scores += found.scores[: one.count]
-  return Teachers(networks, variables, variables_hash(variables), scores)
+  return Teachers(networks, variables, variables_hash(variables))
 
 
 def source(run: Run, found: Teachers, targets: Mapping[str, Any], task: Task) -> TargetSource:
   """Teachers as a section `targets` asks for them: online or stored; the same object for the same teachers."""
   name = (found.hash, json.dumps(dict(targets), sort_keys=True), run.fingerprint(task.data))
-  return run.once(("targets", *name), lambda: _source(run, found, targets, task))
+  return run.once(name, lambda: _source(run, found, targets, task))
 
 
 def _source(run: Run, found: Teachers, targets: Mapping[str, Any], task: Task) -> TargetSource:
@@ -230,7 +237,7 @@ def _source(run: Run, found: Teachers, targets: Mapping[str, Any], task: Task) -
   return cached(stored, data=own, teacher_hash=found.hash)
 
 
-def logits(found: Sequence[Teachers], images: np.ndarray) -> np.ndarray:
+def logits(found: Teachers, images: np.ndarray) -> np.ndarray:
   """Logits `[networks, n, classes]` of all teachers on images in network space."""
-  pairs = [pair for one in found for pair in zip(one.networks, one.variables, strict=True)]
+  pairs = zip(found.networks, found.variables, strict=True)
   return np.stack([predict(network, variables, images) for network, variables in pairs])

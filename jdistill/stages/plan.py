@@ -11,9 +11,8 @@ from jdistill import models
 from jdistill.data import preprocess
 from jdistill.files import format_bytes
 from jdistill.losses import cross_entropy
-from jdistill.reporting import cost, format_table, units
-from jdistill.reporting import flops as flops_lib
-from jdistill.stages import build, gradient, work
+from jdistill.reporting import cost, flops, format_table, units
+from jdistill.stages import build, gradient, whitening
 from jdistill.stages.build import Route
 from jdistill.stages.run import Run
 from jdistill.stages.stage import Stage
@@ -50,19 +49,14 @@ class Step(NamedTuple):
 
 
 def show(run: Run, stages: Mapping[str, Stage]) -> None:
-  """Prints the plan of a run; reads the data, traces and compiles its steps, trains and writes nothing.
-
-  Args:
-    run: the run.
-    stages: all there are, by name.
-  """
+  """Prints the plan of a run; reads the data, traces and compiles its steps, trains and writes nothing."""
   preparation, fit = [], run.fit
 
   def planned(kind: str, pixels: np.ndarray):
     """Fits what is fitted in no time."""
     if kind != "zca":
       return fit(kind, pixels)
-    preparation.append(["data", "whitening", work.whitening(pixels.shape)])
+    preparation.append(["data", "whitening", whitening.cost(pixels.shape)])
     return preprocess.fit("none", pixels)
 
   run.fit = planned
@@ -78,9 +72,9 @@ def show(run: Run, stages: Mapping[str, Stage]) -> None:
     if more:
       print(f"\n{stage}: {more[0]}")
   print(
-    f"\na float32 matmul of 1024 x 1024 runs here at {units.amount(work.peak(), 'FLOP/s')}; 'at least' takes that rate "
-    "as reached.\nFLOPs count multiplications and additions of products and convolutions; scratch is the program's own "
-    "memory on a device."
+    f"\na float32 matmul of 1024 x 1024 runs here at {units.amount(flops.peak(), 'FLOP/s')}; 'at least' takes that "
+    "rate as reached.\nFLOPs count multiplications and additions of products and convolutions; scratch is the "
+    "program's own memory on a device."
   )
 
 
@@ -101,7 +95,7 @@ def distill_step(run: Run) -> Step:
   exchanges = cost.cost(compiled.as_text(), devices).collectives
   method = build.build(run, build.empty(run), None, route)
   return Step(
-    route, devices, cost.program_memory(compiled), flops_lib.count(method.step, *build.shapes(run, method)), exchanges
+    route, devices, cost.program_memory(compiled), flops.count(method.step, *build.shapes(run, method)), exchanges
   )
 
 
@@ -114,4 +108,4 @@ def gradient_flops(run: Run) -> float:
     return jnp.sum(cross_entropy(network.apply(params, x, train=True, stats=stats).logits, jnp.zeros(1, jnp.int32)))
 
   x = jax.ShapeDtypeStruct((1, *task.input_shape), np.float32)
-  return flops_lib.count(jax.grad(loss), variables.params, variables.stats, x)
+  return flops.count(jax.grad(loss), variables.params, variables.stats, x)

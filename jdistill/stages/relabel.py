@@ -15,7 +15,7 @@ from jdistill.evaluation import examples_of
 from jdistill.files import format_bytes
 from jdistill.methods.knowledge.logits import stored_labels
 from jdistill.schema import Above, Range
-from jdistill.stages import distill, networks, train
+from jdistill.stages import build, distill, networks, train
 from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
 from jdistill.stages.workdir import on_first
@@ -54,18 +54,16 @@ def augmentation(run: Run) -> Augmentation:
 def record(run: Run, images: np.ndarray, key: jax.Array) -> fkd.Records:
   """The teachers' labels of images in network space, for all epochs of a training run."""
   c = run.config["relabel"]
-  found = [networks.read(run, one) for one in networks.specs(run)]
-  teachers = committee([n for one in found for n in one.networks], [v for one in found for v in one.variables])
-  examples = _unlabelled(images)
+  found, examples = networks.own(run), _unlabelled(images)
   return fkd.record(
-    teachers,
+    committee(found.networks, found.variables),
     examples,
     shuffle(len(images), c["batch_size"], drop_last=False),
     key,
     epochs=c["epochs"],
     augment=augmentation(run),
     data=run.fingerprint(examples),
-    teacher_hash=found[0].hash,
+    teacher_hash=found.hash,
   )
 
 
@@ -109,15 +107,10 @@ def _run(run: Run) -> None:
 
 
 def _plan(run: Run) -> list[tuple[str, str]]:
-  c, count = run.config["relabel"], run.config["ipc"] * run.task().num_classes
+  c, count = run.config["relabel"], build.count(run)
   size = c["epochs"] * (-(-count // c["batch_size"])) * min(c["batch_size"], count)
   stored = size * (2 * run.task().num_classes + 8)
   return [(f"labels of {c['epochs']} epochs of {count} images", f"about {format_bytes(stored)} without augmentations")]
-
-
-def _report(run: Run) -> Part:
-  record = run.finished("relabel", _LEAVES)
-  return Part() if record is None else Part({"label_bytes": record["label_bytes"]})
 
 
 STAGE = Stage(
@@ -126,5 +119,5 @@ STAGE = Stage(
   Declared(sections={"relabel": Plain(schema.fields(Relabel))}),
   _LEAVES,
   plan=_plan,
-  report=_report,
+  report=lambda run, record: Part({"label_bytes": record["label_bytes"]}),
 )

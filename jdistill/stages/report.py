@@ -16,7 +16,8 @@ def _run(run: Run, stages: Mapping[str, Stage]) -> None:
   """Writes everything a reader wants to see and prints the closing table."""
   begin = time.monotonic()
   others = [stages[name] for name in run.config["stages"] if name != "report"]
-  parts = [stage.report(run) for stage in others]
+  found = [(stage, run.finished(stage.name, stage.leaves)) for stage in others]
+  parts = [stage.report(run, record) for stage, record in found if record is not None]
   summary = _summary(run, parts)
   write_json(run.workdir / "summary.json", summary)
   for part in parts:
@@ -32,18 +33,13 @@ def title(run: Run) -> str:
   """The report's heading."""
   c = run.config
   size = f", {c['ipc']} image{'s' if c['ipc'] > 1 else ''} per class" if "ipc" in c else ""
-  return f"{_subject(run).upper()} on {c['dataset']}{size}"
-
-
-def _subject(run: Run) -> str:
-  """What the run is about: its method, unless the experiment names another subject."""
-  return run.config.get("subject") or run.config["method"]["name"]
+  return f"{run.subject.upper()} on {c['dataset']}{size}"
 
 
 def _row(run: Run) -> catalog.Row:
   """The system that the run is about, such as a data policy; that of its method for a subject of another name."""
   systems = {row.name: row for row in catalog.rows()}
-  return systems.get(_subject(run), systems[run.config["method"]["name"]])
+  return systems.get(run.subject, systems[run.config["method"]["name"]])
 
 
 def _summary(run: Run, parts: list[Part]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from jdistill.base import Batch, Network
 from jdistill.data import preprocess
 from jdistill.files import read_npz, sha256_arrays, write_npz
 from jdistill.reporting import duration
-from jdistill.stages import work
+from jdistill.stages import whitening
 from jdistill.stages.workdir import WorkDirectory, on_first
 from jdistill.tasks import Request, Task, fingerprint
 from jdistill.training import distributed, parallel
@@ -40,7 +40,7 @@ class Run(WorkDirectory):
     self.fit = self._fit
     self._fingerprints: dict[int, str] = {}
     self._tasks: dict[str, Task] = {}
-    self._once: dict[str, tuple[tuple, Any]] = {}
+    self._last: tuple[tuple, Any] = ((), None)
 
   # -- data and networks ----------------------------------------------------------------------------------------------
 
@@ -71,7 +71,7 @@ class Run(WorkDirectory):
     if path.exists():
       return preprocess.from_arrays(read_npz(path))
     begin = time.monotonic()
-    self.log(f"whitening: {work.whitening(pixels.shape)}")
+    self.log(f"whitening: {whitening.cost(pixels.shape)}")
     fitted = preprocess.fit(kind, pixels)
     write_npz(path, preprocess.to_arrays(fitted))
     self.log(f"whitening: {fitted.vectors.shape[1]:,} directions in {duration(time.monotonic() - begin)}")
@@ -97,12 +97,17 @@ class Run(WorkDirectory):
     return self._fingerprints[id(batch.x)]
 
   def once(self, name: tuple, make: Callable[[], Any]) -> Any:
-    """What `make` gives, made once; of each kind (`name[0]`) only the last is kept."""
-    if self._once.get(name[0], (None, None))[0] != name:
-      self._once[name[0]] = name, make()
-    return self._once[name[0]][1]
+    """What `make` gives, made once; only the last is kept."""
+    if self._last[0] != name:
+      self._last = name, make()
+    return self._last[1]
 
   # -- names ----------------------------------------------------------------------------------------------------------
+
+  @property
+  def subject(self) -> str:
+    """What the run is about, and the label of its own arm: its method, unless the experiment names another subject."""
+    return self.config.get("subject") or self.config["method"]["name"]
 
   def artefact(self, kind: str, **identity: Any) -> Path:
     """Where an artefact lies, named by a hash of all that determines it."""

@@ -37,7 +37,7 @@ class Stage(NamedTuple):
     check: refuses what cannot work, before any work.
     verify: looks at what it left, where a finished stage is passed over.
     plan: what it would cost: rows `(what, cost)` or `(what, cost, details)`; compiles where it must, trains nothing.
-    report: its part of the report.
+    report: `(run, record)`, its part of the report, from what `Run.finished` gives; asked of finished stages.
     progress: `"step N of "` where it goes on in the middle.
   """
 
@@ -48,5 +48,5 @@ class Stage(NamedTuple):
   check: Callable[[Run], None] = lambda run: None
   verify: Callable[[Run], None] = lambda run: None
   plan: Callable[[Run], list[tuple[str, ...]]] = lambda run: []
-  report: Callable[[Run], Part] = lambda run: Part()
+  report: Callable[[Run, Mapping[str, Any]], Part] = lambda run, record: Part()
   progress: Callable[[Run], str] = lambda run: ""

@@ -11,7 +11,7 @@ from jdistill.config import Declared
 from jdistill.files import format_bytes
 from jdistill.reporting import Section, comparison, curves, read_jsonl
 from jdistill.schema import Range
-from jdistill.stages import arms, grid, traced, tune
+from jdistill.stages import arms, grid, networks, traced, tune
 from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
 
@@ -57,8 +57,7 @@ def _plan(run: Run) -> list[tuple[str, str]]:
   rows = []
   for label in run.config["order"]:
     arm = run.config["arms"][label]
-    phases = ["start_", ""] if arm["start_train"] else [""]
-    plans = [traced.phase(run, label, arm, name) for name in phases]
+    plans = [traced.phase(run, label, arm, name) for name in networks.phases(arm)]
     last = plans[-1]
     extra = f", {last.extra:,} beside it" if last.extra else ""
     steps = " + ".join(f"{one.steps:,}" for one in plans)
@@ -72,9 +71,7 @@ def _plan(run: Run) -> list[tuple[str, str]]:
   return rows
 
 
-def _report(run: Run) -> Part:
-  if run.finished("students", STAGE.leaves) is None:
-    return Part()
+def _report(run: Run, record: Mapping[str, Any]) -> Part:
   c, task = run.config, run.task()
   cells = grid.load(run, _FILE)
   reference = c["reference"] or next(label for label in [*c["order"][1:], *c["order"]])
@@ -88,7 +85,7 @@ def _report(run: Run) -> Part:
     if c["target_score"] is not None and "curve" in cell:
       cell["seconds_to_target"] = time_to(cell["curve"], task.metric, c["target_score"], task.higher)
   table = comparison.table(compared, task.metric, reference, columns=_columns(compared, c["target_score"]))
-  said = comparison.verdict(compared, c["subject"] or c["method"]["name"], reference, task.metric, task.higher)
+  said = comparison.verdict(compared, run.subject, reference, task.metric, task.higher)
   text = (
     f"{said}.\n\nMean ± standard deviation over {c['seeds']} seeds after the last epoch. Seeds are paired: a seed has "
     "the same initial student, order and examples in every arm. Choices were made on held-out training examples with "
@@ -114,23 +111,16 @@ def time_to(curve: Sequence[Mapping[str, Any]], metric: str, target: float, high
 
 
 def _columns(cells: Mapping[str, Any], target: float | None) -> dict[str, dict[str, str]]:
-  whole = {label: cell for label, cell in cells.items() if "failed" not in cell}
-  reached = {label: cell.get("seconds_to_target") for label, cell in whole.items()}
-  return {
-    f"seconds to {target}": {label: f"{value:.2f}" for label, value in reached.items() if value is not None},
-    "seconds": {label: f"{cell['seconds']:.1f}" for label, cell in whole.items()},
-    "memory": {label: format_bytes(cell["step_bytes"]) if cell["step_bytes"] else "" for label, cell in whole.items()},
-    "target bytes": {
-      label: format_bytes(cell["target_bytes"]) if cell["target_bytes"] else "" for label, cell in whole.items()
-    },
-    "extra weights": {
-      label: f"{cell['extra_parameters']:,}" if cell["extra_parameters"] else "" for label, cell in whole.items()
-    },
-    "chosen": {
-      label: ", ".join(f"{name.partition('/')[2]}={value}" for name, value in cell["tuned"].items())
-      for label, cell in whole.items()
-    },
+  texts = {
+    f"seconds to {target}": lambda c: "" if c.get("seconds_to_target") is None else f"{c['seconds_to_target']:.2f}",
+    "seconds": lambda c: f"{c['seconds']:.1f}",
+    "memory": lambda c: format_bytes(c["step_bytes"]) if c["step_bytes"] else "",
+    "target bytes": lambda c: format_bytes(c["target_bytes"]) if c["target_bytes"] else "",
+    "extra weights": lambda c: f"{c['extra_parameters']:,}" if c["extra_parameters"] else "",
+    "chosen": lambda c: ", ".join(f"{name.partition('/')[2]}={value}" for name, value in c["tuned"].items()),
   }
+  whole = {label: cell for label, cell in cells.items() if "failed" not in cell}
+  return {heading: {label: text(cell) for label, cell in whole.items()} for heading, text in texts.items()}
 
 
 def _figures(run: Run, cells: Mapping[str, Any], metric: str) -> list[tuple[str, Path]]:
@@ -149,9 +139,8 @@ def _figures(run: Run, cells: Mapping[str, Any], metric: str) -> list[tuple[str,
     file = run.workdir / "curves" / "time.png"
     curves(file, scored, f"{metric} on held-out examples", xlabel="seconds of training")
     out.append(("held-out score by time: selection and training, without scoring", file))
-  label = run.config["subject"] or run.config["method"]["name"]
-  path = run.workdir / "metrics" / f"{cells[label].get('metrics')}.jsonl"
-  rows = read_jsonl(path, f"students/{label}") if path.exists() else []
+  path = run.workdir / "metrics" / f"{cells[run.subject].get('metrics')}.jsonl"
+  rows = read_jsonl(path, f"students/{run.subject}") if path.exists() else []
   names = [name for name in (rows[0] if rows else {}) if name.startswith("loss/")]
   series = {
     name.removeprefix("loss/"): ([row["step"] for row in rows], [float(row[name]) for row in rows]) for name in names
@@ -159,7 +148,7 @@ def _figures(run: Run, cells: Mapping[str, Any], metric: str) -> list[tuple[str,
   if series and len(rows) > 1:
     file = run.workdir / "curves" / "loss.png"
     curves(file, series, "loss (mean over seeds, unweighted)")
-    out.append((f"terms of {label}", file))
+    out.append((f"terms of {run.subject}", file))
   return out
 
 

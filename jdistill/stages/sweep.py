@@ -43,10 +43,7 @@ class Cell(NamedTuple):
 
 
 def cells(experiment: Mapping[str, Any]) -> list[Cell]:
-  """The configurations of a sweep, not yet resolved.
-
-  Args:
-    experiment: with a section `sweep`.
+  """The configurations of an experiment with a section `sweep`, not yet resolved.
 
   Raises:
     UserError: an empty axis, or an override of a key that is not there.
@@ -83,11 +80,7 @@ def _override(config: dict[str, Any], values: Mapping[str, Any]) -> None:
 
 
 def prepare(experiment: Mapping[str, Any], resolve: Callable[[dict], Mapping]) -> tuple[list[Cell], str]:
-  """The cells of a sweep, every one of them checked, and the sweep's name.
-
-  Args:
-    experiment: with a section `sweep`.
-    resolve: `jdistill.stages.resolve`.
+  """The cells of a sweep, every one of them checked by `jdistill.stages.resolve`, and the sweep's name.
 
   Raises:
     UserError: a mistake in any of them, or stages without anything to compare.
@@ -105,11 +98,7 @@ def run(
 ) -> Mapping[str, Any]:
   """Runs all cells and writes `summary.json`, the figure, `report.md` and `report.html`.
 
-  Args:
-    grid: from `cells`.
-    workdir: the sweep's directory.
-    run_cell: `(configuration, work directory, stream) -> summary`, an ordinary run.
-    stream: where progress is printed.
+  `run_cell`, `(configuration, work directory, stream) -> summary`, is an ordinary run.
   """
   distributed.on_first(lambda: _claim(workdir))
   show = functools.partial(print, file=stream, flush=True) if distributed.is_writer() else lambda line: None
@@ -146,8 +135,8 @@ def _claim(workdir: Path) -> None:
 
 def line(summary: Mapping[str, Any]) -> str:
   """What a run came to."""
-  own = summary["arms"].get("distilled") or next(iter(summary["arms"].values()))
   label = "distilled" if "distilled" in summary["arms"] else next(iter(summary["arms"]))
+  own = summary["arms"][label]
   if "failed" in own:
     return f"{label} failed"
   gap = f", {comparison.gap_text(own)} against {summary['reference']}" if own.get("difference") else ""
@@ -172,24 +161,19 @@ def _report(
 
 def _sets(results: Mapping, first: Mapping[str, Any], workdir: Path):
   """Each series' own set by group, over independent repetitions; the controls are those of the first series."""
-  metric, groups = first["metric"], list(dict.fromkeys(group for group, _ in results))
-  tables, rows = {}, []
-  for group in groups:
+  metric = first["metric"]
+  tables, rows, best, groups = {}, [], {}, {}
+  for group in dict.fromkeys(group for group, _ in results):
     found = {series: summaries for (name, series), summaries in results.items() if name == group}
     scores = {series: [one["arms"]["distilled"]["mean"] for one in summaries] for series, summaries in found.items()}
     controls = next(iter(found.values()))
     for name in [name for name in controls[0]["arms"] if name.startswith("random_")]:
       scores[name] = [one["arms"][name]["mean"] for one in controls if name in one["arms"]]
-    tables[group] = comparison.compare(
-      {name: {"scores": {metric: values}} for name, values in scores.items()}, metric, None
-    )
+    named = {name: {"scores": {metric: values}} for name, values in scores.items()}
+    tables[group], groups[group] = comparison.compare(named, metric, None), scores
     rows += [[group, *row] for row in comparison.table(tables[group], metric, None, digits=3)[1]]
-  best = {
-    group: max(
-      (name for name in cells if not name.startswith("random_")), key=lambda name, cells=cells: cells[name]["mean"]
-    )
-    for group, cells in tables.items()
-  }
+    own = [name for name in tables[group] if not name.startswith("random_")]
+    best[group] = max(own, key=lambda name, cells=tables[group]: cells[name]["mean"])
   comparison.bars(workdir / "figure.png", tables, metric)
   said = "; ".join(f"{group}: {name} is best" for group, name in best.items())
   headers = ["group", "run", metric]
@@ -199,13 +183,7 @@ def _sets(results: Mapping, first: Mapping[str, Any], workdir: Path):
     "evaluation anew), each the mean over its evaluation networks."
   )
   section = Section("Result", text, (headers, rows), [(f"{metric} by group and series", workdir / "figure.png")])
-  summary = {
-    "best": best,
-    "groups": {
-      group: {name: cell["scores"][metric] for name, cell in cells.items()} for group, cells in tables.items()
-    },
-  }
-  return summary, [section], f"{format_table(headers, rows)}\n{said}"
+  return {"best": best, "groups": groups}, [section], f"{format_table(headers, rows)}\n{said}"
 
 
 def _arms(results: Mapping, first: Mapping[str, Any], workdir: Path):

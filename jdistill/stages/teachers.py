@@ -68,7 +68,7 @@ def _run(run: Run) -> None:
     return
   begin, records = time.monotonic(), []
   for one in networks.specs(run):
-    if one.stored is None and not on_first(lambda one=one: networks.is_complete(networks.directory(run, one))):
+    if networks.is_missing(run, one):
       _train(run, one)
     found = judged(run, one)
     model = networks.model_of(one)["name"]
@@ -89,9 +89,9 @@ def _verify(run: Run) -> None:
 def first(run: Run) -> networks.Teachers:
   """The run's own teachers; those that are missing are trained before."""
   (one,) = networks.specs(run)
-  if one.stored is None and not on_first(lambda: networks.is_complete(networks.directory(run, one))):
+  if networks.is_missing(run, one):
     _run(run)
-  return networks.read(run, one)
+  return networks.own(run)
 
 
 def _train(run: Run, one: TeacherSpec) -> None:
@@ -170,10 +170,7 @@ def _plan(run: Run) -> list[tuple[str, str]]:
   return rows
 
 
-def _report(run: Run) -> Part:
-  record = run.finished("teachers")
-  if record is None:
-    return Part()
+def _report(run: Run, record: Mapping[str, Any]) -> Part:
   teachers = record["teachers"]
   lines = [
     f"- {one['name']} ({one['model']}, hash `{one['hash']}`): {', '.join(f'{k} {v:.4f}' for k, v in scores.items())}"

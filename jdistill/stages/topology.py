@@ -58,11 +58,7 @@ class Target(NamedTuple):
 
 
 def show(run: Run, text: str) -> None:
-  """Prints memory, work and least times of a run's step on a slice of TPUs; reads data only where it must.
-
-  Args:
-    run: the run.
-    text: `GENERATION:SHAPE`.
+  """Prints memory, work and least times of a run's step on TPUs, `GENERATION:SHAPE`; reads data only where it must.
 
   Raises:
     UserError: an unknown topology, no libtpu, or rows of a batch that cannot be spread.
@@ -112,7 +108,7 @@ def distill_target(run: Run, devices: list[jax.Device]) -> Target:
 
 def student_target(run: Run, devices: list[jax.Device]) -> Target:
   """The update of the method's own student, its batch spread over `parallel.data` devices, or as many as divide it."""
-  label = run.config["subject"] or run.config["method"]["name"]
+  label = run.subject
   job = traced.job(run, label, run.config["arms"][label])
   batch = min(job.train["batch_size"], job.members.shape[1])
   size = run.config["parallel"]["data"] or largest_divisor(batch, len(devices))
@@ -225,19 +221,17 @@ def head(run: Run, wanted: chips.Slice, target: Target, source: str) -> str:
 def report(wanted: chips.Slice, memory: dict[str, int], cost: cost_lib.Cost, steps: int) -> str:
   """Memory with its verdict, least times, and exchanges between devices."""
   device = wanted.chip.device()
-  precision = jax.config.jax_default_matmul_precision
-  least = chips.bounds(device, cost.flops, cost.moved, cost.sent, precision)
+  unit = "chip" if wanted.chip.parts == 1 else "device"
+  least = chips.bounds(device, cost.flops, cost.moved, cost.sent, jax.config.jax_default_matmul_precision)
   total = sum(memory.values())
   verdict = "fits" if total <= device.memory else "does not fit"
   lines = [
-    format_table(
-      [f"memory per {_unit(wanted)}", "size"], [[k, format_bytes(v)] for k, v in memory.items()], align="lr"
-    ),
-    f"{verdict}: {total / 1e9:.3g} of {device.memory / 1e9:.3g} GB HBM per {_unit(wanted)}",
+    format_table([f"memory per {unit}", "size"], [[k, format_bytes(v)] for k, v in memory.items()], align="lr"),
+    f"{verdict}: {total / 1e9:.3g} of {device.memory / 1e9:.3g} GB HBM per {unit}",
     *([_CURE] if verdict != "fits" else []),
     "",
     format_table(
-      [f"per step and {_unit(wanted)}", "work", "published peak", "takes at least"],
+      [f"per step and {unit}", "work", "published peak", "takes at least"],
       [
         ["matrix products", *_row(cost.flops, "FLOP", device.flops, least.products)],
         ["chip <-> HBM", *_row(cost.moved, "B", device.bandwidth, least.memory)],
@@ -255,10 +249,6 @@ def report(wanted: chips.Slice, memory: dict[str, int], cost: cost_lib.Cost, ste
 
 def _count(number: int, word: str) -> str:
   return f"{number:,} {word}{'' if number == 1 else 's'}"
-
-
-def _unit(wanted: chips.Slice) -> str:
-  return "chip" if wanted.chip.parts == 1 else "device"
 
 
 def _row(work: float, unit: str, peak: float, seconds: float) -> list[str]:

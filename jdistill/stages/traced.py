@@ -23,7 +23,7 @@ def check(run: Run) -> None:
   """
   for label in run.config["order"]:
     arm, task = run.config["arms"][label], run.task(run.config["arms"][label]["task"])
-    for name in ("start_", "") if arm["start_train"] else ("",):
+    for name in networks.phases(arm):
       if recipe_of(arm[f"{name}method"]).outer is not None:
         refuse_overlap(task.data, task.validation)
       phase(run, label, arm, name)
@@ -37,9 +37,7 @@ def phase(run: Run, label: str, arm: Mapping[str, Any], name: str = "") -> Plan:
   """
   try:
     return job_plan.plan_of(run, job(run, label, arm, name))
-  except UserError as error:
-    raise UserError(f"{label}: {error}") from error
-  except ValueError as error:  # what pure losses raise while they are traced, and options that do not go together
+  except ValueError as error:  # of pure losses while they are traced too, and of options that do not go together
     raise UserError(f"{label}: {error}") from error
 
 

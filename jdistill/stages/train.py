@@ -135,10 +135,10 @@ class _Training:
     self.progress = Progress(shown, epochs * self.steps, stream=self.ctx.stream)
     identity = {"config": self.ctx.hash, "job": job.label, "seeds": list(job.seeds)}
     checkpoints = None if self.directory is None else Checkpoints(self.directory, identity)
-    with self._messages(), contextlib.ExitStack() as stack:
-      stack.callback(self._close)
+    with self._messages(), contextlib.ExitStack() as self.stack:
+      self.stack.callback(self.progress.close)
       if checkpoints is not None:
-        stack.callback(checkpoints.close)
+        self.stack.callback(checkpoints.close)
       outcome = self._loop(key, checkpoints)
     if outcome.stopped:
       self.curve["seconds"] += outcome.seconds
@@ -199,15 +199,11 @@ class _Training:
     except ValueError as error:  # what losses and connectors refuse while they are traced
       raise UserError(f"{self.job.label}: {error}") from error
 
-  def _close(self) -> None:
-    self.progress.close()
-    if self.writer is not None:
-      self.writer.close()
-
   def _resume(self, done: int) -> None:
     if self.metrics is None:
       return
     self.writer = JsonlWriter(self.metrics, self.name, resume_step=done or -1)
+    self.stack.callback(self.writer.close)
     if done and self.job.score is not None and self.curve_file.exists():
       found = read_json(self.curve_file)
       rows = [row for row in found["rows"] if row["step"] <= done]

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,17 +26,16 @@ def flat_network(network: Network) -> Network:
   return Network(lambda key: Variables(flat.ravel(network.init(key).params)), flat.apply)
 
 
-def _directory(run: Run) -> Path:
+def _identity(run: Run) -> dict[str, Any]:
   (one,) = networks.specs(run)
-  return run.artefact("trajectories", **networks.identity(run, one._replace(count=1)))
+  return networks.identity(run, one._replace(count=1))  # more of the same are added to it
 
 
 def open_buffer(run: Run) -> ExpertBuffer:
   """Opens the buffer of this run; see `ExpertBuffer` for what is refused."""
-  (one,) = networks.specs(run)
-  size = models.flatten(run.network(one.sections["teacher"])).size
-  identity = networks.identity(run, one._replace(count=1))  # more of the same are added to it
-  return ExpertBuffer(_directory(run), identity, epochs=one.sections["teacher_train"]["epochs"], size=size)
+  identity, size = _identity(run), models.flatten(run.network(run.config["teacher"])).size
+  directory = run.artefact("trajectories", **identity)
+  return ExpertBuffer(directory, identity, epochs=run.config["teacher_train"]["epochs"], size=size)
 
 
 def ready(run: Run) -> ExpertBuffer:
@@ -69,10 +68,7 @@ def _record(run: Run, buffer: ExpertBuffer, group: list[int]) -> None:
   label = f"teachers {group[0]}" + (f" to {group[-1]}" if len(group) > 1 else "")
   job = networks.job_of(run, one, group, network)._replace(label=label)
 
-  def keep(epoch: int, trained) -> None:
-    del epoch
-    snapshots.append(jax.device_get(trained.variables["student"].params))
-
+  keep = lambda epoch, trained: snapshots.append(jax.device_get(trained.variables["student"].params))  # noqa: E731
   train.run(run, job, run.key("teacher"), None, stage="teachers", on_epoch=keep)
 
   def add() -> None:
@@ -89,10 +85,9 @@ def _record(run: Run, buffer: ExpertBuffer, group: list[int]) -> None:
 def _finish(run: Run, buffer: ExpertBuffer, recorded: int, begin: float) -> None:
   task, count = run.task(), run.config["teachers"]["count"]
   name, epochs = run.config["teacher"]["name"], run.config["teacher_train"]["epochs"]
-  scores = [{task.metric: buffer.record(index)[task.metric]} for index in range(count)]
-  mean = float(np.mean([score[task.metric] for score in scores]))
+  mean = float(np.mean([buffer.record(index)[task.metric] for index in range(count)]))
   size = 4 * models.flatten(run.network(run.config["teacher"])).size * (epochs + 1) * count
-  record = {"name": "teacher", "model": name, "hash": _directory(run).name, "scores": [{task.metric: mean}]}
+  record = {"name": "teacher", "model": name, "hash": run.key_of(**_identity(run)), "scores": [{task.metric: mean}]}
   run.finish("teachers", begin, teachers=[record], recorded=recorded, bytes=size)
   run.log(
     f"teachers: {count} trajectories ({recorded} new, {format_bytes(size)} in all), test {task.metric} {mean:.3f} "

@@ -88,10 +88,11 @@ def test_terminal_rewrites_in_place(monkeypatch):
 
 def test_a_shorter_line_erases_a_longer_one():
   clock, stream = _Clock(), _Terminal()
-  progress = Progress("a", 9, stream=stream, clock=clock, min_interval=0)
+  progress = Progress("a", 9, stream=stream, clock=clock)
   progress.update(1, {"loss": 1.0})
-  progress.update(2)
-  assert stream.getvalue() == "\ra 1/9 loss 1.000\r" + "a 2/9".ljust(len("a 1/9 loss 1.000"))
+  clock.now += 1
+  progress.update(1)
+  assert stream.getvalue() == "\ra 1/9 loss 1.000\r" + "a 1/9".ljust(len("a 1/9 loss 1.000"))
 
 
 def test_nothing_happened_prints_nothing():

@@ -152,23 +152,6 @@ def test_a_full_disk_leaves_no_half_line(tmp_path):
   assert _steps(path) == [("distill", 1), ("distill", 2)]
 
 
-def test_multi_writer_closes_all(tmp_path):
-  class Broken:
-    def write(self, step, metrics):
-      pass
-
-    def close(self):
-      raise RuntimeError("first")
-
-  inner = writers.JsonlWriter(tmp_path / "m", "x")
-  both = writers.MultiWriter(Broken(), inner)
-  both.write(1, {"loss": 1.0})
-  with pytest.raises(RuntimeError, match="first"):
-    both.close()
-  assert inner._file.closed
-  assert _steps(tmp_path / "m") == [("x", 1)]
-
-
 def test_tensorboard_missing(tmp_path, monkeypatch):
   monkeypatch.setitem(sys.modules, "tensorboardX", None)
   with pytest.raises(UserError, match=r"pip install 'jdistill\[tensorboard\]'"):

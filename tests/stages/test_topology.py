@@ -13,8 +13,8 @@ import pytest
 
 from jdistill import cli, run
 from jdistill.base import UserError
-from jdistill.reporting import chips, cost
-from jdistill.stages import arms, build, job_plan, plan, topology, traced, work
+from jdistill.reporting import chips, cost, flops
+from jdistill.stages import arms, build, job_plan, plan, topology, traced
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -160,7 +160,7 @@ def test_routes_that_cannot_spread_rows_are_refused():
 
 def test_a_student_without_its_own_label_is_planned_under_its_subject(not_compiled):
   one = make("--config=experiments/nd.py:tiny")
-  label = one.config["subject"] or one.config["method"]["name"]
+  label = one.subject
   assert label in one.config["arms"]
   topology.student_target(one, jax.devices())
   assert len(not_compiled) == 1
@@ -213,15 +213,15 @@ def test_a_dry_run_of_students_tells_steps_and_parameters_of_every_arm(capsys):
 
 
 def test_the_step_of_this_machine_in_words(monkeypatch):
-  monkeypatch.setattr(work, "peak", lambda: 1e12)
+  monkeypatch.setattr(flops, "peak", lambda: 1e12)
   exchange = {cost.Collective("all-reduce", 1280040, 8): 200}
   step = plan.Step(build.Route("mixed", None), 8, {"arguments": 1000, "scratch": 2_000_000}, 1e12, exchange)
   assert step.held() == (
     "each of 8 devices holds arguments 1.0 kB, scratch 2.0 MB\n200 times a step: all-reduce of 1.3 MB over 8 devices"
   )
-  assert work.text(1e12, 10) == "1 TFLOP a step, 10 TFLOP in all, at least 10 s"
-  assert work.text(1e12, 10, networks=2) == "1 TFLOP a step, 20 TFLOP in all, at least 20 s"
-  assert work.text(float("nan"), 10) == ""  # what is not known is not shown
+  assert flops.text(1e12, 10) == "1 TFLOP a step, 10 TFLOP in all, at least 10 s"
+  assert flops.text(1e12, 10, networks=2) == "1 TFLOP a step, 20 TFLOP in all, at least 20 s"
+  assert flops.text(float("nan"), 10) == ""  # what is not known is not shown
 
 
 def test_planned_phases_and_teachers_cost_nothing_to_trace(monkeypatch):
