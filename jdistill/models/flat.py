@@ -1,13 +1,13 @@
-"""Many networks at once, and networks as functions of one flat parameter vector."""
+"""Networks as functions of one flat parameter vector."""
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from jdistill.base import Apply, Key, Network, Outputs, PyTree, Sites, UserError, Variables
+from jdistill.base import Apply, Network, Outputs, PyTree, Variables
 
 
 class FlatNetwork(NamedTuple):
@@ -27,25 +27,6 @@ class FlatNetwork(NamedTuple):
   size: int
 
 
-def stacked_init(network: Network, key: Key, n: int) -> Variables:
-  """Initialises `n` independent networks; the i-th is `network.init(jax.random.split(key, n)[i])`.
-
-  Args:
-    network: any `Network`.
-    key: a typed key.
-    n: number of networks, at least 1.
-
-  Returns:
-    `Variables` whose leaves have a leading axis `[n, ...]`.
-
-  Raises:
-    UserError: `n` is below 1.
-  """
-  if n < 1:
-    raise UserError(f"n: {n} networks asked for; give at least 1")
-  return jax.vmap(network.init)(jax.random.split(key, n))
-
-
 def flatten(network: Network, example: Variables | PyTree | None = None) -> FlatNetwork:
   """Turns a network into a function of one vector, `flat.apply(theta, x) == network.apply(flat.unravel(theta), x)`.
 
@@ -53,27 +34,13 @@ def flatten(network: Network, example: Variables | PyTree | None = None) -> Flat
     network: any `Network`.
     example: `Variables` or params of one network (not stacked); only shapes and dtypes matter. `None` asks `init` for
       the shapes without computing.
-
-  Returns:
-    `FlatNetwork(apply, ravel, unravel, size)`.
   """
   if example is None:
     example = jax.eval_shape(network.init, jax.random.key(0))
   params = example.params if isinstance(example, Variables) else example
   zeros, unravel = ravel_pytree(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), params))
 
-  def ravel(params: PyTree) -> jax.Array:
-    return ravel_pytree(params)[0]
+  def apply(theta: jax.Array, x: jax.Array, **options: Any) -> Outputs:
+    return network.apply(unravel(theta), x, **options)
 
-  def apply(
-    theta: jax.Array,
-    x: jax.Array,
-    *,
-    train: bool = False,
-    rngs: Mapping[str, Key] | None = None,
-    stats: PyTree | None = None,
-    sites: Sites | None = None,
-  ) -> Outputs:
-    return network.apply(unravel(theta), x, train=train, rngs=rngs, stats=stats, sites=sites)
-
-  return FlatNetwork(apply, ravel, unravel, zeros.size)
+  return FlatNetwork(apply, lambda params: ravel_pytree(params)[0], unravel, zeros.size)
