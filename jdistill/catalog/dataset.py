@@ -3,7 +3,7 @@
 from jdistill.catalog.row import Row
 
 _START = "jdistill.synthetic.initialise:start"
-_SEGMENTS = {"stream": "jdistill.teachers.segments:segments", "start": _START}
+_SEGMENTS = {"stream": "jdistill.methods.dataset.segments:segments", "start": _START}
 _MATCHED = ("teachers", "distill", "evaluate", "export", "report")
 
 ROWS = (
