@@ -7,17 +7,12 @@ Attention is compared at every stage behind the stem, as both benchmarks have it
 known to hurt (`cifar100_vgg13_mobilenetv2`: 59.40 where the student alone has 64.60), a useful negative control.
 """
 
-import ml_collections
-
 from experiments import common_features, common_knowledge
 
-
-def presets() -> list[str]:
-  """The names after the colon."""
-  return common_knowledge.presets()
+presets = common_knowledge.presets
 
 
-def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
+def get_config(preset: str = "digits") -> common_knowledge.ConfigDict:
   """The experiment; `preset` is `digits`, `tiny` or a CIFAR-100 pair."""
   return common_features.experiment(
     preset,

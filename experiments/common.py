@@ -3,16 +3,55 @@
 A configuration starts from `jdistill.stages.template`, in which every key is open; an experiment sets what differs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import ml_collections
-from ml_collections import config_dict
+from ml_collections import ConfigDict, config_dict
 
 from jdistill import catalog, schema, stages, tasks
 from jdistill.config import sections
 from jdistill.config.common import Train
 from jdistill.schema import Field
+
+DSA = "color_crop_cutout_flip_scale_rotate"
+
+# what published rows of data-set distillation share: ConvNets, their evaluation, and where a set starts
+CONVNET = {
+  "model/width": 128,
+  "model/depth": 3,
+  "model/norm": "instance",
+  "eval/epochs": 1000,
+  "eval/augment": DSA,
+  "eval/full_epochs": 100,
+  "eval/full_lr": 0.01,
+  "method/augment": DSA,
+  "method/lr_init": 0.01,
+}
+# the same on scikit-learn digits, 8x8, without augmentation: a mirrored digit is another sign
+CONVNET_DIGITS = {
+  "preprocessing": "standardize",
+  "snapshot_every": 100,
+  "model/width": 32,
+  "model/depth": 2,
+  "model/norm": "instance",
+  "eval/epochs": 400,
+  "eval/batch_size": 128,
+  "eval/full_epochs": 40,
+  "eval/full_lr": 0.01,
+  "eval/full_batch_size": 64,
+  "method/augment": "none",
+  "method/lr_init": 0.05,
+}
+
+
+def check_preset(preset: str, known: Sequence[str]) -> None:
+  """Refuses what is not among an experiment's presets.
+
+  Raises:
+    ValueError: with the names of all.
+  """
+  if preset not in known:
+    raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(known)}")
 
 
 def opened(fields: Mapping[str, Field], values: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,7 +84,7 @@ def policy(name: str, **options: Any) -> dict[str, Any]:
   return {"name": name} | opened(sections.data_policy().shown(name), options)
 
 
-def base(name: str, own: Mapping[str, Any], **values: Any) -> ml_collections.ConfigDict:
+def base(name: str, own: Mapping[str, Any], **values: Any) -> ConfigDict:
   """An experiment in which everything is open but its method.
 
   Args:
@@ -59,7 +98,7 @@ def base(name: str, own: Mapping[str, Any], **values: Any) -> ml_collections.Con
   return config
 
 
-def tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+def tiny(config: ConfigDict) -> ConfigDict:
   """Cuts data-set distillation down to seconds: few digits, a small MLP, two steps. The figures mean nothing."""
   config.update({"dataset": "digits", "ipc": 1, "train_size": 200, "test_size": 100, "preprocessing": "standardize"})
   config.update({"steps": 2, "log_every": 1, "snapshot_every": 1})

@@ -3,15 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-import ml_collections
-
 from experiments import common_knowledge as common
+from experiments.common import ConfigDict
 
 # as many combinations as the losses on features try: compiling is most of what a small convolutional run takes
 KD_GRID = {"method/temperature": (2.0, 4.0, 8.0)}
 
 
-def experiment(preset: str, name: str, method: Mapping[str, Any], **rest: Any) -> ml_collections.ConfigDict:
+def experiment(preset: str, name: str, method: Mapping[str, Any], **rest: Any) -> ConfigDict:
   """`common_knowledge.experiment` with convolutional networks on digits, whose taps are maps of 8x8, 4x4 and 2x2.
 
   Three blocks of 32 filters teach three blocks of 8; the mean of the last map is the embedding.

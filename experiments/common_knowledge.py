@@ -3,27 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-import ml_collections
-
-from experiments.common import base, method, network, policy, schedule, task
-
-__all__ = [
-  "arms",
-  "cifar100_pair",
-  "experiment",
-  "method",
-  "network",
-  "policy",
-  "presets",
-  "schedule",
-  "students",
-  "task",
-  "tiny",
-  "tune",
-]
+from experiments.common import ConfigDict, base, check_preset, method, network, schedule, task
+from experiments.common import policy as policy
 
 
-def students(name: str, own: Mapping[str, Any], *, about: Mapping[str, Any] | None = None) -> ml_collections.ConfigDict:
+def students(name: str, own: Mapping[str, Any], *, about: Mapping[str, Any] | None = None) -> ConfigDict:
   """Knowledge distillation: scikit-learn digits, an MLP 64-64 teacher, an MLP 32 student with 100 labels.
 
   Args:
@@ -41,20 +25,20 @@ def students(name: str, own: Mapping[str, Any], *, about: Mapping[str, Any] | No
   return config
 
 
-def arms(config: ml_collections.ConfigDict, controls: Mapping[str, Mapping[str, Any]]) -> ml_collections.ConfigDict:
+def arms(config: ConfigDict, controls: Mapping[str, Mapping[str, Any]]) -> ConfigDict:
   """Adds controls, in this order after the method's own arm; keys are paths such as `"method/temperature"`."""
   config.arms = {label: dict(values) for label, values in controls.items()}
   config.order = (config.subject or config.method.name, *controls)
   return config
 
 
-def tune(config: ml_collections.ConfigDict, grids: Mapping[str, Mapping[str, tuple]]) -> ml_collections.ConfigDict:
+def tune(config: ConfigDict, grids: Mapping[str, Mapping[str, tuple]]) -> ConfigDict:
   """Adds grids that are searched on held-out examples, by arm."""
   config.tune = {label: {key: tuple(values) for key, values in grid.items()} for label, grid in grids.items()}
   return config
 
 
-def tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+def tiny(config: ConfigDict) -> ConfigDict:
   """Cuts knowledge distillation down to seconds. The figures mean nothing.
 
   Few examples, epochs and seeds; of the arms the method's own and the first control; no search.
@@ -125,12 +109,7 @@ PUBLISHED = {
 }  # fmt: skip
 
 
-def pair_presets() -> list[str]:
-  """The presets of CIFAR-100 pairs, such as `cifar100_resnet56_resnet20`."""
-  return [f"cifar100_{pair}" for pair in PAIRS]
-
-
-def cifar100_pair(config: ml_collections.ConfigDict, preset: str) -> ml_collections.ConfigDict:
+def cifar100_pair(config: ConfigDict, preset: str) -> ConfigDict:
   """The field's CIFAR-100 protocol: 240 epochs of SGD, a tenth of the rate at 150, 180 and 210, crops and flips.
 
   Accuracies are of the last epoch. The validation examples come out of the training images, which the published figures
@@ -168,7 +147,7 @@ def experiment(
   controls: Mapping[str, Mapping[str, Any]],
   grids: Mapping[str, Mapping[str, tuple]],
   by_pair: Mapping[str, Mapping[str, Any]] | None = None,
-) -> ml_collections.ConfigDict:
+) -> ConfigDict:
   """An experiment on labelled images with the presets `digits`, `tiny` and the CIFAR-100 pairs.
 
   Args:
@@ -182,9 +161,7 @@ def experiment(
   Raises:
     ValueError: an unknown preset.
   """
-  known = presets()
-  if preset not in known:
-    raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(known)}")
+  check_preset(preset, presets())
   config = tune(arms(students(name, own_method), controls), grids)
   config.reference = "ce" if "ce" in controls else None
   if preset == "tiny":
@@ -198,8 +175,8 @@ def experiment(
 
 
 def presets() -> list[str]:
-  """The names after the colon that `experiment` knows."""
-  return ["digits", "tiny", *pair_presets()]
+  """The names after the colon: of pairs, such as `cifar100_resnet56_resnet20`, and two more."""
+  return ["digits", "tiny", *(f"cifar100_{pair}" for pair in PAIRS)]
 
 
 CE = {"method/name": "ce"}

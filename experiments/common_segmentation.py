@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-import ml_collections
-
 from experiments import common_knowledge as common
+from experiments.common import ConfigDict
 
 CE = {"method/name": "ce"}
 KD = {"method/name": "kd", "method/temperature": 4.0, "method/ce_weight": 1.0}
@@ -26,7 +25,7 @@ def experiment(
   controls: Mapping[str, Mapping[str, Any]],
   grids: Mapping[str, Mapping[str, tuple]],
   reference: str,
-) -> ml_collections.ConfigDict:
+) -> ConfigDict:
   """An experiment with a small encoder-decoder as teacher and as student, both of width 8.
 
   Args:
@@ -39,8 +38,7 @@ def experiment(
   Raises:
     ValueError: an unknown preset.
   """
-  if preset not in presets():
-    raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(presets())}")
+  common.check_preset(preset, presets())
   config = common.students(method["name"], method, about={"name": "segmentation"})
   config.dataset, config.preprocessing, config.validation_size, config.seeds = "shapes", "channel", 100, 6
   for section in ("teacher", "student"):
@@ -58,7 +56,7 @@ def experiment(
   return config
 
 
-def tiny(config: ml_collections.ConfigDict) -> None:
+def tiny(config: ConfigDict) -> None:
   """A few small pictures, two epochs, the method and cross entropy, and no search. The figures mean nothing."""
   config.order = (config.method.name, "ce")
   common.tiny(config)

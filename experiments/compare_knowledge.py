@@ -13,8 +13,6 @@ need maps of both networks have no row in the mixed pair.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import ml_collections
-
 from experiments import common_features
 from experiments import common_knowledge as common
 
@@ -71,10 +69,9 @@ def presets() -> list[str]:
   return ["digits", "few", "full", "tiny"]
 
 
-def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
+def get_config(preset: str = "digits") -> common.ConfigDict:
   """The experiment; `preset` is `digits`, one of its regimes `few` and `full`, or `tiny`."""
-  if preset not in presets():
-    raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(presets())}")
+  common.check_preset(preset, presets())
   config = common_features.experiment(
     "tiny" if preset == "tiny" else "digits",
     "compare_knowledge",
@@ -96,7 +93,7 @@ def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
   return config
 
 
-def _mixed(config: ml_collections.ConfigDict, labels: Sequence[str]) -> dict[str, Any]:
+def _mixed(config: common.ConfigDict, labels: Sequence[str]) -> dict[str, Any]:
   """What the pair of two families changes: the student, and no arm that needs maps of both."""
   student = common.network("mixer", patch=2, dim=32, depth=4, width=None)
   keep = [label for label in labels if label not in MAPS]

@@ -6,17 +6,12 @@ python -m jdistill.run --config=experiments/crd_inbatch.py:cifar100_resnet56_res
 The published CRD figures of a pair are those of the memory bank; see `experiments/crd.py`.
 """
 
-import ml_collections
-
 from experiments import common_knowledge as common
 
-
-def presets() -> list[str]:
-  """The names after the colon."""
-  return common.presets()
+presets = common.presets
 
 
-def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
+def get_config(preset: str = "digits") -> common.ConfigDict:
   """The experiment; `preset` is `digits`, `tiny` or a CIFAR-100 pair."""
   return common.experiment(
     preset,

@@ -8,8 +8,6 @@ The teacher is twice as wide as the student; `same_size` has one of the student'
 at every pixel instead of places in every channel.
 """
 
-import ml_collections
-
 from experiments import common_segmentation as common
 
 CONTROLS = {
@@ -23,13 +21,10 @@ GRIDS = {
   "kd": {"method/kd_weight": (1.0, 3.0)},
 }
 
-
-def presets() -> list[str]:
-  """The names after the colon."""
-  return common.presets()
+presets = common.presets
 
 
-def get_config(preset: str = "shapes") -> ml_collections.ConfigDict:
+def get_config(preset: str = "shapes") -> common.ConfigDict:
   """The experiment; `preset` is `shapes`, `camvid` or `tiny`."""
   config = common.experiment(
     preset,

@@ -15,7 +15,7 @@ Tiny-ImageNet is not in TFDS under that name: give the folder or `.npz` with `--
 those of `tiny_imagenet_*` either way.
 """
 
-import ml_collections
+from collections.abc import Mapping, Sequence
 
 from experiments import common
 
@@ -54,62 +54,39 @@ _COLUMNS = (
   "threshold",
   "initial",
 )
-_DSA = "color_crop_cutout_flip_scale_rotate"
 
 # What all official settings share, and what an unknown data set starts from.
-_SHARED = {
+_SHARED = common.CONVNET | {
   "preprocessing": "zca",
   "steps": 10000,
   "snapshot_every": 1000,
-  "model/width": 128,
-  "model/depth": 3,
-  "model/norm": "instance",
   "teachers/count": 100,
   "teacher_train/epochs": 100,
   "teacher_train/batch_size": 256,
   "teacher_train/lr": 0.01,
   "teacher_train/rho": 0.01,
-  "teacher_train/augment": _DSA,
+  "teacher_train/augment": common.DSA,
   "teacher_data_policy/drop_last": False,
-  "eval/epochs": 1000,
   "eval/batch_size": 128,
-  "eval/augment": _DSA,
-  "eval/full_epochs": 100,
-  "eval/full_lr": 0.01,
   "eval/full_batch_size": 128,
-  "method/lr_init": 0.01,
-  "method/augment": _DSA,
 }
 
-# scikit-learn digits, 8x8: plain SGD experts, no augmentation (a mirrored digit is another sign).
-_DIGITS = {
-  "preprocessing": "standardize",
+_DIGITS = common.CONVNET_DIGITS | {
   "steps": 600,
-  "snapshot_every": 100,
-  "model/width": 32,
-  "model/depth": 2,
-  "model/norm": "instance",
   "teachers/count": 8,
   "teacher_train/epochs": 40,
   "teacher_train/batch_size": 64,
   "teacher_train/lr": 0.05,
   "teacher_train/rho": 0.0,
   "teacher_train/augment": "none",
-  "eval/epochs": 400,
-  "eval/batch_size": 128,
   "eval/augment": "none",
-  "eval/full_epochs": 40,
-  "eval/full_lr": 0.01,
-  "eval/full_batch_size": 64,
   "method/inner_steps": 20,
   "method/expert_epochs": 2,
   "method/image_lr": 5.0,
   "method/label_lr": 2.0,
   "method/lr_lr": 1e-5,  # at 1e-4 one exploding gradient can turn the rate negative
-  "method/lr_init": 0.05,
   "method/initial": "correct",
   "method/threshold": 1.0,
-  "method/augment": "none",
 }
 _DIGITS_RANGES = {
   1: {"method/min_start_epoch": 0, "method/max_start_epoch": 3},
@@ -123,11 +100,16 @@ def tables() -> dict:
   auto["digits"] = {"*": _DIGITS} | {str(ipc): values for ipc, values in _DIGITS_RANGES.items()}
   for dataset, table in _OFFICIAL.items():
     depth = 4 if dataset == "tiny_imagenet" else 3
-    auto[dataset] = {"*": {"model/depth": depth}}
-    for ipc, values in table.items():
-      named = dict(zip(_COLUMNS, values, strict=True))
-      auto[dataset][str(ipc)] = {f"method/{key}": value for key, value in named.items() if value is not None}
+    auto[dataset] = {"*": {"model/depth": depth}} | rows(_COLUMNS, table)
   return auto
+
+
+def rows(columns: Sequence[str], table: Mapping[int, Sequence]) -> dict[str, dict]:
+  """A published table, ipc -> options of the method by column; what is `None` stays open."""
+  return {
+    str(ipc): {f"method/{key}": value for key, value in zip(columns, row, strict=True) if value is not None}
+    for ipc, row in table.items()
+  }
 
 
 def presets() -> list[str]:
@@ -136,13 +118,13 @@ def presets() -> list[str]:
   return ["digits", "tiny", "cifar10_small", *official]
 
 
-def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
+def get_config(preset: str = "digits") -> common.ConfigDict:
   """The experiment; `preset` is `digits`, `tiny`, `cifar10_small` or a row of the paper's table such as
   `cifar10_ipc10`."""
-  return apply_preset(trajectory("datm", tables()), preset)
+  return apply_preset(trajectory("datm", tables()), preset, presets())
 
 
-def trajectory(name: str, auto: dict) -> ml_collections.ConfigDict:
+def trajectory(name: str, auto: dict) -> common.ConfigDict:
   """An experiment with a method that matches trajectories of teachers, which are trained by plain SGD.
 
   Args:
@@ -156,10 +138,9 @@ def trajectory(name: str, auto: dict) -> ml_collections.ConfigDict:
   return config
 
 
-def apply_preset(config: ml_collections.ConfigDict, preset: str) -> ml_collections.ConfigDict:
-  """Sets what a preset's name stands for."""
-  if preset not in presets():
-    raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(presets())}")
+def apply_preset(config: common.ConfigDict, preset: str, known: Sequence[str]) -> common.ConfigDict:
+  """Sets what the name of one of the known presets stands for."""
+  common.check_preset(preset, known)
   if preset == "tiny":
     return _tiny(config)
   if preset == "cifar10_small":
@@ -172,7 +153,7 @@ def apply_preset(config: ml_collections.ConfigDict, preset: str) -> ml_collectio
   return config
 
 
-def _tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+def _tiny(config: common.ConfigDict) -> common.ConfigDict:
   """Seconds, for tests; the figures mean nothing."""
   common.tiny(config)
   config.teachers.count = 2
@@ -192,7 +173,7 @@ def _tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   return config
 
 
-def _cifar10_small(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+def _cifar10_small(config: common.ConfigDict) -> common.ConfigDict:
   """CIFAR-10 for two cores: 5,000 training and 1,000 test images, width 32, few and short experts."""
   config.dataset, config.ipc = "cifar10", 10
   config.train_size, config.test_size = 5000, 1000

@@ -7,9 +7,7 @@ an hour on two cores. Expected: early is best for IPC 1, a later range for IPC 1
 set's capacity is rejected step after step.
 """
 
-import ml_collections
-
-from experiments import datm
+from experiments import common, datm
 
 
 def presets() -> list[str]:
@@ -17,7 +15,7 @@ def presets() -> list[str]:
   return ["digits", "tiny"]
 
 
-def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
+def get_config(preset: str = "digits") -> common.ConfigDict:
   """The experiment; `preset` is `digits` or `tiny`."""
   config = datm.get_config(preset)
   config.name = "datm_difficulty"

@@ -4,17 +4,12 @@ python -m jdistill.run --config=experiments/dkd.py                              
 python -m jdistill.run --config=experiments/dkd.py:cifar100_resnet56_resnet20        a published pair, for accelerators
 """
 
-import ml_collections
-
 from experiments import common_knowledge as common
 
-
-def presets() -> list[str]:
-  """The names after the colon."""
-  return common.presets()
+presets = common.presets
 
 
-def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
+def get_config(preset: str = "digits") -> common.ConfigDict:
   """The experiment; `preset` is `digits`, `tiny` or a CIFAR-100 pair."""
   return common.experiment(
     preset,

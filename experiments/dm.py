@@ -9,47 +9,16 @@ No teachers and no inner loop: every step draws a network at random. Published t
 IPC 50 with the released code's defaults.
 """
 
-import ml_collections
-
 from experiments import common
 
 _ROWS = {"cifar10": (1, 10, 50), "cifar100": (1, 10, 50), "tiny_imagenet": (1, 10, 50)}
-_DSA = "color_crop_cutout_flip_scale_rotate"
 
 
 def tables() -> dict:
   """The tables behind `config.auto`: data set -> ipc -> values of keys left open."""
-  shared = {
-    "preprocessing": "channel",
-    "steps": 20000,
-    "snapshot_every": 2000,
-    "model/width": 128,
-    "model/depth": 3,
-    "model/norm": "instance",
-    "eval/epochs": 1000,
-    "eval/batch_size": 256,
-    "eval/augment": _DSA,
-    "eval/full_epochs": 100,
-    "eval/full_lr": 0.01,
-    "method/augment": _DSA,
-    "method/lr_init": 0.01,
-  }
-  digits = {
-    "preprocessing": "standardize",
-    "steps": 400,
-    "snapshot_every": 100,
-    "model/width": 32,
-    "model/depth": 2,
-    "model/norm": "instance",
-    "eval/epochs": 400,
-    "eval/batch_size": 128,
-    "eval/full_epochs": 40,
-    "eval/full_lr": 0.01,
-    "eval/full_batch_size": 64,
-    "method/batch_real": 64,
-    "method/lr_init": 0.05,
-    "method/augment": "none",
-  }
+  published = {"preprocessing": "channel", "steps": 20000, "snapshot_every": 2000, "eval/batch_size": 256}
+  digits = common.CONVNET_DIGITS | {"steps": 400, "method/batch_real": 64}
+  shared = common.CONVNET | published
   return {"*": {"*": shared}, "digits": {"*": digits}, "tiny_imagenet": {"*": {"model/depth": 4}}}
 
 
@@ -58,10 +27,9 @@ def presets() -> list[str]:
   return ["digits", "tiny", *(f"{dataset}_ipc{ipc}" for dataset, row in _ROWS.items() for ipc in row)]
 
 
-def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
+def get_config(preset: str = "digits") -> common.ConfigDict:
   """The experiment; `preset` is `digits`, `tiny` or a row of the paper's table such as `cifar10_ipc10`."""
-  if preset not in presets():
-    raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(presets())}")
+  common.check_preset(preset, presets())
   config = common.base("dm", {"name": "dm"}, auto=tables())
   config.model.name = "convnet"
   if preset == "tiny":

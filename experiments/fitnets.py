@@ -7,17 +7,12 @@ The hint and the labels train together, as in the field's tables; the arm `two_s
 hint alone for a third of the epochs and then labels and KD. On digits the hint is given at the 4x4 map.
 """
 
-import ml_collections
-
 from experiments import common_features, common_knowledge
 
-
-def presets() -> list[str]:
-  """The names after the colon."""
-  return common_knowledge.presets()
+presets = common_knowledge.presets
 
 
-def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
+def get_config(preset: str = "digits") -> common_knowledge.ConfigDict:
   """The experiment; `preset` is `digits`, `tiny` or a CIFAR-100 pair."""
   config = common_features.experiment(
     preset,

@@ -10,8 +10,6 @@ python -m jdistill.run --config=experiments/kd3.py:cifar10 --config.data_dir=DIR
 No student sees a label, and no student but those of `kd_original` sees an original image.
 """
 
-import ml_collections
-
 from experiments import common_knowledge as common
 
 # plain distillation by logits, with KD^3's data order
@@ -59,10 +57,9 @@ def presets() -> list[str]:
   return ["mnist5k", "digits", "letters", "cifar10", "tiny"]
 
 
-def get_config(preset: str = "mnist5k") -> ml_collections.ConfigDict:
+def get_config(preset: str = "mnist5k") -> common.ConfigDict:
   """The experiment; `preset` is `mnist5k`, `digits`, `letters`, `cifar10` or `tiny`."""
-  if preset not in presets():
-    raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(presets())}")
+  common.check_preset(preset, presets())
   epochs = 100
   # the shares of 160 and 120 epochs in the paper's 240
   policy = common.policy("kd3", repeat=True, ramp=epochs * 2 // 3, until=epochs // 2)
@@ -103,7 +100,7 @@ def get_config(preset: str = "mnist5k") -> ml_collections.ConfigDict:
   return config
 
 
-def _letters(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+def _letters(config: common.ConfigDict) -> common.ConfigDict:
   """Few steps, and a pool of which 93% are letters: here it counts what a step is spent on."""
   sizes = {"shifted_size": 1500, "rotated_size": 0, "junk_size": 19000}
   config.task.update({"crop": 22, "side": 8, "elsewhere": "usps.npz", "junk": "letters.npz"} | sizes)

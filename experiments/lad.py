@@ -15,8 +15,6 @@ to use the channel sooner if that is 5 times as strong as the image, instead of 
 student learns, as these teachers make little of the fixed ones.
 """
 
-import ml_collections
-
 from experiments import common_segmentation as common
 
 SCALE = 5.0
@@ -39,13 +37,10 @@ GRIDS = {
   "teacher_fixed": WEIGHTS,
 }
 
-
-def presets() -> list[str]:
-  """The names after the colon."""
-  return common.presets()
+presets = common.presets
 
 
-def get_config(preset: str = "shapes") -> ml_collections.ConfigDict:
+def get_config(preset: str = "shapes") -> common.ConfigDict:
   """The experiment; `preset` is `shapes`, `camvid` or `tiny`."""
   return common.experiment(
     preset,

@@ -10,8 +10,6 @@ labels and without weight decay; `ce` goes on with labels on the same schedule. 
 where teachers differ more: they have 200 labelled images, and untrained students see all images without their labels.
 """
 
-import ml_collections
-
 from experiments import common_knowledge as common
 
 COMMITTEE = {"wide": {"teacher/widths": (128,)}, "deep": {"teacher/widths": (96, 48)}}
@@ -41,7 +39,7 @@ def controls() -> dict[str, dict]:
   }
 
 
-def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
+def get_config(preset: str = "digits") -> common.ConfigDict:
   """The experiment; `preset` is `digits`, `committee`, `tiny` or a CIFAR-100 pair (three teachers of one network)."""
   arms = controls()
   if preset.startswith("cifar100"):

@@ -8,9 +8,7 @@ Published test accuracies (ConvNet, %): CIFAR-10 46.2/65.4/71.6 and CIFAR-100 24
 Tiny-ImageNet 8.8/23.2/28.0.
 """
 
-import ml_collections
-
-from experiments import datm
+from experiments import common, datm
 
 # (inner steps, expert epochs, max start epoch, image lr, batch, lr of lr, initial lr)
 _OFFICIAL = {
@@ -42,10 +40,7 @@ def tables() -> dict:
     key: value for key, value in auto["digits"]["*"].items() if key not in ("method/threshold", "method/initial")
   }
   for dataset, table in _OFFICIAL.items():
-    auto[dataset] = {"*": auto[dataset]["*"]}
-    for ipc, values in table.items():
-      named = dict(zip(_COLUMNS, values, strict=True))
-      auto[dataset][str(ipc)] = {f"method/{key}": value for key, value in named.items() if value is not None}
+    auto[dataset] = {"*": auto[dataset]["*"]} | datm.rows(_COLUMNS, table)
   return auto
 
 
@@ -54,9 +49,6 @@ def presets() -> list[str]:
   return ["digits", "tiny", *(f"{dataset}_ipc{ipc}" for dataset, table in _OFFICIAL.items() for ipc in table)]
 
 
-def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
+def get_config(preset: str = "digits") -> common.ConfigDict:
   """The experiment; `preset` is `digits`, `tiny` or a published row such as `cifar10_ipc10`."""
-  config = datm.trajectory("mtt", tables())
-  if preset not in presets():
-    raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(presets())}")
-  return datm.apply_preset(config, preset)
+  return datm.apply_preset(datm.trajectory("mtt", tables()), preset, presets())

@@ -10,8 +10,6 @@ embedding and its cosine with the teacher's class mean. Weights by pair are the 
 scripts; pairs without any have the defaults.
 """
 
-import ml_collections
-
 from experiments import common_knowledge as common
 
 # kd_weight and nd_weight of KD++; alpha, beta and nd_weight of DKD++; kd_weight and nd_weight of DIST++ and ReviewKD++
@@ -36,13 +34,10 @@ PARTS = {
   "example": {"method/alignment": "example"},
 }
 
-
-def presets() -> list[str]:
-  """The names after the colon."""
-  return common.presets()
+presets = common.presets
 
 
-def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
+def get_config(preset: str = "digits") -> common.ConfigDict:
   """The experiment; `preset` is `digits`, `tiny` or a CIFAR-100 pair."""
   if preset in presets() and preset not in ("digits", "tiny"):
     return pair(preset)
@@ -72,7 +67,7 @@ def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
   return config
 
 
-def pair(preset: str) -> ml_collections.ConfigDict:
+def pair(preset: str) -> common.ConfigDict:
   """A CIFAR-100 pair in the paper's protocol: batches of 128, twice the usual rate, Nesterov's momentum."""
   name = preset.removeprefix("cifar100_")
   kd, dkd, dist, review = WEIGHTS.get(name, ((1.0, 2.0), (1.0, 8.0, 1.0), (2.0, 2.0), (5.0, 1.0)))

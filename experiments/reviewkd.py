@@ -8,8 +8,6 @@ behind a ReLU stand in for the release's maps before it (not in wide residual ne
 FitNets, AT, RKD and CRD run on the same networks and schedule.
 """
 
-import ml_collections
-
 from experiments import common_features, common_knowledge
 
 OTHERS = {
@@ -29,13 +27,10 @@ WEIGHTS = {
   "resnet32x4_shufflenetv2": 8.0,
 }
 
-
-def presets() -> list[str]:
-  """The names after the colon."""
-  return common_knowledge.presets()
+presets = common_knowledge.presets
 
 
-def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
+def get_config(preset: str = "digits") -> common_knowledge.ConfigDict:
   """The experiment; `preset` is `digits`, `tiny` or a CIFAR-100 pair."""
   others = OTHERS if preset == "digits" else {}
   grids = {

@@ -9,8 +9,6 @@ seconds of training. Other experiments that train students take the policy by `-
 Published (ResNet-18, ImageNet, 10 % of the images an epoch): 66 % top-1 against 69 % with all of them.
 """
 
-import ml_collections
-
 from experiments import common_knowledge as common
 
 STATIC = {"data_policy/name": "static_subset"}
@@ -22,10 +20,9 @@ def presets() -> list[str]:
   return ["digits", "tiny"]
 
 
-def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
+def get_config(preset: str = "digits") -> common.ConfigDict:
   """The experiment; `preset` is `digits` or `tiny`."""
-  if preset not in presets():
-    raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(presets())}")
+  common.check_preset(preset, presets())
   config = common.students("rs2", {"name": "ce"}, about={"name": "supervised"})
   config.subject, config.reference, config.seeds = "rs2", "static", 5
   config.teacher, config.student = (common.network("mlp", widths=(64, 64, 64)) for _ in range(2))

@@ -9,8 +9,6 @@ method with the published weights, untuned. `low_overlap` multiplies the teacher
 divergence for 200 steps, alone or with the labels, and reports how steep each of them is (`method/gradient_...`).
 """
 
-import ml_collections
-
 from experiments import common_knowledge as common
 
 ALONE = {"method/ce_weight": 0.0, "method/sd_weight": 0.0, "method/kd_weight": 1.0}
@@ -24,10 +22,9 @@ def presets() -> list[str]:
   return ["digits", "low_overlap", "tiny"]
 
 
-def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
+def get_config(preset: str = "digits") -> common.ConfigDict:
   """The experiment; `preset` is `digits`, `low_overlap` or `tiny`."""
-  if preset not in presets():
-    raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(presets())}")
+  common.check_preset(preset, presets())
   if preset == "low_overlap":
     return low_overlap()
   controls = {
@@ -52,7 +49,7 @@ def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
   return common.experiment(preset, "sinkd", {"name": "sinkd", "scale_t2": True}, controls=controls, grids=grids)
 
 
-def low_overlap() -> ml_collections.ConfigDict:
+def low_overlap() -> common.ConfigDict:
   """One divergence, alone or with the labels, against a teacher with five times its logits: 200 full-batch steps."""
   shared = {"teacher_scale": 5.0, "temperature": 2.0, "gradient_norms": True}
   config = common.students("sinkd", {"name": "sinkd", "ce_weight": 0.0, "kd_weight": 0.0, "sd_weight": 1.0} | shared)

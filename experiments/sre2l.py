@@ -10,8 +10,6 @@ images with hard labels, and random real images with both. Published top-1 accur
 ImageNet-1K 46.8 with ResNet-18 and 60.8 with the largest student.
 """
 
-import ml_collections
-
 from experiments import common
 
 
@@ -20,10 +18,9 @@ def presets() -> list[str]:
   return ["digits", "cifar10_small", "tiny_imagenet", "tiny"]
 
 
-def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
+def get_config(preset: str = "digits") -> common.ConfigDict:
   """The experiment; `preset` is `digits`, `cifar10_small`, `tiny_imagenet` or `tiny`."""
-  if preset not in presets():
-    raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(presets())}")
+  common.check_preset(preset, presets())
   config = common.base("sre2l", {"name": "sre2l"})
   config.dataset, config.preprocessing, config.ipc = "digits", "standardize", 5
   config.validation_size = 100
@@ -49,7 +46,7 @@ def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
   return config
 
 
-def _cifar10_small(config: ml_collections.ConfigDict) -> None:
+def _cifar10_small(config: common.ConfigDict) -> None:
   """5,000 images of CIFAR-10 and ten per class, for a CPU with patience."""
   config.update({"dataset": "cifar10", "preprocessing": "channel", "ipc": 10, "validation_size": 500})
   config.train_size, config.test_size = 5000, 1000
@@ -61,7 +58,7 @@ def _cifar10_small(config: ml_collections.ConfigDict) -> None:
   config.eval.update({"epochs": 100, "full_epochs": 20, "full_batch_size": 128})
 
 
-def _tiny_imagenet(config: ml_collections.ConfigDict) -> None:
+def _tiny_imagenet(config: common.ConfigDict) -> None:
   """The released values; Tiny-ImageNet is not in TFDS: give its folder or file with `--config.dataset`."""
   config.update({"dataset": "tiny_imagenet", "preprocessing": "channel", "ipc": 50, "validation_size": 5000})
   config.teacher, config.model = common.network("resnet18_bn"), common.network("resnet18_bn")

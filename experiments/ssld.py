@@ -12,8 +12,6 @@ updates.
 
 import math
 
-import ml_collections
-
 from experiments import common_knowledge as common
 
 EPOCHS, FINE_TUNING, BATCH = 60, 10, 100
@@ -47,10 +45,9 @@ def labelled_alone(updates: int, labelled: int) -> dict:
   return alone | {"train/epochs": epochs, "train/lr": 0.01}
 
 
-def get_config(preset: str = "mnist5k") -> ml_collections.ConfigDict:
+def get_config(preset: str = "mnist5k") -> common.ConfigDict:
   """The experiment; `preset` is `mnist5k`, `mostly_junk`, `digits` or `tiny`."""
-  if preset not in presets():
-    raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(presets())}")
+  common.check_preset(preset, presets())
   teacher_size, labelled, others, junk, per_class = SIZES["digits" if preset == "tiny" else preset]
   task = {
     "name": "unlabelled",

@@ -9,8 +9,6 @@ python -m jdistill.run --config=experiments/swing.py --config.dataset=FILE.txt  
 The paper's data and code are not available; this is a test of its claim, not a reproduction of its tables.
 """
 
-import ml_collections
-
 from experiments import common_knowledge as common
 
 CONTROLS = {
@@ -34,14 +32,9 @@ def presets() -> list[str]:
   return ["text", "tiny"]
 
 
-def get_config(preset: str = "text") -> ml_collections.ConfigDict:
-  """The experiment; `preset` is `text` or `tiny`.
-
-  Raises:
-    ValueError: an unknown preset.
-  """
-  if preset not in presets():
-    raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(presets())}")
+def get_config(preset: str = "text") -> common.ConfigDict:
+  """The experiment; `preset` is `text` or `tiny`."""
+  common.check_preset(preset, presets())
   method = {"name": "swing", "tau_lo": 1.0, "tau_hi": 10.0, "epsilon": 1000.0}
   config = common.students("swing", method, about={"name": "canaries"})
   config.dataset, config.preprocessing = "descriptions", "none"

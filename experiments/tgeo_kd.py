@@ -9,17 +9,12 @@ teacher then differs between examples. `random_controller` is what the released 
 and which predictions are wrong, and `ce_held_out` trains on the 200 right labels that the controller learns from.
 """
 
-import ml_collections
-
 from experiments import common_knowledge as common
 
 TGEO = {"name": "tgeo_kd"}
 ALPHAS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
-
-def presets() -> list[str]:
-  """The names after the colon."""
-  return common.presets()
+presets = common.presets
 
 
 def rule(name: str, **options) -> dict:
@@ -56,7 +51,7 @@ def grids() -> dict[str, dict]:
   }
 
 
-def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
+def get_config(preset: str = "digits") -> common.ConfigDict:
   """The experiment; `preset` is `digits`, `tiny` or a CIFAR-100 pair (on labels as they are)."""
   config = common.experiment(preset, "tgeo_kd", TGEO, controls=controls(), grids=grids())
   config.reference = "fixed"

@@ -9,8 +9,6 @@ Class c has n_max * 50^(-c/9) images, for the teacher too; what counts is the me
 settings are not known here, so the presets are not rows of its tables.
 """
 
-import ml_collections
-
 from experiments import common_knowledge as common
 
 HEAT = {"method/temperature": (2.0, 4.0)}
@@ -28,10 +26,9 @@ def presets() -> list[str]:
   return ["digits", "mnist5k", "tiny", "cifar100_lt"]
 
 
-def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
+def get_config(preset: str = "digits") -> common.ConfigDict:
   """The experiment; `preset` is `digits`, `mnist5k`, `tiny` or `cifar100_lt`."""
-  if preset not in presets():
-    raise ValueError(f"unknown preset {preset!r}; choose one of {', '.join(presets())}")
+  common.check_preset(preset, presets())
   task = {"name": "long_tailed", "imbalance": 50.0}
   config = common.students("trg", {"name": "trg", "contrast_epochs": 60.0}, about=task)
   common.arms(
@@ -56,13 +53,13 @@ def get_config(preset: str = "digits") -> ml_collections.ConfigDict:
   return _tiny(config) if preset == "tiny" else config
 
 
-def _tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+def _tiny(config: common.ConfigDict) -> common.ConfigDict:
   common.tiny(config)
   config.task.imbalance, config.train.batch_size = 5.0, 32
   return config
 
 
-def _cifar100(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+def _cifar100(config: common.ConfigDict) -> common.ConfigDict:
   """CIFAR-100-LT with the schedule of the field's balanced pairs; imbalance, networks and weights are our choice."""
   common.cifar100_pair(config, "cifar100_resnet56_resnet20")
   config.task = common.task("long_tailed", imbalance=100.0, tail_classes=30)

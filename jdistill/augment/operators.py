@@ -31,9 +31,6 @@ def saturation(x: jax.Array, factor: jax.Array) -> jax.Array:
   Args:
     x: `[batch, height, width, channels]`; with one channel nothing changes.
     factor: `[batch]`; 0 gives a grey image, 1 the image itself.
-
-  Returns:
-    Like `x`.
   """
   grey = jnp.mean(x, axis=-1, keepdims=True)
   return (x - grey) * _per_image(factor, x) + grey
@@ -45,9 +42,6 @@ def contrast(x: jax.Array, factor: jax.Array) -> jax.Array:
   Args:
     x: `[batch, height, width, channels]`.
     factor: `[batch]`; 0 gives a constant image, 1 the image itself.
-
-  Returns:
-    Like `x`.
   """
   mean = jnp.mean(x, axis=(1, 2, 3), keepdims=True)
   return (x - mean) * _per_image(factor, x) + mean
@@ -67,9 +61,6 @@ def translate(x: jax.Array, shift: jax.Array, pad: tuple[int, int]) -> jax.Array
     x: `[batch, height, width, channels]`.
     shift: `[batch, 2]` int, `(rows, columns)`; positive moves the picture up and to the left.
     pad: largest `|shift|` on each axis, static; larger shifts are cut to it.
-
-  Returns:
-    Like `x`.
   """
   padded = jnp.pad(x, ((0, 0), (pad[0], pad[0]), (pad[1], pad[1]), (0, 0)))
   window = x.shape[1:]
@@ -89,9 +80,6 @@ def cutout(x: jax.Array, centre: jax.Array, side: tuple[int, int]) -> jax.Array:
     x: `[batch, height, width, channels]`.
     centre: `[batch, 2]` int, `(row, column)`.
     side: `(rows, columns)` of the rectangle, static; 0 cuts nothing.
-
-  Returns:
-    Like `x`.
   """
 
   def hole(axis: int) -> jax.Array:  # [batch, size]
@@ -111,9 +99,6 @@ def scale(x: jax.Array, factors: jax.Array) -> jax.Array:
   Args:
     x: `[batch, height, width, channels]`.
     factors: `[batch, 2]`, `(sx, sy)`: width first, as in `theta`. Above 1 the picture shrinks, below 1 it grows.
-
-  Returns:
-    Like `x`.
   """
   factors = factors.astype(_position_dtype(x))
 
@@ -134,9 +119,6 @@ def rotate(x: jax.Array, degrees: jax.Array) -> jax.Array:
   Args:
     x: `[batch, height, width, channels]`.
     degrees: `[batch]`, the angle `a`.
-
-  Returns:
-    Like `x`.
   """
   angle = jnp.deg2rad(degrees.astype(_position_dtype(x)))
   cos, sin, zero = jnp.cos(angle), jnp.sin(angle), jnp.zeros_like(angle)

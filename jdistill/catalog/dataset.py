@@ -13,7 +13,7 @@ _trajectory = functools.partial(
   stages=("teachers", "distill", "evaluate", "export", "report"),
   test="tests/methods/test_trajectory.py",
   toy={"kind": "trajectory", "objective": "match/loss"},
-  parts={"stream": "jdistill.teachers.segments:segments", "start": _START},
+  parts={"stream": "jdistill.methods.dataset.segments:segments", "start": _START},
   keep="trajectory",
 )
 

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jdistill.augment import identity
-from jdistill.base import Augmentation, Batch, DataPolicy, Key, Method, Network, PyTree, Variables
+from jdistill.base import Augmentation, Batch, DataPolicy, Key, Method, Network, Variables
 from jdistill.data.policies import shuffle
 from jdistill.methods.knowledge import StudentInput, logits, student_method
 from jdistill.methods.optimizers import make_optimizer, schedule
@@ -49,10 +49,6 @@ _CERTAIN = 200.0  # a label logit beside zeros whose softmax is exactly 1 in flo
 class _Shared(NamedTuple):
   data: Batch
   lr: jax.Array
-
-
-def _nbytes(examples: Batch) -> int:
-  return sum(np.asarray(leaf).nbytes for leaf in jax.tree.leaves(examples))
 
 
 def _join(shared: _Shared, row: Row) -> StudentInput:
@@ -119,7 +115,7 @@ def train_seeds(
   """
   filled = places(seeds, mesh)  # any number of seeds up to that of devices is the same program
   sets = [examples] if isinstance(examples, Batch) else [examples[i] for i in filled]
-  if len(sets) == 1 and _nbytes(sets[0]) < _REPEATED:
+  if len(sets) == 1 and sum(leaf.nbytes for leaf in jax.tree.leaves(sets[0])) < _REPEATED:
     sets *= len(filled)  # and so are a set for all and a set for each
   data = jax.tree.map(lambda *leaves: np.concatenate([np.asarray(leaf) for leaf in leaves]), *sets)
   size = len(sets[0].ids)
@@ -191,7 +187,6 @@ def evaluate_seeds(
   Returns:
     Test accuracies as fractions, one per seed.
   """
-  options = {"key": key, "seeds": seeds, "first": first, "mesh": mesh}
-  trained: PyTree = jax.device_get(train_seeds(network, protocol, examples, lr, **options))
+  trained = jax.device_get(train_seeds(network, protocol, examples, lr, key=key, seeds=seeds, first=first, mesh=mesh))
   networks = (jax.tree.map(lambda leaf, i=index: leaf[i], trained) for index in range(seeds))
   return [accuracy(network, variables, test_x, test_y) for variables in networks]

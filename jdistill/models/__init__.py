@@ -1,9 +1,9 @@
-"""Networks as pure functions: a zoo by name, stacks of networks, flat parameters, and adapters for other libraries."""
+"""Networks as pure functions: a zoo by name, flat parameters, and adapters for other libraries."""
 
 from jdistill.models.adapters import from_equinox, from_function, from_linen, from_nnx
+from jdistill.models.flat import FlatNetwork, flatten
 from jdistill.models.predict import predict
 from jdistill.models.registry import build, describe, names, options
-from jdistill.models.stacked import FlatNetwork, flatten, stacked_init
 
 __all__ = [
   "FlatNetwork",
@@ -17,5 +17,4 @@ __all__ = [
   "names",
   "options",
   "predict",
-  "stacked_init",
 ]

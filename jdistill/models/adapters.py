@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax import nnx
+from flax import nnx, traverse_util
 
-from jdistill.base import Key, Network, Outputs, PyTree, Sites, UserError, Variables
+from jdistill.base import Key, Network, Outputs, PyTree, UserError, Variables
 from jdistill.models.layers import check_sites
 
 _TRAIN_FLAGS = ("train", "training", "is_training")
@@ -37,15 +37,7 @@ def from_function(init: Callable[[Key], PyTree], apply_logits: Callable[..., jax
     value = init(key)
     return value if isinstance(value, Variables) else Variables(value, {})
 
-  def apply(
-    params: PyTree,
-    x: jax.Array,
-    *,
-    train: bool = False,
-    rngs: Mapping[str, Key] | None = None,
-    stats: PyTree | None = None,
-    sites: Sites | None = None,
-  ) -> Outputs:
+  def apply(params: PyTree, x: jax.Array, *, train=False, rngs=None, stats=None, sites=None) -> Outputs:
     if "sites" not in accepted:
       check_sites(sites, [])
     given = {"train": train, "rngs": rngs, "stats": stats, "sites": sites}
@@ -64,9 +56,6 @@ def from_linen(module: nn.Module, example_x: jax.Array | jax.ShapeDtypeStruct) -
   Args:
     module: the unbound module.
     example_x: an input, or its shape and dtype; its values are not used.
-
-  Returns:
-    The `Network`.
   """
   flags = _accepted(type(module).__call__, (*_TRAIN_FLAGS, *_EVAL_FLAGS))
 
@@ -80,15 +69,7 @@ def from_linen(module: nn.Module, example_x: jax.Array | jax.ShapeDtypeStruct) -
 
   needs_stats = bool(jax.tree.leaves(jax.eval_shape(init, jax.random.key(0)).stats))
 
-  def apply(
-    params: PyTree,
-    x: jax.Array,
-    *,
-    train: bool = False,
-    rngs: Mapping[str, Key] | None = None,
-    stats: PyTree | None = None,
-    sites: Sites | None = None,
-  ) -> Outputs:
+  def apply(params: PyTree, x: jax.Array, *, train=False, rngs=None, stats=None, sites=None) -> Outputs:
     check_sites(sites, [])
     stats = _check_stats(stats, needs_stats)
     value, updated = module.apply(
@@ -109,9 +90,6 @@ def from_nnx(module: nnx.Module | Callable[[nnx.Rngs], nnx.Module]) -> Network:
   Args:
     module: a factory `rngs -> module`, or a module; `init` of the latter gives its own values whatever the key.
 
-  Returns:
-    The `Network`.
-
   Raises:
     UserError: from `apply`, where random numbers or statistics are needed and not given.
   """
@@ -128,15 +106,7 @@ def from_nnx(module: nnx.Module | Callable[[nnx.Rngs], nnx.Module]) -> Network:
     _, params, _, stats = split(module if own else module(nnx.Rngs(key)))
     return Variables(as_params.to_dict(params), as_stats.to_dict(stats))
 
-  def apply(
-    params: PyTree,
-    x: jax.Array,
-    *,
-    train: bool = False,
-    rngs: Mapping[str, Key] | None = None,
-    stats: PyTree | None = None,
-    sites: Sites | None = None,
-  ) -> Outputs:
+  def apply(params: PyTree, x: jax.Array, *, train=False, rngs=None, stats=None, sites=None) -> Outputs:
     check_sites(sites, [])
     stats = _check_stats(stats, bool(as_stats.paths))
     key = rngs.get("dropout") if rngs else None
@@ -161,9 +131,6 @@ def from_equinox(module: Any, *, channels_first: bool = True) -> Network:
     module: a factory `key -> module`, or a module; `init` of the latter gives its own values whatever the key.
     channels_first: whether the module takes `[channels, height, width]`, as Equinox convolutions do.
 
-  Returns:
-    The `Network`.
-
   Raises:
     UserError: Equinox is not installed.
   """
@@ -182,15 +149,7 @@ def from_equinox(module: Any, *, channels_first: bool = True) -> Network:
   def init(key: Key) -> Variables:
     return Variables(naming.to_dict(partition(key)[0]), {})
 
-  def apply(
-    params: PyTree,
-    x: jax.Array,
-    *,
-    train: bool = False,
-    rngs: Mapping[str, Key] | None = None,
-    stats: PyTree | None = None,
-    sites: Sites | None = None,
-  ) -> Outputs:
+  def apply(params: PyTree, x: jax.Array, *, train=False, rngs=None, stats=None, sites=None) -> Outputs:
     check_sites(sites, [])
     instance = eqx.nn.inference_mode(eqx.combine(naming.from_dict(params), static), value=not train)
     x = jnp.moveaxis(x, -1, 1) if channels_first else x
@@ -218,22 +177,11 @@ class _Naming(NamedTuple):
     return cls([path[:-1] if wrapped else path for path in keys], structure)
 
   def to_dict(self, tree: PyTree) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for path, leaf in zip(self.paths, jax.tree.leaves(tree), strict=True):
-      inner = result
-      for part in path[:-1]:
-        inner = inner.setdefault(part, {})
-      inner[path[-1]] = leaf
-    return result
+    return traverse_util.unflatten_dict(dict(zip(self.paths, jax.tree.leaves(tree), strict=True)))
 
   def from_dict(self, nested: Mapping[str, Any]) -> PyTree:
-    leaves = []
-    for path in self.paths:
-      inner: Any = nested
-      for part in path:
-        inner = inner[part]
-      leaves.append(inner)
-    return jax.tree.unflatten(self.structure, leaves)
+    flat = traverse_util.flatten_dict(nested)
+    return jax.tree.unflatten(self.structure, [flat[path] for path in self.paths])
 
 
 def _fresh_random_state(like: PyTree, key: Key) -> PyTree:

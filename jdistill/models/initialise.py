@@ -73,3 +73,11 @@ def _divisor(kernel: tuple[int, ...], init: str) -> float:
   if init != "he":
     return math.sqrt(fan_in)
   return math.sqrt(math.prod(kernel[:-2]) * kernel[-1] / 2 if len(kernel) == 4 else 3 * fan_in)
+
+
+def fresh_moments(shapes: Mapping[str, Mapping[str, jax.ShapeDtypeStruct]]) -> dict[str, dict[str, jax.Array]]:
+  """Running statistics of batch norm before the first step: zero means and unit variances, by layer."""
+  return {
+    layer: {name: jnp.full(leaf.shape, float(name == "var"), leaf.dtype) for name, leaf in leaves.items()}
+    for layer, leaves in shapes.items()
+  }

@@ -12,18 +12,17 @@ import jax
 import jax.numpy as jnp
 from flax.errors import ScopeParamShapeError
 
-from jdistill.base import Key, Network, Outputs, PyTree, Sites, UserError, Variables
+from jdistill.base import Key, Network, Outputs, PyTree, UserError, Variables
 from jdistill.models.alexnet import AlexNet
-from jdistill.models.cifar_resnet import CifarResNet
 from jdistill.models.convnet import ConvNet
 from jdistill.models.gru import GRU
-from jdistill.models.initialise import INITS, draw_params
+from jdistill.models.initialise import INITS, draw_params, fresh_moments
 from jdistill.models.layers import ACTIVATIONS, NORMS, POOLINGS, Recorder
 from jdistill.models.lenet import LeNet
 from jdistill.models.mixer import Mixer
 from jdistill.models.mlp import MLP
 from jdistill.models.mobilenetv2 import MobileNetV2
-from jdistill.models.resnet import ResNet
+from jdistill.models.resnet import CifarResNet, ResNet
 from jdistill.models.segnet import SegNet
 from jdistill.models.shufflenet import ShuffleNetV1, ShuffleNetV2
 from jdistill.models.vgg import VGG11
@@ -39,6 +38,16 @@ class _Entry(NamedTuple):
 
 
 _MOST_PARAMETERS = 10**10  # 40 GB; a slip of the keyboard beyond it would be waited for until memory is full
+
+
+def _resnet(module: type[ResNet], blocks: tuple[int, ...], **preset: Any) -> _Entry:
+  return _Entry(module, {"blocks": blocks, "stem_multiple": 1, "stage_multiple": 1} | preset)
+
+
+def _cifar_resnet(depth: int, **multiples: int) -> _Entry:
+  return _resnet(CifarResNet, ((depth - 2) // 6,) * 3, norm="batch", groups=4, **multiples)
+
+
 _ZOO = {
   "convnet": _Entry(ConvNet),
   "convnet_bn": _Entry(ConvNet, {"norm": "batch"}),
@@ -47,18 +56,12 @@ _ZOO = {
   "alexnet": _Entry(AlexNet),
   "vgg11": _Entry(VGG11),
   "vgg11_bn": _Entry(VGG11, {"norm": "batch"}),
-  "resnet10": _Entry(ResNet, {"blocks": (1, 1, 1, 1)}),
-  "resnet10_bn": _Entry(ResNet, {"blocks": (1, 1, 1, 1), "norm": "batch"}),
-  "resnet18": _Entry(ResNet, {"blocks": (2, 2, 2, 2)}),
-  "resnet18_bn": _Entry(ResNet, {"blocks": (2, 2, 2, 2), "norm": "batch"}),
-  **{
-    f"resnet{depth}": _Entry(CifarResNet, {"depth": depth, "stem_multiple": 1, "stage_multiple": 1})
-    for depth in (8, 14, 20, 32, 44, 56, 110)
-  },
-  **{
-    f"resnet{depth}x4": _Entry(CifarResNet, {"depth": depth, "stem_multiple": 2, "stage_multiple": 4})
-    for depth in (8, 32)
-  },
+  "resnet10": _resnet(ResNet, (1, 1, 1, 1)),
+  "resnet10_bn": _resnet(ResNet, (1, 1, 1, 1), norm="batch"),
+  "resnet18": _resnet(ResNet, (2, 2, 2, 2)),
+  "resnet18_bn": _resnet(ResNet, (2, 2, 2, 2), norm="batch"),
+  **{f"resnet{depth}": _cifar_resnet(depth) for depth in (8, 14, 20, 32, 44, 56, 110)},
+  **{f"resnet{depth}x4": _cifar_resnet(depth, stem_multiple=2, stage_multiple=4) for depth in (8, 32)},
   "vgg8_bn": _Entry(StageVGG, {"convolutions": (1, 1, 1, 1, 1), "norm": "batch"}),
   "vgg13_bn": _Entry(StageVGG, {"convolutions": (2, 2, 2, 2, 2), "norm": "batch"}),
   "wrn": _Entry(WideResNet),
@@ -177,18 +180,9 @@ def _network(module: nn.Module, name: str, image_shape: tuple[int, ...], init_na
         jax.random.key(0), jnp.zeros((1, *image_shape), _input_type(image_shape)), train=False, record=Recorder()
       )
     )
-    stats = {layer: _fresh_moments(leaves) for layer, leaves in shapes.get("batch_stats", {}).items()}
-    return Variables(draw_params(key, shapes["params"], init_name), stats)
+    return Variables(draw_params(key, shapes["params"], init_name), fresh_moments(shapes.get("batch_stats", {})))
 
-  def apply(
-    params: PyTree,
-    x: jax.Array,
-    *,
-    train: bool = False,
-    rngs: Mapping[str, Key] | None = None,
-    stats: PyTree | None = None,
-    sites: Sites | None = None,
-  ) -> Outputs:
+  def apply(params: PyTree, x: jax.Array, *, train=False, rngs=None, stats=None, sites=None) -> Outputs:
     (_check_images if len(image_shape) == 3 else _check_tokens)(x, name, image_shape)
     record = Recorder(sites)
     variables = {"params": params, "batch_stats": stats} if stats else {"params": params}
@@ -207,10 +201,6 @@ def _network(module: nn.Module, name: str, image_shape: tuple[int, ...], init_na
       f"model {name!r}: would have {count:.3g} parameters, more than {_MOST_PARAMETERS:.0e}; lower its width or depth"
     )
   return Network(init, apply)
-
-
-def _fresh_moments(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
-  return {"mean": jnp.zeros(shapes["mean"].shape, jnp.float32), "var": jnp.ones(shapes["var"].shape, jnp.float32)}
 
 
 def _check_images(x: jax.Array, name: str, image_shape: tuple[int, ...]) -> None:

@@ -98,81 +98,20 @@ def expert_label_logits(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 class Start(NamedTuple):
-  """How a synthetic set starts; see `start`.
+  """How a synthetic set starts, as `start` makes it.
 
   Attributes:
-    initial, labels, lr_init: see `start`.
+    make: `(images, labels, *, ipc, num_classes, seed, expert_logits, experts) -> SyntheticSet` before the first step,
+      on the host: from real images `[n, height, width, channels]` in network space and their labels `[n]`, `ipc` of
+      each class, which `seed` decides. `expert_logits` are the last snapshots of some of the `experts` on some images.
+      Raises `UserError` where a class has fewer than `ipc` images, or fewer that all experts together get right.
+    empty: `(ipc, num_classes, image_shape) -> SyntheticSet` of the same form without any image, for plans.
+    check: as `Feed.check`; refuses soft labels of noise, and hard ones that a method should learn.
   """
 
-  initial: str
-  labels: str
-  lr_init: float
-
-  def check(self, method: Mapping[str, Any], teacher_train: Mapping[str, Any] | None) -> None:
-    """Refuses soft labels of noise, and hard ones that a method should learn.
-
-    Raises:
-      UserError: either.
-    """
-    del teacher_train
-    if self.initial == "noise" and self.labels == "soft":
-      raise UserError("method.initial='noise': experts give no labels to noise; set method.labels='hard'")
-    if method.get("learn_labels") and self.labels == "hard":
-      raise UserError("method.learn_labels=True: hard labels cannot be learned; set method.labels='soft'")
-
-  def empty(self, ipc: int, num_classes: int, image_shape: tuple[int, ...]) -> SyntheticSet:
-    """A set of the same form without any image, for plans."""
-    count = ipc * num_classes
-    classes = np.repeat(np.arange(num_classes, dtype=np.int32), ipc)
-    labels = np.eye(num_classes, dtype=np.float32)[classes] if self.labels == "soft" else classes
-    return SyntheticSet(np.zeros((count, *image_shape), np.float32), labels, np.float32(self.lr_init))
-
-  def make(
-    self,
-    images: np.ndarray,
-    labels: np.ndarray,
-    *,
-    ipc: int,
-    num_classes: int,
-    seed: int,
-    expert_logits: ExpertLogits,
-    experts: int,
-  ) -> SyntheticSet:
-    """The set before the first step, on the host.
-
-    Args:
-      images: `[n, height, width, channels]` real images in network space.
-      labels: `[n]` integers.
-      ipc: images per class.
-      num_classes: number of classes.
-      seed: decides which images.
-      expert_logits: the last snapshots of some experts on some images.
-      experts: how many experts there are.
-
-    Raises:
-      UserError: a class has fewer than `ipc` images, or fewer that all experts together get right.
-    """
-    if self.initial == "noise":
-      classes = np.repeat(np.arange(num_classes, dtype=np.int32), ipc)
-      noise = np.random.default_rng((seed, 2)).normal(size=(len(classes), *images.shape[1:])).astype(np.float32)
-      return SyntheticSet(noise, classes, np.float32(self.lr_init))
-    picked = self._pick(images, labels, ipc, num_classes, seed, expert_logits, experts)
-    own = labels[picked]
-    if self.labels == "soft":
-      own = expert_label_logits(expert_logits(images[picked], range(experts)), own)
-    return SyntheticSet(images[picked], own, np.float32(self.lr_init))
-
-  def _pick(self, images, labels, ipc: int, num_classes: int, seed: int, expert_logits, experts: int) -> np.ndarray:
-    if self.initial == "real":
-      return random_real(np.random.default_rng((seed, 2)), labels, ipc, num_classes)
-    logits, refused = [], None
-    for expert in range(experts):  # nearly always the first one is enough
-      logits.append(expert_logits(images, [expert])[0])
-      try:
-        return correctly_predicted(np.random.default_rng((seed, 2)), np.stack(logits), labels, ipc, num_classes)
-      except UserError as error:
-        refused = error
-    raise refused
+  make: Callable[..., SyntheticSet]
+  empty: Callable[[int, int, tuple[int, ...]], SyntheticSet]
+  check: Callable[[Mapping[str, Any], Mapping[str, Any] | None], None]
 
 
 @validated("method")
@@ -190,4 +129,42 @@ def start(
     labels: `"soft"`, the logits that experts give to these images, or `"hard"`, their classes.
     lr_init: learning rate for training on the set, before it is learned.
   """
-  return Start(initial, labels, lr_init)
+
+  def check(method: Mapping[str, Any], teacher_train: Mapping[str, Any] | None) -> None:
+    if initial == "noise" and labels == "soft":
+      raise UserError("method.initial='noise': experts give no labels to noise; set method.labels='hard'")
+    if method.get("learn_labels") and labels == "hard":
+      raise UserError("method.learn_labels=True: hard labels cannot be learned; set method.labels='soft'")
+
+  def empty(ipc: int, num_classes: int, image_shape: tuple[int, ...]) -> SyntheticSet:
+    classes = np.repeat(np.arange(num_classes, dtype=np.int32), ipc)
+    own = np.eye(num_classes, dtype=np.float32)[classes] if labels == "soft" else classes
+    return SyntheticSet(np.zeros((len(classes), *image_shape), np.float32), own, np.float32(lr_init))
+
+  def make(images, classes, *, ipc: int, num_classes: int, seed: int, expert_logits: ExpertLogits, experts: int):
+    rng = np.random.default_rng((seed, 2))
+    if initial == "noise":
+      blank = empty(ipc, num_classes, images.shape[1:])
+      return blank._replace(images=rng.normal(size=blank.images.shape).astype(np.float32))
+    if initial == "real":
+      picked = random_real(rng, classes, ipc, num_classes)
+    else:
+      picked = _known(images, classes, ipc, num_classes, seed, expert_logits, experts)
+    own = classes[picked]
+    if labels == "soft":
+      own = expert_label_logits(expert_logits(images[picked], range(experts)), own)
+    return SyntheticSet(images[picked], own, np.float32(lr_init))
+
+  return Start(make, empty, check)
+
+
+def _known(images, labels, ipc: int, num_classes: int, seed: int, expert_logits: ExpertLogits, experts: int):
+  """`correctly_predicted` by as few experts as it takes."""
+  logits, refused = [], None
+  for expert in range(experts):  # nearly always the first one is enough
+    logits.append(expert_logits(images, [expert])[0])
+    try:
+      return correctly_predicted(np.random.default_rng((seed, 2)), np.stack(logits), labels, ipc, num_classes)
+    except UserError as error:
+      refused = error
+  raise refused

@@ -11,7 +11,7 @@ from jdistill.base import Batch, UserError
 from jdistill.data.text import read_text
 from jdistill.evaluation.exposure import exposure, filling_log_perplexities
 from jdistill.schema import Count, Range, Size, validated
-from jdistill.tasks.task import Predict, Request, Task
+from jdistill.tasks.task import Predict, Request, Task, numbered
 
 _NAMES = (
   "alfa", "bravo", "charlie", "delta", "echo", "foxtrot", "golf", "hotel", "india", "juliett", "kilo", "lima", "mike",
@@ -180,4 +180,4 @@ def _sequences(parts: list[str], vocabulary: Mapping[str, int], length: int, pat
     for name, values in columns.items():
       rows[name].append(np.pad(values, (0, padded - count)).reshape(-1, length))
   x, y, private, mask = (np.concatenate(values) for values in rows.values())
-  return Batch(x, y, np.arange(len(x), dtype=np.int32), extra={"private": private, "mask": mask})
+  return numbered(x, y, private=private, mask=mask)

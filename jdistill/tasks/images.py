@@ -9,7 +9,7 @@ from jdistill import data
 from jdistill.base import Batch, UserError
 from jdistill.data import preprocess
 from jdistill.data.subset import balanced_indices
-from jdistill.tasks.task import Request, take
+from jdistill.tasks.task import Request, numbered, take
 
 
 class Images(NamedTuple):
@@ -48,13 +48,13 @@ def load(request: Request) -> data.Dataset:
   )
 
 
-def few(request: Request, labels: np.ndarray, size: int, classes: int, *, seed: int, key: str) -> np.ndarray:
+def few(request: Request, labels: np.ndarray, size: int | None, classes: int, *, seed: int, key: str) -> np.ndarray:
   """The class-balanced few examples that the student of one seed draws.
 
   Args:
     request: its seed decides, too.
     labels: of all examples that may be drawn.
-    size: how many.
+    size: how many; `None` for all.
     classes: number of classes.
     seed: of the student.
     key: what asked for so many, for messages.
@@ -62,8 +62,22 @@ def few(request: Request, labels: np.ndarray, size: int, classes: int, *, seed: 
   Raises:
     UserError: there are not that many.
   """
+  if size is None:
+    return np.arange(len(labels))
   own = int(np.random.default_rng((request.seed, 17, seed)).integers(2**31))
   return balanced_indices(labels, size, classes, seed=own, key=key)
+
+
+def shares(request: Request, labels: np.ndarray, classes: int, teacher_size: int) -> tuple[np.ndarray, ...]:
+  """Positions of validation, teachers and the rest, no two of them alike; the first two are class-balanced.
+
+  Raises:
+    UserError: there are not that many.
+  """
+  held = balanced_indices(labels, request.validation_size, classes, seed=request.seed, key="validation_size")
+  rest = np.setdiff1d(np.arange(len(labels)), held)
+  picked = balanced_indices(labels[rest], teacher_size, classes, seed=request.seed, key="task.teacher_size")
+  return held, rest[picked], np.delete(rest, picked)
 
 
 def read(request: Request) -> Images:
@@ -90,8 +104,7 @@ def read(request: Request) -> Images:
     )
   rest = np.setdiff1d(np.arange(len(labels)), held)
   train = Batch(transform(loaded.train_x), labels, loaded.train_ids)
-  test_ids = np.arange(len(loaded.test_y), dtype=np.int32)
-  test = Batch(transform(loaded.test_x), loaded.test_y.astype(np.int32), test_ids)
+  test = numbered(transform(loaded.test_x), loaded.test_y.astype(np.int32))
   pixels = np.asarray(loaded.train_x, np.float32)[rest]
   source = {
     "name": request.dataset,

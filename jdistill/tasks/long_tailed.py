@@ -92,7 +92,6 @@ def long_tailed(
     test=found.test,
     num_classes=found.num_classes,
     input_shape=data.x.shape[1:],
-    kind="images",
     score=tail_scores(np.arange(found.num_classes)[-tail_classes:]),
     metric="balanced_accuracy",
     notes=(

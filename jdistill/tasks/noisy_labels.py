@@ -54,10 +54,9 @@ def noisy_labels(
   data = found.train._replace(y=labels, extra={"clean_labels": clean})
 
   def members(seed: int) -> np.ndarray:
-    if trains_on == "held_out" or student_size is None:
+    if trains_on == "held_out":
       return np.arange(len(data.y))
-    key = "task.student_size"
-    return images.few(request, clean, student_size, found.num_classes, seed=seed, key=key)
+    return images.few(request, clean, student_size, found.num_classes, seed=seed, key="task.student_size")
 
   teacher = found.train._replace(y=taught)
   if trains_on == "held_out":
@@ -70,9 +69,7 @@ def noisy_labels(
     test=found.test,
     num_classes=found.num_classes,
     input_shape=found.train.x.shape[1:],
-    kind="images",
     score=_scores(noisy, wrong),
-    metric="accuracy",
     notes=(
       f"students: labels of classes {_listed(noisy)} wrong with probability {label_noise:g} "
       f"({int((labels != clean).sum())} of {len(clean)}); {len(members(0))} examples each",

@@ -1,9 +1,6 @@
 """A teacher trained on all labels, and students that see few or all of them."""
 
-import numpy as np
-
 from jdistill.data.subset import balanced_indices
-from jdistill.evaluation.scores import classification_scores
 from jdistill.schema import Count, validated
 from jdistill.tasks import images
 from jdistill.tasks.task import Request, Task
@@ -20,13 +17,6 @@ def supervised(request: Request, *, student_size: Count | None = None, teacher_s
   """
   found = images.read(request)
   labels = found.train.y
-
-  def members(seed: int) -> np.ndarray:
-    if student_size is None:
-      return np.arange(len(labels))
-    key = "task.student_size"
-    return images.few(request, labels, student_size, found.num_classes, seed=seed, key=key)
-
   teacher = found.train
   if teacher_size is not None:
     picked = balanced_indices(labels, teacher_size, found.num_classes, seed=request.seed, key="task.teacher_size")
@@ -34,15 +24,14 @@ def supervised(request: Request, *, student_size: Count | None = None, teacher_s
   count = student_size or len(labels)
   return Task(
     data=found.train,
-    members=members,
+    members=lambda seed: images.few(
+      request, labels, student_size, found.num_classes, seed=seed, key="task.student_size"
+    ),
     teacher=teacher,
     validation=found.validation,
     test=found.test,
     num_classes=found.num_classes,
     input_shape=found.train.x.shape[1:],
-    kind="images",
-    score=classification_scores,
-    metric="accuracy",
     notes=(
       f"teacher: {len(teacher.y)} training images; each student: {count} of {len(labels)}; choices on "
       f"{len(found.validation.y)} held-out ones; test: {len(found.test.y)}",

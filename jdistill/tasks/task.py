@@ -8,6 +8,7 @@ import numpy as np
 
 from jdistill.base import Batch
 from jdistill.data import Dataset, load, preprocess
+from jdistill.evaluation.scores import classification_scores
 
 Predict = Callable[[np.ndarray], np.ndarray]  # inputs [n, ...] -> logits [n, ..., classes], in batches
 
@@ -38,7 +39,7 @@ class Request(NamedTuple):
 
 
 class Task(NamedTuple):
-  """Data and score of an experiment; all arrays on the host.
+  """Data and score of an experiment, by default the accuracy on labelled images; all arrays on the host.
 
   Attributes:
     data: all examples that a student may see, whoever it is.
@@ -65,9 +66,9 @@ class Task(NamedTuple):
   test: Batch
   num_classes: int
   input_shape: tuple[int, ...]
-  kind: str
-  score: Callable[[Predict, Batch], Mapping[str, float]]
-  metric: str
+  kind: str = "images"
+  score: Callable[[Predict, Batch], Mapping[str, float]] = classification_scores
+  metric: str = "accuracy"
   higher: bool = True
   notes: tuple[str, ...] = ()
   class_names: tuple[str, ...] = ()
@@ -93,3 +94,8 @@ def take(data: Batch, positions: np.ndarray) -> Batch:
   """The examples at these positions, with their names."""
   extra = {name: np.asarray(value)[positions] for name, value in data.extra.items()}
   return Batch(data.x[positions], data.y[positions], data.ids[positions], extra=extra)
+
+
+def numbered(x: np.ndarray, y: np.ndarray, **extra: np.ndarray) -> Batch:
+  """Examples that are named by their positions."""
+  return Batch(x, y, np.arange(len(x), dtype=np.int32), extra=extra)

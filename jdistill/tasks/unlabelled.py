@@ -7,14 +7,12 @@ import numpy as np
 
 from jdistill.base import Batch, UserError
 from jdistill.data import preprocess
-from jdistill.data.subset import balanced_indices
-from jdistill.evaluation.scores import classification_scores
 from jdistill.schema import Count, Range, Size, validated
 from jdistill.selection import near_duplicate_mask
 from jdistill.tasks import images
 from jdistill.tasks.junk import foreign
 from jdistill.tasks.shifts import shrink
-from jdistill.tasks.task import Request, Task, take
+from jdistill.tasks.task import Request, Task, numbered, take
 
 
 @validated("task")
@@ -63,7 +61,8 @@ def unlabelled(
   def network(x: np.ndarray) -> np.ndarray:
     return np.asarray(preprocess.transform(fitted, x), np.float32)
 
-  held, taught, others = _divide(labels, request, loaded.num_classes, teacher_size, pool_size)
+  held, taught, others = images.shares(request, labels, loaded.num_classes, teacher_size)
+  others = _pool(others, request, pool_size, teacher_size)
   wanted = len(others) if junk_size is None else junk_size
   junk_pixels = foreign(junk, request, np.random.default_rng((request.seed, 47)), wanted, loaded.image_shape, side)
   test_pixels = small(loaded.test_x)
@@ -72,51 +71,40 @@ def unlabelled(
   is_junk = np.arange(len(gathered)) >= len(others)
   gathered, is_junk = gathered[~twins], is_junk[~twins]
 
-  everything = Batch(network(pixels), labels, np.arange(len(labels), dtype=np.int32))
+  everything = numbered(network(pixels), labels)
   teacher = take(everything, taught)
   students = _union(teacher, network(gathered), is_junk)
   extra = np.arange(len(taught), len(students.y)) if pool == "mixed" else np.zeros(0, np.int64)
 
   def members(seed: int) -> np.ndarray:
-    key = "task.labelled_size"
-    own = images.few(request, teacher.y, labelled_size, loaded.num_classes, seed=seed, key=key)
+    own = images.few(request, teacher.y, labelled_size, loaded.num_classes, seed=seed, key="task.labelled_size")
     return np.concatenate([own, extra])
 
-  test_y = loaded.test_y.astype(np.int32)
   return Task(
     data=students,
     members=members,
     teacher=teacher,
     validation=take(everything, held),
-    test=Batch(network(test_pixels), test_y, np.arange(len(test_y), dtype=np.int32)),
+    test=numbered(network(test_pixels), loaded.test_y.astype(np.int32)),
     num_classes=loaded.num_classes,
     input_shape=pixels.shape[1:],
-    kind="images",
-    score=classification_scores,
-    metric="accuracy",
     notes=(
       f"teachers: {len(taught)} labelled images; students: {labelled_size} of these each; choices on {len(held)} "
-      f"held-out ones; test: {len(test_y)}",
+      f"held-out ones; test: {len(loaded.test_y)}",
       f"pool: {(~is_junk).sum()} images without labels and {is_junk.sum()} of junk ({junk}); {twins.sum()} near-"
       f"duplicates of held-out or test images left out" + ("" if pool == "mixed" else "; not used by these students"),
     ),
   )
 
 
-def _divide(labels, request: Request, classes: int, teacher_size: int, pool_size: int | None):
-  """Positions of validation, teachers and pool, no two of them alike."""
-  held = balanced_indices(labels, request.validation_size, classes, seed=request.seed, key="validation_size")
-  rest = np.setdiff1d(np.arange(len(labels)), held)
-  picked = balanced_indices(labels[rest], teacher_size, classes, seed=request.seed, key="task.teacher_size")
-  others = np.delete(rest, picked)
+def _pool(others: np.ndarray, request: Request, pool_size: int | None, teacher_size: int) -> np.ndarray:
   wanted = len(others) if pool_size is None else pool_size
   if not 0 < wanted <= len(others):
     raise UserError(
       f"task.pool_size={pool_size}: {len(others)} images are left for the pool; lower it, task.teacher_size="
       f"{teacher_size} or validation_size={request.validation_size}"
     )
-  others = np.random.default_rng((request.seed, 43)).permutation(others)[:wanted]
-  return held, rest[picked], np.sort(others)
+  return np.sort(np.random.default_rng((request.seed, 43)).permutation(others)[:wanted])
 
 
 def _twins(pool: np.ndarray, held_out: np.ndarray, mean: np.ndarray, threshold: float) -> np.ndarray:
@@ -126,12 +114,9 @@ def _twins(pool: np.ndarray, held_out: np.ndarray, mean: np.ndarray, threshold: 
 
 def _union(labelled: Batch, pool: np.ndarray, is_junk: np.ndarray) -> Batch:
   count, more = len(labelled.y), len(pool)
-  return Batch(
+  return numbered(
     np.concatenate([labelled.x, pool]),
     np.concatenate([labelled.y, np.full(more, -1, np.int32)]),
-    np.arange(count + more, dtype=np.int32),
-    extra={
-      "labelled": np.arange(count + more) < count,
-      "junk": np.concatenate([np.zeros(count, bool), is_junk]),
-    },
+    labelled=np.arange(count + more) < count,
+    junk=np.concatenate([np.zeros(count, bool), is_junk]),
   )

@@ -6,14 +6,12 @@ import numpy as np
 
 from jdistill.base import Batch, UserError
 from jdistill.data import preprocess
-from jdistill.data.subset import balanced_indices
-from jdistill.evaluation.scores import classification_scores
 from jdistill.schema import Count, Size, validated
 from jdistill.tasks import images
 from jdistill.tasks.junk import foreign
 from jdistill.tasks.pool import KINDS, Pixels, copies, from_elsewhere, others
 from jdistill.tasks.shifts import middle, shrink
-from jdistill.tasks.task import Request, Task, take
+from jdistill.tasks.task import Request, Task, numbered, take
 
 
 @validated("task")
@@ -63,9 +61,13 @@ def web(
   train = Pixels(small(cropped(loaded.train_x)), loaded.train_y.astype(np.int32))
   scale = preprocess.fit(request.preprocessing, train.x)
   network = lambda x: np.asarray(preprocess.transform(scale, np.asarray(x, np.float32)), np.float32)  # noqa: E731
-  held, taught, source = _divide(train.y, request, loaded.num_classes, teacher_size)
+  held, taught, source = images.shares(request, train.y, loaded.num_classes, teacher_size)
+  if not len(source):
+    raise UserError(
+      f"task.teacher_size={teacher_size}: no image is left to make the pool from; lower it, or validation_size"
+    )
 
-  everything = Batch(network(train.x), train.y, np.arange(len(train.y), dtype=np.int32))
+  everything = numbered(network(train.x), train.y)
   rng = np.random.default_rng((request.seed, 41))
   if pool == "original":
     own = take(everything, taught)
@@ -81,41 +83,23 @@ def web(
     x = np.concatenate([seen.x, foreign(junk, request, rng, junk_size, shape, side)])
     kinds = np.concatenate([seen.kinds, np.full(junk_size, KINDS.index("junk"))])
     hidden = np.concatenate([seen.hidden, np.full(junk_size, -1)])
-    ids = np.arange(len(x), dtype=np.int32)
-    students = Batch(network(x), np.zeros(len(x), np.int32), ids, extra=_extra(kinds, hidden))
-  test_y = loaded.test_y.astype(np.int32)
+    students = numbered(network(x), np.zeros(len(x), np.int32), **_extra(kinds, hidden))
   members = np.arange(len(students.y))
   return Task(
     data=students,
     members=lambda seed: members,
     teacher=take(everything, taught),
     validation=take(everything, held),
-    test=Batch(network(small(cropped(loaded.test_x))), test_y, np.arange(len(test_y), dtype=np.int32)),
+    test=numbered(network(small(cropped(loaded.test_x))), loaded.test_y.astype(np.int32)),
     num_classes=loaded.num_classes,
     input_shape=train.x.shape[1:],
-    kind="images",
-    score=classification_scores,
-    metric="accuracy",
     notes=(
-      f"teacher: {len(taught)} clean labelled images; choices on {len(held)} held-out ones; test: {len(test_y)}",
+      f"teacher: {len(taught)} clean labelled images; choices on {len(held)} held-out ones; test: {len(loaded.test_y)}",
       _describe(students, f"made from {len(source)} others of the set" if elsewhere is None else f"with {elsewhere}")
       if pool == "web"
       else f"students: the teacher's {len(taught)}, without labels",
     ),
   )
-
-
-def _divide(labels: np.ndarray, request: Request, classes: int, teacher_size: int) -> tuple[np.ndarray, ...]:
-  """Positions of validation, teacher and source images, no two of them alike."""
-  held = balanced_indices(labels, request.validation_size, classes, seed=request.seed, key="validation_size")
-  rest = np.setdiff1d(np.arange(len(labels)), held)
-  picked = balanced_indices(labels[rest], teacher_size, classes, seed=request.seed, key="task.teacher_size")
-  source = np.delete(rest, picked)
-  if not len(source):
-    raise UserError(
-      f"task.teacher_size={teacher_size}: no image is left to make the pool from; lower it, or validation_size"
-    )
-  return held, rest[picked], source
 
 
 def _extra(kinds: np.ndarray, hidden: np.ndarray) -> dict[str, np.ndarray]:

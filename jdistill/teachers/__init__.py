@@ -1,13 +1,5 @@
-"""What real training left behind, as targets: expert trajectories and how to record, store and sample them."""
+"""What real training left behind, as targets: recorded trajectories, frozen networks, and stored outputs."""
 
 from jdistill.teachers.buffer import ExpertBuffer
-from jdistill.teachers.segments import SegmentPlan, expert_order, segment_bounds, segments, start_epoch
 
-__all__ = [
-  "ExpertBuffer",
-  "SegmentPlan",
-  "expert_order",
-  "segment_bounds",
-  "segments",
-  "start_epoch",
-]
+__all__ = ["ExpertBuffer"]

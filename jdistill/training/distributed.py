@@ -164,15 +164,17 @@ def on_first(work: Callable[[], Any], passes: tuple[type[Exception], ...] = (Use
   _Progress.messages += 1
   number = _Progress.messages
   if not is_writer():
-    return _unpack(_receive(number), passes)
+    message = _receive(number)
+    if "kind" in message:
+      raise passes[message["kind"]](message["text"])
+    return message["value"]
   try:
     with _alone():
       out = work()
-    message = {"value": out}
   except passes as error:
     _send(number, {"kind": next(i for i, kind in enumerate(passes) if isinstance(error, kind)), "text": str(error)})
     raise
-  _send(number, message)
+  _send(number, {"value": out})
   return json.loads(json.dumps(out))
 
 
@@ -189,12 +191,6 @@ def _receive(number: int) -> dict[str, Any]:
     except jax.errors.JaxRuntimeError as error:  # short waits, so that Ctrl-C is heard between them
       if "DEADLINE_EXCEEDED" not in str(error):
         raise
-
-
-def _unpack(message: dict[str, Any], passes: tuple[type[Exception], ...]) -> Any:
-  if "kind" in message:
-    raise passes[message["kind"]](message["text"])
-  return message["value"]
 
 
 def request_stop() -> None:
@@ -219,12 +215,6 @@ def _asked_by_others() -> bool:
   with contextlib.suppress(jax.errors.JaxRuntimeError):  # which says that there is no such key
     return bool(_client().key_value_try_get(_STOP))
   return False
-
-
-def barrier(name: str, seconds: float = 3600.0) -> None:
-  """Waits until all processes have come here; names are used once."""
-  if count() > 1:
-    _client().wait_at_barrier(f"jdistill/{name}", int(1000 * seconds))
 
 
 def is_loss(error: Exception) -> bool:

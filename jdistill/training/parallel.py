@@ -19,6 +19,7 @@ from jdistill.base import PyTree, UserError
 ROUTES = ("shard_map", "jit", "pmap")
 POOL, DATA = "pool", "data"
 _MOST_CORES = 32
+_FEWEST = 5  # images of an inner step per device
 
 
 def make_mesh(pool: int = 1, data: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -57,16 +58,15 @@ def use_cores() -> None:
     jax.config.update("jax_num_cpu_devices", min(cores, _MOST_CORES))
 
 
-def suggest_data(rows: int, devices: int, processes: int = 1, fewest: int = 5) -> int:
-  """How many devices should share `rows` images: as many as divide them and leave each at least `fewest`.
+def suggest_data(rows: int, devices: int, processes: int = 1) -> int:
+  """How many devices should share `rows` images: as many as divide them and leave each at least five.
 
   Args:
     rows: images of an inner step.
     devices: how many there are, of all processes.
     processes: the number is a multiple of this, or 1.
-    fewest: images per device.
   """
-  fitting = (size for size in range(min(devices, rows // fewest), 0, -1) if rows % size == 0 and size % processes == 0)
+  fitting = (size for size in range(min(devices, rows // _FEWEST), 0, -1) if rows % size == 0 and size % processes == 0)
   return next(fitting, 1)
 
 

@@ -10,9 +10,9 @@ import pytest
 
 from jdistill import bilevel, models
 from jdistill.augment import dsa
-from jdistill.base import Outputs
-from jdistill.methods.dataset import Segment, trajectory_method
+from jdistill.base import Outputs, Segment
 from jdistill.methods.dataset.batches import inner_batches
+from jdistill.methods.dataset.trajectory import trajectory_method
 from jdistill.synthetic import SyntheticSet
 
 SIZE, STEPS, BATCH = 5, 4, 2  # two rounds of three batches, of which the first holds one image

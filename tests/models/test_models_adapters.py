@@ -164,7 +164,7 @@ def test_nnx_params_are_the_modules_own_in_plain_dicts():
 
 def test_many_nnx_networks_at_once():
   network = models.from_nnx(PlainNnxNet)
-  stacked = models.stacked_init(network, jax.random.key(0), 3)
+  stacked = jax.vmap(network.init)(jax.random.split(jax.random.key(0), 3))
   logits = jax.vmap(lambda p: network.apply(p, _images()).logits)(stacked.params)
   assert logits.shape == (3, 4, 2) and np.any(np.asarray(logits[0] != logits[1]))
 

@@ -55,11 +55,6 @@ def sre2l_blocks(labels: np.ndarray, block_size: int) -> np.ndarray:
   return np.resize(order, (blocks, block_size))
 
 
-def sre2l_steps(size: int, *, block_size: int, iterations: int) -> int:
-  """How many steps recover a whole set of `size` images."""
-  return -(-size // min(block_size, size)) * iterations
-
-
 def teacher_stream() -> Feed:
   """The stream of `sre2l`: the teacher's variables in every step."""
   return Feed(lambda found: lambda step: found.teacher, lambda found: found.teacher)
@@ -91,7 +86,7 @@ def sre2l(
 
   with the teacher `f` in evaluation mode and `a` one draw of crop, mirroring and roll for the whole block. The learning
   rate falls from `image_lr` to 0 along a half cosine over the `iterations` of a block; pixels are clipped to their
-  range after every update; the last iterate is kept. Steps after the last block (`sre2l_steps`) change nothing. The
+  range after every update; the last iterate is kept. Steps after the last block change nothing. The
   activations of one block are in memory at a time. Total variation and squared norm of the images, whose weights the
   published settings have at 0, are left out.
 

@@ -1,8 +1,8 @@
 """Trajectory matching: synthetic sets on which a short training run ends where an expert's longer one did.
 
 DATM and MTT are one builder with other values: which start epochs come is the stream's business
-(`jdistill.teachers.segments`); whether labels are learned, the acceptance threshold, the gradient route of the unroll
-and the averaging of images are arguments.
+(`jdistill.methods.dataset.segments`); whether labels are learned, the acceptance threshold, the gradient route of the
+unroll and the averaging of images are arguments.
 
 Paper symbol -> name here: theta*_t -> `start`, theta*_{t+M} -> `target`, N -> `inner_steps`, alpha -> `lr`.
 """

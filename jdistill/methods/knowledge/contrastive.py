@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from jdistill import losses
-from jdistill.base import Connector, Key
+from jdistill.base import Key
 from jdistill.methods.knowledge.recipe import Memory, Recipe, StepOutputs, Term
 from jdistill.methods.knowledge.terms import label_terms
-from jdistill.models.connectors import mlp_head
+from jdistill.models.connectors import embedding_heads
 from jdistill.schema import Count, NonNegative, Positive, Share, Traced, validated
 
 _UNSEEN = -1
@@ -75,7 +75,7 @@ def crd(
 
   terms = label_terms(ce_weight, kd_weight, temperature) | {"crd": Term(lambda step: contrast(step)[0], crd_weight)}
   memory = Memory(init, lambda step: Remembered(contrast(step)[1], _with_batch(step)))
-  return Recipe(terms, connectors=_heads(features), memory=memory)
+  return Recipe(terms, connectors=embedding_heads(features), memory=memory)
 
 
 @validated("method")
@@ -103,13 +103,7 @@ def crd_inbatch(
     return losses.crd_inbatch(*heads, temperature=contrast_temperature, where=step.where)
 
   terms = label_terms(ce_weight, kd_weight, temperature) | {"contrast": Term(contrast, contrast_weight)}
-  return Recipe(terms, connectors=_heads(features))
-
-
-def _heads(features: int) -> dict[str, Connector]:
-  """Linear heads on both embeddings; the teacher's features come without a gradient, its head learns."""
-  teacher_head = mlp_head((features,), lambda student, teachers: teachers[0].embedding)
-  return {"student_head": mlp_head((features,)), "teacher_head": teacher_head}
+  return Recipe(terms, connectors=embedding_heads(features))
 
 
 def _with_batch(step: StepOutputs) -> jax.Array:

@@ -12,7 +12,8 @@ from jdistill.augment.mix import mix_distribution
 from jdistill.base import Batch, Block, Connector, DataPolicy, Key, Look, Outputs, PyTree, UserError, Variables
 from jdistill.data.policies import walk
 from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term, same_view, student_logits
-from jdistill.models.connectors import feature_transfer, last_map, mlp_head
+from jdistill.methods.knowledge.terms import one_size
+from jdistill.models.connectors import embedding_heads, feature_transfer, last_map
 from jdistill.schema import Count, NonNegative, Positive, Size, Traced, validated
 from jdistill.selection import classwise_confidence_select, selection_mixing_weight
 
@@ -76,15 +77,14 @@ def kd3(
     return student, first(step.teacher.logits)
 
   def feature_loss(step: StepOutputs) -> jax.Array:
-    student, teacher = _one_size(step.connectors["transfer"], first(last_map(step.teacher, "teacher")))
+    student, teacher = one_size(step.connectors["transfer"], first(last_map(step.teacher, "teacher")))
     weights = losses.logit_gap_weights(*logits(step)) if weighted else jnp.ones(student.shape[0], jnp.float32)
     return losses.weighted_feature_mse(student, teacher, weights)
 
   if feature_weight:
     terms["feature"] = Term(feature_loss, feature_weight)
   if mixed:
-    connectors["student_head"] = mlp_head((contrast_size,))
-    connectors["teacher_head"] = mlp_head((contrast_size,), lambda student, teachers: teachers[0].embedding)
+    connectors |= embedding_heads(contrast_size)
     terms["contrast"] = Term(lambda step: _contrast(step, contrast_temperature), contrast_weight)
   if kd_weight:
     terms["kd"] = Term(lambda step: losses.kl_divergence(*logits(step), temperature=temperature), kd_weight)
@@ -150,12 +150,6 @@ def _classifier_input(step: StepOutputs) -> dict[str, jax.Array]:
   if means.shape != step.teacher.embedding.shape:
     return {}
   return {"embedding_gap": jnp.max(jnp.abs(means - step.teacher.embedding))}
-
-
-def _one_size(student: jax.Array, teacher: jax.Array) -> tuple[jax.Array, jax.Array]:
-  size = tuple(min(a, b) for a, b in zip(student.shape[1:3], teacher.shape[1:3], strict=True))
-  student, teacher = (x if x.shape[1:3] == size else losses.adaptive_average_pool(x, size) for x in (student, teacher))
-  return student, teacher
 
 
 def _contrast(step: StepOutputs, temperature: float) -> jax.Array:

@@ -8,9 +8,16 @@ import jax.numpy as jnp
 from jdistill import losses
 from jdistill.base import Block, DataPolicy, Key, Look, PyTree
 from jdistill.data.policies import walk
-from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
+from jdistill.methods.knowledge.recipe import Recipe, Term
 from jdistill.schema import Count, Size, validated
 from jdistill.selection import mine_top_k_per_class
+
+_DIVERGENCES = {
+  "js": losses.js_divergence,
+  "jeffreys": losses.jeffreys_divergence,
+  "soft_ce": lambda student, teacher: losses.soft_cross_entropy(student, jax.lax.stop_gradient(teacher)),
+  "kl": losses.kl_divergence,
+}
 
 
 @validated("method")
@@ -32,18 +39,8 @@ def ssld(
     Cui et al., "Beyond Self-Supervision: A Simple Yet Effective Network Distillation Alternative to Improve Backbones"
     (arXiv 2103.05959).
   """
-  return Recipe({"divergence": Term(lambda step: _divergence(divergence, step))})
-
-
-def _divergence(name: str, step: StepOutputs) -> jax.Array:
-  student, teacher = step.student.logits, step.teacher.logits
-  if name == "js":
-    return losses.js_divergence(student, teacher)
-  if name == "jeffreys":
-    return losses.jeffreys_divergence(student, teacher)
-  if name == "kl":
-    return losses.kl_divergence(student, teacher)
-  return losses.soft_cross_entropy(student, jax.lax.stop_gradient(teacher))
+  loss = _DIVERGENCES[divergence]
+  return Recipe({"divergence": Term(lambda step: loss(step.student.logits, step.teacher.logits))})
 
 
 @validated("data_policy")

@@ -73,3 +73,9 @@ def label_terms(ce_weight: float, kd_weight: float, temperature: float) -> dict[
   """`ce_weight CE`, and `kd_weight KD` unless that weight is 0: what losses on features are added to."""
   terms = {"ce": cross_entropy_term(ce_weight)}
   return terms | ({"kd": kd_term(kd_weight, temperature)} if kd_weight else {})
+
+
+def one_size(*maps: jax.Array) -> list[jax.Array]:
+  """Maps `[B, H, W, channels]`, averaged to the smallest height and width among them."""
+  size = tuple(min(x.shape[axis] for x in maps) for axis in (1, 2))
+  return [x if x.shape[1:3] == size else losses.adaptive_average_pool(x, size) for x in maps]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jdistill import losses
 from jdistill.base import Outputs, UserError
 from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
-from jdistill.methods.knowledge.terms import label_terms
+from jdistill.methods.knowledge.terms import label_terms, one_size
 from jdistill.models.connectors import read_tap, square_map, token_projector
 from jdistill.ops.precision import widen
 from jdistill.schema import Count, NonNegative, Positive, Traced, validated
@@ -56,9 +56,7 @@ def token_pair(
     maps.append(square_map(widen(value)))
   if level == "instance":
     return tuple(jnp.mean(x, (1, 2))[:, None] for x in maps)
-  size = tuple(min(x.shape[axis] for x in maps) for axis in (1, 2))
-  maps = [x if x.shape[1:3] == size else losses.adaptive_average_pool(x, size) for x in maps]
-  return tuple(losses.tokenize_feature_map(x, patch=patch) for x in maps)
+  return tuple(losses.tokenize_feature_map(x, patch=patch) for x in one_size(*maps))
 
 
 @validated("method")

@@ -1,17 +1,17 @@
 """Small networks between students and teachers: regressors, exits, heads, embedding maps."""
 
 from jdistill.models.connectors.base import connector
-from jdistill.models.connectors.discriminator import discriminator
 from jdistill.models.connectors.exits import stage_exit
 from jdistill.models.connectors.maps import hint_regressor, review_fusion, review_levels
 from jdistill.models.connectors.taps import read_tap, tap_pairs
 from jdistill.models.connectors.tokens import square_map, token_projector
 from jdistill.models.connectors.transfer import feature_transfer, last_map
-from jdistill.models.connectors.vector import embedding_map, mlp_head
+from jdistill.models.connectors.vector import discriminator, embedding_heads, embedding_map, mlp_head
 
 __all__ = [
   "connector",
   "discriminator",
+  "embedding_heads",
   "embedding_map",
   "feature_transfer",
   "hint_regressor",

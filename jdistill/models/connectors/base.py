@@ -5,10 +5,9 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from jdistill.base import Connector, Key, Outputs, Variables
-from jdistill.models.initialise import INITS, draw_params
+from jdistill.models.initialise import INITS, draw_params, fresh_moments
 from jdistill.models.layers import Recorder
 
 
@@ -34,11 +33,7 @@ def connector(
     shapes = jax.eval_shape(
       lambda given: module.init({"params": key, "dropout": key}, given, train=False, record=Recorder()), given
     )
-    stats = jax.tree_util.tree_map_with_path(
-      lambda path, leaf: (jnp.ones if path[-1].key == "var" else jnp.zeros)(leaf.shape, leaf.dtype),
-      shapes.get("batch_stats", {}),
-    )
-    return Variables(draw_params(key, shapes.get("params", {}), init), stats)
+    return Variables(draw_params(key, shapes.get("params", {}), init), fresh_moments(shapes.get("batch_stats", {})))
 
   def apply(variables: Variables, student: Outputs, teachers: tuple[Outputs, ...], *, train: bool, key: Key):
     module = make(student, teachers)

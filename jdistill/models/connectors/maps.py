@@ -67,9 +67,6 @@ def hint_regressor(tap: str = "block2", *, clips: bool = True) -> Connector:
     tap: a name for both networks, or `"STUDENT:TEACHER"`.
     clips: ends in the ReLU; without it the negative values of taps before an activation can be met, too.
 
-  Returns:
-    The `Connector`.
-
   Raises:
     UserError: at trace time, for a tap that does not exist (the others are listed), or shapes that no regressor joins.
 

@@ -1,4 +1,4 @@
-"""Connectors between vectors: embedding maps and heads."""
+"""Connectors between vectors: embedding maps, heads, and the discriminator of logits."""
 
 from collections.abc import Callable
 
@@ -12,14 +12,16 @@ from jdistill.ops import relu
 
 
 class _EmbeddingMap(nn.Module):
-  features: int
+  width: int
   dropout: float
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool, record: Recorder) -> jax.Array:
+    if x.shape[-1] == self.width:
+      return x
     x = Norm("batch", name="norm")(x, train=train, record=record)
     x = nn.Dropout(self.dropout, deterministic=not train)(x)
-    return Dense(self.features, name="dense")(x)
+    return Dense(self.width, name="dense")(x)
 
 
 def embedding_map(*, dropout: float = 0.5) -> Connector:
@@ -35,27 +37,21 @@ def embedding_map(*, dropout: float = 0.5) -> Connector:
   """
 
   def make(student: Outputs, teachers: tuple[Outputs, ...]) -> nn.Module:
-    width = teachers[0].embedding.shape[-1]
-    return _Identity() if student.embedding.shape[-1] == width else _EmbeddingMap(width, dropout)
+    return _EmbeddingMap(teachers[0].embedding.shape[-1], dropout)
 
   return connector(make, lambda student, teachers: student.embedding)
 
 
-class _Identity(nn.Module):
-  @nn.compact
-  def __call__(self, x, *, train: bool, record: Recorder):
-    return x
-
-
 class _Head(nn.Module):
   widths: tuple[int, ...]
+  last_relu: bool = False
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool, record: Recorder) -> jax.Array:
     for number, width in enumerate(self.widths):
-      if number:
-        x = relu(x)
       x = Dense(width, name=f"dense{number}")(x)
+      if self.last_relu or number < len(self.widths) - 1:
+        x = relu(x)
     return x
 
 
@@ -69,3 +65,33 @@ def mlp_head(
     inputs: `(student, teachers) -> [B, ...]`, where it is not the student's embedding.
   """
   return connector(lambda student, teachers: _Head(widths), inputs or (lambda student, teachers: student.embedding))
+
+
+def embedding_heads(features: int) -> dict[str, Connector]:
+  """Linear heads on both embeddings, `student_head` and `teacher_head`: `[B, D] -> [B, features]` each.
+
+  The teacher's embedding comes without a gradient, and its head learns.
+  """
+  teacher_head = mlp_head((features,), lambda student, teachers: teachers[0].embedding)
+  return {"student_head": mlp_head((features,)), "teacher_head": teacher_head}
+
+
+def discriminator(widths: Callable[[int], tuple[int, ...]], *, last_relu: bool = True) -> Connector:
+  """Dense layers with ReLU on logits: `[B, C] -> [B, widths[-1]]` scores before the sigmoid.
+
+  It is called with the student's logits. To ask it about others, hand them over as the student's:
+  `apply(variables, Outputs(logits, embedding), (), ...)`.
+
+  Args:
+    widths: `(C) -> widths of the layers`, such as `jdistill.losses.discriminator_widths`.
+    last_relu: a ReLU after the last layer, too, as in MEAL V2's release. Scores are then never negative; if all of them
+      are zero, nothing in the network receives a gradient any more.
+
+  References:
+    Shen and Savvides, "MEAL V2" (arXiv 2009.08453), the network of its repository.
+  """
+
+  def make(student: Outputs, teachers: tuple[Outputs, ...]) -> nn.Module:
+    return _Head(widths(student.logits.shape[-1]), last_relu)
+
+  return connector(make, lambda student, teachers: student.logits)

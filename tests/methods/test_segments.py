@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from jdistill.base import Segment, UserError
+from jdistill.methods.dataset.segments import expert_order, segment_bounds, segments, start_epoch
 from jdistill.synthetic import Materials
-from jdistill.teachers import ExpertBuffer, expert_order, segment_bounds, segments, start_epoch
+from jdistill.teachers import ExpertBuffer
 
 
 @pytest.mark.parametrize(
@@ -100,12 +101,13 @@ def test_a_plan_streams_the_segments_of_its_steps(tmp_path):
   buffer = ExpertBuffer(tmp_path, {}, epochs=4, size=1)
   for expert in range(3):
     buffer.add(expert, np.float32(10 * expert + np.arange(5))[:, None], {})
-  plan = segments(expert_epochs=2, min_start_epoch=0, current_start_epoch=1, max_start_epoch=3, schedule_steps=10)
+  rising = {"min_start_epoch": 0, "current_start_epoch": 1, "max_start_epoch": 3, "schedule_steps": 10}
+  plan = segments(expert_epochs=2, **rising)
   none = np.zeros(0)
   found = Materials(none, none, 0, 7, parameters=1, segment=buffer.segment, teachers=3)
   stream = plan.stream(found)
   for step in (0, 5, 9, 30):
-    lower, upper = segment_bounds(step, **{k: v for k, v in plan._asdict().items() if k != "expert_epochs"})
+    lower, upper = segment_bounds(step, **rising)
     first = 10 * expert_order(7, step, 3) + start_epoch(7, step, lower, upper)
     one = stream(step)
     assert isinstance(one, Segment) and (one.start.item(), one.target.item()) == (first, first + 2)

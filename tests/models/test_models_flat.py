@@ -1,12 +1,10 @@
-"""Stacked networks and flat parameters against the plain ones."""
+"""Networks over one flat vector, and several at once, against the plain ones."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from jdistill import models
-from jdistill.base import UserError
 
 SHAPE = (4, 4, 1)
 
@@ -19,23 +17,9 @@ def _images(n=2):
   return jnp.asarray(np.random.default_rng(0).normal(size=(n, *SHAPE)), jnp.float32)
 
 
-@pytest.mark.parametrize("init", ["torch", "flax"])
-def test_stacked_init_is_single_init_per_key(init):
-  network = _network("convnet_bn", width=2, depth=1, init=init)
-  key = jax.random.key(5)
-  stacked = models.stacked_init(network, key, 3)
-  for i, single_key in enumerate(jax.random.split(key, 3)):
-    single = network.init(single_key)
-    jax.tree.map(lambda many, one, i=i: np.testing.assert_array_equal(many[i], one), stacked, single)
-  kernels = stacked.params["conv0"]["kernel"]
-  assert not np.any(np.asarray(kernels[0] == kernels[1]))
-  with pytest.raises(UserError, match="n: 0 networks"):
-    models.stacked_init(network, key, 0)
-
-
 def test_stacked_networks_run_under_vmap():
   network = _network("convnet", width=2, depth=1)
-  stacked = models.stacked_init(network, jax.random.key(1), 2)
+  stacked = jax.vmap(network.init)(jax.random.split(jax.random.key(1), 2))
   x = _images()
   together = jax.vmap(lambda p: network.apply(p, x).logits)(stacked.params)
   for i in range(2):

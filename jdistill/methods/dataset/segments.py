@@ -1,13 +1,15 @@
 """Which piece of which expert a distillation step matches: the difficulty schedule of DATM as arithmetic."""
 
+import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from jdistill.base import Segment, UserError
 from jdistill.schema import Count, Size, validated
+from jdistill.synthetic import Feed, Materials
 
 
 def segment_bounds(
@@ -37,66 +39,6 @@ def segment_bounds(
   return min_start_epoch, min(max_start_epoch, risen)
 
 
-class SegmentPlan(NamedTuple):
-  """Which segments of experts a run matches; see `segments`.
-
-  Attributes:
-    expert_epochs, min_start_epoch, current_start_epoch, max_start_epoch, schedule_steps: see `segments`.
-  """
-
-  expert_epochs: int
-  min_start_epoch: int
-  current_start_epoch: int | None
-  max_start_epoch: int
-  schedule_steps: int
-
-  def check(self, method: Mapping[str, Any], teacher_train: Mapping[str, Any]) -> None:
-    """Refuses a schedule that would be empty at some step, or run past the epochs of the teachers' training.
-
-    Raises:
-      UserError: either.
-    """
-    del method
-    epochs = teacher_train["epochs"]
-    lowest, last, span = self.min_start_epoch, self.max_start_epoch, self.expert_epochs
-    first = last if self.current_start_epoch is None else self.current_start_epoch
-    if lowest >= first:
-      key = "max_start_epoch" if self.current_start_epoch is None else "current_start_epoch"
-      raise UserError(f"method.min_start_epoch={lowest}: must be below method.{key}={first}, whose value is excluded")
-    if first > last:
-      raise UserError(f"method.current_start_epoch={first}: must not exceed method.max_start_epoch={last}")
-    if last - 1 + span > epochs:
-      raise UserError(
-        f"method.max_start_epoch={last}: segments of {span} epochs from epoch {last - 1} run past the teachers' "
-        f"{epochs} epochs; lower it to at most {epochs - span + 1} or raise teacher_train.epochs"
-      )
-
-  def stream(self, found) -> Callable[[int], Segment]:
-    """`(step) -> Segment` on the host: which expert and which start epoch follow from seed and step.
-
-    Args:
-      found: `jdistill.synthetic.Materials`.
-    """
-
-    def draw(step: int) -> Segment:
-      lower, upper = segment_bounds(
-        step,
-        min_start_epoch=self.min_start_epoch,
-        current_start_epoch=self.current_start_epoch,
-        max_start_epoch=self.max_start_epoch,
-        schedule_steps=self.schedule_steps,
-      )
-      epoch = start_epoch(found.seed, step, lower, upper)
-      return Segment(*found.segment(expert_order(found.seed, step, found.teachers), epoch, self.expert_epochs))
-
-    return draw
-
-  def example(self, found) -> Segment:
-    """Shapes of a segment."""
-    vector = jax.ShapeDtypeStruct((found.parameters,), np.float32)
-    return Segment(vector, vector)
-
-
 @validated("method")
 def segments(
   *,
@@ -105,8 +47,8 @@ def segments(
   current_start_epoch: Size | None = None,
   max_start_epoch: Count = 20,
   schedule_steps: Count = 1000,
-) -> SegmentPlan:
-  """Which segments of experts a run matches: DATM's difficulty as arithmetic.
+) -> Feed:
+  """The stream of `trajectory_method`: in every step a segment of an expert, by seed and step alone.
 
   Args:
     expert_epochs: how many epochs of an expert a segment spans.
@@ -114,8 +56,47 @@ def segments(
     current_start_epoch: the upper bound of starts at step 0, from where it rises; `None` for a fixed range.
     max_start_epoch: the upper bound in the end; exclusive, as in the released code.
     schedule_steps: how many steps the bound takes to rise.
+
+  Returns:
+    The `Feed`; its `check` refuses a range that is empty at some step, or runs past the epochs of the teachers.
   """
-  return SegmentPlan(expert_epochs, min_start_epoch, current_start_epoch, max_start_epoch, schedule_steps)
+  bounds = functools.partial(
+    segment_bounds,
+    min_start_epoch=min_start_epoch,
+    current_start_epoch=current_start_epoch,
+    max_start_epoch=max_start_epoch,
+    schedule_steps=schedule_steps,
+  )
+
+  def stream(found: Materials) -> Callable[[int], Segment]:
+    def draw(step: int) -> Segment:
+      epoch = start_epoch(found.seed, step, *bounds(step))
+      return Segment(*found.segment(expert_order(found.seed, step, found.teachers), epoch, expert_epochs))
+
+    return draw
+
+  def example(found: Materials) -> Segment:
+    vector = jax.ShapeDtypeStruct((found.parameters,), np.float32)
+    return Segment(vector, vector)
+
+  def check(method: Mapping[str, Any], teacher_train: Mapping[str, Any]) -> None:
+    _check(min_start_epoch, current_start_epoch, max_start_epoch, expert_epochs, teacher_train["epochs"])
+
+  return Feed(stream, example, check)
+
+
+def _check(lowest: int, current: int | None, last: int, span: int, epochs: int) -> None:
+  first = last if current is None else current
+  if lowest >= first:
+    key = "max_start_epoch" if current is None else "current_start_epoch"
+    raise UserError(f"method.min_start_epoch={lowest}: must be below method.{key}={first}, whose value is excluded")
+  if first > last:
+    raise UserError(f"method.current_start_epoch={first}: must not exceed method.max_start_epoch={last}")
+  if last - 1 + span > epochs:
+    raise UserError(
+      f"method.max_start_epoch={last}: segments of {span} epochs from epoch {last - 1} run past the teachers' "
+      f"{epochs} epochs; lower it to at most {epochs - span + 1} or raise teacher_train.epochs"
+    )
 
 
 def expert_order(seed: int, step: int, experts: int) -> int:
