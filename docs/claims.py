@@ -5,7 +5,6 @@ A claim lies with others of its kind in `docs/results/NAME.json`, one object or 
 """
 
 import collections
-import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -220,7 +219,5 @@ def _values(file: str, prefix: str, kind: type, entry: Any) -> dict[str, Any]:
       raise UserError(f"{file}: {prefix}{name}: is missing; give it a value")
     if field is not None:
       value = checked(f"{file}: {prefix}{name}", value, field)
-    if isinstance(value, float) and not math.isfinite(value):
-      raise UserError(f"{file}: {prefix}{name}={value}: must be finite; give null where it is not known")
     values[name] = tuple(value) if isinstance(value, list) else value
   return values

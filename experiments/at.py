@@ -7,7 +7,7 @@ Attention is compared at every stage behind the stem, as both benchmarks have it
 known to hurt (`cifar100_vgg13_mobilenetv2`: 59.40 where the student alone has 64.60), a useful negative control.
 """
 
-from experiments import common_features, common_knowledge
+from . import common_features, common_knowledge
 
 presets = common_knowledge.presets
 

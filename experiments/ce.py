@@ -4,7 +4,7 @@ python -m jdistill.run --config=experiments/ce.py                               
 python -m jdistill.run --config=experiments/ce.py:cifar100_resnet56_resnet20        a published pair, for accelerators
 """
 
-from experiments import common_knowledge as common
+from . import common_knowledge as common
 
 presets = common.presets
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from experiments import common_knowledge as common
-from experiments.common import ConfigDict
+from . import common_knowledge as common
+from .common import ConfigDict
 
 # as many combinations as the losses on features try: compiling is most of what a small convolutional run takes
 KD_GRID = {"method/temperature": (2.0, 4.0, 8.0)}

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from experiments.common import ConfigDict, base, check_preset, method, network, schedule, task
-from experiments.common import policy as policy
+from .common import ConfigDict, base, check_preset, method, network, schedule, task
+from .common import policy as policy
 
 
 def students(name: str, own: Mapping[str, Any], *, about: Mapping[str, Any] | None = None) -> ConfigDict:

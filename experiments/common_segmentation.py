@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from experiments import common_knowledge as common
-from experiments.common import ConfigDict
+from . import common_knowledge as common
+from .common import ConfigDict
 
 CE = {"method/name": "ce"}
 KD = {"method/name": "kd", "method/temperature": 4.0, "method/ce_weight": 1.0}

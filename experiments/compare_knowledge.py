@@ -13,8 +13,8 @@ need maps of both networks have no row in the mixed pair.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments import common_features
-from experiments import common_knowledge as common
+from . import common_features
+from . import common_knowledge as common
 
 FEW = {"task/student_size": 100, "task/teacher_size": 600}
 FULL = {

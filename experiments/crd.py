@@ -6,7 +6,7 @@ python -m jdistill.run --config=experiments/crd.py:cifar100_resnet56_resnet20   
 `crd_kd` is what the paper calls CRD+KD, and `crd_inbatch` its idea without the memory.
 """
 
-from experiments import common_knowledge as common
+from . import common_knowledge as common
 
 presets = common.presets
 

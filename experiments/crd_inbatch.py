@@ -6,7 +6,7 @@ python -m jdistill.run --config=experiments/crd_inbatch.py:cifar100_resnet56_res
 The published CRD figures of a pair are those of the memory bank; see `experiments/crd.py`.
 """
 
-from experiments import common_knowledge as common
+from . import common_knowledge as common
 
 presets = common.presets
 

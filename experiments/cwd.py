@@ -8,7 +8,7 @@ The teacher is twice as wide as the student; `same_size` has one of the student'
 at every pixel instead of places in every channel.
 """
 
-from experiments import common_segmentation as common
+from . import common_segmentation as common
 
 CONTROLS = {
   "same_size": {"teacher/width": 8},

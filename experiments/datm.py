@@ -17,7 +17,7 @@ those of `tiny_imagenet_*` either way.
 
 from collections.abc import Mapping, Sequence
 
-from experiments import common
+from . import common
 
 # (inner steps, expert epochs, image lr, batch, min, current, max, schedule, lr of lr, label lr, threshold, initial)
 _OFFICIAL = {

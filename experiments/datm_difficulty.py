@@ -7,7 +7,7 @@ an hour on two cores. Expected: early is best for IPC 1, a later range for IPC 1
 set's capacity is rejected step after step.
 """
 
-from experiments import common, datm
+from . import common, datm
 
 
 def presets() -> list[str]:

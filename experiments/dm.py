@@ -9,7 +9,7 @@ No teachers and no inner loop: every step draws a network at random. Published t
 IPC 50 with the released code's defaults.
 """
 
-from experiments import common
+from . import common
 
 _ROWS = {"cifar10": (1, 10, 50), "cifar100": (1, 10, 50), "tiny_imagenet": (1, 10, 50)}
 

@@ -7,7 +7,7 @@ The hint and the labels train together, as in the field's tables; the arm `two_s
 hint alone for a third of the epochs and then labels and KD. On digits the hint is given at the 4x4 map.
 """
 
-from experiments import common_features, common_knowledge
+from . import common_features, common_knowledge
 
 presets = common_knowledge.presets
 

@@ -10,7 +10,7 @@ python -m jdistill.run --config=experiments/kd3.py:cifar10 --config.data_dir=DIR
 No student sees a label, and no student but those of `kd_original` sees an original image.
 """
 
-from experiments import common_knowledge as common
+from . import common_knowledge as common
 
 # plain distillation by logits, with KD^3's data order
 _KD = {

@@ -15,7 +15,7 @@ to use the channel sooner if that is 5 times as strong as the image, instead of 
 student learns, as these teachers make little of the fixed ones.
 """
 
-from experiments import common_segmentation as common
+from . import common_segmentation as common
 
 SCALE = 5.0
 TEACHER = {"name": "lad", "role": "teacher", "scale": SCALE, "consistency": 0.1}

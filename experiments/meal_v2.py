@@ -10,7 +10,7 @@ labels and without weight decay; `ce` goes on with labels on the same schedule. 
 where teachers differ more: they have 200 labelled images, and untrained students see all images without their labels.
 """
 
-from experiments import common_knowledge as common
+from . import common_knowledge as common
 
 COMMITTEE = {"wide": {"teacher/widths": (128,)}, "deep": {"teacher/widths": (96, 48)}}
 SINGLE = {"teachers/also": ()}

@@ -8,7 +8,7 @@ Published test accuracies (ConvNet, %): CIFAR-10 46.2/65.4/71.6 and CIFAR-100 24
 Tiny-ImageNet 8.8/23.2/28.0.
 """
 
-from experiments import common, datm
+from . import common, datm
 
 # (inner steps, expert epochs, max start epoch, image lr, batch, lr of lr, initial lr)
 _OFFICIAL = {

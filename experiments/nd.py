@@ -10,7 +10,7 @@ embedding and its cosine with the teacher's class mean. Weights by pair are the 
 scripts; pairs without any have the defaults.
 """
 
-from experiments import common_knowledge as common
+from . import common_knowledge as common
 
 # kd_weight and nd_weight of KD++; alpha, beta and nd_weight of DKD++; kd_weight and nd_weight of DIST++ and ReviewKD++
 WEIGHTS = {

@@ -13,7 +13,7 @@ The paper's teachers are pretrained on ImageNet and see CIFAR-100 at 224x224; th
 networks from scratch at 32x32 with the paper's schedules, so their figures are not those of its table.
 """
 
-from experiments import common_knowledge as common
+from . import common_knowledge as common
 
 ALONE = {"method/targets": "labels"}
 HEAT = {"method/temperature": (1.0, 4.0)}

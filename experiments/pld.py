@@ -4,7 +4,7 @@ python -m jdistill.run --config=experiments/pld.py                              
 python -m jdistill.run --config=experiments/pld.py:cifar100_resnet56_resnet20        a published pair, for accelerators
 """
 
-from experiments import common_knowledge as common
+from . import common_knowledge as common
 
 presets = common.presets
 

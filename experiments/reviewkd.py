@@ -8,7 +8,7 @@ behind a ReLU stand in for the release's maps before it (not in wide residual ne
 FitNets, AT, RKD and CRD run on the same networks and schedule.
 """
 
-from experiments import common_features, common_knowledge
+from . import common_features, common_knowledge
 
 OTHERS = {
   "fitnets": {"method/name": "fitnets", "method/tap": "block1"},

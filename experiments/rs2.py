@@ -9,7 +9,7 @@ seconds of training. Other experiments that train students take the policy by `-
 Published (ResNet-18, ImageNet, 10 % of the images an epoch): 66 % top-1 against 69 % with all of them.
 """
 
-from experiments import common_knowledge as common
+from . import common_knowledge as common
 
 STATIC = {"data_policy/name": "static_subset"}
 FRACTION, EPOCHS, BATCH = 0.05, 200, 16

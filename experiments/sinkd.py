@@ -9,7 +9,7 @@ method with the published weights, untuned. `low_overlap` multiplies the teacher
 divergence for 200 steps, alone or with the labels, and reports how steep each of them is (`method/gradient_...`).
 """
 
-from experiments import common_knowledge as common
+from . import common_knowledge as common
 
 ALONE = {"method/ce_weight": 0.0, "method/sd_weight": 0.0, "method/kd_weight": 1.0}
 INSTEAD = {"method/sd_weight": 0.0, "method/scale_t2": True}

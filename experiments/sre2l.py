@@ -10,7 +10,7 @@ images with hard labels, and random real images with both. Published top-1 accur
 ImageNet-1K 46.8 with ResNet-18 and 60.8 with the largest student.
 """
 
-from experiments import common
+from . import common
 
 
 def presets() -> list[str]:

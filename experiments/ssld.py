@@ -12,7 +12,7 @@ updates.
 
 import math
 
-from experiments import common_knowledge as common
+from . import common_knowledge as common
 
 EPOCHS, FINE_TUNING, BATCH = 60, 10, 100
 # by preset: labels of teachers and of students, other images and junk in the pool, images mined per class

@@ -9,7 +9,7 @@ python -m jdistill.run --config=experiments/swing.py --config.dataset=FILE.txt  
 The paper's data and code are not available; this is a test of its claim, not a reproduction of its tables.
 """
 
-from experiments import common_knowledge as common
+from . import common_knowledge as common
 
 CONTROLS = {
   "ce": common.CE,

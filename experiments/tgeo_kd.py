@@ -9,7 +9,7 @@ teacher then differs between examples. `random_controller` is what the released 
 and which predictions are wrong, and `ce_held_out` trains on the 200 right labels that the controller learns from.
 """
 
-from experiments import common_knowledge as common
+from . import common_knowledge as common
 
 TGEO = {"name": "tgeo_kd"}
 ALPHAS = (0.1, 0.3, 0.5, 0.7, 0.9)

@@ -9,7 +9,7 @@ Class c has n_max * 50^(-c/9) images, for the teacher too; what counts is the me
 settings are not known here, so the presets are not rows of its tables.
 """
 
-from experiments import common_knowledge as common
+from . import common_knowledge as common
 
 HEAT = {"method/temperature": (2.0, 4.0)}
 GRAPH = {"method/local_weight": (5.0, 50.0), "method/global_weight": (0.1, 0.5)}

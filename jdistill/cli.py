@@ -1,17 +1,17 @@
 """The flags of the command line, and one readable line for each mistake in them."""
 
 import re
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from absl import flags
 from ml_collections import config_flags
 
-from jdistill import config, schema
+from jdistill import config, experiment_files, schema
 from jdistill.base import UserError
 
 FlagValues = flags.FlagValues
+
+_CONFIG = "Experiment: a Python file with get_config, optionally FILE:PRESET; a shipped one from any directory."
 
 # name -> how it is read, its value if not given, and its help
 _FLAGS = {
@@ -45,17 +45,18 @@ _FLAGS = {
 }
 
 
-def define_flags(argv: Sequence[str]) -> FlagValues:
-  """The command's flags; new ones for every call, so that no call leaves anything behind for the next."""
+def define_flags(argv: Sequence[str] = ("",), experiment=None) -> FlagValues:
+  """The command's flags; new ones for every call, so that no call leaves anything behind for the next.
+
+  Args:
+    argv: the command line.
+    experiment: a `ConfigDict`; those of its keys that `argv` sets become flags. `None` if there is none.
+  """
   values = flags.FlagValues()
-  sys.modules.pop("config_config", None)  # where ml_collections keeps the experiment that was loaded last
-  config_flags.DEFINE_config_file(
-    "config",
-    None,
-    "Experiment: a Python file with get_config, optionally FILE:PRESET.",
-    flag_values=values,
-    sys_argv=list(argv),
-  )
+  if experiment is None:
+    flags.DEFINE_string("config", None, _CONFIG, flag_values=values)
+  else:
+    config_flags.DEFINE_config_dict("config", experiment, _CONFIG, flag_values=values, sys_argv=list(argv))
   for name, (define, default, text) in _FLAGS.items():
     define(name, default, text, flag_values=values)
   flags.DEFINE_bool("help", False, "Print this help and stop.", short_name="h", flag_values=values)
@@ -68,22 +69,21 @@ def parse(argv: Sequence[str]) -> FlagValues:
   Raises:
     UserError: an unknown flag or key (with its near matches), a wrong type, or an experiment that cannot be loaded.
   """
-  argv = _config_first(argv)
-  for argument in argv:
-    if argument.startswith("--config=") and (root := str(Path(argument[9:]).resolve().parents[1])) not in sys.path:
-      sys.path.append(root)  # experiments import their neighbours as `experiments.common`, from wherever one calls
+  try:
+    argv = [argv[0], *flags.FlagValues().read_flags_from_files(list(argv[1:]))]  # --flagfile=FILE
+  except (flags.Error, OSError) as error:
+    raise UserError(f"--flagfile: {_last_line(error)}; give a file with one flag per line") from error
+  file, argv = _experiment(argv)
+  experiment = None if file is None else experiment_files.load(file)
   unset = [a for a in argv if a.startswith("--config.") and a.endswith("=None")]
   argv = [a for a in argv if a not in unset]
-  values = define_flags(argv)
   try:
+    values = define_flags(argv, experiment)
     rest = values(argv)
-    if values["config"].value is not None:
-      values["config"].value.get("name")  # a file that could not be read shows only here
-      _unset(values["config"].value, unset)
-  except UserError:
-    raise
-  except Exception as error:  # ml_collections raises many kinds, and all of them are the user's to mend
-    raise _explain(argv, error) from error
+  except Exception as error:  # absl and ml_collections raise many kinds, and all of them are the user's to mend
+    raise _explain(argv, file, error) from error
+  if experiment is not None:
+    _unset(values["config"].value, unset)
   if len(rest) > 1:
     raise UserError(f"{rest[1]}: unexpected argument; flags look like --name=value, see --help")
   return values
@@ -108,60 +108,49 @@ def _place(experiment, dotted: str) -> tuple:
   return experiment, last
 
 
-def _config_first(argv: Sequence[str]) -> list[str]:
-  """Moves `--config=FILE` before its overrides, where it must be, and joins `--config FILE`."""
+def _experiment(argv: Sequence[str]) -> tuple[str | None, list[str]]:
+  """What `--config=FILE` or `--config FILE` names, the last one if there are several, and the other arguments."""
   program, *rest = argv
-  first, others = [], []
+  file, others = None, []
   while rest:
     argument = rest.pop(0)
-    if argument in ("--config", "-config"):
-      if not rest or rest[0].startswith("-"):
-        raise UserError("--config: needs a value, such as --config=experiments/datm.py")
-      argument = f"--config={rest.pop(0)}"
-    (first if argument.startswith(("--config=", "-config=")) else others).append(argument)
-  return [program, *first[-1:], *others]
+    name, equals, value = argument.partition("=")
+    if name not in ("--config", "-config"):
+      others.append(argument)
+      continue
+    if not equals:
+      value = rest.pop(0) if rest and not rest[0].startswith("-") else ""
+    if not value:
+      raise UserError("--config: needs a value, such as --config=experiments/datm.py")
+    file = value
+  return file, [program, *others]
 
 
-def _explain(argv: Sequence[str], error: Exception) -> UserError:
+def _explain(argv: Sequence[str], file: str | None, error: Exception) -> UserError:
   """One line about a command line that cannot be read: which argument, and the near matches or the right type."""
-  files = [a.partition("=")[2] for a in argv if a.startswith(("--config=", "-config="))]
   overrides = [a for a in argv if a.startswith(("--config.", "--noconfig."))]
   if isinstance(error, flags.UnrecognizedFlagError) and not error.flagname.removeprefix("no").startswith("config."):
-    return UserError(f"--{error.flagname}: unknown flag{schema.near_matches(error.flagname, define_flags(argv))}")
-  if not files:
+    return UserError(f"--{error.flagname}: unknown flag{schema.near_matches(error.flagname, define_flags())}")
+  if file is None:
     if overrides:
       return UserError(
         f"{overrides[0].lstrip('-')}: --config is not given; add --config=experiments/datm.py or another"
       )
     return UserError(_last_line(error))
-  file = files[-1].partition(":")[0]
-  if not Path(file).is_file():
-    return UserError(f"--config={files[-1]}: no such file; experiments lie in experiments/, see --list")
-  try:
-    loaded = _load(argv[0], files[-1])
-  except Exception as inner:  # whatever an experiment's code raises
-    return UserError(f"--config={files[-1]}: cannot be loaded: {_last_line(inner)}")
-  known = config.flat_keys(loaded)
+  known = config.flat_keys(experiment_files.load(file))
   for argument in overrides:
     dotted, _, value = argument.lstrip("-").partition("=")
     key = dotted.partition(".")[2]
     if key not in known and key.partition(".")[0] != "auto":
       return UserError(f"{dotted}={value}: unknown key{schema.near_matches(key, known)}")
+    loaded = experiment_files.load(file)
     try:
-      _load(argv[0], files[-1], argument)
+      define_flags([argv[0], argument], loaded)([argv[0], argument])
     except Exception as inner:
       section, last = _place(loaded, key)
       kind = getattr(section.get_type(last), "__name__", "") if key in known else ""
       return UserError(f"{dotted}={value}: {f'must be of type {kind}' if kind else _last_line(inner)}")
   return UserError(_last_line(error))
-
-
-def _load(program: str, file: str, *overrides: str):
-  argv = [program, f"--config={file}", *overrides]
-  values = define_flags(argv)
-  values(argv)
-  values["config"].value.get("name")
-  return values["config"].value
 
 
 def _last_line(error: Exception) -> str:

@@ -34,12 +34,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jdistill import catalog, cli, stages
+from jdistill import catalog, cli, experiment_files, stages
 from jdistill.base import UserError
 from jdistill.reporting import format_table
 from jdistill.stages import plan, sweep
 from jdistill.stages import topology as plan_on_tpus
 from jdistill.training import cache, distributed, lost, parallel
+
+load_experiment = experiment_files.load
 
 
 def run_experiment(
@@ -53,7 +55,7 @@ def run_experiment(
   """Runs an experiment from a script or a notebook, like the command line does.
 
   Args:
-    experiment: a configuration, as `get_config()` of a file in `experiments/` gives it.
+    experiment: a configuration, as `load_experiment("experiments/datm.py")` gives it.
     workdir: where the run's files go; `runs/NAME-HASH` if `None`. The same call again resumes or skips.
     artefacts: where teachers are kept; `artefacts` beside the work directory if `None`.
     stream: where progress is printed; standard error if `None`.
@@ -129,6 +131,7 @@ def _run(values: cli.FlagValues) -> int:
     return 0
   if values["list"].value:
     print(format_table(*catalog.table(), align="lllll"))
+    print(f"\nexperiments lie in {experiment_files.shipped()}; --config=experiments/NAME.py finds them from anywhere")
     return 0
   experiment, workdir, artefacts = (values[name].value for name in ("config", "workdir", "artefacts"))
   if experiment is None:

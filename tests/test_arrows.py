@@ -49,13 +49,15 @@ MAY_IMPORT = {
   "stages": NUMBERS
   | {"files", "synthetic", "data", "models", "teachers", "training", "methods", "evaluation", "tasks"}
   | {"reporting", "export", "catalog", "config"},
-  "cli": GROUND | {"config"},
-  "run": GROUND | {"cli", "catalog", "config", "stages", "reporting", "training"},
+  "experiment_files": GROUND,
+  "cli": GROUND | {"experiment_files", "config"},
+  "run": GROUND | {"cli", "experiment_files", "catalog", "config", "stages", "reporting", "training"},
 }
 
 # Reading, writing, printing and logging: nobody else does.
 MAY_DO_IO = {
-  "files", "data", "teachers", "training", "reporting", "export", "distilled", "stages", "cli", "run"
+  "files", "data", "teachers", "training", "reporting", "export", "distilled", "stages", "experiment_files",
+  "cli", "run"
 }  # fmt: skip
 IO_CALLS = {"open", "print", "input"}
 IO_MODULES = {

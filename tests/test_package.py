@@ -13,6 +13,7 @@ import pytest
 
 import jdistill
 from docs import pages
+from jdistill import experiment_files
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -182,7 +183,10 @@ def test_snippet_runs(code, workplace, request, monkeypatch, capsys):
   file.write_text(code, encoding="utf-8")
   monkeypatch.chdir(workplace)
   with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-    runpy.run_path(str(file), run_name="__main__")
+    if "def get_config(" in code:
+      experiment_files.load(str(file))  # as `--config` does: its neighbours are the shipped experiments
+    else:
+      runpy.run_path(str(file), run_name="__main__")
   assert capsys.readouterr().out.strip()
 
 

@@ -1,6 +1,7 @@
 """The command line: what it lists, teaches and refuses, and that one call leaves nothing behind for the next."""
 
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from jdistill import catalog, cli, run
 from jdistill.base import UserError
 from jdistill.stages import plan
 
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 TINY = "--config=experiments/datm.py:tiny"
 
 
@@ -18,8 +20,9 @@ def test_list_prints_the_catalog(call):
   result = call("--list")
   assert (result.code, result.err) == (0, "")
   lines = result.out.splitlines()
-  assert len(lines) == 2 + len(catalog.rows())
-  for row, line in zip(catalog.rows(), lines[2:], strict=True):
+  assert lines[-1].startswith(f"experiments lie in {REPOSITORY / 'experiments'};")
+  assert len(lines) == 4 + len(catalog.rows())
+  for row, line in zip(catalog.rows(), lines[2:-2], strict=True):
     for word in (row.name, row.title, row.venue, row.paper, row.config):
       assert word in line
 
@@ -123,7 +126,7 @@ def test_a_key_can_be_set_back_to_its_tested_value():
   [
     ([], ["--config: not given", "experiments/datm.py"]),
     (["--config"], ["--config: needs a value"]),
-    (["--config="], ["no such file"]),
+    (["--config="], ["--config: needs a value"]),
     (["--config=nope.py"], ["--config=nope.py: no such file"]),
     (["--config=nope.py", "--config.ipc=2"], ["--config=nope.py: no such file"]),
     (["--config=experiments"], ["--config=experiments: no such file"]),
@@ -131,7 +134,7 @@ def test_a_key_can_be_set_back_to_its_tested_value():
     (["--config=experiments/datm.py:nope"], ["unknown preset 'nope'", "cifar10_ipc10"]),
     (["--config=experiments/mtt.py:cifar10_ipc500"], ["unknown preset", "cifar10_ipc50"]),
     (["--config=experiments/datm_difficulty.py:nope"], ["unknown preset"]),
-    (["--config=README.md"], ["--config=README.md: cannot be loaded"]),
+    (["--config=README.md"], ["--config=README.md: is not a Python file"]),
     (["--cofnig=experiments/datm.py"], ["--cofnig: unknown flag", "did you mean 'config'"]),
     ([TINY, "--workdri=w"], ["--workdri: unknown flag", "did you mean 'workdir'"]),
     ([TINY, "--config.ipc=2", "--workdri=w"], ["--workdri: unknown flag", "did you mean 'workdir'"]),
@@ -170,19 +173,51 @@ def test_a_broken_experiment_file_is_one_readable_line(call, tmp_path, code, wor
     assert word in complaint
 
 
-def test_an_experiment_of_ones_own_finds_its_neighbours_from_anywhere(tmp_path):
+def test_an_experiment_of_ones_own_finds_its_neighbours_and_the_shipped_ones(tmp_path):
   (tmp_path / "mine").mkdir()
-  (tmp_path / "mine" / "__init__.py").write_text("")
   (tmp_path / "mine" / "shared.py").write_text("NAME = 'from next door'\n")
   (tmp_path / "mine" / "trial.py").write_text(
-    "from experiments import datm\nfrom mine import shared\n"
+    "from . import datm, shared\n"
     "def get_config():\n  config = datm.get_config('tiny')\n  config.name = shared.NAME\n  return config\n"
   )
-  try:
-    values = cli.parse(["run", f"--config={tmp_path / 'mine' / 'trial.py'}"])
-    assert values["config"].value.name == "from next door"
-  finally:
-    sys.path.remove(str(tmp_path))
+  values = cli.parse(["run", f"--config={tmp_path / 'mine' / 'trial.py'}"])
+  assert values["config"].value.name == "from next door"
+
+
+@pytest.mark.parametrize("form", ["module", "folder"])
+def test_a_module_of_the_users_own_called_experiments_changes_nothing(tmp_path, monkeypatch, form):
+  if form == "module":
+    (tmp_path / "experiments.py").write_text("common = None\n")
+  else:
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "common.py").write_text("raise ImportError('not this one')\n")
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.syspath_prepend(tmp_path)
+  for file in (REPOSITORY / "experiments" / "pld.py", "experiments/pld.py", "pld.py"):
+    assert cli.parse(["run", f"--config={file}:tiny"])["config"].value.name == "pld"
+
+
+def test_a_copied_folder_and_a_copied_file_work_under_any_name(tmp_path, monkeypatch):
+  shutil.copytree(REPOSITORY / "experiments", tmp_path / "my trials")
+  (tmp_path / "alone").mkdir()
+  shutil.copy(REPOSITORY / "experiments" / "pld.py", tmp_path / "alone" / "changed.py")
+  monkeypatch.setenv("HOME", str(tmp_path))
+  for file in (tmp_path / "my trials" / "pld.py", tmp_path / "alone" / "changed.py", "~/alone/changed.py"):
+    assert cli.parse(["run", f"--config={file}:tiny"])["config"].value.name == "pld"
+  (tmp_path / "experiments").mkdir()
+  (tmp_path / "experiments" / "pld.py").write_text(
+    "import ml_collections\ndef get_config():\n  return ml_collections.ConfigDict({'name': 'own'})\n"
+  )
+  monkeypatch.chdir(tmp_path)  # a file that is there wins over the shipped one
+  assert cli.parse(["run", "--config=experiments/pld.py"])["config"].value.name == "own"
+
+
+def test_a_file_of_flags(call, tmp_path):
+  (tmp_path / "flags.txt").write_text(f"{TINY}\n--config.ipc=4\n# a comment\n")
+  values = cli.parse(["run", f"--flagfile={tmp_path / 'flags.txt'}", "--config.steps=3"])
+  assert (values["config"].value.ipc, values["config"].value.steps) == (4, 3)
+  complaint = call(f"--flagfile={tmp_path / 'none.txt'}").complaint
+  assert complaint.startswith("--flagfile: ") and complaint.endswith("give a file with one flag per line")
 
 
 def test_run_experiment_refuses_like_the_command(tmp_path):
