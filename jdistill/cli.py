@@ -3,8 +3,9 @@
 import re
 from collections.abc import Sequence
 
+import ml_collections
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import config_dict, config_flags
 
 from jdistill import config, experiment_files, schema
 from jdistill.base import UserError
@@ -74,7 +75,7 @@ def parse(argv: Sequence[str]) -> FlagValues:
   except (flags.Error, OSError) as error:
     raise UserError(f"--flagfile: {_last_line(error)}; give a file with one flag per line") from error
   file, argv = _experiment(argv)
-  experiment = None if file is None else experiment_files.load(file)
+  experiment = None if file is None else _without_options_of_others(experiment_files.load(file), argv)
   unset = [a for a in argv if a.startswith("--config.") and a.endswith("=None")]
   argv = [a for a in argv if a not in unset]
   try:
@@ -87,6 +88,18 @@ def parse(argv: Sequence[str]) -> FlagValues:
   if len(rest) > 1:
     raise UserError(f"{rest[1]}: unexpected argument; flags look like --name=value, see --help")
   return values
+
+
+def _without_options_of_others(experiment, argv: Sequence[str]):
+  """Opens the options of sections that the command line gives another name: those of the former mean nothing to it."""
+  for argument in argv:
+    found = re.fullmatch(r"--?config\.(\w+)\.name=(.*)", argument)
+    section = experiment.get(found[1]) if found else None
+    if isinstance(section, ml_collections.ConfigDict) and section.get("name") not in (None, found[2]):
+      for key in section:
+        if key != "name":
+          section[key] = config_dict.placeholder(section.get_type(key))
+  return experiment
 
 
 def _unset(experiment, arguments: Sequence[str]) -> None:
@@ -143,7 +156,7 @@ def _explain(argv: Sequence[str], file: str | None, error: Exception) -> UserErr
     key = dotted.partition(".")[2]
     if key not in known and key.partition(".")[0] != "auto":
       return UserError(f"{dotted}={value}: unknown key{schema.near_matches(key, known)}")
-    loaded = experiment_files.load(file)
+    loaded = _without_options_of_others(experiment_files.load(file), argv)
     try:
       define_flags([argv[0], argument], loaded)([argv[0], argument])
     except Exception as inner:

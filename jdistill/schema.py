@@ -11,6 +11,7 @@ import difflib
 import functools
 import inspect
 import math
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -18,6 +19,7 @@ from typing import Annotated, Any, NamedTuple
 
 from jdistill.base import UserError
 
+_NOT_FINITE = ("nan", "inf", "-inf")  # how a configuration holds them, as JSON has no word for them
 REQUIRED = inspect.Parameter.empty
 
 
@@ -47,6 +49,10 @@ class Traced:
   """
 
 
+class FileName:
+  """Marks a text that becomes a part of file names."""
+
+
 # what most options are
 NonNegative = Annotated[float, Range(0)]
 Positive = Annotated[float, Above(0)]
@@ -66,6 +72,7 @@ class Field(NamedTuple):
     choices: the allowed values, or empty.
     optional: whether `None` is a value of its own.
     traced: see `Traced`.
+    file_name: see `FileName`.
     item: what each item of a tuple may be; `None` where any plain value will do.
   """
 
@@ -77,6 +84,7 @@ class Field(NamedTuple):
   choices: tuple = ()
   optional: bool = False
   traced: bool = False
+  file_name: bool = False
   item: "Field | None" = None
 
 
@@ -125,7 +133,7 @@ def _marked(field: Field, mark: Any) -> Field:
       return field._replace(above=value)
     case Choice(values):
       return field._replace(choices=tuple(values))
-  return field._replace(traced=True) if mark is Traced else field
+  return field._replace(traced=field.traced or mark is Traced, file_name=field.file_name or mark is FileName)
 
 
 def check_known(section: str, values: Mapping[str, Any], known: Iterable[str]) -> None:
@@ -165,10 +173,16 @@ def checked(key: str, value: Any, field: Field) -> Any:
     return [checked(key, _number(item, field.item.kind), field.item) for item in items] if field.item else items
   if field.kind is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**1023:
     value = float(value)
+  if field.kind is float and value in _NOT_FINITE:
+    raise UserError(f"{key}={value}: must be a finite number")
   if not isinstance(value, field.kind) or (isinstance(value, bool) and field.kind is not bool):
     raise UserError(f"{key}={_shown(value)}: must be of type {field.kind.__name__}")
+  if isinstance(value, int) and abs(value) >= 2**53:
+    raise UserError(f"{key}={_shown(value)}: must be below 2**53")
   if isinstance(value, float) and not math.isfinite(value):
     raise UserError(f"{key}={value}: must be a finite number")
+  if field.file_name and not re.fullmatch(r"[\w+=@-][\w .+=@-]*", value):
+    raise UserError(f"{key}={_shown(value)}: becomes a part of file names; use letters, digits, '-', '_' and '.'")
   if field.choices and value not in field.choices:
     raise UserError(f"{key}={value!r}: unknown{near_matches(value, field.choices)}")
   if field.low is not None and value < field.low:

@@ -1,5 +1,6 @@
 """What a configuration may hold: filling in defaults, and refusing everything that cannot work before work starts."""
 
+from jdistill.config.arms import checked_order
 from jdistill.config.identity import config_hash, determining, difference, flat_keys
 from jdistill.config.resolve import declared, resolve
 from jdistill.config.sections import Declared, Named, Plain
@@ -9,6 +10,7 @@ __all__ = [
   "Declared",
   "Named",
   "Plain",
+  "checked_order",
   "config_hash",
   "declared",
   "determining",

@@ -6,7 +6,7 @@ difference between two of them is a difference between methods. Grids and commit
 
 import copy
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jdistill.base import UserError
@@ -101,9 +101,7 @@ class Arms:
     controls, own = given.get("arms") or {}, out["subject"] or out["method"]["name"]
     if own in controls:
       raise UserError(f"arms.{own}: is the name of the method's own arm; call the control something else")
-    order = list(given.get("order") or [own, *controls])
-    if sorted(order) != sorted([own, *controls]):
-      raise UserError(f"order={order}: must name every one of {sorted([own, *controls])} once")
+    order = checked_order("order", given.get("order"), [own, *controls])
     return {label: self._arm(label, controls.get(label, {}), given) for label in order}
 
   def _committee(self, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -135,6 +133,20 @@ class Arms:
           raise UserError(f"tune.{label}.{dotted}: teachers and data are not searched; give every one of them an arm")
       self.combinations(arms[label], grids[label], f"tune.{label}")  # refuses what an arm would refuse
     return grids
+
+
+def checked_order(key: str, order: Any, names: Sequence[str]) -> list[str]:
+  """An order of names, in which each stands once; their own if it is `None` or empty.
+
+  Raises:
+    UserError: not a list, or of other names.
+  """
+  wanted = order or list(names)
+  if not isinstance(wanted, list | tuple) or not all(isinstance(one, str) for one in wanted):
+    raise UserError(f"{key}={wanted!r}: must be a list of names")
+  if sorted(wanted) != sorted(names):
+    raise UserError(f"{key}={list(wanted)}: must name every one of {sorted(names)} once")
+  return list(wanted)
 
 
 def _check_mappings(given: Mapping[str, Any]) -> None:

@@ -8,13 +8,13 @@ from jdistill.config.sections import Declared, Plain
 from jdistill.data.preprocess import KINDS
 from jdistill.methods.knowledge.forward import PRECISIONS
 from jdistill.methods.optimizers import OPTIMIZERS, SCHEDULES
-from jdistill.schema import Above, Choice, Positive, Range
+from jdistill.schema import Above, Choice, FileName, Positive, Range
 
 
 class Run(NamedTuple):
   """Keys at the top."""
 
-  name: str
+  name: Annotated[str, FileName]
   stages: tuple[str, ...]
   seed: Annotated[int, Range(0, 2**31 - 1)] = 0
   dataset: str = "digits"

@@ -32,11 +32,9 @@ def resolve(config: Mapping[str, Any], stages: Mapping[str, Declared]) -> dict[s
   Raises:
     UserError: an unknown key, method, network or stage; a wrong type or range; or values that contradict each other.
   """
-  raw = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-  raw = json.loads(json.dumps(to_jsonable(raw)))
-  auto = raw.pop("auto", None) or {}
-  if not isinstance(raw.get("method"), dict):
-    raise UserError("method: missing; an experiment's configuration needs this section")
+  raw = _plain(config)
+  auto = _tables(raw.pop("auto", None))
+  _mapping("method", raw.get("method"))
   row = catalog.row(raw["method"].get("name"))
   if row.policy:
     raise UserError(f"method.name={row.name!r}: is a data policy; set data_policy.name={row.name!r} beside a method")
@@ -48,7 +46,8 @@ def resolve(config: Mapping[str, Any], stages: Mapping[str, Declared]) -> dict[s
     known |= part.sections
   free = {name for part in parts for name in part.free}
   check_known("", raw, [*keys, *known, *free])
-  if not isinstance(raw.get("dataset") or "", str) or raw.get("dataset") == "":
+  dataset = raw.get("dataset")
+  if dataset is not None and not (isinstance(dataset, str) and dataset and "\n" not in dataset and "\0" not in dataset):
     raise UserError(f"dataset={raw.get('dataset')!r}: must be the name of a data set, an .npz file or a folder")
   if auto:
     _fill(raw, auto, known, keys)
@@ -58,11 +57,42 @@ def resolve(config: Mapping[str, Any], stages: Mapping[str, Declared]) -> dict[s
   for name, section in sorted(known.items(), key=lambda pair: isinstance(getattr(pair[1], "default", None), str)):
     out[name] = checked_section(name, raw.get(name), section, out)
   for name in free:
-    out[name] = raw.get(name) or {}
+    out[name] = _mapping(name, raw.get(name) or {})
   _check_memory(out)
   for part in parts:
     part.complete(given, out)
   return out
+
+
+def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+  """A configuration as what JSON holds."""
+  raw = config.to_dict() if hasattr(config, "to_dict") else config
+  if not isinstance(raw, Mapping):
+    raise UserError(
+      f"config: is a {type(raw).__name__}; give a mapping, such as get_config() of an experiment gives it"
+    )
+  try:
+    return json.loads(json.dumps(to_jsonable(raw)))
+  except (ValueError, RecursionError) as error:
+    if isinstance(error, UserError):
+      raise
+    raise UserError(f"config: cannot be stored as JSON ({error}); give numbers, strings and lists") from error
+
+
+def _tables(auto: Any) -> dict[str, dict[str, dict[str, Any]]]:
+  """The section `auto`: `{DATASET or "*": {IPC or "*": {"section/key": value}}}`."""
+  auto = auto or {}
+  if not isinstance(auto, Mapping):
+    raise UserError(f"auto={auto!r}: must be a mapping of data sets")
+  for dataset, tables in auto.items():
+    if not isinstance(tables, Mapping):
+      raise UserError(f"auto.{dataset}={tables!r}: must be a mapping of images per class, or '*'")
+    for ipc, table in tables.items():
+      if ipc != "*" and not (ipc.isascii() and ipc.isdigit()):
+        raise UserError(f"auto.{dataset}.{ipc}: must be a number of images per class, or '*'")
+      if not isinstance(table, Mapping):
+        raise UserError(f"auto.{dataset}.{ipc}={table!r}: must be a mapping of paths such as 'method/image_lr'")
+  return dict(auto)
 
 
 def declared(row: Row, stages: Mapping[str, Declared]) -> list[Declared]:
@@ -116,8 +146,10 @@ def checked_or_default(key: str, value: Any, field: Field) -> Any:
 
 
 def _mapping(dotted: str, value: Any) -> dict[str, Any]:
-  if not isinstance(value, Mapping):
+  if value is None:
     raise UserError(f"{dotted}: missing; an experiment's configuration needs this section")
+  if not isinstance(value, Mapping):
+    raise UserError(f"{dotted}={value!r}: must be a section with keys of its own")
   return dict(value)
 
 

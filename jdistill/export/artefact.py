@@ -48,7 +48,7 @@ def save(directory: str | os.PathLike, distilled: DistilledSet, *, pixels: np.nd
   Raises:
     UserError: the parts do not fit together, values are not finite, or the disk is full.
   """
-  directory = Path(directory)
+  directory = Path(directory).expanduser()
   distilled = validate(distilled, "the distilled set")
   if pixels is not None and np.shape(pixels) != distilled.images.shape:
     raise UserError(f"pixels have shape {np.shape(pixels)} and images {distilled.images.shape}: give one per image")
@@ -87,7 +87,7 @@ def load(path: str | os.PathLike) -> DistilledSet:
   Raises:
     UserError: the path is missing, the directory was not finished, or the file is damaged or not a distilled set.
   """
-  path = Path(path)
+  path = Path(path).expanduser()
   if not path.exists():
     raise UserError(f"{path} does not exist: give the directory of a distilled set, or its {ARRAYS}")
   file = path / ARRAYS if path.is_dir() else path

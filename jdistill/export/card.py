@@ -7,7 +7,7 @@ from typing import Any
 import jdistill
 from jdistill.export.distilled_set import DistilledSet
 from jdistill.files import to_jsonable
-from jdistill.reporting.table import cell, format_table
+from jdistill.reporting.table import format_table, literal
 
 _UNDO = {
   "none": ("pixels = images",),
@@ -47,7 +47,7 @@ def card(distilled: "DistilledSet", digest: str, picture: str | None) -> str:
   labels = "label logits, one row per image (softmax gives the target probabilities)" if soft else "integer classes"
   use = "their label logits as soft targets" if soft else "their labels"
   blocks = [
-    f"# Distilled set: {cell(title)}",
+    f"# Distilled set: {literal(title)}",
     f"{count} synthetic images of {height} x {width} x {channels}, made to train a network from scratch in place of the"
     " whole data set.",
     *([f"![the images, preprocessing undone]({picture})"] if picture else []),
@@ -78,7 +78,7 @@ def card(distilled: "DistilledSet", digest: str, picture: str | None) -> str:
   if distilled.protocol:
     blocks += ["## Evaluation protocol", _table(distilled.protocol)]
   if distilled.class_names:
-    names = ", ".join(f"{index} {cell(name)}" for index, name in enumerate(distilled.class_names))
+    names = ", ".join(f"{index} {literal(name)}" for index, name in enumerate(distilled.class_names))
     blocks += ["## Classes", names]
   return "\n\n".join(blocks) + "\n"
 
@@ -101,7 +101,8 @@ def _code(*lines: str) -> str:
 
 
 def _table(mapping: Mapping[str, Any]) -> str:
-  return format_table(("what", "value"), list(_flatten(to_jsonable(mapping))), align="ll")
+  rows = [[literal(name), literal(value)] for name, value in _flatten(to_jsonable(mapping))]
+  return format_table(("what", "value"), rows, align="ll")
 
 
 def _flatten(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

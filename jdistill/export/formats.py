@@ -36,7 +36,7 @@ def to_png_folder(
   Raises:
     UserError: shapes do not fit, there is no name for a class, or the directory holds other files.
   """
-  directory, pixels, labels = Path(directory), np.asarray(pixels), np.asarray(labels)
+  directory, pixels, labels = Path(directory).expanduser(), np.asarray(pixels), np.asarray(labels)
   if pixels.ndim != 4 or pixels.shape[-1] not in (1, 3):
     raise UserError(f"pixels have shape {pixels.shape}: PNG files need [m, height, width, 1 or 3]")
   if len(labels) != len(pixels):
@@ -99,4 +99,4 @@ def to_torch(path: str | os.PathLike, distilled: DistilledSet) -> None:
     },
     file,
   )
-  write_bytes(path, file.getvalue())
+  write_bytes(Path(path).expanduser(), file.getvalue())

@@ -14,6 +14,7 @@ from jdistill.reporting.progress import duration as duration
 from jdistill.reporting.report import Section as Section
 from jdistill.reporting.report import write_report as write_report
 from jdistill.reporting.table import format_table as format_table
+from jdistill.reporting.table import literal as literal
 from jdistill.reporting.table import mean_std as mean_std
 from jdistill.reporting.writers import JsonlWriter as JsonlWriter
 from jdistill.reporting.writers import TensorBoardWriter as TensorBoardWriter

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from jdistill.base import UserError
 from jdistill.files import write_text
-from jdistill.reporting.table import cell, format_table
+from jdistill.reporting.table import cell, format_table, literal
 
 _MIME = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".gif": "image/gif"}
 _CSS = """
@@ -42,7 +42,7 @@ class Section(NamedTuple):
   Attributes:
     title: its heading.
     text: Markdown of the plainest kind: paragraphs separated by blank lines, lists of lines that start with `- `, and
-      inside them `code`.
+      inside them `code`. Names and messages of users go through `literal` first.
     table: `(headers, rows)`; the first column is aligned left and the others right.
     images: `(caption, path)` of PNG, JPEG or GIF files.
   """
@@ -82,16 +82,17 @@ def write_report(directory: str | os.PathLike, title: str, sections: Sequence[Se
 
 
 def _markdown(directory: Path, title: str, sections: Sequence[Section]) -> str:
-  blocks = [f"# {cell(title)}"]
+  blocks = [f"# {literal(title)}"]
   for section in sections:
-    blocks.append(f"## {cell(section.title)}")
+    blocks.append(f"## {literal(section.title)}")
     if section.text.strip():
       blocks.append(section.text.strip())
     if section.table is not None:
-      blocks.append(format_table(*section.table))
+      headers, rows = section.table
+      blocks.append(format_table([literal(one) for one in headers], [[literal(one) for one in row] for row in rows]))
     for caption, path in section.images:
       relative = Path(os.path.relpath(Path(path).absolute(), directory.absolute())).as_posix()
-      label = cell(caption).replace("[", "\\[").replace("]", "\\]")
+      label = literal(caption).replace("[", "\\[").replace("]", "\\]")
       blocks.append(f"![{label}]({urllib.parse.quote(relative)})")
   return "\n\n".join(blocks) + "\n"
 
@@ -121,9 +122,10 @@ def _block(block: str) -> str:
 
 
 def _inline(text: str) -> str:
-  parts = re.split(r"(`[^`]+`)", text)  # what is between backticks is taken literally
+  parts = re.split(r"(?<!\\)(`[^`]+`)", text)  # what is between backticks is taken literally
   return "".join(
-    f"<code>{html.escape(part[1:-1])}</code>" if index % 2 else html.escape(part) for index, part in enumerate(parts)
+    f"<code>{html.escape(part[1:-1])}</code>" if index % 2 else html.escape(re.sub(r"\\([\\`<(])", r"\1", part))
+    for index, part in enumerate(parts)
   )
 
 

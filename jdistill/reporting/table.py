@@ -1,5 +1,6 @@
 """Numbers as text: tables that are readable plain and as Markdown, and mean ± deviation."""
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -15,6 +16,11 @@ def cell(value: Any) -> str:
   if isinstance(value, float | np.floating):
     return f"{value:.4g}"
   return " ".join(str(value).split())
+
+
+def literal(value: Any) -> str:
+  """Says one value in Markdown so that it shows as it is: no tags, links or code, whatever a name contains."""
+  return re.sub(r"([\\`]|<(?=[a-zA-Z/!?]))", r"\\\1", cell(value)).replace("](", "]\\(")
 
 
 def format_table(headers: Sequence[str], rows: Iterable[Sequence[Any]], align: str | None = None) -> str:

@@ -1,5 +1,6 @@
 """What a run does, in order. The only room that joins data, teachers, methods, evaluation and files."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,8 @@ def template(method: str) -> ml_collections.ConfigDict:
 def label(config: Mapping[str, Any]) -> str:
   """The name of a run's default work directory."""
   size = f"-ipc{config['ipc']}" if "ipc" in config else ""
-  return f"{config['name']}-{Path(config['dataset']).stem}{size}-{config_lib.config_hash(config)[:8]}"
+  dataset = re.sub(r"[^\w.-]+", "-", Path(config["dataset"]).stem)
+  return f"{config['name']}-{dataset}{size}-{config_lib.config_hash(config)[:8]}"
 
 
 def check(run: Run) -> None:

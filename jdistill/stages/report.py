@@ -6,7 +6,7 @@ from typing import Any
 
 from jdistill import catalog
 from jdistill.files import format_bytes, write_json
-from jdistill.reporting import Section, environment, format_table, write_report
+from jdistill.reporting import Section, environment, format_table, literal, write_report
 from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
 from jdistill.stages.workdir import on_first
@@ -83,7 +83,11 @@ def failures(summary: Mapping[str, Any]) -> dict[str, str]:
 
 def failed_section(messages: Mapping[str, str]) -> list[Section]:
   """What of a report is about failures: nothing where there are none."""
-  return [Section("Failed", "\n".join(f"- {name}: {text}" for name, text in messages.items()))] if messages else []
+  return (
+    [Section("Failed", "\n".join(f"- {literal(f'{name}: {text}')}" for name, text in messages.items()))]
+    if messages
+    else []
+  )
 
 
 def _sections(run: Run, parts: list[Part], summary: dict[str, Any]) -> list[Section]:
@@ -93,7 +97,7 @@ def _sections(run: Run, parts: list[Part], summary: dict[str, Any]) -> list[Sect
   found = sorted(failed_section(failures(summary)) + found, key=lambda section: section.title != "Result")
   about = f"{row.title} ({row.authors}; {row.venue}; {row.paper})."
   found += [
-    Section("Data", "\n".join(f"- {note}" for note in run.task().notes)),
+    Section("Data", "\n".join(f"- {literal(note)}" for note in run.task().notes)),
     Section("Method", about),
   ]
   if c["published"]:

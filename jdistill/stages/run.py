@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jdistill import data, models, tasks
-from jdistill.base import Batch, Network
+from jdistill.base import Batch, Network, UserError
 from jdistill.data import preprocess
 from jdistill.files import read_npz, sha256_arrays, write_npz
 from jdistill.reporting import duration
@@ -85,10 +85,23 @@ class Run(WorkDirectory):
       section = own
     choices = {"name": section} if isinstance(section, str) else dict(section)
     choices = {key: tuple(value) if isinstance(value, list) else value for key, value in choices.items()}
-    network = models.build(choices.pop("name"), num_classes=task.num_classes, image_shape=task.input_shape, **choices)
-    if task.kind == "images":
-      models.describe(network, task.input_shape)
+    try:
+      network = models.build(choices.pop("name"), num_classes=task.num_classes, image_shape=task.input_shape, **choices)
+      if task.kind == "images":
+        models.describe(network, task.input_shape)
+    except UserError as error:
+      joint = "." if str(error).partition(":")[0] in choices else ": "
+      raise UserError(f"{self._key_of(section)}{joint}{error}") from error
     return network
+
+  def _key_of(self, section: Mapping[str, Any] | str) -> str:
+    """What the user calls the section of a network."""
+    if isinstance(section, str):
+      return "eval.models"
+    found = [name for name in ("model", "teacher", "student") if self.config.get(name) == section]
+    arms = self.config.get("arms", {}).items()
+    found += [f"arms.{label}: {name}" for label, arm in arms for name in ("teacher", "student") if arm[name] == section]
+    return found[0] if found else "network"
 
   def fingerprint(self, batch: Batch) -> str:
     """The fingerprint of some examples; computed once."""

@@ -14,6 +14,7 @@ for `.`); cells share teachers, resume and are skipped like any run. A cell that
 import copy
 import functools
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,8 +23,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jdistill.base import UserError
+from jdistill.config import checked_order
 from jdistill.files import read_json, write_json
 from jdistill.reporting import Section, comparison, duration, environment, format_table, write_report
+from jdistill.schema import Field, check_known, checked
 from jdistill.stages.report import failed_section, failures, flatten
 from jdistill.stages.workdir import Interrupted
 from jdistill.training import distributed
@@ -39,7 +42,7 @@ class Cell(NamedTuple):
 
   @property
   def name(self) -> str:
-    return f"{self.group}-{self.series}-seed{self.seed}".lower().replace(" ", "")
+    return f"{file_name(f'{self.group}-{self.series}')}-seed{self.seed}"
 
 
 def cells(experiment: Mapping[str, Any]) -> list[Cell]:
@@ -50,31 +53,55 @@ def cells(experiment: Mapping[str, Any]) -> list[Cell]:
   """
   raw = experiment.to_dict() if hasattr(experiment, "to_dict") else copy.deepcopy(dict(experiment))
   sweep = raw.pop("sweep")
-  for axis in ("groups", "series", "seeds"):
-    if not sweep.get(axis):
-      raise UserError(f"sweep.{axis}: empty; a sweep needs at least one entry")
-  order = list(sweep.get("order") or sweep["series"])
-  if sorted(order) != sorted(sweep["series"]):
-    raise UserError(f"sweep.order={order}: must name every one of {sorted(sweep['series'])} once")
+  seeds = _checked_axes(sweep)
+  order = checked_order("sweep.order", sweep.get("order"), list(sweep["series"]))
   out = []
-  for seed in sweep["seeds"]:
+  for seed in seeds:
     for group, group_values in sweep["groups"].items():
       for index, series in enumerate(order):
-        config = copy.deepcopy(raw) | {"seed": int(seed)}
+        config = copy.deepcopy(raw) | {"seed": seed}
         if index and "eval" in config:  # controls do not depend on the series: once per group and seed is enough
           config["eval"]["sets"] = ("distilled",)
         _override(config, {**group_values, **sweep["series"][series]})
-        out.append(Cell(group, series, int(seed), config))
+        out.append(Cell(group, series, seed, config))
   return out
+
+
+def _checked_axes(sweep: Any) -> list[int]:
+  """The seeds of a sweep whose axes have the right form."""
+  if not isinstance(sweep, Mapping):
+    raise UserError(f"sweep={sweep!r}: must be a section with groups, series and seeds")
+  check_known("sweep", sweep, ("groups", "series", "seeds", "order"))
+  for axis in ("groups", "series", "seeds"):
+    if not sweep.get(axis):
+      raise UserError(f"sweep.{axis}: empty; a sweep needs at least one entry")
+  for axis in ("groups", "series"):
+    if not isinstance(sweep[axis], Mapping):
+      raise UserError(f"sweep.{axis}={sweep[axis]!r}: must be a mapping of names")
+    for name, values in sweep[axis].items():
+      if not isinstance(values, Mapping):
+        raise UserError(f"sweep.{axis}.{name}={values!r}: must be a mapping of paths such as 'method/image_lr'")
+  seeds = checked("sweep.seeds", sweep["seeds"], Field(tuple, item=Field(int, low=0, high=2**31 - 1)))
+  if len(set(seeds)) < len(seeds):
+    raise UserError(f"sweep.seeds={seeds}: names one of them twice; name each once")
+  names = {file_name(f"{group}-{series}") for group in sweep["groups"] for series in sweep["series"]}
+  if len(names) < len(sweep["groups"]) * len(sweep["series"]):
+    raise UserError("sweep: two groups or series have names that differ in nothing but punctuation; rename one")
+  return seeds
+
+
+def file_name(text: str) -> str:
+  """A name of the user's as a part of a file name."""
+  return re.sub(r"[^\w.+-]+", "_", text.lower().replace(" ", "")).strip(".") or "_"
 
 
 def _override(config: dict[str, Any], values: Mapping[str, Any]) -> None:
   for dotted, value in values.items():
     *path, last = dotted.split("/")
-    section = config
+    section: Any = config
     for name in path:
-      section = section.get(name, {})
-    if last not in section:
+      section = section.get(name, {}) if isinstance(section, Mapping) else {}
+    if not isinstance(section, Mapping) or last not in section:
       raise UserError(f"sweep: {dotted}={value!r}: the configuration has no such key")
     section[last] = value
 

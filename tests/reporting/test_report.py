@@ -4,12 +4,13 @@ import base64
 import errno
 import html.parser
 import os
+import re
 
 import numpy as np
 import pytest
 
 from jdistill.base import UserError
-from jdistill.reporting import Section, save_png, write_report
+from jdistill.reporting import Section, literal, save_png, write_report
 
 _VOID = {"meta", "img", "br", "link"}
 
@@ -61,9 +62,21 @@ def test_markdown_golden(tmp_path, image):
   assert markdown.read_text() == (
     "# A run\n\n## Result <1>\n\n"
     "It is & has `a < b`.\nSame paragraph.\n\n- one\n- two `x`\n\nEnd.\n\n"
-    "| set | score \\| % |\n| --- | ---------: |\n| a<b |        0.5 |\n| c   |            |\n\n"
-    '## Images\n\n![the \\[first\\] "<one>"](images/a%20picture.png)\n'
+    "| set  | score \\| % |\n| ---- | ---------: |\n| a\\<b |        0.5 |\n| c    |            |\n\n"
+    '## Images\n\n![the \\[first\\] "\\<one>"](images/a%20picture.png)\n'
   )
+
+
+def test_names_of_users_show_as_they_are(tmp_path, image):
+  name = "<script>alert(1)</script> [a](http://b) `c` \\<b>"
+  sections = [Section(name, f"- {literal(name)}", (("set", name), [(name, 1.0)]), [(name, image)])]
+  markdown, path = write_report(tmp_path / "run", name, sections)
+  text = markdown.read_text()
+  assert re.search(r"(?<!\\)(?:\\\\)*<(?:script|/script|b)", text) is None
+  assert "](http" not in text and re.search(r"(?<!\\)`c", text) is None
+  page = _Page(path.read_text())
+  assert "script" not in page.tags and "a" not in page.tags and "code" not in page.tags
+  assert page.text["h1"] == page.text["h2"] == page.text["li"] == page.text["figcaption"] == [name]
 
 
 def test_html_is_well_formed_and_escaped(tmp_path, image):

@@ -41,8 +41,8 @@ CASES = {
   ),
   "a word for a truth value": (["tensorboard=maybe"], ["config.tensorboard=maybe: must be of type bool"]),
   "no value": (["ipc"], ["config.ipc=: must be of type int"]),
-  "NaN": (["method.threshold=nan"], ["method.threshold", "must be of type float"]),
-  "infinity": (["method.image_lr=inf"], ["method.image_lr", "must be of type float"]),
+  "NaN": (["method.threshold=nan"], ["method.threshold", "must be a finite number"]),
+  "infinity": (["method.image_lr=inf"], ["method.image_lr", "must be a finite number"]),
   "no images": (["ipc=0"], ["ipc=0: must be at least 1"]),
   "fewer than no images": (["ipc=-5"], ["ipc=-5: must be at least 1"]),
   "more images than there are": (
@@ -75,7 +75,10 @@ CASES = {
     ["method.max_start_epoch=4"],
     ["method.max_start_epoch=4", "run past the teachers' 4 epochs", "at most 3"],
   ),
-  "segments longer than the teachers' training": (["method.expert_epochs=5"], ["run past the teachers' 4 epochs"]),
+  "segments longer than the teachers' training": (
+    ["method.expert_epochs=5"],
+    ["method.expert_epochs=5: longer than teacher_train.epochs=4; lower it"],
+  ),
   "a batch larger than the set": (
     ["teacher_train.batch_size=201"],
     ["teacher_train.batch_size=201", "200 training images"],

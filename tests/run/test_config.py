@@ -1,13 +1,14 @@
 """How a configuration is completed: what the user set, then the row of the nearest ipc, the data set's, everybody's."""
 
 import copy
+import itertools
 import json
 
 import numpy as np
 import pytest
 
 from experiments import compare_knowledge, datm, mtt
-from jdistill import catalog, config, stages
+from jdistill import catalog, cli, config, stages
 from jdistill.base import UserError
 
 
@@ -135,7 +136,7 @@ def _flat(mapping, prefix=""):
   ("change", "words"),
   [
     (lambda c: c.pop("method"), "method: missing"),
-    (lambda c: c.update(teacher_train=3), "teacher_train: missing"),
+    (lambda c: c.update(teacher_train=3), "teacher_train=3: must be a section"),
     (lambda c: c.update(experts={"count": 3}), "experts={'count': 3}: unknown key"),
     (lambda c: c.update(dataset=""), "dataset=''"),
     (lambda c: c.update(ipc=True), "ipc=True: must be of type int"),
@@ -143,7 +144,7 @@ def _flat(mapping, prefix=""):
     (lambda c: c.update(extra=1), "extra=1: unknown key"),
     (lambda c: c["eval"].update(sede=1), "eval.sede=1: unknown key; did you mean 'seeds'"),
     (lambda c: c["auto"].clear(), "there is no default for this data set; give --config."),
-    (lambda c: c["teacher_train"].update(lr=float("nan")), "teacher_train.lr='nan'"),
+    (lambda c: c["teacher_train"].update(lr=float("nan")), "teacher_train.lr=nan"),
     (lambda c: c.update(checkpoint_seconds=np.zeros(3)), "checkpoint_seconds"),
     (lambda c: c.update(name=object()), "cannot be stored as JSON"),
     (lambda c: c["eval"].update(sets=("random_hard",)), "must contain 'distilled'"),
@@ -250,3 +251,43 @@ def test_mtt_learns_no_labels_and_accepts_every_step():
     None,
     "real",
   )
+
+
+@pytest.mark.parametrize(
+  ("key", "value", "words"),
+  [
+    ("auto", 3, "auto=3: must be a mapping of data sets"),
+    ("auto", {"digits": [1]}, "auto.digits=[1]: must be a mapping of images per class"),
+    ("auto", {"digits": {"one": {}}}, "auto.digits.one: must be a number of images per class, or '*'"),
+    ("auto", {"digits": {"1": 5}}, "auto.digits.1=5: must be a mapping of paths"),
+    ("published", [1], "published=[1]: must be a section"),
+    ("stages", (), "stages=(): nothing to do"),
+    ("stages", {"a": 1}, "stages={'a': 1}: must be a list"),
+    ("ipc", [1], "ipc=[1]: must be of type int"),
+    ("ipc", 10**400, "ipc=1000"),
+    ("ipc", 10**6000, "config: cannot be stored as JSON"),
+    ("checkpoint_seconds", 10**400, "checkpoint_seconds=1000"),
+    ("checkpoint_seconds", float("nan"), "checkpoint_seconds=nan: must be a finite number"),
+    ("dataset", "a\nb", "dataset='a\\nb': must be the name"),
+    ("name", "../../x", "name='../../x': becomes a part of file names"),
+    ("name", "a/b", "name='a/b': becomes"),
+    ("name", "a\nb", "name='a\\nb': becomes"),
+    ("name", "..", "name='..': becomes"),
+    ("name", "", "name='': becomes"),
+    ("eval", [1], "eval=[1]: must be a section"),
+    ("method", None, "method: missing"),
+  ],
+  ids=itertools.count(),
+)
+def test_a_value_of_another_form_is_one_short_line(key, value, words):
+  raw = datm.get_config("tiny").to_dict() | {key: value}
+  with pytest.raises(UserError) as caught:
+    stages.resolve(raw)
+  assert str(caught.value).startswith(words) and "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+def test_another_name_drops_the_options_of_the_former_one():
+  """`widths` is what the experiment's MLP has; nobody sets it for the ConvNet."""
+  argv = ["run", "--config=experiments/pld.py:tiny", "--config.student.name=convnet", "--config.student.depth=1"]
+  found = stages.resolve(cli.parse(argv)["config"].value)["student"]
+  assert (found["name"], found["depth"]) == ("convnet", 1) and "widths" not in found

@@ -17,7 +17,7 @@ CASES = {
   "an unknown key of a section": ([("train.epoch", 1)], ["train.epoch=1: unknown key", "'epochs'"]),
   "an unknown option of the method": ([("method.temprature", 1.0)], ["method.temprature=1.0", "'temperature'"]),
   "a missing section": ([("method", None)], ["method: missing"]),
-  "a value for a section": ([("targets", 3)], ["targets: missing"]),
+  "a value for a section": ([("targets", 3)], ["targets=3: must be a section"]),
   "a method without a name": ([("method", {})], ["method.name=None: unknown"]),
   "an unknown method": ([("method.name", "kdd")], ["method.name='kdd': unknown", "'kd'"]),
   "an unknown method of an arm": (

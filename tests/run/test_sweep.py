@@ -62,6 +62,7 @@ def test_cells_are_groups_by_series_by_seeds():
   assert [cell.config["eval"]["sets"] for cell in grid[1::2]] == [("distilled",)] * 2
   assert all(cell.config["eval"]["sets"] != ("distilled",) for cell in grid[::2])
   assert grid[0].name == "ipc1-early-seed0"
+  assert sweep.file_name("../../A b/c") == "_.._ab_c"  # stays in the directory of the sweep
 
 
 @pytest.mark.parametrize(
@@ -70,6 +71,16 @@ def test_cells_are_groups_by_series_by_seeds():
     ("seeds", (), "sweep.seeds: empty"),
     ("groups", {}, "sweep.groups: empty"),
     ("order", ("early",), "sweep.order=['early']: must name every one of ['early', 'late'] once"),
+    ("groups", [1], "sweep.groups=[1]: must be a mapping of names"),
+    ("series", {"early": 3}, "sweep.series.early=3: must be a mapping of paths"),
+    ("order", 7, "sweep.order=7: must be a list of names"),
+    ("order", (1, "early"), "sweep.order=(1, 'early'): must be a list of names"),
+    ("seeds", (0, 0), "sweep.seeds=[0, 0]: names one of them twice"),
+    ("seeds", ("a",), "sweep.seeds='a': must be of type int"),
+    ("seeds", (1e30,), "sweep.seeds=1e+30: must be of type int"),
+    ("sizes", (1,), "sweep.sizes=(1,): unknown key"),
+    ("groups", {"IPC 1": {"method": 1}}, "sweep: method/max_start_epoch=1: the configuration has no such key"),
+    ("groups", {"a/../b": {"ipc": 1}, "a_.._b": {"ipc": 2}}, "sweep: two groups or series have names"),
     ("groups", {"IPC 1": {"ipcc": 1}}, "sweep: ipcc=1: the configuration has no such key"),
     ("groups", {"IPC 1": {"method/rate": 1}}, "sweep: method/rate=1: the configuration has no such key"),
   ],

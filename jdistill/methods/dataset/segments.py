@@ -92,6 +92,8 @@ def _check(lowest: int, current: int | None, last: int, span: int, epochs: int) 
     raise UserError(f"method.min_start_epoch={lowest}: must be below method.{key}={first}, whose value is excluded")
   if first > last:
     raise UserError(f"method.current_start_epoch={first}: must not exceed method.max_start_epoch={last}")
+  if span > epochs:
+    raise UserError(f"method.expert_epochs={span}: longer than teacher_train.epochs={epochs}; lower it or train longer")
   if last - 1 + span > epochs:
     raise UserError(
       f"method.max_start_epoch={last}: segments of {span} epochs from epoch {last - 1} run past the teachers' "
