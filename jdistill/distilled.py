@@ -198,6 +198,18 @@ class Distilled:
     )
     return Evaluation(model or name, tuple(accuracies))
 
+  def to_png_folder(self, directory: str | os.PathLike) -> list[Path]:
+    """`jdistill.export.to_png_folder` of this set: one PNG per image, lossy."""
+    return export.to_png_folder(directory, self.pixels, self.labels, self.class_names)
+
+  def to_torch(self, path: str | os.PathLike) -> None:
+    """`jdistill.export.to_torch` of this set: one `.pt` file with everything."""
+    export.to_torch(path, self._stored)
+
+  def to_mtt(self, directory: str | os.PathLike) -> list[Path]:
+    """`jdistill.export.to_mtt` of this set: the three `.pt` files that MTT's and DATM's evaluators load."""
+    return export.to_mtt(directory, self._stored)
+
   def _test(self, test: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Test images in network space and their classes, checked like those of a data set."""
     try:

@@ -99,7 +99,7 @@ def test_numbers_are_checked(distilled, options, message):
   ("changes", "message"),
   [
     ({"protocol": {"epochs": -1}}, r"protocol\.epochs=-1: must be at least 1"),
-    ({"protocol": {"momentum": "nan"}}, r"protocol\.momentum='nan': must be of type float"),
+    ({"protocol": {"momentum": "nan"}}, r"protocol\.momentum=nan: must be a finite number"),
     ({"protocol": {"augment": "color_blur"}}, r"protocol\.augment='color_blur': unknown operator 'blur'"),
     ({"learned_lr": -0.1}, "learned_lr=-0.1: must be above 0"),
     ({"preprocessing": {"mean": np.array([np.nan], np.float32)}}, "mean holds values that are not finite"),

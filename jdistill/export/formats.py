@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -75,28 +76,62 @@ def to_torch(path: str | os.PathLike, distilled: DistilledSet) -> None:
   Raises:
     UserError: PyTorch is not installed, the set is not consistent, or the disk is full.
   """
+  torch = _torch(path)
+  distilled = validate(distilled, "the distilled set")
+  preprocessing = {
+    name: str(array) if name == "kind" else _tensor(torch, array) for name, array in distilled.preprocessing.items()
+  }
+  images, labels = _tensors(torch, distilled)
+  rest = {"learned_lr": distilled.learned_lr, "class_names": list(distilled.class_names)}
+  _save(torch, Path(path), {"images": images, "labels": labels, **rest, "preprocessing": preprocessing})
+
+
+def to_mtt(directory: str | os.PathLike, distilled: DistilledSet) -> list[Path]:
+  """Writes the three files that the evaluators of MTT (arXiv 2203.11932) and DATM (2310.05773) load.
+
+  `images_best.pt` `[m, channels, height, width]` float32, preprocessed, `labels_best.pt` (logits float32, or
+  classes int64) and `lr_best.pt` (a scalar). DATM's takes them by `--data_dir`, `--label_dir` and `--lr_dir`. Their
+  whitening is this package's `zca` with the same data.
+
+  Args:
+    directory: made if missing.
+    distilled: the set.
+
+  Returns:
+    The three paths.
+
+  Raises:
+    UserError: PyTorch is not installed, the set is not consistent, or the disk is full.
+  """
+  torch = _torch(directory)
+  distilled = validate(distilled, "the distilled set")
+  images, labels = _tensors(torch, distilled)
+  lr = _tensor(torch, np.float32(distilled.learned_lr))
+  paths = [Path(directory) / f"{name}_best.pt" for name in ("images", "labels", "lr")]
+  for path, value in zip(paths, (images, labels, lr), strict=True):
+    _save(torch, path, value)
+  return paths
+
+
+def _torch(path: str | os.PathLike) -> Any:
   try:
-    torch = importlib.import_module("torch")
+    return importlib.import_module("torch")
   except ImportError as error:
     raise UserError(f"{path}: writing .pt files needs PyTorch: pip install torch, or use the .npz") from error
-  distilled = validate(distilled, "the distilled set")
 
-  def tensor(array: np.ndarray):
-    return torch.from_numpy(np.array(array, order="C"))  # a writable copy of its own, as PyTorch asks for
 
+def _tensor(torch: Any, array: np.ndarray) -> Any:
+  return torch.from_numpy(np.array(array, order="C"))  # a writable copy of its own, as PyTorch asks for
+
+
+def _tensors(torch: Any, distilled: DistilledSet) -> tuple[Any, Any]:
+  """Images with channels first, and labels."""
   soft = distilled.labels.ndim == 2
-  preprocessing = {
-    name: str(array) if name == "kind" else tensor(array) for name, array in distilled.preprocessing.items()
-  }
+  labels = distilled.labels if soft else distilled.labels.astype(np.int64)
+  return _tensor(torch, distilled.images.transpose(0, 3, 1, 2)), _tensor(torch, labels)
+
+
+def _save(torch: Any, path: Path, value: Any) -> None:
   file = io.BytesIO()
-  torch.save(
-    {
-      "images": tensor(distilled.images.transpose(0, 3, 1, 2)),
-      "labels": tensor(distilled.labels if soft else distilled.labels.astype(np.int64)),
-      "learned_lr": distilled.learned_lr,
-      "class_names": list(distilled.class_names),
-      "preprocessing": preprocessing,
-    },
-    file,
-  )
-  write_bytes(Path(path).expanduser(), file.getvalue())
+  torch.save(value, file)
+  write_bytes(path.expanduser(), file.getvalue())

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from jdistill.base import UserError
-from jdistill.export import DistilledSet, to_png_folder, to_torch
+from jdistill.export import DistilledSet, to_mtt, to_png_folder, to_torch
 
 
 def _pixels(channels=3, count=12):
@@ -102,6 +102,25 @@ def test_torch_with_a_stand_in(tmp_path, monkeypatch, soft):
   np.testing.assert_array_equal(value["labels"], distilled.labels)
   assert value["learned_lr"] == 0.1 and value["class_names"] == ["a", "b", "c"]
   assert value["preprocessing"]["kind"] == "standardize" and value["preprocessing"]["scale"] == 2
+
+
+def test_files_of_the_evaluators_of_mtt_and_datm(tmp_path, monkeypatch):
+  saved = []
+
+  def save(value, file):
+    saved.append(value)
+    file.write(b"bytes of torch")
+
+  monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(from_numpy=lambda array: array, save=save))
+  monkeypatch.setenv("HOME", str(tmp_path))
+  distilled = _set(True)
+  paths = to_mtt("~/set", distilled)
+  assert [path.name for path in paths] == ["images_best.pt", "labels_best.pt", "lr_best.pt"]
+  assert sorted(os.listdir(tmp_path / "set")) == sorted(path.name for path in paths)
+  images, labels, lr = saved
+  np.testing.assert_array_equal(images, distilled.images.transpose(0, 3, 1, 2))
+  np.testing.assert_array_equal(labels, distilled.labels)
+  assert lr.shape == () and lr == np.float32(0.1)
 
 
 @pytest.mark.parametrize("soft", [True, False])
