@@ -4,7 +4,8 @@
 
 Needs the extra `bench`. CIFAR ResNet-20 student, ResNet-56 teacher, 100 classes, batches of 64 images of 32x32x3,
 float32, SGD with momentum and weight decay, `0.1 CE + 0.9 KD` at temperature 4; no augmentation. Ours is an epoch of
-`student_method` as a run compiles it, PyTorch's a loop over as many batches. Times are per step of one student.
+`student_method` as a run compiles it, PyTorch's a loop over as many batches with the fastest of its usual switches.
+Times are per step of one student.
 
   online     the teacher looks at every batch
   cached     its logits were stored and are looked up by the example's name; PyTorch's online step is the comparison
@@ -24,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import _reports, _students, _workers
+from benchmarks import _reports, _students, _torch, _workers
 
 AGREEMENT = 1e-4
 
@@ -46,17 +47,16 @@ def jax_worker(targets: str, students: str, scratch: Path) -> None:
   _workers.serve(step, baseline, version=jax.__version__)
 
 
-def torch_worker(students: str, scratch: Path) -> None:
+def torch_worker(students: str, scratch: Path, switches: str) -> None:
   """The same as a loop."""
-  import torch
   from torch.nn import functional as F
 
   threads = int(os.environ["OMP_NUM_THREADS"])
-  torch.set_num_threads(threads)
+  torch, layout, compiled = _torch.prepare(switches, threads)
   torch.zeros(()) + 1
   baseline = _workers.peak_rss()
   x, y = _students.data()
-  x, y = torch.tensor(x.transpose(0, 3, 1, 2)).contiguous(), torch.tensor(y).long()
+  x, y = layout(torch.tensor(x.transpose(0, 3, 1, 2))), torch.tensor(y).long()
   depths = {"teacher": _students.TEACHER, "student": _students.STUDENT}
   networks = {name: _students.torch_resnet(depth) for name, depth in depths.items()}
   for name, network in networks.items():
@@ -64,7 +64,8 @@ def torch_worker(students: str, scratch: Path) -> None:
     missing, unexpected = network.load_state_dict(start, strict=False)
     if unexpected or any(not key.endswith("num_batches_tracked") for key in missing):
       raise SystemExit(f"student_step: the {name} differs: {missing} {unexpected}")
-  teacher, student = networks["teacher"].eval(), networks["student"].train()
+  teacher, student = layout(networks["teacher"].eval()), layout(networks["student"].train())
+  look, learn = compiled(teacher), compiled(student)
   optimizer = torch.optim.SGD(
     student.parameters(), lr=_students.LR, momentum=_students.MOMENTUM, weight_decay=_students.WEIGHT_DECAY
   )
@@ -72,8 +73,8 @@ def torch_worker(students: str, scratch: Path) -> None:
 
   def one_step(x, y):
     with torch.no_grad():
-      target = teacher(x)
-    logits = student(x)
+      target = look(x)
+    logits = learn(x)
     ce = F.cross_entropy(logits, y)
     kd = (
       t
@@ -133,7 +134,8 @@ def measure(students: str, repeats: int, threads: int) -> dict:
     workers = [_workers.Worker([*command, f"--worker={targets}"], threads) for targets in ("online", "cached")]
     for worker in workers:
       worker.wait()
-    workers.append(_workers.Worker([*command, "--worker=torch"], threads))
+    switches, tried = _torch.fastest([*command, "--worker=torch"], threads)
+    workers.append(_workers.Worker([*command, "--worker=torch", f"--switches={switches}"], threads))
     workers[-1].wait()
     apart = check(Path(scratch))
     _workers.interleave(workers, repeats)
@@ -145,6 +147,8 @@ def measure(students: str, repeats: int, threads: int) -> dict:
     "online_ratio": seconds["online"] / seconds["torch"],
     "cached_ratio": seconds["cached"] / seconds["torch"],
     "all_seconds": {n: w.seconds for n, w in zip(("online", "cached", "torch"), workers, strict=True)},
+    "torch_switches": switches,
+    "torch_tried": tried,
     "disagreement": apart,
     "bytes": {"online": online["peak_bytes"], "cached": cached["peak_bytes"], "torch": torch["peak_bytes"]},
     "versions": {"jax": online["version"], "torch": torch["version"]},
@@ -156,19 +160,20 @@ def main() -> None:
   parser.add_argument("--students", choices=("one", "seeds"), help="one of the two cases instead of both")
   parser.add_argument("--worker", choices=("online", "cached", "torch"))
   parser.add_argument("--scratch", type=Path)
+  parser.add_argument("--switches", default=_torch.NAMES[0])
   arguments = parser.parse_args()
   if arguments.worker == "torch":
-    return torch_worker(arguments.students, arguments.scratch)
+    return torch_worker(arguments.students, arguments.scratch, arguments.switches)
   if arguments.worker:
     return jax_worker(arguments.worker, arguments.students, arguments.scratch)
   figures = {"machine": _reports.machine(arguments.threads), "repeats": arguments.repeats, "cases": {}}
   for students in [arguments.students] if arguments.students else ["one", "seeds"]:
     figures["cases"][students] = measure(students, arguments.repeats, arguments.threads)
-  header = ["students", "online ms", "cached ms", "PyTorch ms", "online ratio", "cached ratio"]
+  header = ["students", "online ms", "cached ms", "PyTorch ms", "online ratio", "cached ratio", "PyTorch's switches"]
   rows = [
     [
       name, *(1e3 * row[f"{side}_seconds_per_step"] for side in ("online", "cached", "torch")),
-      row["online_ratio"], row["cached_ratio"],
+      row["online_ratio"], row["cached_ratio"], row["torch_switches"],
     ]
     for name, row in figures["cases"].items()
   ]  # fmt: skip

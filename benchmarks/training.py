@@ -4,7 +4,8 @@
   python -m benchmarks.training --what=experts
 
 Needs the extra `bench`. Two networks, ConvNets of depth 3 on 32x32x3 images, float32, two threads. Ours are
-trained at once, one on each of two CPU devices; PyTorch's one after the other with two threads each, as its loops do.
+trained at once, one on each of two CPU devices; PyTorch's one after the other with two threads each, as its loops do,
+and with the fastest of its usual switches.
 
   evaluation   100 images, 10 epochs of one batch of 100 with DSA, SGD with momentum and weight decay
   experts      2,560 images, one epoch of batches of 128 with DSA, plain SGD
@@ -12,7 +13,7 @@ trained at once, one on each of two CPU devices; PyTorch's one after the other w
 
 import os
 
-from benchmarks import _networks, _reports, _workers
+from benchmarks import _networks, _reports, _torch, _workers
 
 NETWORKS, SIDE, CHANNELS, DEPTH = 2, 32, 3, 3
 CASES = {"evaluation": (100, 100, 10), "experts": (2560, 128, 1)}  # images, batch, epochs
@@ -44,22 +45,22 @@ def jax_worker(what: str, width: int) -> None:
   _workers.serve(step, 0, version=jax.__version__)
 
 
-def torch_worker(what: str, width: int) -> None:
+def torch_worker(what: str, width: int, switches: str) -> None:
   """The same as loops."""
-  import torch
   from torch.nn import functional as F
 
-  torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+  torch, layout, compiled = _torch.prepare(switches, int(os.environ["OMP_NUM_THREADS"]))
   torch.manual_seed(0)
   images, batch, epochs = CASES[what]
-  x, y = torch.randn(images, CHANNELS, SIDE, SIDE), torch.randint(0, _networks.CLASSES, (images,))
+  x, y = layout(torch.randn(images, CHANNELS, SIDE, SIDE)), torch.randint(0, _networks.CLASSES, (images,))
   momentum, decay = (0.9, 5e-4) if what == "evaluation" else (0.0, 0.0)
+
+  apply = compiled(_networks.torch_convnet(SIDE, CHANNELS, width, DEPTH)[1])
 
   def step():
     for _ in range(NETWORKS):
-      parameters, apply = _networks.torch_convnet(SIDE, CHANNELS, width, DEPTH)
-      for p in parameters:
-        p.requires_grad_()
+      parameters, _ = _networks.torch_convnet(SIDE, CHANNELS, width, DEPTH)
+      parameters = [layout(p).requires_grad_() for p in parameters]
       optimizer = torch.optim.SGD(parameters, lr=0.01, momentum=momentum, weight_decay=decay)
       count = 0
       for _ in range(epochs):
@@ -79,24 +80,32 @@ def main() -> None:
   parser.add_argument("--what", choices=list(CASES), default="evaluation")
   parser.add_argument("--worker", choices=("jax", "torch"))
   parser.add_argument("--width", type=int)
+  parser.add_argument("--switches", default=_torch.NAMES[0])
   arguments = parser.parse_args()
   if arguments.worker:
-    return (jax_worker if arguments.worker == "jax" else torch_worker)(arguments.what, arguments.width)
+    if arguments.worker == "jax":
+      return jax_worker(arguments.what, arguments.width)
+    return torch_worker(arguments.what, arguments.width, arguments.switches)
   figures = {"machine": _reports.machine(arguments.threads), "repeats": arguments.repeats, "widths": {}}
   for width in WIDTHS:
     command = ["-m", "benchmarks.training", f"--what={arguments.what}", f"--width={width}"]
-    workers = [_workers.Worker([*command, f"--worker={kind}"], arguments.threads) for kind in ("jax", "torch")]
+    switches, tried = _torch.fastest([*command, "--worker=torch"], arguments.threads)
+    sides = ["--worker=jax"], ["--worker=torch", f"--switches={switches}"]
+    workers = [_workers.Worker([*command, *side], arguments.threads) for side in sides]
     _workers.interleave(workers, arguments.repeats)
     versions = dict(zip(("jax", "torch"), (worker.stop()["version"] for worker in workers), strict=True))
     figures["widths"][width] = {
       "ours_seconds": workers[0].median,
       "torch_seconds": workers[1].median,
       "time_ratio": workers[0].median / workers[1].median,
+      "torch_switches": switches,
+      "torch_tried": tried,
       "versions": versions,
     }
   print(f"{arguments.what}: {NETWORKS} networks, load {figures['machine']['load_at_start'][0]}")
-  rows = [[f"width {w}", r["ours_seconds"], r["torch_seconds"], r["time_ratio"]] for w, r in figures["widths"].items()]
-  print(_reports.table(["case", "ours s", "PyTorch s", "ratio"], rows))
+  keys = ("ours_seconds", "torch_seconds", "time_ratio", "torch_switches")
+  rows = [[f"width {w}", *(row[key] for key in keys)] for w, row in figures["widths"].items()]
+  print(_reports.table(["case", "ours s", "PyTorch s", "ratio", "PyTorch's switches"], rows))
   _reports.write(arguments.what, figures, arguments.out)
   return None
 

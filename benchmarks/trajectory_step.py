@@ -3,7 +3,8 @@
   python -m benchmarks.trajectory_step [--repeats=5] [--cases "width 32, 5 steps" ...]
 
 Needs the extra `bench`. Same sizes, float32, the same number of threads (ours as that many CPU devices that share the
-rows, as a run has them by default), and the same operators where there is augmentation. FLOPs are counted alike for
+rows, as a run has them by default), the same operators where there is augmentation, and PyTorch with the fastest of its
+usual switches. FLOPs are counted alike for
 both: nine forward passes a step, the least of reverse-over-reverse. Memory is the peak resident memory above that
 of a process that has imported the framework and added two numbers; ours contains the compiler's, unless `--cached` has
 its program come from the compilation cache, as from the second run on.
@@ -12,7 +13,7 @@ its program come from the compilation cache, as from the second run on.
 import os
 import tempfile
 
-from benchmarks import _networks, _reports, _workers
+from benchmarks import _networks, _reports, _torch, _workers
 
 # name: image side, channels, width, depth, images, inner steps, augmentation
 CASES = {
@@ -73,19 +74,18 @@ def jax_worker(case: tuple, gradient: str, cache: str | None) -> None:
   )
 
 
-def torch_worker(case: tuple) -> None:
+def torch_worker(case: tuple, switches: str) -> None:
   """The same step as one writes it in PyTorch: functional parameters and a graph through every inner gradient."""
-  import torch
-
-  torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+  torch, layout, compiled = _torch.prepare(switches, int(os.environ["OMP_NUM_THREADS"]))
   torch.zeros(()) + 1
   baseline = _workers.peak_rss()
   torch.manual_seed(0)
   side, channels, width, depth, images, steps, augmented = case
   parameters, apply = _networks.torch_convnet(side, channels, width, depth)
+  parameters, apply = [layout(p) for p in parameters], compiled(apply)
   target = [p + 0.01 * torch.randn_like(p) for p in parameters]
   distance = sum(((p - t) ** 2).sum() for p, t in zip(parameters, target, strict=True))
-  pictures = torch.randn(images, channels, side, side, requires_grad=True)
+  pictures = layout(torch.randn(images, channels, side, side)).requires_grad_()
   labels = torch.randn(images, _networks.CLASSES, requires_grad=True)
   lr = torch.tensor(0.01, requires_grad=True)
 
@@ -111,7 +111,9 @@ def measure(name: str, repeats: int, threads: int, gradient: str, cache: str | N
     first = _workers.Worker([*arguments, "--worker=jax"], threads)
     first.wait()
     first.stop()
-  workers = [_workers.Worker([*arguments, f"--worker={kind}"], threads) for kind in ("jax", "torch")]
+  switches, tried = _torch.fastest([*arguments, "--worker=torch"], threads)
+  sides = ["--worker=jax"], ["--worker=torch", f"--switches={switches}"]
+  workers = [_workers.Worker([*arguments, *side], threads) for side in sides]
   _workers.interleave(workers, repeats)
   ours, theirs = (worker.stop() for worker in workers)
   flops = 9 * case[5] * _networks.forward_flops(*case[:5])
@@ -128,6 +130,8 @@ def measure(name: str, repeats: int, threads: int, gradient: str, cache: str | N
     "ours_temp_bytes_per_device": ours["temp_bytes"],
     "chunk_size": ours["chunk_size"],
     "devices": ours["devices"],
+    "torch_switches": switches,
+    "torch_tried": tried,
     "versions": {"jax": ours["version"], "torch": theirs["version"]},
   }
 
@@ -140,11 +144,12 @@ def main() -> None:
   parser.add_argument("--worker", choices=("jax", "torch"))
   parser.add_argument("--case")
   parser.add_argument("--cache")
+  parser.add_argument("--switches", default=_torch.NAMES[0])
   arguments = parser.parse_args()
   if arguments.worker == "jax":
     return jax_worker(CASES[arguments.case], arguments.gradient, arguments.cache)
   if arguments.worker == "torch":
-    return torch_worker(CASES[arguments.case])
+    return torch_worker(CASES[arguments.case], arguments.switches)
   figures = {
     "machine": _reports.machine(arguments.threads),
     "repeats": arguments.repeats,
@@ -158,11 +163,12 @@ def main() -> None:
       row["share_of_peak"] = row["ours_gflops"] / peak
       figures["cases"][name] = row
       print(f"{name}: {row['ours_seconds']:.3f} s against {row['torch_seconds']:.3f} s", flush=True)
-  header = ["case", "ours s", "PyTorch s", "ratio", "GFLOP/s", "of peak", "ours MB", "PyTorch MB", "ratio"]
+  header = ["case", "ours s", "PyTorch s", "ratio", "GFLOP/s", "of peak", "ours MB", "PyTorch MB", "ratio", "switches"]
   rows = [
     [
       name, row["ours_seconds"], row["torch_seconds"], row["time_ratio"], row["ours_gflops"], row["share_of_peak"],
       row["ours_bytes"] / 1e6, row["torch_bytes"] / 1e6, row["memory_ratio"],
+      row["torch_switches"],
     ]
     for name, row in figures["cases"].items()
   ]  # fmt: skip
