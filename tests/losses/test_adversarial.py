@@ -7,6 +7,7 @@ import pytest
 from jax.test_util import check_grads
 
 from jdistill.losses import adversarial
+from jdistill.methods.knowledge import meal_v2
 
 RNG = np.random.default_rng(0)
 S, T = RNG.normal(size=(3, 5)), RNG.normal(size=(3, 5))
@@ -94,8 +95,8 @@ def test_bfloat16_and_large_logits():
 
 
 def test_widths():
-  assert adversarial.discriminator_widths(1000) == (125, 15, 2)
-  assert adversarial.discriminator_widths(10) == (2, 2, 2)
+  assert meal_v2.discriminator_widths(1000) == (125, 15, 2)
+  assert meal_v2.discriminator_widths(10) == (2, 2, 2)
 
 
 def test_errors():
@@ -109,4 +110,4 @@ def test_errors():
   with pytest.raises(ValueError, match=r"scores of shape \(4, 2\)"):
     adversarial.discriminator_loss(lambda p, x: x, None, x, x)
   with pytest.raises(ValueError, match="at least 1"):
-    adversarial.discriminator_widths(0)
+    meal_v2.discriminator_widths(0)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
+from jdistill import ops
 from jdistill.losses import direction
 
 RNG = np.random.default_rng(2)
@@ -20,20 +21,20 @@ def reference(s, t):
 
 
 def test_class_means(x64):
-  means, counts = direction.class_means(jnp.asarray(S), jnp.asarray(LABELS), 4)
+  means, counts = ops.class_means(jnp.asarray(S), jnp.asarray(LABELS), 4)
   for c in range(3):
     np.testing.assert_allclose(means[c], S[c == LABELS].mean(0), rtol=1e-12)
   np.testing.assert_array_equal(counts, [2, 2, 1, 0])
   assert not means[3].any()
-  direction.check_class_counts(counts[:3])
+  ops.check_class_counts(counts[:3])
   with pytest.raises(ValueError, match=r"classes \[3\]"):
-    direction.check_class_counts(counts)
+    ops.check_class_counts(counts)
 
 
 def test_class_means_ignore_masked_and_unknown_labels():
   labels = jnp.array([0, -2, 7, 0, 1])
   features = jnp.float32(S).at[3].set(jnp.nan)
-  means, counts = direction.class_means(features, labels, 2, where=jnp.array([1, 1, 1, 0, 1]))
+  means, counts = ops.class_means(features, labels, 2, where=jnp.array([1, 1, 1, 0, 1]))
   np.testing.assert_allclose(means, S[[0, 4]], rtol=1e-6)
   np.testing.assert_array_equal(counts, [1, 1])
 
@@ -98,9 +99,9 @@ def test_bfloat16():
 @pytest.mark.parametrize(
   "call, match",
   [
-    (lambda: direction.class_means(jnp.zeros(3), jnp.zeros(3, int), 2), "class_means"),
-    (lambda: direction.class_means(jnp.zeros((3, 2)), jnp.zeros((3, 2)), 2), "labels must be integers"),
-    (lambda: direction.class_means(jnp.zeros((3, 2)), jnp.zeros(3, int), 0), "num_classes"),
+    (lambda: ops.class_means(jnp.zeros(3), jnp.zeros(3, int), 2), "class_means"),
+    (lambda: ops.class_means(jnp.zeros((3, 2)), jnp.zeros((3, 2)), 2), "labels must be integers"),
+    (lambda: ops.class_means(jnp.zeros((3, 2)), jnp.zeros(3, int), 0), "num_classes"),
     (
       lambda: direction.norm_direction_loss(jnp.zeros((2, 3)), jnp.zeros((2, 4)), jnp.zeros((5, 4)), jnp.zeros(2, int)),
       "norm_direction_loss",

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdistill import losses
+from jdistill import losses, ops
 from jdistill.augment.mix import mix_distribution
 from jdistill.base import Batch, Block, Connector, DataPolicy, Key, Look, Outputs, PyTree, UserError, Variables
 from jdistill.data.policies import walk
@@ -154,7 +154,7 @@ def _classifier_input(step: StepOutputs) -> dict[str, jax.Array]:
 
 def _one_size(student: jax.Array, teacher: jax.Array) -> tuple[jax.Array, jax.Array]:
   size = tuple(min(a, b) for a, b in zip(student.shape[1:3], teacher.shape[1:3], strict=True))
-  student, teacher = (x if x.shape[1:3] == size else losses.adaptive_average_pool(x, size) for x in (student, teacher))
+  student, teacher = (x if x.shape[1:3] == size else ops.adaptive_average_pool(x, size) for x in (student, teacher))
   return student, teacher
 
 

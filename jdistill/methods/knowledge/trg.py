@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import jax
 import jax.numpy as jnp
 
-from jdistill import losses
+from jdistill import losses, ops
 from jdistill.base import Outputs, UserError
 from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
 from jdistill.methods.knowledge.terms import label_terms
@@ -57,8 +57,8 @@ def token_pair(
   if level == "instance":
     return tuple(jnp.mean(x, (1, 2))[:, None] for x in maps)
   size = tuple(min(x.shape[axis] for x in maps) for axis in (1, 2))
-  maps = [x if x.shape[1:3] == size else losses.adaptive_average_pool(x, size) for x in maps]
-  return tuple(losses.tokenize_feature_map(x, patch=patch) for x in maps)
+  maps = [x if x.shape[1:3] == size else ops.adaptive_average_pool(x, size) for x in maps]
+  return tuple(ops.tokenize_feature_map(x, patch=patch) for x in maps)
 
 
 @validated("method")
@@ -120,7 +120,7 @@ def trg(
 
   def nodes(step: StepOutputs, student: jax.Array, teacher: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     # one key for all terms of a step: they see the same positions
-    return *losses.sample_tokens(step.key, student, teacher, tokens), jnp.repeat(step.where, tokens)
+    return *ops.sample_tokens(step.key, student, teacher, tokens), jnp.repeat(step.where, tokens)
 
   def inner(step: StepOutputs) -> jax.Array:
     return losses.contextual_similarity_loss(*pair(step.student, step.teachers))
