@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from jdistill import ops
 from jdistill.losses import direction
 
 RNG = np.random.default_rng(2)
@@ -18,25 +17,6 @@ MEANS, LABELS = RNG.normal(size=(3, 4)), np.array([0, 2, 1, 1, 0])
 def reference(s, t):
   e = MEANS[LABELS] / np.linalg.norm(MEANS[LABELS], axis=1, keepdims=True)
   return 1 - (s * e).sum(1) / np.maximum(np.linalg.norm(s, axis=1), np.linalg.norm(t, axis=1))
-
-
-def test_class_means(x64):
-  means, counts = ops.class_means(jnp.asarray(S), jnp.asarray(LABELS), 4)
-  for c in range(3):
-    np.testing.assert_allclose(means[c], S[c == LABELS].mean(0), rtol=1e-12)
-  np.testing.assert_array_equal(counts, [2, 2, 1, 0])
-  assert not means[3].any()
-  ops.check_class_counts(counts[:3])
-  with pytest.raises(ValueError, match=r"classes \[3\]"):
-    ops.check_class_counts(counts)
-
-
-def test_class_means_ignore_masked_and_unknown_labels():
-  labels = jnp.array([0, -2, 7, 0, 1])
-  features = jnp.float32(S).at[3].set(jnp.nan)
-  means, counts = ops.class_means(features, labels, 2, where=jnp.array([1, 1, 1, 0, 1]))
-  np.testing.assert_allclose(means, S[[0, 4]], rtol=1e-6)
-  np.testing.assert_array_equal(counts, [1, 1])
 
 
 def test_norm_direction(x64):
@@ -99,9 +79,6 @@ def test_bfloat16():
 @pytest.mark.parametrize(
   "call, match",
   [
-    (lambda: ops.class_means(jnp.zeros(3), jnp.zeros(3, int), 2), "class_means"),
-    (lambda: ops.class_means(jnp.zeros((3, 2)), jnp.zeros((3, 2)), 2), "labels must be integers"),
-    (lambda: ops.class_means(jnp.zeros((3, 2)), jnp.zeros(3, int), 0), "num_classes"),
     (
       lambda: direction.norm_direction_loss(jnp.zeros((2, 3)), jnp.zeros((2, 4)), jnp.zeros((5, 4)), jnp.zeros(2, int)),
       "norm_direction_loss",

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from jdistill import ops
 from jdistill.losses import feature
 
 RNG = np.random.default_rng(1)
@@ -23,13 +22,6 @@ def pool(x, size):
       columns = slice(int(np.floor(j * width / size)), int(np.ceil((j + 1) * width / size)))
       out[:, i, j] = x[:, rows, columns].mean((1, 2))
   return out
-
-
-def test_adaptive_average_pool(x64):
-  for size in (1, 2, 4, 5):
-    np.testing.assert_allclose(ops.adaptive_average_pool(jnp.asarray(S), size), pool(S, size), rtol=1e-12)
-  line = ops.adaptive_average_pool(jnp.arange(5.0).reshape(1, 1, 5, 1), (1, 2))
-  np.testing.assert_allclose(line.ravel(), [1.0, 3.0])  # (0 1 2) and (2 3 4): the middle is in both
 
 
 def test_hint(x64):
@@ -159,7 +151,6 @@ def test_bfloat16():
     (lambda: feature.review_hcl_loss(jnp.zeros((2, 3, 1)), jnp.zeros((2, 3, 1))), "review_hcl_loss"),
     (lambda: feature.weighted_feature_mse(jnp.zeros((2, 3)), jnp.zeros((2, 3)), jnp.ones(3)), "weights must have"),
     (lambda: feature.logit_gap_weights(jnp.zeros((2, 3)), jnp.zeros((2, 4))), "logit_gap_weights"),
-    (lambda: ops.adaptive_average_pool(jnp.zeros((2, 3, 3, 1)), 4), "cannot be pooled"),
   ],
 )
 def test_wrong_arguments(call, match):

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from jdistill import ops
 from jdistill.losses import graph
 
 RNG = np.random.default_rng(6)
@@ -33,29 +32,6 @@ def softmax(x):
 def reference_local(a, b):
   p, q = softmax(a), softmax(b)
   return (p * np.log(p / q)).sum(1)
-
-
-def test_tokenize():
-  x = jnp.arange(2 * 4 * 6 * 2).reshape(2, 4, 6, 2)
-  tokens = ops.tokenize_feature_map(x, patch=(2, 3))
-  assert tokens.shape == (2, 4, 12)
-  np.testing.assert_array_equal(tokens[1, 2], np.asarray(x)[1, 2:4, 0:3].ravel())  # third patch: second row, left
-  np.testing.assert_array_equal(ops.tokenize_feature_map(x), x.reshape(2, 24, 2))
-  np.testing.assert_array_equal(ops.tokenize_feature_map(x[:, 0]), x[:, 0])
-
-
-def test_sample_tokens_draws_the_same_positions_in_both():
-  positions = jnp.broadcast_to(jnp.arange(5.0)[None, :, None], (3, 5, 1)) + 10 * jnp.arange(3.0).reshape(3, 1, 1)
-  s, t = ops.sample_tokens(jax.random.key(0), positions, jnp.concatenate([positions, -positions], axis=2), 4)
-  assert s.shape == (12, 1) and t.shape == (12, 2)
-  np.testing.assert_array_equal(s[:, 0], t[:, 0])
-  np.testing.assert_array_equal(s[:, 0], -t[:, 1])
-  drawn = np.asarray(s).reshape(3, 4)
-  np.testing.assert_array_equal(drawn // 10, [[0] * 4, [1] * 4, [2] * 4])  # image after image
-  assert all(len(set(row)) == 4 for row in drawn)  # without repetition
-  assert len({tuple(row % 10) for row in drawn}) > 1  # each image its own
-  gradient = jax.grad(lambda t: ops.sample_tokens(jax.random.key(0), positions, t, 4)[1].sum())(positions)
-  assert not gradient.any()
 
 
 @pytest.mark.parametrize("sigma", [None, 0.7])
@@ -174,13 +150,6 @@ def test_bfloat16():
 @pytest.mark.parametrize(
   "call, match",
   [
-    (lambda: ops.tokenize_feature_map(jnp.zeros((1, 4, 4, 2)), patch=3), "do not divide"),
-    (lambda: ops.tokenize_feature_map(jnp.zeros((4, 4))), "tokenize_feature_map"),
-    (
-      lambda: ops.sample_tokens(jax.random.key(0), jnp.zeros((2, 3, 1)), jnp.zeros((2, 4, 1)), 2),
-      "pool the larger map",
-    ),
-    (lambda: ops.sample_tokens(jax.random.key(0), jnp.zeros((2, 3, 1)), jnp.zeros((2, 3, 1)), 4), "between 1 and"),
     (lambda: graph.knn_affinity(jnp.zeros((3, 2)), k=3), "k must be"),
     (lambda: graph.knn_affinity(jnp.zeros((3, 2)), k=1, sigma=0.0), "sigma must be > 0"),
     (lambda: graph.local_preserving_loss(jnp.zeros((2, 3)), jnp.zeros((2, 3))), "square"),
