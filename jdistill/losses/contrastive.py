@@ -32,6 +32,11 @@ def _pair(name, first_name, first, second_name, second, temperature, where):
   return unit(keep(first, valid)), unit(keep(second, valid)), valid
 
 
+def _not_negative(loss: jax.Array) -> jax.Array:
+  """0 where `loss` is below it: the own score is rounded otherwise than the same one among all, and NaN stays NaN."""
+  return jnp.where(loss < 0, 0, loss)
+
+
 def info_nce(
   anchors: jax.Array, positives: jax.Array, *, temperature: float, where: jax.Array | None = None
 ) -> jax.Array:
@@ -60,8 +65,8 @@ def info_nce(
   """
   a, b, valid = _pair("info_nce", "anchors", anchors, "positives", positives, temperature, where)
   scores = gram(a, b) / temperature  # [n, n]
-  own = jnp.diagonal(scores)  # of the same sums as the others, or rounding makes the loss negative
-  return jnp.where(valid, jax.nn.logsumexp(jnp.where(valid[None], scores, EXCLUDED), axis=1) - own, 0)
+  own = jnp.sum(a * b, axis=1) / temperature
+  return jnp.where(valid, _not_negative(jax.nn.logsumexp(jnp.where(valid[None], scores, EXCLUDED), axis=1) - own), 0)
 
 
 def nt_xent(first: jax.Array, second: jax.Array, *, temperature: float, where: jax.Array | None = None) -> jax.Array:
@@ -89,13 +94,12 @@ def nt_xent(first: jax.Array, second: jax.Array, *, temperature: float, where: j
     Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations" (arXiv 2002.05709), eq. 1.
   """
   a, b, valid = _pair("nt_xent", "first", first, "second", second, temperature, where)
-  views, count = jnp.concatenate([a, b]), a.shape[0]
+  views, partners = jnp.concatenate([a, b]), jnp.concatenate([b, a])
   valid = jnp.concatenate([valid, valid])
   others = valid[None] & ~jnp.eye(valid.shape[0], dtype=bool)
-  scores = gram(views, views) / temperature
-  # of the same sums as the others, or rounding makes the loss negative
-  own = jnp.concatenate([jnp.diagonal(scores, count), jnp.diagonal(scores, -count)])
-  return jnp.where(valid, jax.nn.logsumexp(jnp.where(others, scores, EXCLUDED), axis=1) - own, 0)
+  own = jnp.sum(views * partners, axis=1) / temperature
+  scores = jnp.where(others, gram(views, views) / temperature, EXCLUDED)
+  return jnp.where(valid, _not_negative(jax.nn.logsumexp(scores, axis=1) - own), 0)
 
 
 def crd_inbatch(

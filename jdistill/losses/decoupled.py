@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jdistill.losses._checks import check_classes, check_temperature, scaled, student_teacher
 from jdistill.ops.checks import check_labels, check_positive, keep
-from jdistill.ops.logits import EXCLUDED, is_excluded, log_probs
+from jdistill.ops.logits import EXCLUDED, log_probs
 from jdistill.ops.precision import widen
 
 
@@ -78,7 +78,7 @@ def dkd_loss(
   own_t, rest_t, others_t = _split(log_probs(teacher, temperature), own)
   target = jnp.exp(own_t) * (own_t - own_s) + jnp.exp(rest_t) * (rest_t - rest_s)
   non_target = jnp.sum(jnp.exp(others_t) * (others_t - others_s), axis=-1)
-  some = jnp.any(~own & ~is_excluded(teacher), axis=-1)  # else the teacher says nothing of the others
+  some = rest_t > 1e-10 * EXCLUDED  # else all others are masked out, and the teacher says nothing of them
   loss = jnp.where(jnp.any(own, axis=-1), alpha * target + beta * jnp.where(some, non_target, 0), 0)
   return keep(scaled(loss, temperature, scale_t2), mask)
 

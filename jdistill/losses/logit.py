@@ -2,7 +2,7 @@
 
 Classes may be masked out with minus infinity on either side. One that both sides mask is as good as absent. One that
 the target alone masks has the probability 0 there. One that the student alone masks has a log-probability of about
--1e30: a target that wants it makes the loss enormous, but finite, and without a gradient in that logit.
+-1e30: a target that wants it makes the loss enormous, but finite, with the gradient of the limit.
 """
 
 import math

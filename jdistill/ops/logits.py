@@ -9,12 +9,22 @@ EXCLUDED = -1e30  # as a logit: exactly zero probability, and no NaN where every
 
 
 def finite_logits(logits: jax.Array) -> jax.Array:
-  """`logits` in float32 (or float64), at least `EXCLUDED`; what is below has no gradient, and NaN stays NaN.
+  """`logits` in float32 (or float64), at least `EXCLUDED`; NaN stays NaN.
 
-  Minus infinity would turn `0 * inf` and `inf - inf` into NaN in whatever is computed from it.
+  Minus infinity would turn `0 * inf` and `inf - inf` into NaN in whatever is computed from it. The derivative is that
+  of the identity: the limit of what a softmax has there, and nothing to compute.
   """
-  x = widen(logits)
-  return jnp.where(x < EXCLUDED, EXCLUDED, x)
+  return _bounded(widen(logits))
+
+
+@jax.custom_jvp
+def _bounded(x: jax.Array) -> jax.Array:
+  return jnp.maximum(x, EXCLUDED)
+
+
+@_bounded.defjvp
+def _bounded_jvp(primals, tangents):
+  return _bounded(*primals), tangents[0]
 
 
 def is_excluded(logits: jax.Array) -> jax.Array:
@@ -34,6 +44,8 @@ def log_probs(logits: jax.Array, temperature: float | jax.Array = 1.0, axis: int
 
 def probs(logits: jax.Array, temperature: float | jax.Array = 1.0, axis: int = -1) -> jax.Array:
   """`softmax(logits / temperature)` in float32 (or float64); excluded classes have exactly 0."""
+  if isinstance(temperature, int | float) and temperature == 1:
+    return jax.nn.softmax(finite_logits(logits), axis=axis)
   return jax.nn.softmax(_from_highest(logits, axis) / temperature, axis=axis)
 
 
