@@ -39,7 +39,7 @@ ARMS: dict[str, tuple[Mapping[str, Any], Mapping[str, tuple]]] = {
   "sinkd": ({"method/name": "sinkd"}, {"method/temperature": (2.0, 4.0), "method/sd_weight": (0.0128, 0.128)}),
   "ofa": (
     {"method/name": "ofa", "method/stages": "block0,block1,block2", "method/scale_t2": True},
-    {"method/eps": (1.0, 1.5), "method/temperature": (1.0, 4.0)},
+    {"method/exponent": (1.0, 1.5), "method/temperature": (1.0, 4.0)},
   ),
   "kd++": (
     {"method/name": "nd", "method/warmup_epochs": 10.0},

@@ -18,7 +18,7 @@ from . import common_knowledge as common
 ALONE = {"method/targets": "labels"}
 HEAT = {"method/temperature": (1.0, 4.0)}
 GRIDS = {
-  "ofa": HEAT | {"method/eps": (1.2, 1.5)},
+  "ofa": HEAT | {"method/exponent": (1.2, 1.5)},
   "exits_eps1": HEAT,
   "exits_labels": HEAT,
   "kd": HEAT | {"method/kd_weight": (0.9, 3.0)},
@@ -49,7 +49,7 @@ def get_config(preset: str = "mnist5k") -> common.ConfigDict:
       "ce": common.CE,
       "kd": common.KD,
       "hint": {"method/name": "fitnets", "method/tap": "embedding", "method/clips": False},
-      "exits_eps1": {"method/eps": 1.0},
+      "exits_eps1": {"method/exponent": 1.0},
       "exits_labels": dict(ALONE),
       "deep_supervision": ALONE | {"method/kd_weight": 0.0},
     },
@@ -71,7 +71,7 @@ def _small(config: common.ConfigDict, preset: str) -> common.ConfigDict:
   if preset == "reverse":
     config.teacher_train.epochs = 40
   config.targets.source = "cached"
-  config.method.eps, config.method.scale_t2 = (1.2,), True
+  config.method.exponent, config.method.scale_t2 = (1.2,), True
   return config
 
 
@@ -86,13 +86,13 @@ def _tiny(config: common.ConfigDict) -> common.ConfigDict:
 
 def _cifar100(config: common.ConfigDict, preset: str) -> common.ConfigDict:
   """300 epochs at 32x32 with random crops and flips, and the paper's schedule for each kind of network."""
-  (teacher, teacher_train), (student, train), eps = PAIRS[preset]
+  (teacher, teacher_train), (student, train), exponent = PAIRS[preset]
   config.dataset, config.preprocessing, config.validation_size, config.seeds = "cifar100", "channel", 1000, 3
   config.task = common.task("supervised")
   config.teacher, config.student = common.network(teacher, init="he"), common.network(student, init="he")
   shared = {"epochs": 300, "batch_size": 128, "augment": "crop_flip"}
   config.teacher_train, config.train = common.schedule(**shared | teacher_train), common.schedule(**shared | train)
-  config.method.eps = (eps,)
+  config.method.exponent = (exponent,)
   if train is SGD:
     config.method.label_smoothing = 0.1
   return config

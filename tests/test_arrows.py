@@ -42,7 +42,7 @@ MAY_IMPORT = {
   "export": GROUND | {"files", "data", "reporting"},
   "distilled": GROUND | {"files", "augment", "data", "models", "evaluation", "export"},
   # data and scores
-  "tasks": GROUND | {"data", "evaluation", "selection", "losses", "models"},
+  "tasks": GROUND | {"ops", "data", "evaluation", "selection", "losses", "models"},
   # names, configurations, runs
   "catalog": GROUND | {"methods", "tasks"},
   "config": GROUND | {"files", "data", "models", "methods", "tasks", "catalog"},

@@ -33,7 +33,7 @@ def snippets():
   found = []
   for path in documents():
     blocks = re.findall(r"^```python\n(.*?)^```$", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    if path.parent.name == "losses":
+    if path.parent == ROOT / "docs" / "losses":
       blocks = ["".join(blocks) + "\nprint('done')\n"]
     found += [(f"{path.stem}{number}", code) for number, code in enumerate(blocks)]
   return found

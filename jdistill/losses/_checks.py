@@ -2,44 +2,52 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+from jdistill.ops.checks import check_positive, check_same_shape, keep, leading_mask
+from jdistill.ops.precision import widen
 
 
 def check_temperature(name: str, temperature: float) -> None:
-  """Raises ValueError unless `temperature` is positive; a traced one cannot be checked and passes."""
-  if not isinstance(temperature, jax.core.Tracer) and not float(temperature) > 0:
-    raise ValueError(f"{name}: temperature must be > 0, got {temperature}")
+  """Raises ValueError unless `temperature` is a positive number; a traced one cannot be checked and passes."""
+  check_positive(name, temperature=temperature)
 
 
-def check_same_shape(name: str, **arrays: jax.Array) -> None:
-  """Raises ValueError naming all arguments with their shapes unless these are equal."""
-  if len({jnp.shape(x) for x in arrays.values()}) > 1:
-    listed = ", ".join(f"{argument} {jnp.shape(x)}" for argument, x in arrays.items())
-    raise ValueError(f"{name}: shapes must be equal, got {listed}")
-
-
-def check_rank(name: str, array_name: str, array: jax.Array, rank: int) -> None:
-  """Raises ValueError unless `array` has `rank` axes."""
-  if jnp.ndim(array) != rank:
-    raise ValueError(f"{name}: {array_name} must have {rank} axes, got shape {jnp.shape(array)}")
+def check_classes(name: str, logits: jax.Array, least_classes: int = 1) -> None:
+  """Raises ValueError unless `logits` are `[..., classes]` with at least `least_classes` classes."""
+  if np.ndim(logits) < 1 or np.shape(logits)[-1] < least_classes:
+    raise ValueError(f"{name}: needs at least {least_classes} classes, got logits {np.shape(logits)}")
 
 
 def check_logits(name: str, student_logits: jax.Array, teacher_logits: jax.Array, least_classes: int = 1) -> None:
   """Raises ValueError unless both are `[..., classes]` of one shape with at least `least_classes` classes."""
   check_same_shape(name, student_logits=student_logits, teacher_logits=teacher_logits)
-  if jnp.ndim(student_logits) < 1 or student_logits.shape[-1] < least_classes:
-    raise ValueError(f"{name}: needs at least {least_classes} classes, got logits {jnp.shape(student_logits)}")
+  check_classes(name, student_logits, least_classes)
 
 
-def check_labels(name: str, labels: jax.Array, shape: tuple[int, ...]) -> None:
-  """Raises ValueError unless `labels` are integers of `shape`."""
-  if not jnp.issubdtype(labels.dtype, jnp.integer) or labels.shape != shape:
-    raise ValueError(f"{name}: labels must be integers of shape {shape}, got {labels.dtype} {labels.shape}")
+def student_teacher(
+  name: str, student_logits: jax.Array, teacher_logits: jax.Array, where: jax.Array | None, least_classes: int = 1
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+  """Both sides' logits in float32, the teacher's stopped and both zero where excluded, and the mask of `[...]`.
+
+  Raises:
+    ValueError: if the shapes of the logits differ, or that of `where` is not a leading part of `[...]`.
+  """
+  check_logits(name, student_logits, teacher_logits, least_classes)
+  mask = leading_mask(name, where, np.shape(student_logits)[:-1])
+  return keep(widen(student_logits), mask), keep(jax.lax.stop_gradient(widen(teacher_logits)), mask), mask
 
 
-def masked_mean(values: jax.Array, where: jax.Array | None) -> jax.Array:
-  """Mean of all `values`, or of those where the mask holds (0 if it never does).
+def scaled(loss: jax.Array, temperature: float | jax.Array, scale_t2: bool) -> jax.Array:
+  """`loss`, times `temperature ** 2` if asked for."""
+  return loss * temperature**2 if scale_t2 else loss
 
-  What is masked out changes neither the mean nor its gradient with respect to `values`, even if it is not finite.
+
+def masked_mean(values: jax.Array, where: jax.Array | None = None) -> jax.Array:
+  """Mean of all `values`, or of those where the mask holds; 0 if there are none.
+
+  What is masked out changes neither the mean nor its gradient with respect to `values`, even if it is not finite. What
+  `values` were computed from is another matter: NaN times a gradient of 0 is NaN, so pass `where` to the loss as well.
 
   Args:
     values: `[B, ...]`.
@@ -51,8 +59,9 @@ def masked_mean(values: jax.Array, where: jax.Array | None) -> jax.Array:
   Raises:
     ValueError: if the shape of `where` is not a leading part of that of `values`.
   """
+  values = jnp.asarray(values)
   if where is None:
-    return jnp.mean(values)
+    return jnp.mean(values) if values.size else jnp.zeros((), values.dtype)
   where = jnp.asarray(where).astype(bool)
   if where.shape != values.shape[: where.ndim]:
     raise ValueError(f"masked_mean: where {where.shape} must be a leading part of {values.shape}")

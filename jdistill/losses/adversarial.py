@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from jdistill.base import PyTree
-from jdistill.losses._checks import check_logits, check_rank, masked_mean
-from jdistill.losses.pairwise import row_mask
+from jdistill.losses._checks import check_logits, masked_mean
+from jdistill.ops.checks import check_rank, keep, row_mask
+from jdistill.ops.logits import is_excluded
 from jdistill.ops.precision import widen
 
 Discriminator = Callable[[PyTree, jax.Array], jax.Array]  # (params, logits [N, classes]) -> scores [N, 2]
@@ -15,19 +16,6 @@ Discriminator = Callable[[PyTree, jax.Array], jax.Array]  # (params, logits [N, 
 MODES = ("adversarial", "joint", "detached", "off")
 GENERATOR_MODES = ("flipped", "negated")
 IS_STUDENT, IS_TEACHER = (1.0, 0.0), (0.0, 1.0)
-
-
-def discriminator_widths(num_classes: int) -> tuple[int, int, int]:
-  """The layer widths of MEAL V2's discriminator, `C/8, C/64, 2`, of which none is below 2.
-
-  The released network has a ReLU after every layer, the last included.
-
-  Raises:
-    ValueError: if `num_classes < 1`.
-  """
-  if num_classes < 1:
-    raise ValueError(f"discriminator_widths: num_classes must be at least 1, got {num_classes}")
-  return max(num_classes // 8, 2), max(num_classes // 64, 2), 2
 
 
 def discriminator_loss(
@@ -48,7 +36,7 @@ def discriminator_loss(
   Args:
     apply: `(params, logits [2B, classes]) -> [2B, 2]` scores before the sigmoid. The student's rows come first.
     params: pytree of the discriminator.
-    student_logits: `[B, classes]`.
+    student_logits: `[B, classes]`. Classes that a side masks out with minus infinity go in as 0, on both sides.
     teacher_logits: `[B, classes]`, for several teachers the mean of their logits (`ensemble_soft_targets`). No
       gradient.
     mode: what the student gets from it.
@@ -77,6 +65,8 @@ def discriminator_loss(
   check_rank(name, "student_logits", student_logits, 2)
   check_logits(name, student_logits, teacher_logits)
   student, teacher = widen(student_logits), jax.lax.stop_gradient(widen(teacher_logits))
+  absent = is_excluded(student) | is_excluded(teacher)
+  student, teacher = (jnp.where(absent, 0, side) for side in (student, teacher))
   if mode == "off":
     return jnp.zeros((), student.dtype)
   if mode == "detached":
@@ -106,7 +96,7 @@ def generator_loss(
   Args:
     apply: `(params, logits [B, classes]) -> [B, 2]` scores before the sigmoid.
     params: pytree of the discriminator, held constant.
-    student_logits: `[B, classes]`.
+    student_logits: `[B, classes]`. Classes that a side masks out with minus infinity go in as 0.
     mode: `"flipped"` or `"negated"`.
     where: `[B]`, false for padding.
 
@@ -125,8 +115,10 @@ def generator_loss(
   if mode not in GENERATOR_MODES:
     raise ValueError(f"{name}: mode must be one of {', '.join(GENERATOR_MODES)}, got {mode!r}")
   check_rank(name, "student_logits", student_logits, 2)
-  kept = row_mask(name, where, student_logits.shape[0])
-  (scores,) = _scores(name, apply, jax.lax.stop_gradient(params), (widen(student_logits),), kept)
+  student = widen(student_logits)
+  student = jnp.where(is_excluded(student), 0, student)
+  kept = row_mask(name, where, student.shape[0])
+  (scores,) = _scores(name, apply, jax.lax.stop_gradient(params), (student,), kept)
   if mode == "negated":
     return -masked_mean(_binary_cross_entropy(scores, IS_STUDENT), kept)
   return masked_mean(_binary_cross_entropy(scores, IS_TEACHER), kept)
@@ -134,7 +126,7 @@ def generator_loss(
 
 def _scores(name, apply, params, sides, kept):
   """The scores of all sides from one call, `[B, 2]` each; padding goes in as zeros."""
-  rows = jnp.concatenate([jnp.where(kept[:, None], side, 0) for side in sides])
+  rows = jnp.concatenate([keep(side, kept) for side in sides])
   scores = widen(apply(params, rows))
   if scores.shape != (rows.shape[0], 2):
     raise ValueError(f"{name}: apply must return scores of shape {(rows.shape[0], 2)}, got {scores.shape}")

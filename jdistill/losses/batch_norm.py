@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 import jax
+import numpy as np
 
-from jdistill.losses.pairwise import safe_norm
+from jdistill.ops.pairwise import safe_norm
 from jdistill.ops.precision import widen
 
 Moments = Sequence[tuple[jax.Array, jax.Array]]  # per layer the mean and the variance, [channels] each
@@ -44,8 +45,8 @@ def bn_stat_loss(
     )
   total = 0.0
   for number, (found, wanted) in enumerate(zip(batch, running, strict=True)):
-    if any(a.shape != b.shape for a, b in zip(found, wanted, strict=True)):
-      shapes = [[tuple(a.shape) for a in moments] for moments in (found, wanted)]
+    if any(np.shape(a) != np.shape(b) for a, b in zip(found, wanted, strict=True)):
+      shapes = [[np.shape(a) for a in moments] for moments in (found, wanted)]
       raise ValueError(f"bn_stat_loss: layer {number}: moments {shapes[0]} of the batch, {shapes[1]} running")
     mean, variance = (safe_norm(widen(a) - jax.lax.stop_gradient(widen(b))) for a, b in zip(found, wanted, strict=True))
     weight = first_layer_multiplier if number == 0 else 1.0

@@ -4,8 +4,10 @@ from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jdistill.losses._checks import masked_mean
+from jdistill.ops.checks import check_at_least
 from jdistill.ops.precision import widen
 
 Weight = float | jax.Array | Callable[[jax.Array], jax.Array]
@@ -22,15 +24,16 @@ def warmup_weight(step: jax.Array | float, *, warmup_steps: float) -> jax.Array:
     A scalar in `[0, 1]`.
 
   Raises:
-    ValueError: if `warmup_steps` is negative.
+    ValueError: if `warmup_steps` is seen to be negative.
 
   References:
     The schedule of DKD (arXiv 2203.08679), ReviewKD (arXiv 2104.09044) and ND (arXiv 2305.17007), there 20 epochs.
   """
-  if warmup_steps < 0:
-    raise ValueError(f"warmup_weight: warmup_steps must be >= 0, got {warmup_steps}")
+  check_at_least("warmup_weight", 0, warmup_steps=warmup_steps)
   step = jnp.asarray(step, jnp.float32)
-  return jnp.minimum(1.0, step / warmup_steps) if warmup_steps else jnp.ones_like(step)
+  length = jnp.asarray(warmup_steps, jnp.float32)
+  some = length > 0
+  return jnp.where(some, jnp.minimum(1.0, step / jnp.where(some, length, 1)), 1.0)
 
 
 def weighted_sum(
@@ -58,8 +61,8 @@ def weighted_sum(
     raise ValueError(f"weighted_sum: losses {sorted(losses)} and weights {sorted(weights)} must have the same names")
   total, logs = jnp.zeros((), jnp.float32), {}
   for name, value in losses.items():
-    if jnp.ndim(value) > 1:
-      raise ValueError(f"weighted_sum: {name} has shape {jnp.shape(value)}; give one value per example or one in all")
+    if np.ndim(value) > 1:
+      raise ValueError(f"weighted_sum: {name} has shape {np.shape(value)}; give one value per example or one in all")
     value = widen(value)
     logs[name] = value if value.ndim == 0 else masked_mean(value, where)
     weight = weights[name]

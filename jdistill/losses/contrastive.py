@@ -4,9 +4,21 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jdistill.losses._checks import check_rank, check_same_shape, check_temperature
-from jdistill.losses.pairwise import EXCLUDED, check_batch, gram, keep_rows, row_mask, unit
+from jdistill.losses._checks import check_temperature
+from jdistill.ops.checks import (
+  check_batch,
+  check_rank,
+  check_same_shape,
+  check_share,
+  keep,
+  known,
+  outside_range,
+  row_mask,
+)
+from jdistill.ops.logits import EXCLUDED
+from jdistill.ops.pairwise import gram, unit
 from jdistill.ops.precision import widen
 
 
@@ -14,9 +26,15 @@ def _pair(name, first_name, first, second_name, second, temperature, where):
   check_temperature(name, temperature)
   check_rank(name, first_name, first, 2)
   check_same_shape(name, **{first_name: first, second_name: second})
+  first, second = widen(first), widen(second)
   check_batch(name, first.shape[0], 2)
   valid = row_mask(name, where, first.shape[0])
-  return unit(keep_rows(widen(first), valid)), unit(keep_rows(widen(second), valid)), valid
+  return unit(keep(first, valid)), unit(keep(second, valid)), valid
+
+
+def _not_negative(loss: jax.Array) -> jax.Array:
+  """0 where `loss` is below it: the own score is rounded otherwise than the same one among all, and NaN stays NaN."""
+  return jnp.where(loss < 0, 0, loss)
 
 
 def info_nce(
@@ -48,7 +66,7 @@ def info_nce(
   a, b, valid = _pair("info_nce", "anchors", anchors, "positives", positives, temperature, where)
   scores = gram(a, b) / temperature  # [n, n]
   own = jnp.sum(a * b, axis=1) / temperature
-  return jnp.where(valid, jax.nn.logsumexp(jnp.where(valid[None], scores, EXCLUDED), axis=1) - own, 0)
+  return jnp.where(valid, _not_negative(jax.nn.logsumexp(jnp.where(valid[None], scores, EXCLUDED), axis=1) - own), 0)
 
 
 def nt_xent(first: jax.Array, second: jax.Array, *, temperature: float, where: jax.Array | None = None) -> jax.Array:
@@ -79,9 +97,9 @@ def nt_xent(first: jax.Array, second: jax.Array, *, temperature: float, where: j
   views, partners = jnp.concatenate([a, b]), jnp.concatenate([b, a])
   valid = jnp.concatenate([valid, valid])
   others = valid[None] & ~jnp.eye(valid.shape[0], dtype=bool)
-  scores = jnp.where(others, gram(views, views) / temperature, EXCLUDED)
   own = jnp.sum(views * partners, axis=1) / temperature
-  return jnp.where(valid, jax.nn.logsumexp(scores, axis=1) - own, 0)
+  scores = jnp.where(others, gram(views, views) / temperature, EXCLUDED)
+  return jnp.where(valid, _not_negative(jax.nn.logsumexp(scores, axis=1) - own), 0)
 
 
 def crd_inbatch(
@@ -177,6 +195,7 @@ def crd_negatives(
 
   Cost: a sort of the training labels.
   """
+  labels, train_labels = jnp.asarray(labels), jnp.asarray(train_labels)
   for side, x in (("labels", labels), ("train_labels", train_labels)):
     if x.ndim != 1 or not jnp.issubdtype(x.dtype, jnp.integer):
       raise ValueError(f"crd_negatives: {side} must be a vector of integers, got {x.dtype} {x.shape}")
@@ -245,7 +264,9 @@ def crd_loss(
     state: from `crd_init`, then from the step before.
     student_embeddings: `[B, D]`, the output of the student's head; normalised here.
     teacher_embeddings: `[B, D]`, the output of the teacher's head; normalised here.
-    indices: `[B]` integers in `[0, N)`, which training examples these are, no two (kept ones) alike.
+    indices: `[B]` integers in `[0, N)`, which training examples these are, no two (kept ones) alike. Where traced code
+      has one outside the bank, or such a negative, which it cannot refuse, that example has the loss NaN without a
+      gradient, and neither the banks nor `Z` see it.
     negatives: `[B, K]` integers in `[0, N)`, see `crd_negatives`.
     temperature: `T > 0`.
     momentum: of the banks, in [0, 1].
@@ -256,7 +277,8 @@ def crd_loss(
 
   Raises:
     ValueError: if the embeddings are not matrices of one shape and of the banks' width, `indices` or `negatives` are
-      not integers of these shapes, `temperature <= 0`, `momentum` is outside [0, 1], or `where` is not `[B]`.
+      not integers of these shapes or are seen to leave the bank, `temperature <= 0`, `momentum` is outside [0, 1], or
+      `where` is not `[B]`.
 
   Cost: two products of the batch with a whole bank (`2 B * N * D`), or for very large sets `2 B * K` gathered rows,
   whichever needs less memory; and the banks themselves.
@@ -266,23 +288,16 @@ def crd_loss(
     from the released code in working with logarithms, so without its 1e-7 in the denominators.
   """
   name = "crd_loss"
-  check_temperature(name, temperature)
-  check_rank(name, "student_embeddings", student_embeddings, 2)
-  check_same_shape(name, student_embeddings=student_embeddings, teacher_embeddings=teacher_embeddings)
-  batch, size = student_embeddings.shape[0], state.bank_s.shape[0]
-  if state.bank_s.shape[1] != student_embeddings.shape[1]:
-    raise ValueError(f"{name}: embeddings {student_embeddings.shape} and banks {state.bank_s.shape} differ in width")
-  if not jnp.issubdtype(indices.dtype, jnp.integer) or indices.shape != (batch,):
-    raise ValueError(f"{name}: indices must be integers of shape {(batch,)}, got {indices.dtype} {indices.shape}")
-  wrong = negatives.ndim != 2 or negatives.shape[0] != batch or negatives.shape[1] < 1
-  if wrong or not jnp.issubdtype(negatives.dtype, jnp.integer):
-    raise ValueError(f"{name}: negatives must be integers [{batch}, K], got {negatives.dtype} {negatives.shape}")
-  if not 0 <= momentum <= 1:
-    raise ValueError(f"{name}: momentum must be in [0, 1], got {momentum}")
-  valid = row_mask(name, where, batch)
-  student = unit(keep_rows(widen(student_embeddings), valid))
-  teacher = unit(keep_rows(widen(teacher_embeddings), valid))
+  student, teacher = widen(student_embeddings), widen(teacher_embeddings)
+  check_rank(name, "student_embeddings", student, 2)
+  given = row_mask(name, where, student.shape[0])
+  _check_crd(name, state, student, teacher, indices, negatives, temperature, momentum, where)
+  indices, negatives = jnp.asarray(indices), jnp.asarray(negatives)
+  size = state.bank_s.shape[0]
   ids = jnp.concatenate([indices[:, None], negatives.astype(indices.dtype)], axis=1)
+  inside = jnp.all((ids >= 0) & (ids < size), axis=1)
+  valid = given & inside
+  student, teacher = unit(keep(student, valid)), unit(keep(teacher, valid))
   ids = jnp.where(valid[:, None], ids, 0)
   banks = jax.lax.stop_gradient((state.bank_s, state.bank_t))
   scores_s = _scores(student, widen(banks[1]).astype(student.dtype), ids) / temperature  # [B, 1 + K]
@@ -296,4 +311,22 @@ def crd_loss(
   new = CRDState(
     _remember(banks[0], student, rows, momentum), _remember(banks[1], teacher, rows, momentum), log_z_s, log_z_t
   )
-  return jnp.where(valid, loss, 0), new
+  return jnp.where(valid, loss, jnp.where(given, jnp.nan, 0)), new
+
+
+def _check_crd(name, state, student, teacher, indices, negatives, temperature, momentum, where):
+  check_temperature(name, temperature)
+  check_share(name, momentum=momentum)
+  check_same_shape(name, student_embeddings=student, teacher_embeddings=teacher)
+  (batch, width), size = student.shape, state.bank_s.shape[0]
+  if state.bank_s.shape[1] != width:
+    raise ValueError(f"{name}: embeddings {student.shape} and banks {state.bank_s.shape} differ in width")
+  for argument, given, shape in (("indices", indices, (batch,)), ("negatives", negatives, (batch, "K"))):
+    x = jnp.asarray(given)
+    fits = x.ndim == len(shape) and x.shape[:1] == (batch,) and (x.ndim == 1 or x.shape[1] > 0)
+    if not fits or not jnp.issubdtype(x.dtype, jnp.integer):
+      raise ValueError(f"{name}: {argument} must be integers of shape {shape}, got {x.dtype} {x.shape}")
+    if known(given) and known(where):
+      kept = np.ones(batch, bool) if where is None else np.asarray(where).astype(bool)
+      if outside := outside_range(np.asarray(given)[kept], size):
+        raise ValueError(f"{name}: {argument} must be rows of the bank, in [0, {size}), got {outside}")

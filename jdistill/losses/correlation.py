@@ -2,10 +2,11 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jdistill.losses._checks import check_logits, check_rank, check_same_shape, check_temperature, masked_mean
-from jdistill.losses.logit import log_probs
-from jdistill.losses.pairwise import check_batch, keep_rows, row_mask
+from jdistill.losses._checks import check_temperature, masked_mean, scaled, student_teacher
+from jdistill.ops.checks import check_batch, check_positive, check_rank, check_same_shape, row_mask
+from jdistill.ops.logits import log_probs
 from jdistill.ops.precision import widen
 
 
@@ -35,9 +36,8 @@ def pearson(
     released code adds `eps` to the product of the norms instead, whose gradient is NaN for constants.
   """
   check_same_shape("pearson", a=a, b=b)
-  if not eps > 0:
-    raise ValueError(f"pearson: eps must be > 0, got {eps}")
-  kept = jnp.ones(jnp.shape(a), bool) if where is None else jnp.asarray(where).astype(bool)
+  check_positive("pearson", eps=eps)
+  kept = jnp.ones(np.shape(a), bool) if where is None else jnp.asarray(where).astype(bool)
   check_same_shape("pearson", a=a, where=kept)
   count = jnp.maximum(jnp.sum(kept, axis=axis, keepdims=True), 1)
 
@@ -69,7 +69,8 @@ def dist_loss(
   cross entropy that the method adds.
 
   Args:
-    student_logits: `[B, classes]`.
+    student_logits: `[B, classes]`. Classes that are masked out with minus infinity stay, with the probability 0: a
+      column of zeros correlates with nothing.
     teacher_logits: `[B, classes]`. No gradient.
     temperature: `T > 0`; 4 on CIFAR-100, 1 on ImageNet.
     beta: weight of `inter`; 2.
@@ -93,13 +94,12 @@ def dist_loss(
   name = "dist_loss"
   check_temperature(name, temperature)
   check_rank(name, "student_logits", student_logits, 2)
-  check_logits(name, student_logits, teacher_logits)
-  check_batch(name, student_logits.shape[0], 2)
-  valid = row_mask(name, where, student_logits.shape[0])
-  student = jnp.exp(log_probs(keep_rows(student_logits, valid), temperature))
-  teacher = jnp.exp(log_probs(keep_rows(jax.lax.stop_gradient(teacher_logits), valid), temperature))
+  check_batch(name, np.shape(student_logits)[0], 2)
+  valid = row_mask(name, where, np.shape(student_logits)[0])
+  student, teacher, _ = student_teacher(name, student_logits, teacher_logits, valid)
+  student, teacher = (jnp.exp(log_probs(z, temperature)) for z in (student, teacher))
   inter = masked_mean(1 - pearson(student, teacher, axis=1, eps=eps), valid)
   columns = jnp.broadcast_to(valid[:, None], student.shape)
   intra = jnp.mean(1 - pearson(student, teacher, axis=0, eps=eps, where=columns))
   loss = beta * inter + gamma * jnp.where(jnp.sum(valid) >= 2, intra, 0)
-  return loss * temperature**2 if scale_t2 else loss
+  return scaled(loss, temperature, scale_t2)

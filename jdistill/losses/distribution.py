@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jdistill.losses._checks import check_rank
+from jdistill.ops.checks import check_rank
 from jdistill.ops.precision import widen
 
 
@@ -39,6 +39,7 @@ def distribution_matching(
   name = "distribution_matching"
   check_rank(name, "real", real, 3)
   check_rank(name, "synthetic", synthetic, 3)
+  real, synthetic = widen(real), widen(synthetic)
   if (real.shape[0], real.shape[2]) != (synthetic.shape[0], synthetic.shape[2]):
     raise ValueError(f"{name}: real {real.shape} and synthetic {synthetic.shape} differ in classes or features")
   real_mean, real_some = _means(name, jax.lax.stop_gradient(real), real_weight)
@@ -47,11 +48,12 @@ def distribution_matching(
   return jnp.sum(jnp.where(real_some & synthetic_some, distance, 0))
 
 
-def _means(name: str, embeddings: jax.Array, weight: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+def _means(name: str, x: jax.Array, weight: jax.Array | None) -> tuple[jax.Array, jax.Array]:
   """Weighted means `[C, F]`, and which classes have any weight `[C]`."""
-  x = widen(embeddings)
   if weight is None:
-    return jnp.mean(x, axis=1), jnp.ones(x.shape[0], bool)
+    some = jnp.full(x.shape[0], x.shape[1] > 0)
+    return (jnp.mean(x, axis=1) if x.shape[1] else jnp.sum(x, axis=1)), some
+  weight = jnp.asarray(weight)
   if weight.shape != x.shape[:2]:
     raise ValueError(f"{name}: weights {weight.shape} do not fit embeddings {x.shape}")
   weight = weight.astype(x.dtype)

@@ -1,59 +1,37 @@
 """Losses that compare feature maps of the same examples, place by place."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdistill.losses._checks import check_rank, check_same_shape
-from jdistill.losses.pairwise import check_batches, keep_rows, safe_norm, unit
+from jdistill.ops.checks import (
+  check_at_least,
+  check_batches,
+  check_rank,
+  check_same_shape,
+  flat_rows,
+  keep,
+  known,
+  leading_mask,
+)
+from jdistill.ops.logits import finite_logits
+from jdistill.ops.pairwise import safe_norm, unit
+from jdistill.ops.pooling import adaptive_average_pool
 from jdistill.ops.precision import widen
-
-
-def _bins(size: int, bins: int) -> np.ndarray:
-  """`[bins, size]` averaging weights; bin `i` covers `floor(i size / bins)` to `ceil((i + 1) size / bins)`."""
-  weights = np.zeros((bins, size))
-  for i in range(bins):
-    start, stop = i * size // bins, -(-(i + 1) * size // bins)
-    weights[i, start:stop] = 1 / (stop - start)
-  return weights
-
-
-def adaptive_average_pool(features: jax.Array, size: int | tuple[int, int]) -> jax.Array:
-  """Averages a map over `size` bins per direction, which overlap by one place where they do not divide it.
-
-  Bin `i` of `n` over a side of length `H` covers places `floor(i H / n)` to `ceil((i + 1) H / n)`.
-
-  Args:
-    features: `[B, H, W, channels]`.
-    size: height and width of the result, or one number for both; not larger than the map.
-
-  Returns:
-    `[B, *size, channels]`, float32 (float64 for float64).
-
-  Raises:
-    ValueError: if `features` is not of rank 4, or `size` is below 1 or larger than the map.
-
-  Cost: two small matrix products per channel.
-  """
-  check_rank("adaptive_average_pool", "features", features, 4)
-  height, width = (size, size) if isinstance(size, int) else size
-  if not (1 <= height <= features.shape[1] and 1 <= width <= features.shape[2]):
-    raise ValueError(f"adaptive_average_pool: a map {features.shape} cannot be pooled to {(height, width)}")
-  x = widen(features)
-  rows = jnp.asarray(_bins(x.shape[1], height), x.dtype)
-  columns = jnp.asarray(_bins(x.shape[2], width), x.dtype)
-  return jnp.einsum("ih,jw,bhwc->bijc", rows, columns, x, precision=jax.lax.Precision.HIGHEST)
 
 
 def _difference(name: str, student: jax.Array, teacher: jax.Array) -> jax.Array:
   check_same_shape(name, student_features=student, teacher_features=teacher)
+  student, teacher = widen(student), widen(teacher)
   if student.ndim < 2:
     raise ValueError(f"{name}: features need a batch axis and at least one more, got {student.shape}")
-  return widen(student) - widen(jax.lax.stop_gradient(teacher))
+  return student - jax.lax.stop_gradient(teacher)
 
 
 def _mean_square(difference: jax.Array) -> jax.Array:
-  return jnp.mean(jnp.square(difference).reshape(difference.shape[0], -1), axis=1)
+  return jnp.mean(flat_rows(jnp.square(difference)), axis=1)
 
 
 def hint_loss(student_features: jax.Array, teacher_features: jax.Array, *, where: jax.Array | None = None) -> jax.Array:
@@ -80,17 +58,15 @@ def hint_loss(student_features: jax.Array, teacher_features: jax.Array, *, where
     Romero et al., "FitNets: Hints for Thin Deep Nets" (arXiv 1412.6550), eq. 3 (number unverified), whose half sum
     over elements is here their mean, the form that benchmarks use with weight 100.
   """
-  difference = _difference("hint_loss", student_features, teacher_features)
-  if where is None:
+  name = "hint_loss"
+  difference = _difference(name, student_features, teacher_features)
+  kept = leading_mask(name, where, difference.shape)
+  if kept is None:
     return _mean_square(difference)
-  shape, kept = difference.shape, jnp.asarray(where).astype(bool)
-  if kept.ndim == 0 or kept.shape != shape[: kept.ndim]:
-    raise ValueError(f"hint_loss: where {kept.shape} must be a leading part of the features' shape {shape}")
-  kept = jnp.broadcast_to(kept.reshape(kept.shape + (1,) * (len(shape) - kept.ndim)), shape)
-  count = jnp.sum(kept.reshape(shape[0], -1), axis=1).astype(difference.dtype)
   # zeroed before squaring, so that no excluded value can overflow into a gradient
-  kept_difference = jnp.where(kept, difference, 0).reshape(shape[0], -1)
-  return jnp.sum(jnp.square(kept_difference), axis=1) / jnp.maximum(count, 1)
+  total = jnp.sum(flat_rows(jnp.square(keep(difference, kept))), axis=1)
+  count = jnp.sum(flat_rows(keep(jnp.ones(difference.shape, difference.dtype), kept)), axis=1)
+  return total / jnp.maximum(count, 1)
 
 
 def attention_map(features: jax.Array, *, power: float = 2.0) -> jax.Array:
@@ -113,19 +89,22 @@ def attention_map(features: jax.Array, *, power: float = 2.0) -> jax.Array:
     Zagoruyko and Komodakis, "Paying More Attention to Attention" (arXiv 1612.03928), sec. 3.1. One public
     implementation raises without the absolute value, which differs for odd powers.
   """
-  if features.ndim < 3:
-    raise ValueError(f"attention_map: features must be [B, ..., channels] with places, got {features.shape}")
-  if power < 1:
-    raise ValueError(f"attention_map: power must be at least 1, got {power}")
+  name = "attention_map"
   x = widen(features)
-  x = x.reshape(x.shape[0], -1, x.shape[-1])  # [B, places, channels]
+  if x.ndim < 3:
+    raise ValueError(f"{name}: features must be [B, ..., channels] with places, got {x.shape}")
+  check_at_least(name, 1, power=power)
+  x = x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])  # [B, places, channels]
   # the result does not depend on the scale, so a constant one keeps the powers in range
   largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=(1, 2), keepdims=True))
   x = x / jnp.where(largest > 0, largest, 1)
-  return unit(jnp.mean(jnp.square(x) if power == 2 else jnp.abs(x) ** power, axis=-1))
+  square = known(power) and power == 2
+  return unit(jnp.mean(jnp.square(x) if square else jnp.abs(x) ** power, axis=-1))
 
 
-def attention_loss(student_features: jax.Array, teacher_features: jax.Array, *, power: float = 2.0) -> jax.Array:
+def attention_loss(
+  student_features: jax.Array, teacher_features: jax.Array, *, power: float = 2.0, where: jax.Array | None = None
+) -> jax.Array:
   """Attention transfer: the mean squared difference of the two attention maps of one stage.
 
   `mean_hw (A(f_s) - A(f_t))^2`; add up the stages. Channel counts may differ. Where the maps `[B, H, W, channels]`
@@ -135,6 +114,7 @@ def attention_loss(student_features: jax.Array, teacher_features: jax.Array, *, 
     student_features: `[B, H, W, channels_s]`, or tokens `[B, L, channels_s]`.
     teacher_features: the same rank. No gradient.
     power: see `attention_map`.
+    where: `[B]`; the loss is 0 where it is false.
 
   Returns:
     `[B]`, mean over places. The usual weight is 1000 on the sum over stages.
@@ -150,23 +130,22 @@ def attention_loss(student_features: jax.Array, teacher_features: jax.Array, *, 
     the weight 1000 belongs.
   """
   name = "attention_loss"
-  check_rank(name, "teacher_features", teacher_features, student_features.ndim)
+  check_rank(name, "teacher_features", teacher_features, np.ndim(student_features))
   check_batches(name, student_features, teacher_features)
-  teacher_features = jax.lax.stop_gradient(teacher_features)
-  if student_features.ndim == 4:
-    size = tuple(min(student_features.shape[i], teacher_features.shape[i]) for i in (1, 2))
-    student_features, teacher_features = (
-      x if x.shape[1:3] == size else adaptive_average_pool(x, size) for x in (student_features, teacher_features)
-    )
-  if student_features.shape[:-1] != teacher_features.shape[:-1]:
-    raise ValueError(f"{name}: places of student {student_features.shape} and teacher {teacher_features.shape} differ")
-  difference = attention_map(student_features, power=power) - attention_map(teacher_features, power=power)
+  mask = leading_mask(name, where, np.shape(student_features)[:1])
+  student, teacher = keep(widen(student_features), mask), keep(jax.lax.stop_gradient(widen(teacher_features)), mask)
+  if student.ndim == 4:
+    size = tuple(min(student.shape[i], teacher.shape[i]) for i in (1, 2))
+    student, teacher = (x if x.shape[1:3] == size else adaptive_average_pool(x, size) for x in (student, teacher))
+  if student.shape[:-1] != teacher.shape[:-1]:
+    raise ValueError(f"{name}: places of student {student.shape} and teacher {teacher.shape} differ")
+  difference = attention_map(student, power=power) - attention_map(teacher, power=power)
   return jnp.mean(jnp.square(difference), axis=-1)
 
 
 def _hcl_level(student: jax.Array, teacher: jax.Array, sizes: tuple[int, ...]) -> jax.Array:
   if student.ndim == 2:  # the pooled vector is a map of one place
-    student, teacher = (x.reshape(x.shape[0], 1, 1, -1) for x in (student, teacher))
+    student, teacher = (x[:, None, None] for x in (student, teacher))
   check_rank("review_hcl_loss", "student_features", student, 4)
   total = _mean_square(_difference("review_hcl_loss", student, teacher))
   weight, weights = 1.0, 1.0
@@ -180,7 +159,9 @@ def _hcl_level(student: jax.Array, teacher: jax.Array, sizes: tuple[int, ...]) -
   return total / weights
 
 
-def review_hcl_loss(student_features, teacher_features, *, sizes: tuple[int, ...] = (4, 2, 1)) -> jax.Array:
+def review_hcl_loss(
+  student_features, teacher_features, *, sizes: tuple[int, ...] = (4, 2, 1), where: jax.Array | None = None
+) -> jax.Array:
   """ReviewKD's hierarchical context loss: squared differences at full size and after pooling to ever fewer places.
 
   `sum_levels (mse(f_s, f_t) + sum_k 2^-k mse(pool_k f_s, pool_k f_t)) / (1 + sum_k 2^-k)`, where `k = 1, 2, ...`
@@ -191,6 +172,7 @@ def review_hcl_loss(student_features, teacher_features, *, sizes: tuple[int, ...
       level: the outputs of the fusion modules, already in the teacher's shapes.
     teacher_features: the same shapes; before the activation in the paper. No gradient.
     sizes: sides of the pooled maps, falling.
+    where: `[B]`; the loss is 0 where it is false.
 
   Returns:
     `[B]`, mean over elements within each size, sum over levels. Typical weights are 0.6 to 8.
@@ -209,16 +191,19 @@ def review_hcl_loss(student_features, teacher_features, *, sizes: tuple[int, ...
   teachers = [teacher_features] if one else list(teacher_features)
   if not students or len(students) != len(teachers):
     raise ValueError(f"review_hcl_loss: {len(students)} levels of the student and {len(teachers)} of the teacher")
+  total = 0.0
   for student, teacher in zip(students, teachers, strict=True):
     check_same_shape("review_hcl_loss", student_features=student, teacher_features=teacher)
-  return sum(_hcl_level(student, teacher, sizes) for student, teacher in zip(students, teachers, strict=True))
+    mask = leading_mask("review_hcl_loss", where, np.shape(student)[:1])
+    total = total + _hcl_level(keep(widen(student), mask), keep(widen(teacher), mask), sizes)
+  return total
 
 
 def logit_gap_weights(student_logits: jax.Array, teacher_logits: jax.Array) -> jax.Array:
   """KD^3's weight of an example: `sigmoid(||z_s - z_t||_2)`, larger where the networks disagree.
 
   Args:
-    student_logits: `[B, classes]`. No gradient.
+    student_logits: `[B, classes]`. No gradient. Classes that both sides mask out with minus infinity do not count.
     teacher_logits: `[B, classes]`. No gradient.
 
   Returns:
@@ -235,16 +220,20 @@ def logit_gap_weights(student_logits: jax.Array, teacher_logits: jax.Array) -> j
   """
   check_rank("logit_gap_weights", "student_logits", student_logits, 2)
   check_same_shape("logit_gap_weights", student_logits=student_logits, teacher_logits=teacher_logits)
-  return jax.lax.stop_gradient(jax.nn.sigmoid(safe_norm(widen(student_logits) - widen(teacher_logits))))
+  difference = finite_logits(student_logits) - finite_logits(teacher_logits)
+  return jax.lax.stop_gradient(jax.nn.sigmoid(safe_norm(difference)))
 
 
-def weighted_feature_mse(student_features: jax.Array, teacher_features: jax.Array, weights: jax.Array) -> jax.Array:
+def weighted_feature_mse(
+  student_features: jax.Array, teacher_features: jax.Array, weights: jax.Array, *, where: jax.Array | None = None
+) -> jax.Array:
   """KD^3's weighted feature alignment: `w_i * mean((transfer(f_s) - f_t)^2)`.
 
   Args:
     student_features: `[B, ..., channels]`, after the transfer block.
     teacher_features: the same shape. No gradient.
     weights: `[B]`, for KD^3 those of `logit_gap_weights`. No gradient. Zeros leave padding out.
+    where: `[B]`; the loss is 0 where it is false, whatever the weight is.
 
   Returns:
     `[B]`, mean over the elements of each example.
@@ -260,7 +249,8 @@ def weighted_feature_mse(student_features: jax.Array, teacher_features: jax.Arra
   """
   name = "weighted_feature_mse"
   difference = _difference(name, student_features, teacher_features)
-  if jnp.shape(weights) != difference.shape[:1]:
-    raise ValueError(f"{name}: weights must have shape {difference.shape[:1]}, got {jnp.shape(weights)}")
-  weights = jax.lax.stop_gradient(jnp.asarray(weights)).astype(difference.dtype)
-  return weights * _mean_square(keep_rows(difference, weights != 0))
+  if np.shape(weights) != difference.shape[:1]:
+    raise ValueError(f"{name}: weights must have shape {difference.shape[:1]}, got {np.shape(weights)}")
+  mask = leading_mask(name, where, difference.shape[:1])
+  weights = keep(jax.lax.stop_gradient(jnp.asarray(weights)).astype(difference.dtype), mask)
+  return weights * _mean_square(keep(difference, weights != 0))

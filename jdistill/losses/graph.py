@@ -2,87 +2,23 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jdistill.losses._checks import check_rank, check_same_shape, check_temperature
+from jdistill.losses._checks import check_temperature
 from jdistill.losses.contrastive import info_nce
-from jdistill.losses.pairwise import (
-  EXCLUDED,
+from jdistill.ops.checks import (
   check_batch,
   check_batches,
-  gram,
-  keep_rows,
-  knn_mask,
-  pairwise_sq_dists,
+  check_positive,
+  check_rank,
+  check_same_shape,
+  keep,
+  leading_mask,
   row_mask,
 )
+from jdistill.ops.logits import EXCLUDED
+from jdistill.ops.pairwise import gram, knn_mask, pairwise_sq_dists
 from jdistill.ops.precision import widen
-
-
-def tokenize_feature_map(features: jax.Array, *, patch: int | tuple[int, int] = 1) -> jax.Array:
-  """Cuts a map into patches that do not overlap and writes each as one vector.
-
-  Args:
-    features: `[B, H, W, channels]`; tokens `[B, P, channels]` pass unchanged with `patch=1`.
-    patch: height and width of a patch, or one number for both. With 1 every place is a token.
-
-  Returns:
-    `[B, P, patch_h * patch_w * channels]`, `P = (H / patch_h) * (W / patch_w)` in reading order.
-
-  Raises:
-    ValueError: if `features` has neither three nor four axes or the patch does not divide the map.
-
-  Cost: one copy.
-  """
-  name = "tokenize_feature_map"
-  if features.ndim == 3 and patch in (1, (1, 1)):
-    return features
-  check_rank(name, "features", features, 4)
-  high, wide = (patch, patch) if isinstance(patch, int) else patch
-  batch, height, width, channels = features.shape
-  if min(high, wide) < 1 or height % high or width % wide:
-    raise ValueError(f"{name}: patches of {(high, wide)} do not divide a map of {(height, width)}")
-  x = features.reshape(batch, height // high, high, width // wide, wide, channels)
-  return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, high * wide * channels)
-
-
-def sample_tokens(
-  key: jax.Array, student_tokens: jax.Array, teacher_tokens: jax.Array, count: int
-) -> tuple[jax.Array, jax.Array]:
-  """Draws `count` token positions per image without repetition, the same ones in both networks.
-
-  Args:
-    key: `jax.random.key`.
-    student_tokens: `[B, P, features_s]`.
-    teacher_tokens: `[B, P, features_t]`. No gradient.
-    count: tokens per image, at most `P`.
-
-  Returns:
-    `([B * count, features_s], [B * count, features_t])`, image after image: `jnp.repeat(where, count)` is the mask of
-    the nodes for a mask `[B]` of the images.
-
-  Raises:
-    ValueError: if the networks differ in `B` or `P` (pool the larger map, `adaptive_average_pool`), or `count` is
-      outside `[1, P]`.
-
-  Cost: one gather.
-  """
-  name = "sample_tokens"
-  check_rank(name, "student_tokens", student_tokens, 3)
-  check_rank(name, "teacher_tokens", teacher_tokens, 3)
-  if student_tokens.shape[:2] != teacher_tokens.shape[:2]:
-    raise ValueError(
-      f"{name}: student {student_tokens.shape} and teacher {teacher_tokens.shape} must have the same images and "
-      "tokens; pool the larger map"
-    )
-  batch, positions = student_tokens.shape[:2]
-  if not 1 <= count <= positions:
-    raise ValueError(f"{name}: count must be between 1 and the {positions} tokens of an image, got {count}")
-  _, chosen = jax.lax.top_k(jax.random.uniform(key, (batch, positions)), count)  # [B, count]
-
-  def take(tokens):
-    return jnp.take_along_axis(tokens, chosen[:, :, None], axis=1).reshape(batch * count, -1)
-
-  return take(student_tokens), take(jax.lax.stop_gradient(teacher_tokens))
 
 
 def _median_of_pairs(squared: jax.Array, valid: jax.Array) -> jax.Array:
@@ -104,7 +40,7 @@ def knn_affinity(
   scaling them. **Coupled over the batch.**
 
   Args:
-    tokens: `[n, features]`, see `sample_tokens`.
+    tokens: `[n, features]`, see `jdistill.ops.sample_tokens`.
     k: neighbours, in `[1, n)`. The paper's value is unverified.
     sigma: kernel width in squared units of the tokens; `None` is the median squared distance between different
       tokens, without gradient. (A fixed one saturates the kernel unless tokens are normalised. The paper's choice is
@@ -125,10 +61,10 @@ def knn_affinity(
     equations and settings are unverified here.
   """
   check_rank("knn_affinity", "tokens", tokens, 2)
-  if sigma is not None and not isinstance(sigma, jax.core.Tracer) and not sigma > 0:
-    raise ValueError(f"knn_affinity: sigma must be > 0, got {sigma}")
-  valid = row_mask("knn_affinity", where, tokens.shape[0])
-  x = keep_rows(widen(tokens), valid)
+  if sigma is not None:
+    check_positive("knn_affinity", sigma=sigma)
+  valid = row_mask("knn_affinity", where, np.shape(tokens)[0])
+  x = keep(widen(tokens), valid)
   squared = pairwise_sq_dists(x, x, exact=exact)
   edges = knn_mask(squared, k, where=where).T
   width = _median_of_pairs(jax.lax.stop_gradient(squared), valid) if sigma is None else sigma
@@ -169,9 +105,9 @@ def local_preserving_loss(
   name = "local_preserving_loss"
   check_rank(name, "student_affinity", student_affinity, 2)
   check_same_shape(name, student_affinity=student_affinity, teacher_affinity=teacher_affinity)
-  size = student_affinity.shape[0]
-  if student_affinity.shape[1] != size:
-    raise ValueError(f"{name}: affinities must be square, got {student_affinity.shape}")
+  size, width = np.shape(student_affinity)
+  if width != size:
+    raise ValueError(f"{name}: affinities must be square, got {(size, width)}")
   check_batch(name, size, 2)
   if direction not in ("student_teacher", "teacher_student"):
     raise ValueError(f"{name}: direction must be 'student_teacher' or 'teacher_student', got {direction!r}")
@@ -181,7 +117,7 @@ def local_preserving_loss(
   def log_rows(affinity):
     return jax.nn.log_softmax(jnp.where(pairs, widen(affinity), EXCLUDED), axis=1)
 
-  first, second = log_rows(student_affinity), log_rows(jax.lax.stop_gradient(teacher_affinity))
+  first, second = log_rows(student_affinity), log_rows(jax.lax.stop_gradient(widen(teacher_affinity)))
   if direction == "teacher_student":
     first, second = second, first
   return jnp.where(valid, jnp.sum(jnp.where(pairs, jnp.exp(first) * (first - second), 0), axis=1), 0)
@@ -220,12 +156,15 @@ def token_info_nce(
   """
   check_rank("token_info_nce", "student_tokens", student_tokens, 2)
   check_same_shape("token_info_nce", student_tokens=student_tokens, teacher_tokens=teacher_tokens)
-  check_batch("token_info_nce", student_tokens.shape[0], 2)
+  check_batch("token_info_nce", np.shape(student_tokens)[0], 2)
   check_temperature("token_info_nce", temperature)
-  return info_nce(student_tokens, jax.lax.stop_gradient(teacher_tokens), temperature=temperature, where=where)
+  teacher_tokens = jax.lax.stop_gradient(widen(teacher_tokens))
+  return info_nce(student_tokens, teacher_tokens, temperature=temperature, where=where)
 
 
-def contextual_similarity_loss(student_tokens: jax.Array, teacher_tokens: jax.Array) -> jax.Array:
+def contextual_similarity_loss(
+  student_tokens: jax.Array, teacher_tokens: jax.Array, *, where: jax.Array | None = None
+) -> jax.Array:
   """TRG's inner term: the mean squared difference of the two networks' attention among the tokens of an image.
 
   `mean_pq (CS(F_s) - CS(F_t))^2_pq` with `CS(F) = softmax(F F^T / sqrt(d))`, rows over the image's own tokens.
@@ -234,6 +173,7 @@ def contextual_similarity_loss(student_tokens: jax.Array, teacher_tokens: jax.Ar
   Args:
     student_tokens: `[B, P, features_s]`, all tokens of each image.
     teacher_tokens: `[B, P, features_t]`. No gradient.
+    where: `[B]`; the loss is 0 where it is false.
 
   Returns:
     `[B]`, mean over `P * P` entries.
@@ -251,15 +191,14 @@ def contextual_similarity_loss(student_tokens: jax.Array, teacher_tokens: jax.Ar
   check_rank(name, "student_tokens", student_tokens, 3)
   check_rank(name, "teacher_tokens", teacher_tokens, 3)
   check_batches(name, student_tokens, teacher_tokens)
-  if student_tokens.shape[1] != teacher_tokens.shape[1] or student_tokens.shape[1] < 2:
+  mask = leading_mask(name, where, np.shape(student_tokens)[:1])
+  student, teacher = keep(widen(student_tokens), mask), keep(jax.lax.stop_gradient(widen(teacher_tokens)), mask)
+  if student.shape[1] != teacher.shape[1] or student.shape[1] < 2:
     raise ValueError(
-      f"{name}: student {student_tokens.shape} and teacher {teacher_tokens.shape} must have the same number of tokens, "
-      "at least two"
+      f"{name}: student {student.shape} and teacher {teacher.shape} must have the same number of tokens, at least two"
     )
 
-  def similarities(tokens):
-    x = widen(tokens)
+  def similarities(x):
     return jax.nn.softmax(gram(x, x) / x.shape[-1] ** 0.5, axis=-1)
 
-  difference = similarities(student_tokens) - similarities(jax.lax.stop_gradient(teacher_tokens))
-  return jnp.mean(jnp.square(difference), axis=(1, 2))
+  return jnp.mean(jnp.square(similarities(student) - similarities(teacher)), axis=(1, 2))

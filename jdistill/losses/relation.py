@@ -3,17 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from jdistill.losses._checks import check_rank
-from jdistill.losses.pairwise import (
-  check_batch,
-  check_batches,
-  gram,
-  keep_rows,
-  pairwise_sq_dists,
-  row_mask,
-  safe_sqrt,
-  unit,
-)
+from jdistill.ops.checks import check_at_least, check_batch, check_batches, check_positive, check_rank, keep, row_mask
+from jdistill.ops.pairwise import gram, pairwise_sq_dists, safe_sqrt, unit
 from jdistill.ops.precision import widen
 
 _ALL_ANCHORS_UP_TO = 512  # 512^3 float32 angles are 0.5 GB for each network
@@ -28,11 +19,11 @@ def _sides(name, student, teacher, delta, where, least):
   for side, x in (("student_embeddings", student), ("teacher_embeddings", teacher)):
     check_rank(name, side, x, 2)
   check_batches(name, student, teacher)
+  student, teacher = widen(student), jax.lax.stop_gradient(widen(teacher))
   check_batch(name, student.shape[0], least)
-  if delta <= 0:
-    raise ValueError(f"{name}: delta must be > 0, got {delta}")
+  check_positive(name, delta=delta)
   valid = row_mask(name, where, student.shape[0])
-  return keep_rows(widen(student), valid), keep_rows(widen(jax.lax.stop_gradient(teacher)), valid), valid
+  return keep(student, valid), keep(teacher, valid), valid
 
 
 def _relative_distances(x: jax.Array, pairs: jax.Array, floor: float) -> jax.Array:
@@ -70,8 +61,8 @@ def rkd_distance_loss(
     examples is the mean over all `B * B` entries. Multiply by 25 for the usual weight.
 
   Raises:
-    ValueError: if the embeddings are not matrices with equally many rows, there is only one example, `delta <= 0` or
-      `where` is not `[B]`.
+    ValueError: if the embeddings are not matrices with equally many rows, there is only one example, `delta <= 0`,
+      `floor < 0` or `where` is not `[B]`.
 
   Cost: `B^2 * features`, small.
 
@@ -81,6 +72,7 @@ def rkd_distance_loss(
   """
   name = "rkd_distance_loss"
   student, teacher, valid = _sides(name, student_embeddings, teacher_embeddings, delta, where, 2)
+  check_at_least(name, 0, floor=floor)
   pairs = valid[:, None] & valid[None] & ~jnp.eye(valid.shape[0], dtype=bool)
   difference = _relative_distances(student, pairs, floor) - _relative_distances(teacher, pairs, floor)
   examples = jnp.maximum(jnp.sum(valid), 1).astype(difference.dtype)

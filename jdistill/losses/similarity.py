@@ -1,31 +1,36 @@
 """Similarities between whole representations, as measures and as losses."""
 
+import math
 import warnings
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jdistill.losses._checks import check_rank, check_same_shape, check_temperature
-from jdistill.losses.pairwise import EXCLUDED, check_batch, gram, keep_rows, row_mask, safe_sqrt
+from jdistill.losses._checks import check_temperature, scaled
+from jdistill.ops.checks import check_batch, check_rank, check_same_shape, keep, leading_mask, row_mask
+from jdistill.ops.logits import EXCLUDED, log_probs
+from jdistill.ops.pairwise import gram, safe_sqrt
 from jdistill.ops.precision import widen
 
 
 def _representations(name, x, y, least, where):
   check_rank(name, "x", x, 2)
   check_rank(name, "y", y, 2)
+  x, y = widen(x), widen(y)
   if x.shape[0] != y.shape[0]:
     raise ValueError(f"{name}: x {x.shape} and y {y.shape} must hold the same examples")
   check_batch(name, x.shape[0], least)
   valid = row_mask(name, where, x.shape[0])
-  return _centred(widen(x), valid), _centred(widen(y), valid), valid
+  return _centred(x, valid), _centred(y, valid), valid
 
 
 def _centred(x: jax.Array, valid: jax.Array) -> jax.Array:
   """`x` minus its mean over the valid rows, zero in the others; exactly zero if all valid rows are equal."""
   # one row is subtracted first: the mean of equal numbers need not round to that number
-  x = keep_rows(x - jax.lax.stop_gradient(x[jnp.argmax(valid)])[None], valid)
+  x = keep(x - jax.lax.stop_gradient(x[jnp.argmax(valid)])[None], valid)
   count = jnp.maximum(jnp.sum(valid), 1).astype(x.dtype)
-  return keep_rows(x - (jnp.sum(x, axis=0) / count)[None], valid)
+  return keep(x - (jnp.sum(x, axis=0) / count)[None], valid)
 
 
 def cka_linear(x: jax.Array, y: jax.Array, *, where: jax.Array | None = None) -> jax.Array:
@@ -59,12 +64,12 @@ def cka_linear(x: jax.Array, y: jax.Array, *, where: jax.Array | None = None) ->
       stacklevel=2,
     )
 
-  def scaled(z):
+  def in_range(z):
     # scale does not matter to the result, so a constant one keeps fourth powers in range
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(z)))
     return z / jnp.where(largest > 0, largest, 1)
 
-  x, y = scaled(x), scaled(y)
+  x, y = in_range(x), in_range(y)
   if x.shape[1] + y.shape[1] <= size:
     both, own_x, own_y = (jnp.sum(jnp.square(gram(a.T, b.T))) for a, b in ((x, y), (x, x), (y, y)))
   else:
@@ -147,19 +152,15 @@ def channel_wise_kl(
   name = "channel_wise_kl"
   check_temperature(name, temperature)
   check_same_shape(name, student_features=student_features, teacher_features=teacher_features)
-  if student_features.ndim < 3:
-    raise ValueError(f"{name}: features must be [B, ..., channels] with places, got {student_features.shape}")
-  shape = student_features.shape
-  kept = jnp.ones(shape[:1], bool) if where is None else jnp.asarray(where).astype(bool)
-  if not 1 <= kept.ndim < len(shape) or kept.shape != shape[: kept.ndim]:
-    raise ValueError(f"{name}: where {kept.shape} must be a leading part of {shape[:-1]}")
-  kept = jnp.broadcast_to(kept.reshape(kept.shape + (1,) * (len(shape) - kept.ndim)), shape)
-  kept = kept.reshape(shape[0], -1, shape[-1])  # [B, places, channels]
+  shape = np.shape(student_features)
+  if len(shape) < 3:
+    raise ValueError(f"{name}: features must be [B, ..., channels] with places, got {shape}")
+  rows = (shape[0], math.prod(shape[1:-1]), shape[-1])  # [B, places, channels]
+  kept = keep(jnp.ones(shape, bool), leading_mask(name, where, shape[:-1])).reshape(rows)
 
   def log_places(features):
-    x = widen(features).reshape(kept.shape)
-    return jax.nn.log_softmax(jnp.where(kept, x, 0) / temperature + jnp.where(kept, 0, EXCLUDED), axis=1)
+    return log_probs(jnp.where(kept, widen(features).reshape(rows), EXCLUDED), temperature, axis=1)
 
-  student, teacher = log_places(student_features), log_places(jax.lax.stop_gradient(teacher_features))
+  student, teacher = log_places(student_features), log_places(jax.lax.stop_gradient(widen(teacher_features)))
   divergence = jnp.sum(jnp.where(kept, jnp.exp(teacher) * (teacher - student), 0), axis=1)
-  return divergence * temperature**2 if scale_t2 else divergence
+  return scaled(divergence, temperature, scale_t2)

@@ -2,8 +2,11 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jdistill.base import PyTree
+from jdistill.ops.checks import known
+from jdistill.ops.precision import widen
 
 
 def trajectory_matching(student: PyTree, target: PyTree, start: PyTree) -> jax.Array:
@@ -18,20 +21,24 @@ def trajectory_matching(student: PyTree, target: PyTree, start: PyTree) -> jax.A
     start: the expert's parameters at its start, where the student began too. No gradient.
 
   Returns:
-    A scalar. Infinite or NaN where `start` equals `target`.
+    A scalar in float32 (float64 for float64). NaN or infinite in traced code where `start` equals `target`.
 
   Raises:
-    ValueError: if the three trees differ in structure or shapes.
+    ValueError: if the three trees differ in structure or shapes, or `start` is seen to equal `target`: an expert that
+      did not move has no unit to measure in.
 
   References:
     Cazenavette et al., "Dataset Distillation by Matching Training Trajectories" (arXiv 2203.11932), eq. 2.
   """
-  shapes = [jax.tree.map(jnp.shape, tree) for tree in (student, target, start)]
+  shapes = [jax.tree.map(np.shape, tree) for tree in (student, target, start)]
   if shapes[0] != shapes[1] or shapes[0] != shapes[2]:
     raise ValueError(f"trajectory_matching: student, target and start differ in shape: {shapes}")
   target, start = jax.lax.stop_gradient((target, start))
 
   def squared_distance(a, b):
-    return sum(jax.tree.leaves(jax.tree.map(lambda u, v: jnp.sum(jnp.square(u - v)), a, b)))
+    return sum(jax.tree.leaves(jax.tree.map(lambda u, v: jnp.sum(jnp.square(widen(u) - widen(v))), a, b)))
 
-  return squared_distance(student, target) / squared_distance(start, target)
+  moved = squared_distance(start, target)
+  if known(moved) and moved == 0:
+    raise ValueError("trajectory_matching: start equals target, so the expert's movement is no unit of distance")
+  return squared_distance(student, target) / moved

@@ -1,17 +1,33 @@
-"""Numerical building blocks with derivatives that stay fast: convolution, pooling, norms, resampling."""
+"""Numerical building blocks: fast derivatives (convolution, pooling, norms), distances, tokens, means by class."""
 
 from jdistill.ops.conv import conv2d
+from jdistill.ops.label_codes import encode_noised_labels, fixed_codes
+from jdistill.ops.means import check_class_counts, class_means
+from jdistill.ops.pairwise import knn_mask, pairwise_cosine, pairwise_l1, pairwise_sq_dists
+from jdistill.ops.pooling import adaptive_average_pool
 from jdistill.ops.rows import fold_rows, suggest_chunk_size
 from jdistill.ops.spatial import avg_pool2, batch_norm, instance_norm, max_pool2, relu, standardize
+from jdistill.ops.tokens import sample_tokens, tokenize_feature_map
 
 __all__ = [
+  "adaptive_average_pool",
   "avg_pool2",
   "batch_norm",
+  "check_class_counts",
+  "class_means",
   "conv2d",
+  "encode_noised_labels",
+  "fixed_codes",
   "fold_rows",
   "instance_norm",
+  "knn_mask",
   "max_pool2",
+  "pairwise_cosine",
+  "pairwise_l1",
+  "pairwise_sq_dists",
   "relu",
+  "sample_tokens",
   "standardize",
   "suggest_chunk_size",
+  "tokenize_feature_map",
 ]

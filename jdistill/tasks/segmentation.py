@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdistill import losses
+from jdistill import ops
 from jdistill.base import Batch, Key, UserError
 from jdistill.data import masks, preprocess
+from jdistill.evaluation.segmentation import confusion_matrix, mean_iou
 from jdistill.schema import Size, validated
 from jdistill.tasks.task import Predict, Request, Task, take
 
@@ -114,10 +115,10 @@ def scores_with_labels(
     `miou_labels` and `miou_wrong_labels`.
   """
   num_classes = data.extra["present"].shape[1]
-  table = losses.fixed_codes(num_classes) if codes == "fixed" else None
+  table = ops.fixed_codes(num_classes) if codes == "fixed" else None
   out = {}
   for name, maps in {"miou_labels": data.y, "miou_wrong_labels": np.roll(data.y, -1, axis=0)}.items():
-    channel = losses.encode_noised_labels(
+    channel = ops.encode_noised_labels(
       jax.random.key(0) if key is None else key, maps, num_classes, sigma=sigma, scale=scale, codes=table
     )
     x = np.concatenate([data.x[..., :-1], np.asarray(channel)], axis=-1)
@@ -128,7 +129,7 @@ def scores_with_labels(
 def _confusion(predict: Predict, x: np.ndarray, data: Batch) -> np.ndarray:
   """`[C, C]` int64 counts, some images at a time."""
   num_classes = data.extra["present"].shape[1]
-  count = jax.jit(lambda logits, y: losses.confusion_matrix(jnp.argmax(logits, -1), y, num_classes))
+  count = jax.jit(lambda logits, y: confusion_matrix(jnp.argmax(logits, -1), y, num_classes))
   size = min(_TOGETHER, len(x))
   total = np.zeros((num_classes, num_classes), np.int64)
   for begin in range(0, len(x), size):
@@ -145,5 +146,5 @@ def _confusion(predict: Predict, x: np.ndarray, data: Batch) -> np.ndarray:
 
 
 def _figures(confusion: np.ndarray) -> dict[str, float]:
-  miou = float(losses.mean_iou(confusion.astype(np.float32)))
+  miou = float(mean_iou(confusion.astype(np.float32)))
   return {"miou": miou, "pixel_accuracy": float(np.trace(confusion) / max(1, confusion.sum()))}

@@ -93,11 +93,6 @@ def test_bfloat16_and_large_logits():
   assert value.dtype == jnp.float32 and np.isfinite(value) and np.isfinite(grad.astype(jnp.float32)).all()
 
 
-def test_widths():
-  assert adversarial.discriminator_widths(1000) == (125, 15, 2)
-  assert adversarial.discriminator_widths(10) == (2, 2, 2)
-
-
 def test_errors():
   x = jnp.ones((2, 5))
   with pytest.raises(ValueError, match="mode must be one of"):
@@ -108,5 +103,3 @@ def test_errors():
     adversarial.discriminator_loss(apply, None, x, jnp.ones((2, 4)))
   with pytest.raises(ValueError, match=r"scores of shape \(4, 2\)"):
     adversarial.discriminator_loss(lambda p, x: x, None, x, x)
-  with pytest.raises(ValueError, match="at least 1"):
-    adversarial.discriminator_widths(0)

@@ -93,20 +93,21 @@ def test_finite_in_bfloat16_and_at_extreme_logits(function):
 
 def test_ofa_literal_numbers():
   teacher, labels = jnp.float32(Z_T), jnp.array([0])
-  weights = losses.ofa_target_weights(teacher, labels, eps=1.5)
+  weights = losses.ofa_target_weights(teacher, labels, exponent=1.5)
   np.testing.assert_allclose(weights, [[0.22176568, 0.15272071, 0.4319594]], rtol=1e-5)
-  np.testing.assert_allclose(losses.ofa_loss(jnp.float32(Z_S), teacher, labels, eps=1.5), [1.7382912], rtol=1e-5)
+  np.testing.assert_allclose(losses.ofa_loss(jnp.float32(Z_S), teacher, labels, exponent=1.5), [1.7382912], rtol=1e-5)
 
 
 def test_ofa_equals_numpy_and_finite_differences(x64):
   student, teacher, labels = case(3)
   p, m = softmax(teacher / 2), np.eye(6)[labels]
   weights = (p + m) ** 1.3 - m
-  got = losses.ofa_target_weights(jnp.asarray(teacher), jnp.asarray(labels), eps=1.3, temperature=2.0)
+  got = losses.ofa_target_weights(jnp.asarray(teacher), jnp.asarray(labels), exponent=1.3, temperature=2.0)
   np.testing.assert_allclose(got, weights, rtol=1e-10)
-  function = jax.jit(lambda z: losses.ofa_loss(z, jnp.asarray(teacher), jnp.asarray(labels), eps=1.3, temperature=2.0))
+  options = {"exponent": 1.3, "temperature": 2.0}
+  function = jax.jit(lambda z: losses.ofa_loss(z, jnp.asarray(teacher), jnp.asarray(labels), **options))
   np.testing.assert_allclose(
-    function(jnp.asarray(student)), -(weights * np.log(softmax(student / 2))).sum(-1), rtol=1e-9
+    function(jnp.asarray(student)), -4 * (weights * np.log(softmax(student / 2))).sum(-1), rtol=1e-9
   )
   check_grads(lambda z: jnp.sum(function(z)), (jnp.asarray(student),), order=1, modes=["rev"])
 
@@ -116,15 +117,15 @@ def test_ofa_invariances_and_labels():
   student, teacher, labels = jnp.float32(student), jnp.float32(teacher), jnp.asarray(labels, jnp.int32)
   loss = jax.jit(losses.ofa_loss)
   np.testing.assert_allclose(loss(student, teacher, labels), losses.soft_cross_entropy(student, teacher), rtol=1e-5)
-  base = loss(student, teacher, labels, eps=1.5)
-  np.testing.assert_allclose(loss(student + 5, teacher - 2, labels, eps=1.5), base, rtol=1e-4)
+  base = loss(student, teacher, labels, exponent=1.5)
+  np.testing.assert_allclose(loss(student + 5, teacher - 2, labels, exponent=1.5), base, rtol=1e-4)
   np.testing.assert_allclose(
-    loss(student, teacher, 0.4 / 6 + 0.6 * jax.nn.one_hot(labels, 6), eps=1.5), base, rtol=1e-5
+    loss(student, teacher, 0.4 / 6 + 0.6 * jax.nn.one_hot(labels, 6), exponent=1.5), base, rtol=1e-5
   )
   own = jax.nn.one_hot(labels, 6, dtype=bool)
-  plain, boosted = (losses.ofa_target_weights(teacher, labels, eps=eps) for eps in (1.0, 2.0))
+  plain, boosted = (losses.ofa_target_weights(teacher, labels, exponent=exponent) for exponent in (1.0, 2.0))
   assert bool(jnp.all(jnp.where(own, boosted >= plain, boosted <= plain)))
-  certain = losses.ofa_target_weights(jnp.array([[-30.0, 0.0, 0.0]]), jnp.array([0]), eps=1.0)
+  certain = losses.ofa_target_weights(jnp.array([[-30.0, 0.0, 0.0]]), jnp.array([0]), exponent=1.0)
   np.testing.assert_allclose(certain[0, 0], np.exp(-30) / 2, rtol=1e-4)  # (1 + p) - 1 in float32 would be 0
   grad_s, grad_t = jax.grad(lambda s, t: jnp.sum(loss(s, t, jnp.array([6, -1, 0, 0]))), argnums=(0, 1))(
     student, teacher
@@ -144,10 +145,10 @@ Z, Y = jnp.zeros((2, 3)), jnp.zeros(2, int)
     (lambda: losses.dkd_loss(Z, Z, jnp.zeros(2)), "dkd_loss: labels must be integers"),
     (lambda: losses.dkd_loss(Z, Z, Y, temperature=0), "temperature must be > 0"),
     (lambda: losses.ofa_loss(Z, Z[:1], Y), "ofa_loss: shapes must be equal"),
-    (lambda: losses.ofa_loss(Z, Z, Y, eps=0.0), "ofa_loss: eps must be > 0"),
+    (lambda: losses.ofa_loss(Z, Z, Y, exponent=0.0), "ofa_loss: exponent must be > 0"),
     (lambda: losses.ofa_loss(Z, Z, Y, temperature=-1), "temperature must be > 0"),
     (lambda: losses.ofa_loss(Z, Z, jnp.zeros((2, 2))), "ofa_loss: labels must be integers"),
-    (lambda: losses.ofa_target_weights(Z, Y, eps=-1), "ofa_target_weights: eps must be > 0"),
+    (lambda: losses.ofa_target_weights(Z, Y, exponent=-1), "ofa_target_weights: exponent must be > 0"),
     (lambda: losses.ofa_target_weights(Z, Y[:1]), "labels must be integers"),
   ],
 )

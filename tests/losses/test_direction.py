@@ -19,25 +19,6 @@ def reference(s, t):
   return 1 - (s * e).sum(1) / np.maximum(np.linalg.norm(s, axis=1), np.linalg.norm(t, axis=1))
 
 
-def test_class_means(x64):
-  means, counts = direction.class_means(jnp.asarray(S), jnp.asarray(LABELS), 4)
-  for c in range(3):
-    np.testing.assert_allclose(means[c], S[c == LABELS].mean(0), rtol=1e-12)
-  np.testing.assert_array_equal(counts, [2, 2, 1, 0])
-  assert not means[3].any()
-  direction.check_class_counts(counts[:3])
-  with pytest.raises(ValueError, match=r"classes \[3\]"):
-    direction.check_class_counts(counts)
-
-
-def test_class_means_ignore_masked_and_unknown_labels():
-  labels = jnp.array([0, -2, 7, 0, 1])
-  features = jnp.float32(S).at[3].set(jnp.nan)
-  means, counts = direction.class_means(features, labels, 2, where=jnp.array([1, 1, 1, 0, 1]))
-  np.testing.assert_allclose(means, S[[0, 4]], rtol=1e-6)
-  np.testing.assert_array_equal(counts, [1, 1])
-
-
 def test_norm_direction(x64):
   s, t, m, y = map(jnp.asarray, (S, T, MEANS, LABELS))
   np.testing.assert_allclose(direction.norm_direction_loss(s, t, m, y), reference(S, T), rtol=1e-12)
@@ -98,9 +79,6 @@ def test_bfloat16():
 @pytest.mark.parametrize(
   "call, match",
   [
-    (lambda: direction.class_means(jnp.zeros(3), jnp.zeros(3, int), 2), "class_means"),
-    (lambda: direction.class_means(jnp.zeros((3, 2)), jnp.zeros((3, 2)), 2), "labels must be integers"),
-    (lambda: direction.class_means(jnp.zeros((3, 2)), jnp.zeros(3, int), 0), "num_classes"),
     (
       lambda: direction.norm_direction_loss(jnp.zeros((2, 3)), jnp.zeros((2, 4)), jnp.zeros((5, 4)), jnp.zeros(2, int)),
       "norm_direction_loss",

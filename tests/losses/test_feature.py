@@ -24,13 +24,6 @@ def pool(x, size):
   return out
 
 
-def test_adaptive_average_pool(x64):
-  for size in (1, 2, 4, 5):
-    np.testing.assert_allclose(feature.adaptive_average_pool(jnp.asarray(S), size), pool(S, size), rtol=1e-12)
-  line = feature.adaptive_average_pool(jnp.arange(5.0).reshape(1, 1, 5, 1), (1, 2))
-  np.testing.assert_allclose(line.ravel(), [1.0, 3.0])  # (0 1 2) and (2 3 4): the middle is in both
-
-
 def test_hint(x64):
   s, t = jnp.asarray(S), jnp.asarray(T)
   np.testing.assert_allclose(feature.hint_loss(s, t), ((S - T) ** 2).mean((1, 2, 3)), rtol=1e-12)
@@ -158,7 +151,6 @@ def test_bfloat16():
     (lambda: feature.review_hcl_loss(jnp.zeros((2, 3, 1)), jnp.zeros((2, 3, 1))), "review_hcl_loss"),
     (lambda: feature.weighted_feature_mse(jnp.zeros((2, 3)), jnp.zeros((2, 3)), jnp.ones(3)), "weights must have"),
     (lambda: feature.logit_gap_weights(jnp.zeros((2, 3)), jnp.zeros((2, 4))), "logit_gap_weights"),
-    (lambda: feature.adaptive_average_pool(jnp.zeros((2, 3, 3, 1)), 4), "cannot be pooled"),
   ],
 )
 def test_wrong_arguments(call, match):

@@ -34,29 +34,6 @@ def reference_local(a, b):
   return (p * np.log(p / q)).sum(1)
 
 
-def test_tokenize():
-  x = jnp.arange(2 * 4 * 6 * 2).reshape(2, 4, 6, 2)
-  tokens = graph.tokenize_feature_map(x, patch=(2, 3))
-  assert tokens.shape == (2, 4, 12)
-  np.testing.assert_array_equal(tokens[1, 2], np.asarray(x)[1, 2:4, 0:3].ravel())  # third patch: second row, left
-  np.testing.assert_array_equal(graph.tokenize_feature_map(x), x.reshape(2, 24, 2))
-  np.testing.assert_array_equal(graph.tokenize_feature_map(x[:, 0]), x[:, 0])
-
-
-def test_sample_tokens_draws_the_same_positions_in_both():
-  positions = jnp.broadcast_to(jnp.arange(5.0)[None, :, None], (3, 5, 1)) + 10 * jnp.arange(3.0).reshape(3, 1, 1)
-  s, t = graph.sample_tokens(jax.random.key(0), positions, jnp.concatenate([positions, -positions], axis=2), 4)
-  assert s.shape == (12, 1) and t.shape == (12, 2)
-  np.testing.assert_array_equal(s[:, 0], t[:, 0])
-  np.testing.assert_array_equal(s[:, 0], -t[:, 1])
-  drawn = np.asarray(s).reshape(3, 4)
-  np.testing.assert_array_equal(drawn // 10, [[0] * 4, [1] * 4, [2] * 4])  # image after image
-  assert all(len(set(row)) == 4 for row in drawn)  # without repetition
-  assert len({tuple(row % 10) for row in drawn}) > 1  # each image its own
-  gradient = jax.grad(lambda t: graph.sample_tokens(jax.random.key(0), positions, t, 4)[1].sum())(positions)
-  assert not gradient.any()
-
-
 @pytest.mark.parametrize("sigma", [None, 0.7])
 def test_affinity(x64, sigma):
   got = jax.jit(lambda x: graph.knn_affinity(x, k=2, sigma=sigma))
@@ -173,13 +150,6 @@ def test_bfloat16():
 @pytest.mark.parametrize(
   "call, match",
   [
-    (lambda: graph.tokenize_feature_map(jnp.zeros((1, 4, 4, 2)), patch=3), "do not divide"),
-    (lambda: graph.tokenize_feature_map(jnp.zeros((4, 4))), "tokenize_feature_map"),
-    (
-      lambda: graph.sample_tokens(jax.random.key(0), jnp.zeros((2, 3, 1)), jnp.zeros((2, 4, 1)), 2),
-      "pool the larger map",
-    ),
-    (lambda: graph.sample_tokens(jax.random.key(0), jnp.zeros((2, 3, 1)), jnp.zeros((2, 3, 1)), 4), "between 1 and"),
     (lambda: graph.knn_affinity(jnp.zeros((3, 2)), k=3), "k must be"),
     (lambda: graph.knn_affinity(jnp.zeros((3, 2)), k=1, sigma=0.0), "sigma must be > 0"),
     (lambda: graph.local_preserving_loss(jnp.zeros((2, 3)), jnp.zeros((2, 3))), "square"),

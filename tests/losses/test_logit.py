@@ -7,7 +7,8 @@ import pytest
 from jax.test_util import check_grads
 
 from jdistill import losses
-from jdistill.losses._checks import check_rank, check_same_shape, check_temperature, masked_mean
+from jdistill.losses._checks import check_temperature, masked_mean
+from jdistill.ops.checks import check_rank, check_same_shape
 
 STUDENT = np.array([[2.0, 0.0, -1.0], [0.5, 0.5, 0.5]])
 TEACHER = np.array([[0.0, np.log(2.0), np.log(4.0)], [0.0, 0.0, 0.0]])  # (1/7, 2/7, 4/7) and uniform

@@ -1,5 +1,7 @@
 """Swing distillation: temperatures, noisy targets and their limits."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ from jdistill import losses
 from jdistill.losses import swing_temperature
 
 STATIC = ("epsilon", "mechanism", "noise_on", "scale_t2", "tau_lo", "tau_hi")
-swing_kd_loss = jax.jit(losses.swing_kd_loss, static_argnames=STATIC)
+swing_kd_loss = jax.jit(functools.partial(losses.swing_kd_loss, scale_t2=False), static_argnames=STATIC)
 noisy_soft_targets = jax.jit(losses.noisy_soft_targets, static_argnames=STATIC[:3])
 RNG = np.random.default_rng(0)
 S, T = RNG.normal(size=(2, 3, 4)), RNG.normal(size=(2, 3, 4))
@@ -31,9 +33,9 @@ def test_without_noise_it_is_kl_at_the_positions_temperatures(x64):
   tau = (1 + 9 * RHO)[..., None]
   p, q = log_softmax(S / tau), log_softmax(T / tau)
   want = (np.exp(q) * (q - p)).sum(-1)
-  got = swing_kd_loss(jnp.asarray(S), jnp.asarray(T), jnp.asarray(RHO), KEY, epsilon=np.inf)
+  got = swing_kd_loss(KEY, jnp.asarray(S), jnp.asarray(T), jnp.asarray(RHO), epsilon=np.inf)
   np.testing.assert_allclose(got, want, rtol=1e-9)
-  scaled = swing_kd_loss(jnp.asarray(S), jnp.asarray(T), jnp.asarray(RHO), KEY, epsilon=np.inf, scale_t2=True)
+  scaled = swing_kd_loss(KEY, jnp.asarray(S), jnp.asarray(T), jnp.asarray(RHO), epsilon=np.inf, scale_t2=True)
   np.testing.assert_allclose(scaled, want * tau[..., 0] ** 2, rtol=1e-9)
 
 
@@ -56,7 +58,7 @@ def test_masked_positions_are_zero_with_no_gradient():
   where = jnp.array([[True, True, False], [True, False, True]])
 
   def total(s):
-    return jnp.sum(swing_kd_loss(s, jnp.asarray(T, jnp.float32), jnp.asarray(RHO), KEY, epsilon=10.0, where=where))
+    return jnp.sum(swing_kd_loss(KEY, s, jnp.asarray(T, jnp.float32), jnp.asarray(RHO), epsilon=10.0, where=where))
 
   gradient = jax.grad(total)(jnp.asarray(S, jnp.float32))
   np.testing.assert_array_equal(gradient[~np.asarray(where)], 0)
@@ -66,8 +68,8 @@ def test_masked_positions_are_zero_with_no_gradient():
 @pytest.mark.parametrize(
   "change, match",
   [
-    ({"epsilon": 0.0}, "epsilon and sensitivity"),
-    ({"tau_lo": 0.0}, "0 < tau_lo"),
+    ({"epsilon": 0.0}, "epsilon must be > 0"),
+    ({"tau_lo": 0.0}, "tau_lo must be > 0"),
     ({"mechanism": "uniform"}, "mechanism must be one of"),
     ({"rho": np.full((2, 3), 1.5)}, "rho must be in"),
     ({"rho": np.zeros((2, 4))}, "rho must have shape"),
@@ -77,12 +79,12 @@ def test_bad_input(change, match):
   options = {"epsilon": 1.0, "rho": RHO} | change
   rho = jnp.asarray(options.pop("rho"), jnp.float32)
   with pytest.raises(ValueError, match=match):
-    losses.swing_kd_loss(jnp.asarray(S, jnp.float32), jnp.asarray(T, jnp.float32), rho, KEY, **options)
+    losses.swing_kd_loss(KEY, jnp.asarray(S, jnp.float32), jnp.asarray(T, jnp.float32), rho, **options)
 
 
 def test_literal_number():
   student, teacher = jnp.array([[2.0, 0.0, -1.0]]), jnp.log(jnp.array([[1.0, 2.0, 4.0]]))
-  loss = swing_kd_loss(student, teacher, jnp.zeros(1), KEY, epsilon=np.inf)
+  loss = swing_kd_loss(KEY, student, teacher, jnp.zeros(1), epsilon=np.inf)
   np.testing.assert_allclose(loss, [1.4998604], rtol=1e-5)  # KL of (1/7, 2/7, 4/7) at temperature 1
 
 
@@ -105,7 +107,7 @@ def test_uniform_targets_where_noise_leaves_nothing():
 
 def test_private_positions_have_flat_targets_and_small_gradients():
   s, t = jnp.asarray(S, jnp.float32), jnp.asarray(T, jnp.float32)
-  both = jax.jit(jax.grad(lambda z, rho: jnp.sum(losses.swing_kd_loss(z, t, rho, KEY, epsilon=np.inf))))
+  both = jax.jit(jax.grad(lambda z, rho: jnp.sum(swing_kd_loss(KEY, z, t, rho, epsilon=np.inf))))
   ordinary, private = (jnp.max(jnp.abs(both(s, jnp.full((2, 3), rho))), axis=-1) for rho in (0.0, 1.0))
   assert bool(jnp.all(private < 0.2 * ordinary))
   flat = noisy_soft_targets(KEY, t, swing_temperature(jnp.ones((2, 3)), tau_hi=1e4), epsilon=np.inf)
@@ -114,17 +116,17 @@ def test_private_positions_have_flat_targets_and_small_gradients():
 
 def test_shifts_equal_sides_and_frozen_arguments():
   s, t, rho = jnp.asarray(S, jnp.float32), jnp.asarray(T, jnp.float32), jnp.asarray(RHO, jnp.float32)
-  base = swing_kd_loss(s, t, rho, KEY, epsilon=5.0)
-  np.testing.assert_allclose(swing_kd_loss(s + 3, t - 5, rho, KEY, epsilon=5.0), base, rtol=1e-3, atol=1e-5)
-  np.testing.assert_allclose(swing_kd_loss(t, t, rho, KEY, epsilon=np.inf), np.zeros((2, 3)), atol=1e-6)
-  total = jax.jit(jax.grad(lambda *a: jnp.sum(losses.swing_kd_loss(*a, KEY, epsilon=5.0)), argnums=(0, 1, 2)))
+  base = swing_kd_loss(KEY, s, t, rho, epsilon=5.0)
+  np.testing.assert_allclose(swing_kd_loss(KEY, s + 3, t - 5, rho, epsilon=5.0), base, rtol=1e-3, atol=1e-5)
+  np.testing.assert_allclose(swing_kd_loss(KEY, t, t, rho, epsilon=np.inf), np.zeros((2, 3)), atol=1e-6)
+  total = jax.jit(jax.grad(lambda *a: jnp.sum(losses.swing_kd_loss(KEY, *a, epsilon=5.0)), argnums=(0, 1, 2)))
   by_student, by_teacher, by_rho = total(s, t, rho)
   assert by_student.any() and not by_teacher.any() and not by_rho.any()
 
 
 def test_gradient_equals_finite_differences(x64):
   t, rho, step = jnp.asarray(T), jnp.asarray(RHO), 1e-6
-  both = jax.jit(jax.value_and_grad(lambda z: jnp.sum(losses.swing_kd_loss(z, t, rho, KEY, epsilon=5.0))))
+  both = jax.jit(jax.value_and_grad(lambda z: jnp.sum(losses.swing_kd_loss(KEY, z, t, rho, epsilon=5.0))))
   gradient = both(jnp.asarray(S))[1]
   for place in ((0, 0, 0), (1, 2, 3)):
     bump = np.zeros_like(S)
@@ -137,10 +139,10 @@ def test_padding_may_hold_anything():
   where = jnp.array([[True, True, False]])
   z = jnp.asarray(S[:1], jnp.float32).at[0, 2].set(jnp.nan)
   rho = jnp.array([[0.0, 1.0, 7.0]])
-  loss = losses.swing_kd_loss(z, -z, rho, KEY, epsilon=np.inf, where=where)
+  loss = losses.swing_kd_loss(KEY, z, -z, rho, epsilon=np.inf, where=where)
   assert loss[0, 2] == 0 and bool(jnp.all(loss[0, :2] > 0))
   total, gradient = jax.jit(
-    jax.value_and_grad(lambda z, r: jnp.sum(losses.swing_kd_loss(z, -z, r, KEY, epsilon=np.inf, where=where)))
+    jax.value_and_grad(lambda z, r: jnp.sum(losses.swing_kd_loss(KEY, z, -z, r, epsilon=np.inf, where=where)))
   )(z, rho)
   np.testing.assert_allclose(total, jnp.sum(loss), rtol=1e-6)
   assert gradient[0, :2].any() and bool(jnp.all(jnp.isfinite(gradient))) and not gradient[0, 2].any()
@@ -148,7 +150,7 @@ def test_padding_may_hold_anything():
 
 def test_finite_in_bfloat16_and_rho_out_of_range_in_traced_code():
   z = jnp.array([[1e4, -1e4, 0.0]], jnp.bfloat16)
-  both = jax.jit(jax.value_and_grad(lambda z, r: jnp.sum(losses.swing_kd_loss(z, -z, r, KEY, epsilon=1.0))))
+  both = jax.jit(jax.value_and_grad(lambda z, r: jnp.sum(losses.swing_kd_loss(KEY, z, -z, r, epsilon=1.0))))
   value, gradient = both(z, jnp.zeros(1))
   assert value.dtype == jnp.float32 and gradient.dtype == jnp.bfloat16
   assert bool(jnp.isfinite(value)) and bool(jnp.all(jnp.isfinite(gradient)))
@@ -161,7 +163,7 @@ def test_finite_in_bfloat16_and_rho_out_of_range_in_traced_code():
     (lambda: swing_temperature(jnp.zeros(1), tau_lo=3.0, tau_hi=2.0), "0 < tau_lo <= tau_hi"),
     (lambda: losses.noisy_soft_targets(KEY, jnp.zeros((2, 3)), jnp.ones(3), epsilon=1), r"tau must have shape \(2,\)"),
     (lambda: losses.noisy_soft_targets(KEY, jnp.zeros(3), jnp.ones(()), epsilon=1, noise_on="x"), "noise_on must be"),
-    (lambda: losses.swing_kd_loss(jnp.zeros((2, 3)), jnp.zeros((2, 4)), jnp.zeros(2), KEY, epsilon=1), "equal"),
+    (lambda: losses.swing_kd_loss(KEY, jnp.zeros((2, 3)), jnp.zeros((2, 4)), jnp.zeros(2), epsilon=1), "equal"),
   ],
 )
 def test_other_bad_input(call, match):

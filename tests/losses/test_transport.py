@@ -1,5 +1,7 @@
 """Sinkhorn plans against a NumPy iteration and an exact assignment, and SinKD's losses."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,11 +10,11 @@ from scipy.optimize import linear_sum_assignment
 
 from jdistill import losses
 
-OPTIONS = ("temperature", "eps", "num_iters", "implicit", "per_example")
+OPTIONS = ("temperature", "entropy_weight", "num_iters", "implicit", "per_example")
 sinkhorn_plan = jax.jit(losses.sinkhorn_plan, static_argnames=OPTIONS[1:4])
 sinkhorn_distance = jax.jit(losses.sinkhorn_distance, static_argnames=OPTIONS[1:4])
-sinkd_batch_loss = jax.jit(losses.sinkd_batch_loss, static_argnames=OPTIONS)
-sinkd_sample_loss = jax.jit(losses.sinkd_sample_loss, static_argnames=OPTIONS[:4])
+sinkd_batch_loss = jax.jit(functools.partial(losses.sinkd_batch_loss, scale_t2=False), static_argnames=OPTIONS)
+sinkd_sample_loss = jax.jit(functools.partial(losses.sinkd_sample_loss, scale_t2=False), static_argnames=OPTIONS[:4])
 RNG = np.random.default_rng(0)
 COST = RNG.uniform(0, 2, (4, 4))
 S, T = RNG.normal(size=(4, 3)), RNG.normal(size=(4, 3))
@@ -34,11 +36,13 @@ def softmax(z, t):
 @pytest.mark.parametrize("shape", [(4, 4), (3, 5)])
 def test_plan_is_the_iteration_of_the_kernel(shape, x64):
   cost = RNG.uniform(0, 2, shape)
-  np.testing.assert_allclose(sinkhorn_plan(jnp.asarray(cost), eps=0.3, num_iters=7), plan(cost, 0.3, 7), rtol=1e-9)
+  np.testing.assert_allclose(
+    sinkhorn_plan(jnp.asarray(cost), entropy_weight=0.3, num_iters=7), plan(cost, 0.3, 7), rtol=1e-9
+  )
 
 
 def test_converged_plans_have_their_margins_and_near_the_best_assignment(x64):
-  found = sinkhorn_plan(jnp.asarray(COST), eps=0.01, num_iters=2000)
+  found = sinkhorn_plan(jnp.asarray(COST), entropy_weight=0.01, num_iters=2000)
   np.testing.assert_allclose(found.sum(0), 1, rtol=1e-9)
   np.testing.assert_allclose(found.sum(1), 1, rtol=1e-3)
   rows, columns = linear_sum_assignment(COST)
@@ -46,13 +50,15 @@ def test_converged_plans_have_their_margins_and_near_the_best_assignment(x64):
 
 
 def test_a_small_eps_does_not_underflow():
-  value, gradient = jax.value_and_grad(lambda c: sinkhorn_distance(c, eps=1e-3))(jnp.asarray(COST, jnp.float32))
+  value, gradient = jax.value_and_grad(lambda c: sinkhorn_distance(c, entropy_weight=1e-3))(
+    jnp.asarray(COST, jnp.float32)
+  )
   assert bool(jnp.isfinite(value)) and bool(jnp.all(jnp.isfinite(gradient)))
 
 
 def test_gradient_equals_finite_differences(x64):
   def value(s):
-    return sinkd_batch_loss(s, jnp.asarray(T), eps=0.3, num_iters=5)
+    return sinkd_batch_loss(s, jnp.asarray(T), entropy_weight=0.3, num_iters=5)
 
   value = jax.jit(value)
   gradient, step = jax.jit(jax.grad(value))(jnp.asarray(S)), 1e-6
@@ -90,30 +96,34 @@ def test_the_teacher_gets_no_gradient():
   np.testing.assert_array_equal(jax.jit(jax.grad(losses.sinkd_batch_loss, argnums=1))(s, t), 0)
 
 
-@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"eps": 0.0}, {"num_iters": 0}])
+@pytest.mark.parametrize("options", [{"temperature": 0.0}, {"entropy_weight": 0.0}, {"num_iters": 0}])
 def test_bad_options(options):
   with pytest.raises(ValueError, match="sinkd_batch_loss"):
     losses.sinkd_batch_loss(jnp.zeros((2, 3)), jnp.ones((2, 3)), **options)
 
 
-def test_probabilities_are_refused():
-  with pytest.raises(ValueError, match="look like probabilities"):
-    losses.sinkd_batch_loss(jnp.asarray(softmax(S, 1.0), jnp.float32), jnp.asarray(T, jnp.float32))
+def test_one_hot_logits_are_logits():
+  """Rows that are non-negative and sum to one are not refused: they may be logits."""
+  z = jnp.eye(3)
+  np.testing.assert_allclose(losses.sinkd_batch_loss(z, z), sinkd_batch_loss(z, z) * 4, rtol=1e-6)
+  np.testing.assert_allclose(losses.sinkd_sample_loss(z, z), sinkd_sample_loss(z, z) * 4, rtol=1e-6)
 
 
 def test_literal_plan_of_two_by_two():
   cost = jnp.array([[0.0, 1.0], [1.0, 0.5]])
-  once = sinkhorn_plan(cost, eps=0.5, num_iters=1)
+  once = sinkhorn_plan(cost, entropy_weight=0.5, num_iters=1)
   np.testing.assert_allclose(once, [[0.7660847, 0.1401956], [0.2339153, 0.8598044]], rtol=1e-5)
   # scaling keeps P00 P11 / (P01 P10) = exp((1 + 1 - 0 - 0.5) / eps), so P00 = 1 / (1 + exp(-1.5)) when it is symmetric
   p = 1 / (1 + np.exp(-1.5))
-  np.testing.assert_allclose(sinkhorn_plan(cost, eps=0.5, num_iters=200), [[p, 1 - p], [1 - p, p]], rtol=1e-5)
-  np.testing.assert_allclose(sinkhorn_distance(cost, eps=0.5, num_iters=200), 0.7736383, rtol=1e-5)
+  np.testing.assert_allclose(
+    sinkhorn_plan(cost, entropy_weight=0.5, num_iters=200), [[p, 1 - p], [1 - p, p]], rtol=1e-5
+  )
+  np.testing.assert_allclose(sinkhorn_distance(cost, entropy_weight=0.5, num_iters=200), 0.7736383, rtol=1e-5)
 
 
 def test_gradient_through_the_plan_and_around_it(x64):
   def gradient(implicit):
-    return jax.jit(jax.grad(lambda c: losses.sinkhorn_distance(c, eps=0.5, num_iters=3, implicit=implicit)))
+    return jax.jit(jax.grad(lambda c: losses.sinkhorn_distance(c, entropy_weight=0.5, num_iters=3, implicit=implicit)))
 
   through, step = gradient(False)(jnp.asarray(COST)), 1e-6
   for i, j in ((0, 0), (2, 1)):
@@ -136,7 +146,7 @@ def test_masked_rows_and_columns_hold_no_mass():
 
 def test_masked_examples_hold_back_nan():
   s, t = jnp.asarray(S, jnp.float32).at[3].set(jnp.nan), jnp.asarray(T, jnp.float32).at[3].set(jnp.inf)
-  both = jax.jit(jax.value_and_grad(lambda s, where: losses.sinkd_batch_loss(s, t, where=where)))
+  both = jax.jit(jax.value_and_grad(lambda s, where: losses.sinkd_batch_loss(s, t, scale_t2=False, where=where)))
   value, gradient = both(s, jnp.arange(4) < 3)
   np.testing.assert_allclose(value, sinkd_batch_loss(s[:3], t[:3]), rtol=1e-5)
   assert gradient[:3].any() and bool(jnp.all(jnp.isfinite(gradient))) and not gradient[3].any()
@@ -158,7 +168,9 @@ def test_equal_and_distinct_rows_cost_nothing_and_shifts_change_nothing():
 def test_gradient_does_not_vanish_where_supports_hardly_overlap():
   s, t = jnp.array([[9.0, 0.0, 0.0], [0.0, 9.0, 0.0]]), jnp.array([[0.0, 0.0, 99.0], [0.0, 0.0, 99.0]])
   of_js = jax.jit(jax.grad(lambda z: jnp.mean(losses.js_divergence(z, t))))(s)
-  of_transport = jax.jit(jax.grad(lambda z: losses.sinkd_batch_loss(z, t)))(s)  # at its own temperature, 2
+  of_transport = jax.jit(jax.grad(lambda z: losses.sinkd_batch_loss(z, t, scale_t2=False)))(
+    s
+  )  # at its own temperature, 2
   assert jnp.max(jnp.abs(of_js)) < 1e-3 < 5e-3 < jnp.max(jnp.abs(of_transport))
 
 
@@ -181,7 +193,7 @@ def test_a_batch_of_one_warns():
   [
     (lambda: losses.sinkhorn_plan(jnp.zeros(3)), "cost must have 2 axes"),
     (lambda: losses.sinkhorn_plan(jnp.zeros((2, 3)), where_rows=jnp.ones(3)), r"where must have shape \(2,\)"),
-    (lambda: losses.sinkhorn_distance(jnp.zeros((2, 3)), eps=-1), "eps must be > 0"),
+    (lambda: losses.sinkhorn_distance(jnp.zeros((2, 3)), entropy_weight=-1), "entropy_weight must be > 0"),
     (lambda: losses.sinkd_batch_loss(jnp.ones((2, 3)), jnp.ones((3, 3))), "shapes must be equal"),
     (lambda: losses.sinkd_batch_loss(jnp.ones((2, 3)), jnp.ones((2, 3)), where=jnp.ones(3)), "where must have shape"),
     (lambda: losses.sinkd_sample_loss(jnp.ones((2, 600)), jnp.ones((2, 600))), "use sinkd_batch_loss"),

@@ -9,7 +9,7 @@ from updates import update_of
 from jdistill import models
 from jdistill.base import Batch, Outputs, UserError
 from jdistill.methods.knowledge import StepOutputs, student_method
-from jdistill.methods.knowledge.meal_v2 import meal_v2
+from jdistill.methods.knowledge.meal_v2 import discriminator_widths, meal_v2
 from jdistill.methods.optimizers import make_optimizer
 from jdistill.teachers.frozen import ask, committee
 
@@ -174,3 +174,10 @@ def test_bad_committees_are_refused():
   frozen = committee(networks, [n.init(jax.random.key(0)) for n in networks])
   with pytest.raises(UserError, match=r"its networks have \[3, 4\] classes"):
     ask(frozen, jnp.zeros((1, 2, 2, 1)), jnp.zeros(1, jnp.int32))
+
+
+def test_widths_of_the_discriminator():
+  assert discriminator_widths(1000) == (125, 15, 2)
+  assert discriminator_widths(10) == (2, 2, 2)
+  with pytest.raises(ValueError, match="at least 1"):
+    discriminator_widths(0)

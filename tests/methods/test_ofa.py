@@ -43,7 +43,7 @@ def values(recipe):
 
 def test_every_stage_and_the_final_logits_have_an_exponent_of_their_own():
   eps = (1.0, 1.1, 1.2, 1.3, 1.5)
-  found = values(ofa(eps=eps, temperature=2.0))
+  found = values(ofa(exponent=eps, temperature=2.0))
   assert set(found) == {"ce", "kd", "exits"}
   assert found["ce"] == pytest.approx(-log_softmax(STUDENT)[np.arange(6), LABELS].mean(), rel=1e-5)
   assert found["kd"] == pytest.approx(ofa_loss(STUDENT, 1.5, 2.0), rel=1e-4)
@@ -52,7 +52,7 @@ def test_every_stage_and_the_final_logits_have_an_exponent_of_their_own():
 
 
 def test_the_temperature_may_be_made_up_for():
-  found = values(ofa(temperature=2.0, eps=1.2, stages="1", scale_t2=True))
+  found = values(ofa(temperature=2.0, exponent=1.2, stages="1", scale_t2=True))
   assert found["kd"] == pytest.approx(4 * ofa_loss(STUDENT, 1.2, 2.0), rel=1e-4)
   assert found["exits"] == pytest.approx(4 * ofa_loss(EXIT, 1.2, 2.0), rel=1e-4)
 
@@ -97,9 +97,9 @@ def test_exits_move_the_stages_below_them_and_nothing_above():
 @pytest.mark.parametrize(
   ("options", "complaint"),
   [
-    ({"eps": (1.0, 1.2)}, r"method.eps=\(1.0, 1.2\): give one value, or 5"),
-    ({"eps": 0.0}, r"method.eps=\(0.0, 0.0, 0.0, 0.0, 0.0\): must be above 0"),
-    ({"eps": (1.0, -1.0), "stages": "4"}, "must be above 0"),
+    ({"exponent": (1.0, 1.2)}, r"method.exponent=\(1.0, 1.2\): give one value, or 5"),
+    ({"exponent": 0.0}, r"method.exponent=\(0.0, 0.0, 0.0, 0.0, 0.0\): must be above 0"),
+    ({"exponent": (1.0, -1.0), "stages": "4"}, "must be above 0"),
     ({"stages": ""}, "method.stages='': name every stage once"),
     ({"stages": "1,1"}, "name every stage once"),
     ({"targets": "both"}, "method.targets='both': unknown; choose one of labels, teacher"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 
-from jdistill import losses
+from jdistill import ops
 from jdistill.base import Batch, Outputs, UserError
 from jdistill.methods.knowledge import StepOutputs
 from jdistill.methods.knowledge.trg import cosine, token_pair, trg
@@ -99,8 +99,8 @@ def test_all_terms_of_a_step_see_the_same_positions():
   same = view(TEACHER, connectors={"projector": jnp.float32(TOKENS)}, epoch=2.0)
   assert float(recipe.terms["global"].value(same).max()) < 1e-3
   np.testing.assert_allclose(recipe.terms["local"].value(same), 0, atol=1e-6)
-  student, teacher = losses.sample_tokens(same.key, jnp.float32(POOLED), jnp.float32(TOKENS), 2)
-  again, _ = losses.sample_tokens(same.key, jnp.float32(TOKENS), jnp.float32(TOKENS), 2)
+  student, teacher = ops.sample_tokens(same.key, jnp.float32(POOLED), jnp.float32(TOKENS), 2)
+  again, _ = ops.sample_tokens(same.key, jnp.float32(TOKENS), jnp.float32(TOKENS), 2)
   np.testing.assert_array_equal(teacher, again)
   assert student.shape == (6, 5)
 

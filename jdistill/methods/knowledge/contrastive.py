@@ -109,5 +109,6 @@ def crd_inbatch(
 def _with_batch(step: StepOutputs) -> jax.Array:
   """The labels that are known, with those of this batch."""
   labels = step.memory.labels
-  rows = jnp.where(step.where, step.rows, labels.shape[0])  # beyond the end: dropped
+  known = step.where & (step.rows >= 0)  # a negative position would count from the end
+  rows = jnp.where(known, step.rows, labels.shape[0])  # beyond the end: dropped
   return labels.at[rows].set(step.y.astype(labels.dtype), mode="drop")

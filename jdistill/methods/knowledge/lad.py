@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import jax
 import jax.numpy as jnp
 
-from jdistill import losses
+from jdistill import losses, ops
 from jdistill.base import Batch, Key
 from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
 from jdistill.methods.knowledge.terms import cross_entropy_term
@@ -49,7 +49,7 @@ def lad(
   """LAD: a teacher that sees a noised label map in an extra input channel, and its ordinary student (arXiv 2407.13254).
 
   The task `segmentation` leaves the last input channel zero. As a teacher the network gets two independent codings
-  of the same batch there (`losses.encode_noised_labels`) and descends, with `sg` for a stopped gradient,
+  of the same batch there (`ops.encode_noised_labels`) and descends, with `sg` for a stopped gradient,
 
       ce_weight (CE(o1) + CE(o2)) + consistency (CWD(sg o2, o1) + CWD(sg o1, o2)).
 
@@ -105,8 +105,8 @@ def with_labels(key: Key, batch: Batch, *, codes: str, sigma: float, scale: floa
   if batch.y.ndim != 3 or "present" not in batch.extra:
     raise ValueError("lad: examples have no label maps; set task.name='segmentation'")
   num_classes = batch.extra["present"].shape[-1]
-  table = losses.fixed_codes(num_classes) if codes == "fixed" else None
-  channel = losses.encode_noised_labels(key, batch.y, num_classes, sigma=sigma, scale=scale, codes=table)
+  table = ops.fixed_codes(num_classes) if codes == "fixed" else None
+  channel = ops.encode_noised_labels(key, batch.y, num_classes, sigma=sigma, scale=scale, codes=table)
   return jnp.concatenate([batch.x[..., :-1], channel.astype(batch.x.dtype)], axis=-1)
 
 

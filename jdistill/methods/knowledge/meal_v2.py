@@ -11,9 +11,23 @@ from jdistill.base import Connector, Outputs, PyTree, Variables
 from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
 from jdistill.methods.knowledge.terms import cross_entropy_term
 from jdistill.models.connectors import discriminator
+from jdistill.ops.logits import is_excluded
 from jdistill.schema import NonNegative, Share, Traced, validated
 
 DISCRIMINATOR = "discriminator"
+
+
+def discriminator_widths(num_classes: int) -> tuple[int, int, int]:
+  """The layer widths of MEAL V2's discriminator, `C/8, C/64, 2`, of which none is below 2.
+
+  The released network has a ReLU after every layer, the last included.
+
+  Raises:
+    ValueError: if `num_classes < 1`.
+  """
+  if num_classes < 1:
+    raise ValueError(f"discriminator_widths: num_classes must be at least 1, got {num_classes}")
+  return max(num_classes // 8, 2), max(num_classes // 64, 2), 2
 
 
 @validated("method")
@@ -52,7 +66,7 @@ def meal_v2(
 
   def similarity(step: StepOutputs) -> jax.Array:
     probabilities, _ = losses.ensemble_soft_targets([out.logits for out in step.teachers])
-    return losses.soft_cross_entropy(step.student.logits, jnp.log(jnp.maximum(probabilities, 1e-30)))
+    return losses.soft_cross_entropy(step.student.logits, jnp.log(probabilities))
 
   terms = {"similarity": Term(similarity, 1 - hard_weight)}
   if hard_weight:
@@ -60,7 +74,7 @@ def meal_v2(
   needs = ("teacher", "labels") if hard_weight else ("teacher",)
   if mode == "off":
     return Recipe(terms, needs=needs)
-  part = discriminator(losses.discriminator_widths, last_relu=last_relu)
+  part = discriminator(discriminator_widths, last_relu=last_relu)
   scores = scorer(part)
 
   def told_apart(step: StepOutputs) -> jax.Array:
@@ -94,8 +108,10 @@ def scorer(part: Connector) -> Callable[[PyTree, jax.Array], jax.Array]:
 def accuracy(scores: Callable[[PyTree, jax.Array], jax.Array], step: StepOutputs) -> jax.Array:
   """The share of student's and teachers' rows whose larger score is the right one, ties half."""
   params, where = step.params[DISCRIMINATOR], step.where.astype(jnp.float32)
+  sides = step.student.logits, mean_logits(step)
+  absent = is_excluded(sides[0]) | is_excluded(sides[1])  # as in the loss
   right = []
-  for rows, own in ((step.student.logits, 0), (mean_logits(step), 1)):
-    both = scores(params, rows)
+  for own, rows in enumerate(sides):
+    both = scores(params, jnp.where(absent, 0, rows))
     right.append(jnp.heaviside(both[:, own] - both[:, 1 - own], 0.5))
   return jnp.sum(jnp.stack(right) * where[None]) / jnp.maximum(2 * jnp.sum(where), 1)

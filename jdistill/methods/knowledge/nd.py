@@ -7,9 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdistill import losses
+from jdistill import losses, ops
 from jdistill.base import Outputs, UserError, Variables
-from jdistill.losses.compose import masked_mean
 from jdistill.methods.knowledge import feature, logits
 from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
 from jdistill.methods.knowledge.terms import cross_entropy_term, kd_term, warmup
@@ -97,9 +96,9 @@ def teacher_class_means(outputs: tuple[Outputs, ...], y: jax.Array, variables: t
   """
   del variables
   teacher = outputs[0]
-  means, counts = losses.class_means(teacher.embedding, y, teacher.logits.shape[-1])
+  means, counts = ops.class_means(teacher.embedding, y, teacher.logits.shape[-1])
   try:
-    losses.check_class_counts(counts)
+    ops.check_class_counts(counts)
   except ValueError as error:
     raise UserError(f"method: {error}") from error
   flat = np.flatnonzero(np.linalg.norm(np.asarray(means, np.float64), axis=1) == 0).tolist()
@@ -124,7 +123,7 @@ def _measures(step: StepOutputs) -> Mapping[str, jax.Array]:
   cosine = 1 - losses.direction_only_loss(step.connectors["embedding_map"], step.constants, step.y)
   ratio = student / jnp.maximum(teacher, 1e-12)
   return {
-    name: masked_mean(values, step.where)
+    name: losses.masked_mean(values, step.where)
     for name, values in (("norm", student), ("norm_ratio", ratio), ("cosine", cosine))
   }
 

@@ -10,14 +10,13 @@ from jdistill.base import UserError
 from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
 from jdistill.methods.knowledge.terms import cross_entropy_term
 from jdistill.models.connectors import stage_exit
-from jdistill.ops.precision import widen
 from jdistill.schema import Count, NonNegative, Positive, Share, Traced, validated
 
 
 @validated("method")
 def ofa(
   *,
-  eps: tuple = (1.0,),
+  exponent: tuple = (1.0,),
   temperature: Annotated[Positive, Traced] = 1.0,
   scale_t2: bool = False,
   ce_weight: NonNegative = 1.0,
@@ -30,13 +29,13 @@ def ofa(
   heads: Count = 4,
   grid: Count = 7,
 ) -> Recipe:
-  """`CE + L(z_s; eps_last) + sum_k L(h_k; eps_k)` with `L` of `losses.ofa_loss` and exits `h_k` (arXiv 2310.19444).
+  """`CE + L(z_s; c_last) + sum_k L(h_k; c_k)` with `L` of `losses.ofa_loss` and exits `h_k` (arXiv 2310.19444).
 
   Exits are trained with the student and thrown away. Only the teacher's final logits are needed, so teacher and student
   may be of any kind, and stored targets will do.
 
   Args:
-    eps: exponent of the targets: one value, or one for each stage and then one for the final logits. 1 is the cross
+    exponent: `c` of the targets: one value, or one for each stage and then one for the final logits. 1 is the cross
       entropy with the teacher; 1.0 to 1.5 in the paper.
     temperature: 1 in the paper.
     scale_t2: multiply what is compared with the teacher by `T^2`; not in the paper, whose `T` is 1.
@@ -47,20 +46,20 @@ def ofa(
     width, heads, grid: see `jdistill.models.connectors.stage_exit`.
 
   Raises:
-    UserError: neither one `eps` nor one per stage and one more, an `eps` that is not positive, or no stages.
+    UserError: neither one exponent nor one per stage and one more, one that is not positive, or no stages.
   """
   words = stages.replace(",", " ").split()
   if not words or len(set(words)) != len(words):
     raise UserError(f"method.stages={stages!r}: name every stage once, such as '1,2,3,4'")
-  exponents = _exponents(eps, len(words))
+  exponents = _exponents(exponent, len(words))
 
   def against_teacher(logits: jax.Array, step: StepOutputs, exponent: float) -> jax.Array:
-    loss = losses.ofa_loss(logits, step.teacher.logits, step.y, eps=exponent, temperature=temperature)
-    return loss * temperature**2 if scale_t2 else loss
+    options = {"exponent": exponent, "temperature": temperature, "scale_t2": scale_t2}
+    return losses.ofa_loss(logits, step.teacher.logits, step.y, **options)
 
   def at_exit(step: StepOutputs, name: str, exponent: float) -> jax.Array:
     if targets == "labels":
-      return losses.cross_entropy(widen(step.connectors[name]), step.y)
+      return losses.cross_entropy(step.connectors[name], step.y)
     return against_teacher(step.connectors[name], step, exponent)
 
   connectors = {f"exit{word}": stage_exit(word, width=width, heads=heads, grid=grid) for word in words}
@@ -73,15 +72,15 @@ def ofa(
   return Recipe(terms, connectors=connectors)
 
 
-def _exponents(eps: Sequence[float | str], stages: int) -> list[float]:
+def _exponents(exponent: Sequence[float | str], stages: int) -> list[float]:
   """One exponent for each stage and one for the final logits."""
-  values = [float(value) for value in eps]
+  values = [float(value) for value in exponent]
   values = values * (stages + 1) if len(values) == 1 else values
   if len(values) != stages + 1:
     raise UserError(
-      f"method.eps={tuple(values)}: give one value, or {stages + 1}: one for each of {stages} stages and then one for "
-      "the final logits"
+      f"method.exponent={tuple(values)}: give one value, or {stages + 1}: one for each of {stages} stages and then one "
+      "for the final logits"
     )
   if not min(values) > 0:
-    raise UserError(f"method.eps={tuple(values)}: must be above 0")
+    raise UserError(f"method.exponent={tuple(values)}: must be above 0")
   return values

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jdistill.base import Batch, Key, Outputs, PyTree
 from jdistill.bilevel import one_step_hypergradient
-from jdistill.losses.compose import masked_mean
+from jdistill.losses import masked_mean
 from jdistill.methods.knowledge.recipe import Outer
 
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 
 from jdistill import losses
 from jdistill.base import UserError
-from jdistill.losses.compose import masked_mean
 from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
 from jdistill.methods.knowledge.terms import cross_entropy_term
+from jdistill.ops.logits import is_excluded, probs
 from jdistill.ops.precision import widen
 from jdistill.schema import Count, NonNegative, Positive, Traced, validated
 
@@ -19,13 +19,12 @@ Divergence = Callable[..., jax.Array]  # (student logits, teacher logits, *, tem
 
 def soft_cross_entropy(student: jax.Array, teacher: jax.Array, *, temperature, scale_t2: bool) -> jax.Array:
   """`-sum_c t_c log s_c`: `KL(t || s)` plus the teacher's entropy, so of the same gradient."""
-  out = losses.soft_cross_entropy(widen(student), jax.lax.stop_gradient(widen(teacher)), temperature=temperature)
-  return out * temperature**2 if scale_t2 else out
+  return losses.soft_cross_entropy(student, jax.lax.stop_gradient(teacher), temperature=temperature, scale_t2=scale_t2)
 
 
 def total_variation(student: jax.Array, teacher: jax.Array, *, temperature, scale_t2: bool) -> jax.Array:
   """`sum_c |s_c - t_c| / 2`, half of what an example's own pair costs in SinKD's plan."""
-  s, t = (jax.nn.softmax(widen(z) / temperature) for z in (student, jax.lax.stop_gradient(teacher)))
+  s, t = (probs(z, temperature) for z in (student, jax.lax.stop_gradient(teacher)))
   out = jnp.sum(jnp.abs(s - t), axis=-1) / 2
   return out * temperature**2 if scale_t2 else out
 
@@ -60,7 +59,7 @@ def sinkd(
   scale_t2: bool = False,
   variant: Literal["batch", "sample"] = "batch",
   sd_temperature: Annotated[Positive, Traced] = 2.0,
-  eps: Annotated[Positive, Traced] = 0.1,
+  entropy_weight: Annotated[Positive, Traced] = 0.1,
   num_iters: Count = 20,
   implicit: bool = False,
   teacher_scale: Annotated[NonNegative, Traced] = 1.0,
@@ -85,7 +84,7 @@ def sinkd(
     variant: `"batch"`, the method, or `"sample"`, the ablation with a plan between the classes of each example (its
       definition follows the paper's description; the released code has none).
     sd_temperature: of both softmaxes of the transport.
-    eps: strength of the plan's entropy in units of the cost.
+    entropy_weight: strength of the plan's entropy in units of the cost.
     num_iters: Sinkhorn iterations.
     implicit: no gradient reaches the plan.
     teacher_scale: multiplies the teacher's logits in all terms; above 1 the two sides overlap less.
@@ -99,23 +98,27 @@ def sinkd(
   heat = annealed(temperature, final_temperature, anneal_epochs)
 
   def teacher_logits(step: StepOutputs) -> jax.Array:
-    return widen(step.teacher.logits) * teacher_scale
+    logits = widen(step.teacher.logits)
+    return jnp.where(is_excluded(logits), logits, logits * teacher_scale)
 
   def transport(student: jax.Array, teacher: jax.Array, where: jax.Array) -> jax.Array:
-    options = {"temperature": sd_temperature, "eps": eps, "num_iters": num_iters, "implicit": implicit}
-    if variant == "sample":
-      return losses.sinkd_sample_loss(student, teacher, **options)
-    return losses.sinkd_batch_loss(student, teacher, where=where, **options)
+    loss = losses.sinkd_sample_loss if variant == "sample" else losses.sinkd_batch_loss
+    solver = {"entropy_weight": entropy_weight, "num_iters": num_iters, "implicit": implicit}
+    return loss(student, teacher, temperature=sd_temperature, scale_t2=False, where=where, **solver)
 
   def kd(step: StepOutputs) -> jax.Array:
     loss = DIVERGENCES[divergence]
     return loss(step.student.logits, teacher_logits(step), temperature=heat(step.epoch), scale_t2=scale_t2)
 
+  def mse(step: StepOutputs) -> jax.Array:
+    student, teacher = step.student.logits, teacher_logits(step)
+    return losses.hint_loss(student, teacher, where=~(is_excluded(student) | is_excluded(teacher)))
+
   terms = {
     "ce": cross_entropy_term(ce_weight),
     "kd": Term(kd, kd_weight),
     "sinkhorn": Term(lambda step: transport(step.student.logits, teacher_logits(step), step.where), sd_weight),
-    "logit_mse": Term(lambda step: losses.hint_loss(step.student.logits, teacher_logits(step)), mse_weight),
+    "logit_mse": Term(mse, mse_weight),
   }
 
   def metrics(step: StepOutputs) -> dict[str, jax.Array]:
@@ -134,7 +137,7 @@ def _steepness(step: StepOutputs, teacher: jax.Array, temperature, transport) ->
 
   def norm(loss: Callable[[jax.Array], jax.Array]) -> jax.Array:
     slope = jax.grad(lambda z: jnp.sum(loss(z)))(student)
-    return masked_mean(jnp.linalg.norm(slope, axis=-1), where)
+    return losses.masked_mean(jnp.linalg.norm(slope, axis=-1), where)
 
   def plan(z: jax.Array) -> jax.Array:
     cost = transport(z, teacher, where)
@@ -144,5 +147,5 @@ def _steepness(step: StepOutputs, teacher: jax.Array, temperature, transport) ->
   for name, loss in DIVERGENCES.items():
     if name != "cross_entropy":  # its gradient is that of "kl"
       found[f"gradient_{name}"] = norm(lambda z, loss=loss: loss(z, teacher, temperature=temperature, scale_t2=False))
-  s, t = (jax.nn.softmax(z / temperature) for z in (student, teacher))
-  return found | {"overlap": masked_mean(jnp.sum(jnp.minimum(s, t), axis=-1), where)}
+  s, t = (probs(z, temperature) for z in (student, teacher))
+  return found | {"overlap": losses.masked_mean(jnp.sum(jnp.minimum(s, t), axis=-1), where)}

@@ -65,13 +65,14 @@ def swing(
   def teacher(step: StepOutputs) -> jax.Array:
     rho = _rho(step)
     values = losses.swing_kd_loss(
+      step.key,
       step.student.logits,
       step.teacher.logits,
       1 - rho if reverse else rho,
-      step.key,
       tau_lo=tau_lo,
       tau_hi=tau_hi,
       noise_on=noise_on,
+      scale_t2=False,
       where=step.batch.extra.get("mask"),
       **noise,
     )

@@ -5,8 +5,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jdistill import losses
+from jdistill import losses, ops
 from jdistill.methods.knowledge.recipe import StepOutputs, Term
+from jdistill.ops.checks import flat_rows
+from jdistill.ops.logits import is_excluded
 
 
 def warmup(weight: float, epochs: float) -> Callable[[jax.Array], jax.Array] | float:
@@ -29,7 +31,7 @@ def between(weight: float, first: float, last: float | None = None) -> Callable[
 def over_positions(step: StepOutputs, values: jax.Array) -> jax.Array:
   """The mean per example `[B]` over any number of positions; those that `mask` among the examples' extra excludes are
   left out, and an example without any has 0."""
-  values = values.reshape(values.shape[0], -1)
+  values = flat_rows(values)
   if "mask" not in step.batch.extra:
     return jnp.mean(values, axis=1)
   mask = step.batch.extra["mask"].reshape(values.shape)
@@ -52,7 +54,8 @@ def cross_entropy_term(weight=1.0, *, label_smoothing: float = 0.0) -> Term:
     soft = jnp.issubdtype(step.y.dtype, jnp.floating)
     out = (losses.soft_cross_entropy if soft else losses.cross_entropy)(logits, step.y)
     if label_smoothing:
-      uniform = -jnp.mean(jax.nn.log_softmax(logits), axis=-1)
+      even = jnp.where(is_excluded(logits), -jnp.inf, 0)  # over the classes that there are
+      uniform = losses.soft_cross_entropy(logits, even)
       out = (1 - label_smoothing) * out + label_smoothing * uniform
     return over_positions(step, out)
 
@@ -78,4 +81,4 @@ def label_terms(ce_weight: float, kd_weight: float, temperature: float) -> dict[
 def one_size(*maps: jax.Array) -> list[jax.Array]:
   """Maps `[B, H, W, channels]`, averaged to the smallest height and width among them."""
   size = tuple(min(x.shape[axis] for x in maps) for axis in (1, 2))
-  return [x if x.shape[1:3] == size else losses.adaptive_average_pool(x, size) for x in maps]
+  return [x if x.shape[1:3] == size else ops.adaptive_average_pool(x, size) for x in maps]

@@ -10,6 +10,7 @@ import numpy as np
 
 from jdistill import losses
 from jdistill.base import Key, Outputs, UserError, Variables
+from jdistill.methods.knowledge import trilateral
 from jdistill.methods.knowledge.recipe import Outer, Recipe, StepOutputs, Term
 from jdistill.methods.optimizers import make_optimizer
 from jdistill.schema import Count, NonNegative, Positive, Share, Traced, validated
@@ -55,7 +56,7 @@ def tgeo_kd(
       - `"oracle"`: 1 where the label is known to be wrong, 0 where only the teacher is, `alpha` elsewhere. It reads
         `batch.extra["clean_labels"]`, and shows what a perfect choice would bring.
     outer: `"hypergradient"`, or `"none"` for a controller that stays at its random start.
-    state: what the controller sees, see `jdistill.losses.trilateral_state`.
+    state: what the controller sees, see `jdistill.methods.knowledge.trilateral`.
     temperature: of the teacher's term.
     alpha, alpha_last, decay_epochs: of the rules; `alpha` and `alpha_last` in `[0, 1]`.
     hidden: width of the controller's first layer; the second has half of it.
@@ -93,7 +94,7 @@ def tgeo_kd(
   def init(key: Key, student: Outputs, teachers: tuple[Outputs, ...]):
     del teachers
     columns = sum(_COLUMNS[part] for part in parts)
-    return losses.init_fusion_ratio(key, columns * student.logits.shape[-1], (hidden, max(hidden // 2, 1)))
+    return trilateral.init_fusion_ratio(key, columns * student.logits.shape[-1], (hidden, max(hidden // 2, 1)))
 
   controller = Outer(
     CONTROLLER,
@@ -122,7 +123,7 @@ def mean_predictions(teachers: tuple[Outputs, ...], y: jax.Array, variables: tup
   """
   del variables
   probabilities = jax.nn.softmax(teachers[0].logits)
-  means, counts = losses.class_mean_predictions(probabilities, y, probabilities.shape[-1])
+  means, counts = trilateral.class_mean_predictions(probabilities, y, probabilities.shape[-1])
   absent = np.flatnonzero(np.asarray(counts) == 0)
   if absent.size:
     names = ", ".join(str(c) for c in absent)
@@ -169,8 +170,10 @@ def _controller(option: str) -> Callable[[StepOutputs], jax.Array]:
   def ratio(step: StepOutputs) -> jax.Array:
     student, teacher = (jax.nn.softmax(out.logits) for out in (step.student, step.teacher))
     onehot = jax.nn.one_hot(step.y, teacher.shape[-1], dtype=teacher.dtype)
-    state = losses.trilateral_state(student, teacher, onehot, step.constants[step.y], option=option)
-    return losses.fusion_ratio(step.params[CONTROLLER], state)
+    # without a label there is no class mean; a negative one would count from the end
+    mean = jnp.take(step.constants, jnp.where(step.y < 0, onehot.shape[1], step.y), axis=0, mode="fill", fill_value=0)
+    state = trilateral.trilateral_state(student, teacher, onehot, mean, option=option)
+    return trilateral.fusion_ratio(step.params[CONTROLLER], state)
 
   return ratio
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import jax
 import jax.numpy as jnp
 
-from jdistill import losses
+from jdistill import losses, ops
 from jdistill.base import Outputs, UserError
 from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
 from jdistill.methods.knowledge.terms import label_terms, one_size
@@ -56,7 +56,7 @@ def token_pair(
     maps.append(square_map(widen(value)))
   if level == "instance":
     return tuple(jnp.mean(x, (1, 2))[:, None] for x in maps)
-  return tuple(losses.tokenize_feature_map(x, patch=patch) for x in one_size(*maps))
+  return tuple(ops.tokenize_feature_map(x, patch=patch) for x in one_size(*maps))
 
 
 @validated("method")
@@ -118,7 +118,7 @@ def trg(
 
   def nodes(step: StepOutputs, student: jax.Array, teacher: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     # one key for all terms of a step: they see the same positions
-    return *losses.sample_tokens(step.key, student, teacher, tokens), jnp.repeat(step.where, tokens)
+    return *ops.sample_tokens(step.key, student, teacher, tokens), jnp.repeat(step.where, tokens)
 
   def inner(step: StepOutputs) -> jax.Array:
     return losses.contextual_similarity_loss(*pair(step.student, step.teachers))

@@ -83,7 +83,7 @@ def discriminator(widths: Callable[[int], tuple[int, ...]], *, last_relu: bool =
   `apply(variables, Outputs(logits, embedding), (), ...)`.
 
   Args:
-    widths: `(C) -> widths of the layers`, such as `jdistill.losses.discriminator_widths`.
+    widths: `(C) -> widths of the layers`, such as `jdistill.methods.knowledge.meal_v2.discriminator_widths`.
     last_relu: a ReLU after the last layer, too, as in MEAL V2's release. Scores are then never negative; if all of them
       are zero, nothing in the network receives a gradient any more.
 

@@ -1,16 +1,15 @@
-"""Distances and similarities between all rows of two matrices, and the numerical habits that relation losses share."""
+"""Distances and similarities between all rows of two matrices, and the numerical habits of losses on them."""
 
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from jdistill.losses._checks import check_rank
+from jdistill.ops.checks import check_rank, row_mask
 from jdistill.ops.precision import widen
 
 TINY = 1e-12  # vectors shorter than this have no direction
 _DIFFERENCES_AT_ONCE = 2**22  # 16 MB in float32
-EXCLUDED = -1e30  # as a logit: exactly zero probability, and no NaN where everything is excluded
 
 
 def safe_sqrt(x: jax.Array) -> jax.Array:
@@ -36,42 +35,13 @@ def gram(x: jax.Array, y: jax.Array) -> jax.Array:
   return jnp.matmul(x, jnp.swapaxes(y, -1, -2), precision=jax.lax.Precision.HIGHEST)
 
 
-def check_batch(name: str, size: int, least: int) -> None:
-  """Raises `ValueError` if a loss between examples gets fewer than `least` of them."""
-  if size < least:
-    raise ValueError(f"{name}: needs at least {least} examples at once, got {size}")
-
-
-def check_batches(name: str, student: jax.Array, teacher: jax.Array) -> None:
-  """Raises `ValueError` if the two sides hold different numbers of examples."""
-  if student.shape[0] != teacher.shape[0]:
-    raise ValueError(f"{name}: student {student.shape} and teacher {teacher.shape} must hold the same examples")
-
-
-def row_mask(name: str, where: jax.Array | None, size: int) -> jax.Array:
-  """`where` as booleans `[size]`, all true for `None`.
-
-  Raises:
-    ValueError: if `where` has another shape.
-  """
-  if where is None:
-    return jnp.ones(size, bool)
-  if jnp.shape(where) != (size,):
-    raise ValueError(f"{name}: where must have shape {(size,)}, got {jnp.shape(where)}")
-  return jnp.asarray(where).astype(bool)
-
-
-def keep_rows(x: jax.Array, valid: jax.Array) -> jax.Array:
-  """`x` with zeros in the rows that `valid [n]` excludes, so that nothing in them can reach values or gradients."""
-  return jnp.where(valid.reshape(valid.shape + (1,) * (x.ndim - 1)), x, 0)
-
-
 def _check_pair(name: str, x: jax.Array, y: jax.Array) -> tuple[jax.Array, jax.Array]:
   check_rank(name, "x", x, 2)
   check_rank(name, "y", y, 2)
+  x, y = widen(x), widen(y)
   if x.shape[1] != y.shape[1]:
     raise ValueError(f"{name}: rows of x {x.shape} and y {y.shape} must have one width; project one side first")
-  return widen(x), widen(y)
+  return x, y
 
 
 def _over_differences(reduce: Callable[[jax.Array], jax.Array], x: jax.Array, y: jax.Array) -> jax.Array:
@@ -172,6 +142,7 @@ def knn_mask(distances: jax.Array, k: int, *, where: jax.Array | None = None) ->
   Cost: a partial sort of each row.
   """
   check_rank("knn_mask", "distances", distances, 2)
+  distances = jnp.asarray(distances)
   n = distances.shape[0]
   if distances.shape[1] != n:
     raise ValueError(f"knn_mask: distances must be square, got {distances.shape}")

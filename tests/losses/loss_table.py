@@ -1,0 +1,240 @@
+"""Every loss of `jdistill.losses` as `(student, teacher, where, **numbers)`, beside its formula in NumPy."""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy_losses as formulas
+
+from jdistill import losses
+
+
+class Loss(NamedTuple):
+  """A loss at toy size.
+
+  Attributes:
+    call: `(student, teacher, where, **numbers) -> value`.
+    shape: of both sides, without the batch.
+    numbers: hyper-parameters, which may be traced.
+    result: `"rows"` for `[B, ...]`, `"views"` for `[2B]`, `"square"` for `[B, B]`, or `"scalar"`.
+    classes: the last axis has logits, of which minus infinity masks some.
+    least: fewer examples are refused.
+    masked: it takes `where`.
+    batched: the first axis has examples.
+    shift: axes along which a constant may be added to the student, or `None` if that changes the loss.
+    tolerance: relative, in float32, beside ordinary numbers and beside 1e4.
+    learns: it has a gradient.
+  """
+
+  call: Callable[..., jax.Array]
+  shape: tuple[int, ...] = (formulas.CLASSES,)
+  numbers: Mapping[str, float] = {}
+  result: str = "rows"
+  classes: bool = False
+  least: int = 0
+  masked: bool = True
+  batched: bool = True
+  shift: tuple[int, ...] | None = None
+  tolerance: tuple[float, float] = (2e-5, 1e-4)
+  learns: bool = True
+
+
+def plain(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+  return lambda s, t, where, **numbers: function(s, t, where=where, **numbers)
+
+
+def labelled(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+  return lambda s, t, where, **numbers: function(s, t, _first(formulas.LABELS, s), where=where, **numbers)
+
+
+def _first(values: np.ndarray, s: Any) -> np.ndarray:
+  values = values[: len(s)]
+  return values.astype(np.int32 if values.dtype.kind == "i" else np.float32)
+
+
+def on_logits(function, wrap=plain, **changes) -> Loss:
+  return Loss(wrap(function), classes=True, shift=(-1,), **changes)
+
+
+def _crd(s, t, where, **numbers):
+  banks = (jnp.float32(bank) for bank in formulas.BANKS)
+  state = losses.CRDState(*banks, jnp.float32(1.0), jnp.float32(1.0))
+  size = len(s)
+  args = np.arange(size, dtype=np.int32), np.int32(formulas.NEGATIVES[:size])
+  return losses.crd_loss(state, s, t, *args, where=where, **numbers)[0]
+
+
+def _discriminate(function, sides):
+  def call(s, t, where):
+    options = {"mode": "joint"} if sides == 2 else {}
+    return function(
+      lambda params, rows: rows @ params, jnp.float32(formulas.HEAD), *(s, t)[:sides], where=where, **options
+    )
+
+  return call
+
+
+def _by_order(s, t, where):
+  order = jnp.argsort(-jnp.asarray(t, jnp.float32), axis=-1)
+  return losses.plackett_luce_nll(s, order, np.ones(formulas.CLASSES, np.float32), where=where)
+
+
+def _moments(s, t, where):
+  s, t = jnp.asarray(s), jnp.asarray(t)
+  return losses.bn_stat_loss(*([(x[0], x[1]), (x[2], x[3])] for x in (s, t)))
+
+
+def _parameters(s, t):
+  s, t = jnp.asarray(s), jnp.asarray(t)
+  return {"w": s}, {"w": t}, {"w": jnp.broadcast_to(jnp.float32(formulas.START), t.shape)}
+
+
+def _swing(s, t, where, **numbers):
+  return losses.swing_kd_loss(jax.random.key(0), s, t, _first(formulas.RHO, s), where=where, **numbers)
+
+
+def _class_sets(s, t, where):
+  weight = None if where is None else jnp.asarray(where)[None]
+  s, t = jnp.asarray(s)[None], jnp.asarray(t)[None]
+  return losses.distribution_matching(t, s, real_weight=weight, synthetic_weight=weight)
+
+
+def _to_means(function, sides):
+  def call(s, t, where):
+    return function(*(s, t)[:sides], np.float32(formulas.MEANS), _first(formulas.LABELS, s), where=where)
+
+  return call
+
+
+def _graphs(s, t, where):
+  return losses.local_preserving_loss(*(jnp.asarray(x)[:, : len(s)] for x in (s, t)), where=where)
+
+
+def _pearson(s, t, where, eps):
+  where = None if where is None else jnp.repeat(jnp.asarray(where)[:, None], np.shape(s)[1], axis=1)
+  return losses.pearson(s, t, eps=eps, where=where)
+
+
+HEAT = {"temperature": 2.0}
+MAP = (2, 2, 3)
+EXACT = {"tolerance": (2e-4, 5e-2)}
+TABLE: Mapping[str, Loss] = {
+  "attention_loss": Loss(plain(losses.attention_loss), MAP, {"power": 2.0}),
+  "attention_map": Loss(lambda s, t, where, **k: losses.attention_map(s, **k), MAP, {"power": 3.0}, masked=False),
+  "bn_stat_loss": Loss(_moments, result="scalar", masked=False, batched=False),
+  "channel_wise_kl": Loss(plain(losses.channel_wise_kl), MAP, HEAT, shift=(1, 2)),
+  "cka_linear": Loss(plain(losses.cka_linear), (2,), result="scalar", least=2, shift=(0,)),
+  "contextual_similarity_loss": Loss(plain(losses.contextual_similarity_loss), (3, 4), tolerance=(2e-5, 1e-3)),
+  "crd_inbatch": Loss(plain(losses.crd_inbatch), numbers={"temperature": 0.1}, least=2),
+  "crd_loss": Loss(_crd, numbers={"temperature": 0.5, "momentum": 0.5}),
+  "cross_entropy": on_logits(lambda s, t, y, **k: losses.cross_entropy(s, y, **k), labelled),
+  "direction_only_loss": Loss(_to_means(losses.direction_only_loss, 1)),
+  "discriminator_loss": Loss(_discriminate(losses.discriminator_loss, 2), result="scalar", classes=True),
+  "dist_loss": on_logits(
+    losses.dist_loss, numbers=HEAT | {"beta": 2.0, "gamma": 1.5, "eps": 1e-8}, result="scalar", least=2
+  ),
+  "distribution_matching": Loss(_class_sets, result="scalar"),
+  "dkd_loss": on_logits(losses.dkd_loss, labelled, numbers=HEAT | {"alpha": 1.0, "beta": 3.0}),
+  "fused_kd_loss": on_logits(
+    lambda s, t, y, alpha, **k: losses.fused_kd_loss(s, t, y, alpha, **k), labelled, numbers=HEAT | {"alpha": 0.3}
+  ),
+  "generator_loss": Loss(_discriminate(losses.generator_loss, 1), result="scalar", classes=True),
+  "hint_loss": Loss(plain(losses.hint_loss), MAP),
+  "hsic1": Loss(plain(losses.hsic1), (3,), result="scalar", least=4, shift=(0,), tolerance=(1e-4, 1e-4)),
+  "info_nce": Loss(plain(losses.info_nce), numbers={"temperature": 0.1}, least=2),
+  "jeffreys_divergence": on_logits(losses.jeffreys_divergence, numbers=HEAT),
+  "js_divergence": on_logits(losses.js_divergence, numbers=HEAT),
+  "kd_loss": on_logits(losses.kd_loss, labelled, numbers=HEAT | {"ce_weight": 0.2, "kd_weight": 0.8}),
+  "kl_divergence": on_logits(losses.kl_divergence, numbers=HEAT),
+  "knn_affinity": Loss(
+    lambda s, t, where, sigma: losses.knn_affinity(s, k=2, sigma=sigma, where=where),
+    numbers={"sigma": 4.0}, result="square", least=3, shift=(0,),
+  ),
+  "local_preserving_loss": Loss(_graphs, (5,), least=2, shift=(-1,)),
+  "logit_gap_weights": Loss(
+    lambda s, t, where: losses.logit_gap_weights(s, t), classes=True, masked=False, learns=False
+  ),
+  "masked_mean": Loss(lambda s, t, where: losses.masked_mean(jnp.asarray(s), where), result="scalar"),
+  "norm_direction_loss": Loss(_to_means(losses.norm_direction_loss, 2)),
+  "norm_only_loss": Loss(plain(losses.norm_only_loss)),
+  "nt_xent": Loss(plain(losses.nt_xent), numbers={"temperature": 0.1}, result="views", least=2),
+  "ofa_loss": on_logits(losses.ofa_loss, labelled, numbers=HEAT | {"exponent": 1.3}),
+  "pearson": Loss(_pearson, numbers={"eps": 1e-8}, shift=(-1,)),
+  "plackett_luce_nll": on_logits(_by_order, lambda f: f),
+  "pld_loss": on_logits(losses.pld_loss, labelled, numbers=HEAT),
+  "reverse_kl": on_logits(losses.reverse_kl, numbers=HEAT),
+  "review_hcl_loss": Loss(
+    lambda s, t, where: losses.review_hcl_loss(jnp.asarray(s), jnp.asarray(t), where=where), (3, 3, 2)
+  ),
+  "rkd_angle_loss": Loss(plain(losses.rkd_angle_loss), numbers={"delta": 0.5}, least=3, shift=(0,)),
+  "rkd_distance_loss": Loss(
+    plain(losses.rkd_distance_loss), numbers={"delta": 0.5, "floor": 1e-12}, least=2, shift=(0,)
+  ),
+  "segmentation_cross_entropy": Loss(
+    lambda s, t, where: losses.segmentation_cross_entropy(s, _first(formulas.MAPS, s), where=where),
+    (2, 2, formulas.CLASSES), result="scalar", classes=True, shift=(-1,),
+  ),
+  "sinkd_batch_loss": on_logits(
+    losses.sinkd_batch_loss, numbers=HEAT | {"entropy_weight": 0.5}, result="scalar", tolerance=(1e-4, 1e-4)
+  ),
+  "sinkd_sample_loss": on_logits(
+    losses.sinkd_sample_loss, numbers=HEAT | {"entropy_weight": 0.5}, tolerance=(1e-4, 1e-4)
+  ),
+  "sinkhorn_distance": Loss(
+    lambda s, t, where, **k: losses.sinkhorn_distance(s, where_rows=where, **k),
+    numbers={"entropy_weight": 0.5}, result="scalar", tolerance=(2e-4, 2e-2),
+  ),
+  "soft_cross_entropy": on_logits(losses.soft_cross_entropy, numbers=HEAT),
+  "swing_kd_loss": on_logits(
+    _swing, lambda f: f, numbers={"tau_lo": 1.0, "tau_hi": 3.0, "epsilon": np.inf, "sensitivity": 1.0}
+  ),
+  "token_info_nce": Loss(plain(losses.token_info_nce), numbers={"temperature": 0.1}, least=2),
+  "trajectory_matching": Loss(
+    lambda s, t, where: losses.trajectory_matching(*_parameters(s, t)), result="scalar", masked=False, batched=False
+  ),
+  "weighted_feature_mse": Loss(
+    lambda s, t, where: losses.weighted_feature_mse(s, t, _first(formulas.WEIGHTS, s), where=where), MAP
+  ),
+}  # fmt: skip
+VALIDATED = {
+  "delta", "entropy_weight", "eps", "epsilon", "exponent", "floor", "momentum", "power", "sensitivity", "sigma",
+  "tau_hi", "tau_lo", "temperature",
+}  # fmt: skip
+
+
+def numpy(name: str, s: np.ndarray, t: np.ndarray, rows=None) -> np.ndarray:
+  """The loss `name` in float64."""
+  formula = "info_nce" if name == "token_info_nce" else name
+  rows = np.arange(len(s)) if rows is None else rows
+  with np.errstate(all="ignore"):
+    return getattr(formulas, formula)(np.float64(s), np.float64(t), rows, **TABLE[name].numbers)
+
+
+RNG = np.random.default_rng(0)
+SIZE = 5  # examples
+
+
+def grid(shape):
+  """Multiples of 1/8, exact in bfloat16 and when 1024 is added in float32."""
+  return RNG.integers(-16, 17, shape) / 8
+
+
+@functools.cache
+def sides(name):
+  shape = (SIZE, *TABLE[name].shape)
+  return grid(shape), grid(shape)
+
+
+def check(name, value, want, large=False):
+  """Close to the formula; where that is infinite, large and finite."""
+  value, want = np.asarray(value), np.asarray(want)
+  assert value.dtype == jnp.float32 and value.shape == want.shape
+  assert np.isfinite(value).all()
+  finite = np.isfinite(want)
+  tolerance = TABLE[name].tolerance[large]
+  scale = np.max(np.abs(want[finite]), initial=1e-2) if large else 1
+  np.testing.assert_allclose(value[finite], want[finite], rtol=tolerance, atol=tolerance * scale)
+  assert (value[~finite] > 1e20).all()
