@@ -76,8 +76,8 @@ def parse(argv: Sequence[str]) -> FlagValues:
     raise UserError(f"--flagfile: {_last_line(error)}; give a file with one flag per line") from error
   file, argv = _experiment(argv)
   experiment = None if file is None else _without_options_of_others(experiment_files.load(file), argv)
-  unset = [a for a in argv if a.startswith("--config.") and a.endswith("=None")]
-  argv = [a for a in argv if a not in unset]
+  unset = _unset_at_last(argv)
+  argv = [a for a in argv if not (a.startswith("--config.") and a.endswith("=None"))]
   try:
     values = define_flags(argv, experiment)
     rest = values(argv)
@@ -85,6 +85,9 @@ def parse(argv: Sequence[str]) -> FlagValues:
     raise _explain(argv, file, error) from error
   if experiment is not None:
     _unset(values["config"].value, unset)
+  for name in ("workdir", "artefacts", "compilation_cache", "topology", "coordinator"):
+    if values[name].value == "":
+      raise UserError(f"--{name}=: empty; give a value, or leave the flag out")
   if len(rest) > 1:
     raise UserError(f"{rest[1]}: unexpected argument; flags look like --name=value, see --help")
   return values
@@ -100,6 +103,12 @@ def _without_options_of_others(experiment, argv: Sequence[str]):
         if key != "name":
           section[key] = config_dict.placeholder(section.get_type(key))
   return experiment
+
+
+def _unset_at_last(argv: Sequence[str]) -> list[str]:
+  """The arguments `--config.KEY=None` that no later one for the same key takes back."""
+  last = {argument.partition("=")[0]: argument for argument in argv if argument.startswith("--config.")}
+  return [argument for argument in last.values() if argument.endswith("=None")]
 
 
 def _unset(experiment, arguments: Sequence[str]) -> None:
@@ -149,7 +158,7 @@ def _explain(argv: Sequence[str], file: str | None, error: Exception) -> UserErr
       return UserError(
         f"{overrides[0].lstrip('-')}: --config is not given; add --config=experiments/datm.py or another"
       )
-    return UserError(_last_line(error))
+    return UserError(f"{_last_line(error)}; see --help")
   known = config.flat_keys(experiment_files.load(file))
   for argument in overrides:
     dotted, _, value = argument.lstrip("-").partition("=")
@@ -163,7 +172,7 @@ def _explain(argv: Sequence[str], file: str | None, error: Exception) -> UserErr
       section, last = _place(loaded, key)
       kind = getattr(section.get_type(last), "__name__", "") if key in known else ""
       return UserError(f"{dotted}={value}: {f'must be of type {kind}' if kind else _last_line(inner)}")
-  return UserError(_last_line(error))
+  return UserError(f"{_last_line(error)}; see --help")
 
 
 def _last_line(error: Exception) -> str:

@@ -13,6 +13,7 @@ from jdistill.augment import named
 from jdistill.base import UserError
 from jdistill.data import checks, preprocess
 from jdistill.evaluation import Protocol, evaluate_seeds, examples_of
+from jdistill.files import user_path
 
 
 class _Protocol(NamedTuple):
@@ -126,7 +127,9 @@ class Distilled:
     Raises:
       UserError: the data set is not there, or is not the one the set was distilled from.
     """
-    known = self.provenance["dataset"]
+    known = self.provenance.get("dataset")
+    if not isinstance(known, Mapping) or not {"name", "train_size", "test_size", "seed", "fingerprint"} <= set(known):
+      raise UserError("provenance: does not say which data set this set came from; pass test=(images, labels)")
     source = data.load(
       known["name"],
       data_dir=data_dir,
@@ -176,7 +179,10 @@ class Distilled:
     """
     given = _checked("evaluate", {"seeds": seeds, "epochs": epochs, "lr": lr, "seed": seed}, _Arguments)
     protocol = self._protocol
-    own = dict(self._stored.protocol.get("model", {}))
+    own = self._stored.protocol.get("model", {})
+    if not isinstance(own, Mapping) or not isinstance(model, str | None):
+      raise UserError(f"model={model!r}: must be the name of a network; choose one of {', '.join(models.names())}")
+    own = dict(own)
     name = own.pop("name", "convnet")
     if model in (None, name):
       options = {key: tuple(value) if isinstance(value, list) else value for key, value in own.items()} | options
@@ -216,10 +222,10 @@ class Distilled:
       images, labels = test
     except (TypeError, ValueError) as error:
       raise UserError("test: give a pair (images, labels)") from error
-    images = np.asarray(images)
-    labels = checks.checked_labels(labels, len(images) if images.ndim else 0, "test")
+    images = self.preprocess(images)
+    labels = checks.checked_labels(labels, len(images), "test")
     checks.require_known_labels(labels, len(self.class_names), "test")
-    return self.preprocess(images), labels
+    return images, labels
 
   def __repr__(self) -> str:
     labels = "soft labels" if self.labels.ndim == 2 else "hard labels"
@@ -238,7 +244,7 @@ def load(path: str | os.PathLike) -> Distilled:
   Raises:
     UserError: it is missing, damaged (checksums), or not a distilled set.
   """
-  path = Path(path).expanduser()
+  path = user_path(path, "jdistill.load")
   if (path / "result").is_dir():  # the whole work directory was given
     path = path / "result"
   return Distilled(export.load(path))

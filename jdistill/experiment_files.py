@@ -14,6 +14,7 @@ import types
 from pathlib import Path
 
 from jdistill.base import UserError
+from jdistill.files import user_path
 
 _SUFFIX = ".py"
 
@@ -36,7 +37,7 @@ def locate(name: str) -> tuple[Path, str | None]:
     UserError: no such file; near matches are given.
   """
   file, colon, preset = name.partition(f"{_SUFFIX}:")
-  path = Path(file + _SUFFIX if colon else file).expanduser()
+  path = user_path(file + _SUFFIX if colon else file, "--config")
   directory = shipped()
   if not path.is_file() and directory is not None and path.parent in (Path(), Path("experiments")):
     path = directory / path.name if (directory / path.name).is_file() else path
@@ -70,9 +71,9 @@ def load(name: str):
     found = get_config() if preset is None else get_config(preset)
     if not hasattr(found, "to_dict"):
       raise TypeError(f"get_config gave {type(found).__name__}, not a ConfigDict")
-  except Exception as error:  # whatever an experiment's code raises
+  except (Exception, SystemExit) as error:  # whatever an experiment's code raises
     said = " ".join(str(error).split()) or type(error).__name__
-    raise UserError(f"--config={name}: cannot be loaded: {said}") from error
+    raise UserError(f"--config={name}: cannot be loaded: {said}; mend the file, or its preset's name") from error
   return found
 
 

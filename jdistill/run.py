@@ -36,6 +36,7 @@ from typing import Any
 
 from jdistill import catalog, cli, experiment_files, stages
 from jdistill.base import UserError
+from jdistill.files import user_path
 from jdistill.reporting import format_table
 from jdistill.stages import plan, sweep
 from jdistill.stages import topology as plan_on_tpus
@@ -93,8 +94,8 @@ def make_run(experiment, workdir=None, artefacts=None, stream=None) -> stages.Ru
 
 
 def _directories(workdir, artefacts, name: str) -> tuple[Path, Path]:
-  workdir = Path(workdir).expanduser() if workdir else Path("runs") / name
-  return workdir, Path(artefacts).expanduser() if artefacts else workdir.parent / "artefacts"
+  workdir = Path("runs") / name if workdir is None else user_path(workdir, "--workdir")
+  return workdir, workdir.parent / "artefacts" if artefacts is None else user_path(artefacts, "--artefacts")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -108,13 +109,14 @@ def _main(argv: Sequence[str]) -> int:
   try:
     return _run(cli.parse(argv))
   except UserError as error:
-    print(f"jdistill: {error}", file=sys.stderr)
+    print("jdistill:", str(error).replace("\n", "\\n"), file=sys.stderr)  # of a value that is quoted
     return 1
   except BrokenPipeError:  # `--list | head`: the reader has seen enough
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
   except OSError as error:  # disks and directories, not programming
-    print(f"jdistill: {error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
+    what = f"{error.filename or 'a file'}: {error.strerror or error}"
+    print(f"jdistill: {what}; check the path, its owner and the space on its disk", file=sys.stderr)
     return 1
   except (stages.Interrupted, KeyboardInterrupt) as stop:
     print(f"\njdistill: stopped; {str(stop) or 'at once'}; the same command goes on", file=sys.stderr)

@@ -20,6 +20,7 @@ from typing import Annotated, Any, NamedTuple
 from jdistill.base import UserError
 
 _NOT_FINITE = ("nan", "inf", "-inf")  # how a configuration holds them, as JSON has no word for them
+_MOST_FLOAT = 3.4e38
 REQUIRED = inspect.Parameter.empty
 
 
@@ -177,12 +178,16 @@ def checked(key: str, value: Any, field: Field) -> Any:
     raise UserError(f"{key}={value}: must be a finite number")
   if not isinstance(value, field.kind) or (isinstance(value, bool) and field.kind is not bool):
     raise UserError(f"{key}={_shown(value)}: must be of type {field.kind.__name__}")
-  if isinstance(value, int) and abs(value) >= 2**53:
-    raise UserError(f"{key}={_shown(value)}: must be below 2**53")
+  if isinstance(value, int) and abs(value) >= 2**31:
+    raise UserError(f"{key}={_shown(value)}: must be below 2**31; lower it")
+  if isinstance(value, float) and math.isfinite(value) and abs(value) > _MOST_FLOAT:
+    raise UserError(f"{key}={value}: must be below {_MOST_FLOAT}, the largest float32; lower it")
   if isinstance(value, float) and not math.isfinite(value):
     raise UserError(f"{key}={value}: must be a finite number")
-  if field.file_name and not re.fullmatch(r"[\w+=@-][\w .+=@-]*", value):
-    raise UserError(f"{key}={_shown(value)}: becomes a part of file names; use letters, digits, '-', '_' and '.'")
+  if field.file_name and not re.fullmatch(r"[\w+=@-][\w .+=@-]{,99}", value):
+    raise UserError(
+      f"{key}={_shown(value)}: becomes a part of file names; use at most 100 letters, digits, '-', '_' and '.'"
+    )
   if field.choices and value not in field.choices:
     raise UserError(f"{key}={value!r}: unknown{near_matches(value, field.choices)}")
   if field.low is not None and value < field.low:

@@ -49,9 +49,9 @@ MAY_IMPORT = {
   "stages": NUMBERS
   | {"files", "synthetic", "data", "models", "teachers", "training", "methods", "evaluation", "tasks"}
   | {"reporting", "export", "catalog", "config"},
-  "experiment_files": GROUND,
+  "experiment_files": GROUND | {"files"},
   "cli": GROUND | {"experiment_files", "config"},
-  "run": GROUND | {"cli", "experiment_files", "catalog", "config", "stages", "reporting", "training"},
+  "run": GROUND | {"files", "cli", "experiment_files", "catalog", "config", "stages", "reporting", "training"},
 }
 
 # Reading, writing, printing and logging: nobody else does.

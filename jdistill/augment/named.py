@@ -18,7 +18,7 @@ def named(name: str, *, siamese: bool = False, key: str = "augment") -> Augmenta
   Raises:
     UserError: an unknown name, or an operator that is named twice.
   """
-  operators = [] if str(name).lower() in ("", "none", "crop_flip") else str(name).split("_")
+  operators = [] if str(name).lower() in ("none", "crop_flip") else str(name).split("_")
   unknown = [operator for operator in operators if operator not in OPERATORS]
   if unknown:
     raise UserError(

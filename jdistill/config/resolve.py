@@ -44,7 +44,7 @@ def resolve(config: Mapping[str, Any], stages: Mapping[str, Declared]) -> dict[s
   for part in parts:
     keys |= part.keys
     known |= part.sections
-  free = {name for part in parts for name in part.free}
+  free = list(dict.fromkeys(name for part in parts for name in part.free))
   check_known("", raw, [*keys, *known, *free])
   dataset = raw.get("dataset")
   if dataset is not None and not (isinstance(dataset, str) and dataset and "\n" not in dataset and "\0" not in dataset):
@@ -172,6 +172,8 @@ def _fill(raw: dict, auto: Mapping, known: Mapping[str, Plain | Named], keys: Ma
   own = auto.get(dataset) or {key: value for key, value in auto.get("*", {}).items() if key != "*"}
   listed = sorted(int(key) for key in own if key != "*")
   fitting: list[int] = []
+  if listed and "ipc" not in keys:
+    raise UserError(f"auto.{dataset}.{listed[0]}: this method has no images per class; use '*'")
   if listed:
     ipc = checked_or_default("ipc", raw.get("ipc"), keys["ipc"])
     fitting = [value for value in listed if value <= ipc] or listed[:1]

@@ -56,7 +56,13 @@ class Declared(NamedTuple):
 def network_fields(name: str) -> dict[str, Field]:
   """The options of a network of the zoo; their values are checked where it is built."""
   known = models.options(name)
-  return {key: Field(_kind(value), value, optional=value is None) for key, value in known.items()}
+  return {key: Field(_kind(value), value, optional=value is None, item=_item(value)) for key, value in known.items()}
+
+
+def _item(value: Any) -> Field | None:
+  """What the items of a list of sizes may be."""
+  whole = isinstance(value, list | tuple) and value and all(isinstance(one, int) for one in value)
+  return Field(int, low=1) if whole else None
 
 
 def _kind(value: Any) -> type:

@@ -22,7 +22,10 @@ def checked_labels(labels: np.ndarray, count: int, where: str) -> np.ndarray:
     UserError: wrong shape, another number of labels than images, no images at all, labels that are negative, not
       whole, or not numbers.
   """
-  labels = np.asarray(labels)
+  try:
+    labels = np.asarray(labels)
+  except ValueError as error:
+    raise UserError(f"{where}: labels are lists of several lengths; give one class index per image") from error
   if labels.ndim == 2 and labels.shape[1] == 1:
     labels = labels[:, 0]
   if labels.ndim != 1:
@@ -61,8 +64,15 @@ def numbered_classes(labels: np.ndarray, where: str) -> tuple[str, ...]:
   return tuple(str(label) for label in range(len(found)))
 
 
-def require_two_classes(class_names: Sequence[str], where: str) -> None:
-  """Refuses a set of one class, of which nothing can be learned."""
+def require_names(class_names: Sequence[str], where: str) -> None:
+  """Refuses a set of one class, of which nothing can be learned, and names that are no words.
+
+  Raises:
+    UserError: naming the first of them.
+  """
+  for index, name in enumerate(class_names):
+    if not name.strip() or not name.isprintable():
+      raise UserError(f"{where}: the name of class {index} is {name!r}; give names without line breaks")
   if len(class_names) < 2:
     raise UserError(f"{where}: one class only ({', '.join(map(repr, class_names))}); give examples of two or more")
 
@@ -109,7 +119,10 @@ def checked_pixels(pixels: np.ndarray, where: str) -> np.ndarray:
   Raises:
     UserError: not four axes, channels not last, another dtype, NaN or infinite values, values outside [0, 1].
   """
-  pixels = np.asarray(pixels)
+  try:
+    pixels = np.asarray(pixels)
+  except ValueError as error:
+    raise UserError(f"{where}: images are of several shapes; give [n, height, width, channels]") from error
   if pixels.ndim != 4 or 0 in pixels.shape:
     raise UserError(
       f"{where}: images have shape {pixels.shape}; give [n, height, width, channels] or [n, height, width]"

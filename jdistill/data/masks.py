@@ -8,6 +8,7 @@ import numpy as np
 
 from jdistill.base import UserError
 from jdistill.data import checks, npz, shapes
+from jdistill.files import user_path
 
 IGNORE = -1  # what a pixel without a class is called in here
 _SIZES = {"train": 500, "test": 300}  # drawn shapes, where nothing is asked for
@@ -72,7 +73,7 @@ def load(
     raise UserError(
       f"task.ignore: not given for {name}; say which mask value belongs to no class (255 if every pixel has one)"
     )
-  path = Path(name).expanduser()
+  path = user_path(name, "dataset")
   arrays = _read(path, name)
   keys = [key for key in ("train", "val", "test") if f"{key}_images" in arrays]
   splits = {key: _split(name, key, arrays[f"{key}_images"], arrays[f"{key}_masks"]) for key in keys}
@@ -119,7 +120,7 @@ def _class_names(name: str, masks: np.ndarray, given: tuple[str, ...] | None, ig
       " without gaps, or declare the value of pixels without a class"
     )
   names = tuple(str(label) for label in range(count)) if given is None else given
-  checks.require_two_classes(names, name)
+  checks.require_names(names, name)
   return names
 
 

@@ -6,7 +6,6 @@ and `load("my_folder")` read your own images.
 
 import difflib
 import os
-from pathlib import Path
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from jdistill.base import UserError
 from jdistill.data import checks, embedded, folder, npz, raw, tfds
 from jdistill.data.dataset import Dataset, content_hash
 from jdistill.data.subset import balanced_indices
+from jdistill.files import user_path
 
 __all__ = ["Dataset", "load", "names"]
 
@@ -58,7 +58,7 @@ def load(
   train_y = checks.checked_labels(source.train.labels, source.train.count, f"{name}: train")
   test_y = checks.checked_labels(source.test.labels, source.test.count, f"{name}: test")
   class_names = source.class_names or checks.numbered_classes(train_y, f"{name}: train")
-  checks.require_two_classes(class_names, name)
+  checks.require_names(class_names, name)
   for labels, split in ((train_y, "train"), (test_y, "test")):
     checks.require_known_labels(labels, len(class_names), f"{name}: {split}")
   checks.require_all_classes(train_y, class_names, f"{name}: train")
@@ -86,7 +86,7 @@ def _choose(labels: np.ndarray, size: int | None, num_classes: int, seed: int, k
 def _read(name: str, data_dir: str | os.PathLike | None) -> raw.RawSet:
   if name in embedded.READERS:
     return embedded.READERS[name]()
-  path = Path(name).expanduser()
+  path = user_path(name, "dataset")
   if path.suffix.lower() == ".npz":
     return npz.read(path)
   if name and folder.is_dataset(path):

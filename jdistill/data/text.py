@@ -2,9 +2,9 @@
 
 import importlib.resources
 import os
-from pathlib import Path
 
 from jdistill.base import UserError
+from jdistill.files import user_path
 
 DESCRIPTIONS = "descriptions"
 
@@ -24,7 +24,7 @@ def read_text(name: str | os.PathLike) -> str:
     folder = importlib.resources.files("sklearn.datasets.descr")
     files = sorted((file for file in folder.iterdir() if file.name.endswith(".rst")), key=lambda file: file.name)
     return "\n".join(file.read_text(encoding="utf-8") for file in files)
-  path = Path(name).expanduser()
+  path = user_path(name, "dataset")
   if path.suffix.lower() != ".txt":
     raise UserError(f"dataset={name!r}: is no text; give {DESCRIPTIONS!r}, which needs no file, or a path FILE.txt")
   try:

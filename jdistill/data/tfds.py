@@ -17,6 +17,7 @@ import numpy as np
 
 from jdistill.base import UserError
 from jdistill.data import images, raw
+from jdistill.files import user_path
 
 
 def base_name(name: str) -> str:
@@ -34,7 +35,7 @@ def known_names() -> list[str]:
 def is_known(name: str, data_dir: str | os.PathLike | None) -> bool:
   """Whether TFDS has code for a set, or `data_dir` holds a folder of that name."""
   base = base_name(name)
-  in_folder = data_dir is not None and bool(base.strip(".")) and (Path(data_dir).expanduser() / base).is_dir()
+  in_folder = data_dir is not None and bool(base.strip(".")) and (user_path(data_dir, "data_dir") / base).is_dir()
   return in_folder or base in known_names()
 
 
@@ -55,7 +56,7 @@ def read(name: str, data_dir: str | os.PathLike | None) -> raw.RawSet:
       overlap, or not a set of 8-bit images with one label each.
   """
   name, _, parts = name.partition("@")
-  builder = _default_builder(name) if data_dir is None else _prepared_builder(name, Path(data_dir).expanduser())
+  builder = _default_builder(name) if data_dir is None else _prepared_builder(name, user_path(data_dir, "data_dir"))
   splits = builder.info.splits
   train, test = _parts(name, parts, splits) if parts else _usual_splits(name, splits)
   image_key, label_key, channels = _features(name, builder.info.features)
@@ -114,7 +115,7 @@ def require_directory(name: str, data_dir: str | os.PathLike) -> None:
   Raises:
     UserError: naming the directory to give.
   """
-  data_dir, base = Path(data_dir).expanduser(), base_name(name)
+  data_dir, base = user_path(data_dir, "data_dir"), base_name(name)
   if not data_dir.is_dir():
     raise UserError(f"data_dir={str(data_dir)!r}: there is no such directory; create it or choose another data_dir")
   above = [parent.parent for parent in (data_dir, *data_dir.parents[:2]) if parent.name == base]

@@ -17,6 +17,7 @@ from jdistill.files import (
   CHECKSUMS,
   read_npz,
   to_jsonable,
+  user_path,
   verify_checksums,
   write_checksums,
   write_npz,
@@ -48,7 +49,7 @@ def save(directory: str | os.PathLike, distilled: DistilledSet, *, pixels: np.nd
   Raises:
     UserError: the parts do not fit together, values are not finite, or the disk is full.
   """
-  directory = Path(directory).expanduser()
+  directory = user_path(directory, "directory")
   distilled = validate(distilled, "the distilled set")
   if pixels is not None and np.shape(pixels) != distilled.images.shape:
     raise UserError(f"pixels have shape {np.shape(pixels)} and images {distilled.images.shape}: give one per image")
@@ -87,7 +88,7 @@ def load(path: str | os.PathLike) -> DistilledSet:
   Raises:
     UserError: the path is missing, the directory was not finished, or the file is damaged or not a distilled set.
   """
-  path = Path(path).expanduser()
+  path = user_path(path, "path")
   if not path.exists():
     raise UserError(f"{path} does not exist: give the directory of a distilled set, or its {ARRAYS}")
   file = path / ARRAYS if path.is_dir() else path
@@ -153,6 +154,8 @@ def validate(distilled: DistilledSet, source: str) -> DistilledSet:
   if learned_lr <= 0:
     raise UserError(f"{source}: learned_lr={learned_lr:.6g}: must be above 0; the run diverged, lower its rates")
   names = tuple(str(name) for name in distilled.class_names)
+  if len(set(names)) < len(names):
+    raise UserError(f"{source}: class_names names a class twice; give one distinct name per class")
   if soft and names and labels.shape[1] != len(names):
     raise UserError(f"{source}: labels have {labels.shape[1]} classes and class_names {len(names)}: give as many")
   if not soft and (labels.min() < 0 or (names and labels.max() >= len(names))):

@@ -13,7 +13,7 @@ import numpy as np
 from jdistill.base import UserError
 from jdistill.export.artefact import hard_labels, validate
 from jdistill.export.distilled_set import DistilledSet
-from jdistill.files import write_bytes
+from jdistill.files import user_path, write_bytes
 from jdistill.reporting.grids import save_png, to_uint8
 
 
@@ -37,7 +37,7 @@ def to_png_folder(
   Raises:
     UserError: shapes do not fit, there is no name for a class, or the directory holds other files.
   """
-  directory, pixels, labels = Path(directory).expanduser(), np.asarray(pixels), np.asarray(labels)
+  directory, pixels, labels = user_path(directory, "directory"), np.asarray(pixels), np.asarray(labels)
   if pixels.ndim != 4 or pixels.shape[-1] not in (1, 3):
     raise UserError(f"pixels have shape {pixels.shape}: PNG files need [m, height, width, 1 or 3]")
   if len(labels) != len(pixels):
@@ -134,4 +134,4 @@ def _tensors(torch: Any, distilled: DistilledSet) -> tuple[Any, Any]:
 def _save(torch: Any, path: Path, value: Any) -> None:
   file = io.BytesIO()
   torch.save(value, file)
-  write_bytes(path.expanduser(), file.getvalue())
+  write_bytes(user_path(path, "path"), file.getvalue())

@@ -19,3 +19,4 @@ from jdistill.files.checksums import write_checksums as write_checksums
 from jdistill.files.json_files import read_json as read_json
 from jdistill.files.json_files import to_jsonable as to_jsonable
 from jdistill.files.json_files import write_json as write_json
+from jdistill.files.paths import user_path as user_path

@@ -5,6 +5,8 @@ import re
 
 def format_bytes(count: float) -> str:
   """Says a number of bytes in words, decimal units: `1_234_567 -> "1.2 MB"`."""
+  if count > 10**30:
+    return "more than 1e18 TB"
   for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
     if count >= size:
       return f"{count / size:.1f} {unit}"
@@ -34,4 +36,7 @@ def parse_bytes(text: str) -> int:
   found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([a-z]*)\s*", text.lower())
   if found is None or found[2] not in _UNITS or not float(found[1]) > 0:
     raise ValueError(f"{text!r} is no number of bytes; write it like '2GB' or '500MB'")
-  return int(float(found[1]) * _UNITS[found[2]])
+  count = float(found[1]) * _UNITS[found[2]]
+  if count > 1e18:
+    raise ValueError(f"{text[:40]!r} is more than any machine has; write it like '2GB' or '500MB'")
+  return int(count)

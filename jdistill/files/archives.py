@@ -29,6 +29,7 @@ DAMAGE = (
   SyntaxError,
   TypeError,
   MemoryError,
+  OverflowError,
 )
 
 

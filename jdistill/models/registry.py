@@ -135,7 +135,7 @@ def build(name: str, *, num_classes: int, image_shape: tuple[int, ...], **choice
   for option, value in choices.items():
     if option not in defaults:
       raise UserError(
-        f"{option}: no option of model {name!r}{_near(option, defaults)}; accepted: {', '.join(defaults)}"
+        f"{option}: no option of model {name!r}{_near(option, defaults)}; choose one of {', '.join(defaults)}"
       )
     _check_value(option, value)
   _check_positive("num_classes", num_classes)
@@ -225,7 +225,7 @@ def _input_type(shape: tuple[int, ...]):
 
 def _entry(name: str) -> _Entry:
   if name not in _ZOO:
-    raise UserError(f"model: {name!r} is unknown{_near(name, _ZOO)}; known: {', '.join(_ZOO)}")
+    raise UserError(f"model: {name!r} is unknown{_near(name, _ZOO)}; choose one of {', '.join(_ZOO)}")
   return _ZOO[name]
 
 
@@ -235,8 +235,8 @@ def _near(word: str, known: Mapping[str, Any]) -> str:
 
 
 def _check_positive(option: str, value: Any) -> None:
-  if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1:
-    raise UserError(f"{option}: {value!r} is not a whole number of at least 1")
+  if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 1 <= value < 2**31:
+    raise UserError(f"{option}: {value!r} is not a whole number from 1 to {2**31 - 1}; change it")
 
 
 def _check_value(option: str, value: Any) -> None:
@@ -246,6 +246,8 @@ def _check_value(option: str, value: Any) -> None:
   elif option == "widths":
     if not isinstance(value, tuple | list) or not value:
       raise UserError(f"widths: {value!r} is not a tuple of layer sizes, such as (128, 128)")
+    if len(value) > 1000:
+      raise UserError(f"widths: {len(value)} layers are more than 1000; name fewer")
     for width in value:
       _check_positive("widths", width)
   else:

@@ -43,7 +43,7 @@ class Eval(NamedTuple):
   epochs: Annotated[int, Range(1)]
   full_epochs: Annotated[int, Range(1)]
   full_lr: Annotated[float, Above(0)]
-  seeds: Annotated[int, Range(1)] = 5
+  seeds: Annotated[int, Range(1, 10_000)] = 5
   batch_size: Annotated[int, Range(1)] = 128
   momentum: Annotated[float, Range(0, 0.999)] = 0.9
   weight_decay: Annotated[float, Range(0)] = 5e-4

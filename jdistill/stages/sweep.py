@@ -23,10 +23,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jdistill.base import UserError
-from jdistill.config import checked_order
+from jdistill.config import checked_order, flat_keys
 from jdistill.files import read_json, write_json
 from jdistill.reporting import Section, comparison, duration, environment, format_table, write_report
-from jdistill.schema import Field, check_known, checked
+from jdistill.schema import Field, check_known, checked, near_matches
 from jdistill.stages.report import failed_section, failures, flatten
 from jdistill.stages.workdir import Interrupted
 from jdistill.training import distributed
@@ -92,7 +92,10 @@ def _checked_axes(sweep: Any) -> list[int]:
 
 def file_name(text: str) -> str:
   """A name of the user's as a part of a file name."""
-  return re.sub(r"[^\w.+-]+", "_", text.lower().replace(" ", "")).strip(".") or "_"
+  name = re.sub(r"[^\w.+-]+", "_", text.lower().replace(" ", "")).strip(".") or "_"
+  if len(name.encode()) > 200:
+    raise UserError(f"sweep: {text[:40]!r}...: becomes a part of file names; choose a shorter name")
+  return name
 
 
 def _override(config: dict[str, Any], values: Mapping[str, Any]) -> None:
@@ -102,7 +105,8 @@ def _override(config: dict[str, Any], values: Mapping[str, Any]) -> None:
     for name in path:
       section = section.get(name, {}) if isinstance(section, Mapping) else {}
     if not isinstance(section, Mapping) or last not in section:
-      raise UserError(f"sweep: {dotted}={value!r}: the configuration has no such key")
+      known = [key.replace(".", "/") for key in flat_keys(config)]
+      raise UserError(f"sweep: {dotted}={value!r}: the configuration has no such key{near_matches(dotted, known)}")
     section[last] = value
 
 

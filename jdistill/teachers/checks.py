@@ -11,7 +11,7 @@ def check_knowledge(logits: np.ndarray, labels: np.ndarray, *, name: str = "teac
 
   The order is told from the confusion matrix: the relabelling of the teacher's classes that makes most of its answers
   right (a linear assignment). If that mends at least half of all answers of a teacher that is right on fewer than half,
-  the labels are in another order.
+  the labels are in another order. A few examples can look so by chance: it takes ten per class to tell.
 
   Args:
     logits: `[n, classes]` of the teacher on examples with known labels.
@@ -33,7 +33,7 @@ def check_knowledge(logits: np.ndarray, labels: np.ndarray, *, name: str = "teac
   right = np.trace(counts) / len(labels)
   rows, columns = linear_sum_assignment(-counts)
   best = counts[rows, columns].sum() / len(labels)
-  if right < 0.5 and best - right >= 0.5:
+  if right < 0.5 and best - right >= 0.5 and len(labels) >= 10 * classes:
     moved = [f"{a}->{b}" for a, b in zip(rows, columns, strict=True) if a != b]
     raise UserError(
       f"{name}: its classes are in another order (accuracy {right:.3f}, {best:.3f} with {', '.join(moved[:5])}"

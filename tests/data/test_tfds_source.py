@@ -150,7 +150,7 @@ def test_unknown_names_get_near_matches():
     load("digit")
   with pytest.raises(UserError, match=r"dataset='qqqqqq': unknown; embedded are digits, mnist5k"):
     load("qqqqqq")
-  with pytest.raises(UserError, match=r"dataset='': unknown"):
+  with pytest.raises(UserError, match=r"dataset='': is no path"):
     load("")
 
 

@@ -31,7 +31,7 @@ def test_names_and_options():
   ("call", "message"),
   [
     (lambda: models.build("convnt", num_classes=2, image_shape=SHAPE), "'convnt' is unknown .did you mean convnet"),
-    (lambda: models.options("zzz"), "model: 'zzz' is unknown; known: convnet, "),
+    (lambda: models.options("zzz"), "model: 'zzz' is unknown; choose one of convnet, "),
     (lambda: models.build("mlp", num_classes=2, image_shape=SHAPE, width=3), "did you mean widths.*widths, act, init"),
     (lambda: models.build("convnet_bn", num_classes=2, image_shape=SHAPE, norm="layer"), "norm: no option of model"),
     (lambda: models.build("convnet", num_classes=2, image_shape=SHAPE, norm="bach"), "norm: 'bach' is unknown; choose"),

@@ -57,7 +57,7 @@ CASES = {
   "a subset larger than the set": (["test_size=5000"], ["test_size=5000", "at most"]),
   "no steps": (["steps=0"], ["steps=0: must be at least 1"]),
   "a negative seed": (["seed=-1"], ["seed=-1: must be at least 0"]),
-  "a seed that does not fit": (["seed=3000000000"], ["seed=3000000000: must be at most 2,147,483,647"]),
+  "a seed that does not fit": (["seed=3000000000"], ["seed=3000000000: must be below 2**31"]),
   "a rate of zero": (["teacher_train.lr=0"], ["teacher_train.lr=0.0: must be above 0"]),
   "too much momentum": (["method.image_momentum=1.0"], ["method.image_momentum=1.0: must be at most 0.999"]),
   "no threshold": (["method.threshold=0"], ["method.threshold=0.0: must be above 0"]),
