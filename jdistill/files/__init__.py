@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: atomic writes, plain array archives, JSON and checksums."""
+"""Files that are either whole or absent: atomic writes, plain array archives, JSON, checksums and locks."""
 
 from jdistill.files.amounts import format_bytes as format_bytes
 from jdistill.files.amounts import parse_bytes as parse_bytes
@@ -19,3 +19,10 @@ from jdistill.files.checksums import write_checksums as write_checksums
 from jdistill.files.json_files import read_json as read_json
 from jdistill.files.json_files import to_jsonable as to_jsonable
 from jdistill.files.json_files import write_json as write_json
+from jdistill.files.locks import LOCK as LOCK
+from jdistill.files.locks import Held as Held
+from jdistill.files.locks import Lock as Lock
+from jdistill.files.locks import take as take
+from jdistill.files.records import Damaged as Damaged
+from jdistill.files.records import read_record as read_record
+from jdistill.files.records import write_record as write_record
