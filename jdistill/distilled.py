@@ -10,7 +10,7 @@ import numpy as np
 
 from jdistill import data, export, models, schema
 from jdistill.augment import named
-from jdistill.base import UserError
+from jdistill.base import Diverged, UserError
 from jdistill.data import checks, preprocess
 from jdistill.evaluation import Protocol, evaluate_seeds, examples_of
 
@@ -196,6 +196,9 @@ class Distilled:
       key=jax.random.key(given["seed"]),
       seeds=given["seeds"],
     )
+    if not np.isfinite(accuracies).all():
+      rate = given["lr"] or self.learned_lr
+      raise Diverged(f"evaluate.lr={rate:.3g}: training on the set diverges; give a lower one")
     return Evaluation(model or name, tuple(accuracies))
 
   def _test(self, test: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
