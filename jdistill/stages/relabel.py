@@ -101,7 +101,7 @@ def _run(run: Run) -> None:
   images = np.asarray(distill.load(run, "distilled").images)
   records = record(run, images, run.key("relabel"))
   fkd.save(records, run.workdir / _LEAVES[0])
-  run.finish("relabel", begin, label_bytes=records.nbytes)
+  run.finish("relabel", begin, _LEAVES, label_bytes=records.nbytes)
   steps, epochs = len(records.index), run.config["relabel"]["epochs"]
   run.log(f"relabel: {steps:,} batches of {epochs} epochs, {format_bytes(records.nbytes)} of labels")
 

@@ -8,7 +8,7 @@ import pytest
 
 import jdistill
 from jdistill import stages
-from jdistill.files import sha256_arrays, verify_checksums
+from jdistill.files import read_record, sha256_arrays, verify_checksums
 from jdistill.reporting import read_jsonl
 from jdistill.teachers import ExpertBuffer
 
@@ -58,7 +58,7 @@ def test_the_summary_has_the_promised_figures(done, summary):
 
 
 def test_the_summary_is_that_of_the_evaluations(done, summary):
-  cells = json.loads((done / "work" / "stages" / "evaluations.json").read_text())
+  cells = read_record(done / "work" / "stages" / "evaluations.json")
   assert list(cells) == [f"mlp/{name}" for name in ("distilled", *CONTROLS)]
   scores = {name: cells[f"mlp/{name}"]["scores"]["accuracy"] for name in summary["arms"]}
   assert summary["reference"] == max(("random_hard", "random_soft"), key=lambda name: sum(scores[name]))
