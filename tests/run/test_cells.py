@@ -6,7 +6,7 @@ import pytest
 
 from jdistill.files import read_record
 from jdistill.reporting import read_jsonl
-from jdistill.stages import students
+from jdistill.stages import report, students
 from jdistill.stages.grid import Grid
 
 WILD = """
@@ -133,3 +133,34 @@ def test_a_grid_lets_other_mistakes_through(tmp_path):
   with pytest.raises(ZeroDivisionError):
     Grid(_Run(tmp_path), "students", "cells.json").work(["a"], one)
   assert not (tmp_path / "stages" / "cells.json").exists()
+
+
+@pytest.mark.parametrize(
+  ("override", "cells", "cure"),
+  [
+    ("full_lr=1e30", ["full_data"], "training diverges at a learning rate of 1e+30; lower eval.full_lr"),
+    (
+      "control_lrs=1e30,",
+      ["random_hard", "random_soft", "initial"],
+      "training diverges at every rate of eval.control_lrs=(1e+30,); add lower ones",
+    ),
+  ],
+)
+def test_a_network_of_an_evaluation_that_diverges_fails_its_cell(call, tmp_path, override, cells, cure):
+  """In no mean and no verdict; the others go on."""
+  result = call("--config=experiments/datm.py:tiny", f"--config.eval.{override}", f"--workdir={tmp_path / 'work'}")
+  assert (result.code, result.out) == (1, "")
+  summary = json.loads((tmp_path / "work" / "summary.json").read_text())
+  assert summary["failed"] == cells
+  for name, cell in summary["arms"].items():
+    assert cell == {"failed": f"mlp/{name}: {cure}"} if name in cells else 0 <= cell["mean"] <= 1
+  for name in cells:
+    assert f"failed: {name}: mlp/{name}: {cure}\n" in result.err
+
+
+def test_failures_with_any_network_count():
+  lost = {"failed": "convnet/initial: lost"}
+  summary = {"arms": {"a": {"mean": 1}, "b": {"failed": "b: x"}}}
+  assert report.failures(summary) == {"b": "x"}
+  summary["models"] = {"mlp": summary["arms"], "convnet": {"a": {"mean": 1}, "initial": lost}}
+  assert report.failures(summary) == {"b": "x", "convnet/initial": "lost"}

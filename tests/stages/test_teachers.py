@@ -11,7 +11,7 @@ from knowledge_runs import ARMS, experiment
 from jdistill import run
 from jdistill.base import UserError
 from jdistill.files import read_record, sha256_file, write_record
-from jdistill.stages import networks, students
+from jdistill.stages import networks
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 ONE = {"ce": ARMS["ce"]}
@@ -139,59 +139,6 @@ def test_a_damaged_stored_teacher_is_refused(done, tmp_path, name, content):
     f"teachers.stored={str(path)!r}: {path / name} is damaged or was edited (its checksum differs); put the file back "
     "as it was, or give another teacher"
   )
-
-
-@pytest.fixture
-def copy(done, tmp_path):
-  """A copy of the finished run, and its command: what it prints."""
-  shutil.copytree(done.root, tmp_path / "copy")
-
-  def again():
-    said = io.StringIO()
-    summary = run.run_experiment(experiment(), tmp_path / "copy" / "work", stream=said)
-    assert summary["arms"] == done.summary["arms"]
-    return said.getvalue()
-
-  teacher = tmp_path / "copy" / "artefacts" / "teachers" / done.teacher().name
-  return teacher, again
-
-
-def test_a_teacher_of_a_finished_run_that_is_gone_or_damaged_is_made_again(done, copy, monkeypatch):
-  """One line tells which file; the students and their figures stay."""
-  monkeypatch.setattr(students.arms, "train_arm", lambda *args: pytest.fail("a student was trained again"))
-  teacher, again = copy
-  whole = (teacher / "variables.npz").read_bytes()
-  changes = {
-    "variables.npz": [lambda path: path.unlink(), lambda path: path.write_bytes(whole[:-9])],
-    "teacher.json": [
-      lambda path: path.unlink(),
-      lambda path: path.write_text("[1, 2]"),
-      lambda path: path.write_text(path.read_text().replace("0.", "1.", 1)),
-    ],
-  }
-  for name, damages in changes.items():
-    for damage in damages:
-      damage(teacher / name)
-      assert again().count(f"teachers: {teacher / name} is ") == 1
-      assert (teacher / "variables.npz").read_bytes() == whole
-  shutil.rmtree(teacher)
-  assert f"{teacher / 'teacher.json'} is missing; it is made again" in again()
-  assert (teacher / "variables.npz").read_bytes() == whole
-  assert "made again" not in again()
-
-
-def test_changed_metrics_of_a_finished_arm_are_refused_until_they_are_away(done, copy):
-  teacher, again = copy
-  metrics = teacher.parents[2] / "work" / "metrics"
-  path = metrics / f"{done.summary['arms']['kd']['metrics']}.jsonl"
-  path.write_bytes(path.read_bytes()[:-30])
-  with pytest.raises(
-    UserError, match="is damaged or was edited .*: put it back as it was, or delete it and run"
-  ) as error:
-    again()
-  assert str(error.value).startswith(str(path))
-  path.unlink()
-  assert f"{path} is missing: the report comes without its curves" in again()
 
 
 def test_a_directory_without_a_teacher_is_refused(tmp_path):
