@@ -34,6 +34,14 @@ class _Arguments(NamedTuple):
   seed: schema.Size
 
 
+class _Subset(NamedTuple):
+  """Which part of its data set a set is of."""
+
+  train_size: schema.Count | None = None
+  test_size: schema.Count | None = None
+  seed: schema.Size = 0
+
+
 def _checked(where: str, values: Mapping[str, Any], declared: type) -> dict[str, Any]:
   """The values that a `NamedTuple` declares, in their types."""
   fields = schema.fields(declared)
@@ -126,13 +134,13 @@ class Distilled:
     Raises:
       UserError: the data set is not there, or is not the one the set was distilled from.
     """
-    known = self.provenance["dataset"]
+    known = self.provenance.get("dataset")
+    if not isinstance(known, Mapping) or not all(isinstance(known.get(name), str) for name in ("name", "fingerprint")):
+      raise UserError(f"provenance.dataset={known!r}: names no data set; pass test=(images, labels)")
     source = data.load(
       known["name"],
       data_dir=data_dir,
-      train_size=known["train_size"],
-      test_size=known["test_size"],
-      seed=known["seed"],
+      **_checked("provenance.dataset", known, _Subset),
     )
     if source.fingerprint != known["fingerprint"]:
       raise UserError(
@@ -176,7 +184,10 @@ class Distilled:
     """
     given = _checked("evaluate", {"seeds": seeds, "epochs": epochs, "lr": lr, "seed": seed}, _Arguments)
     protocol = self._protocol
-    own = dict(self._stored.protocol.get("model", {}))
+    own = self._stored.protocol.get("model", {})
+    if not isinstance(own, Mapping) or not isinstance(own.get("name", ""), str):
+      raise UserError(f"protocol.model={own!r}: is no network; export the set again")
+    own = dict(own)
     name = own.pop("name", "convnet")
     if model in (None, name):
       options = {key: tuple(value) if isinstance(value, list) else value for key, value in own.items()} | options

@@ -8,6 +8,7 @@ from jdistill.files.archives import read_npz as read_npz
 from jdistill.files.archives import write_npz as write_npz
 from jdistill.files.atomic import atomic_write as atomic_write
 from jdistill.files.atomic import disk_errors as disk_errors
+from jdistill.files.atomic import is_leftover as is_leftover
 from jdistill.files.atomic import remove_leftovers as remove_leftovers
 from jdistill.files.atomic import write_bytes as write_bytes
 from jdistill.files.atomic import write_text as write_text

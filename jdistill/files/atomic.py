@@ -86,8 +86,13 @@ def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], None], nee
 def remove_leftovers(directory: str | os.PathLike) -> None:
   """Deletes what killed writers left below a directory: hidden files named `.<name>.<8 hex digits>.tmp`."""
   for path in Path(directory).rglob(".*.tmp"):
-    if path.is_file() and re.fullmatch(r"\..+\.[0-9a-f]{8}\.tmp", path.name):
+    if path.is_file() and is_leftover(path.name):
       path.unlink(missing_ok=True)
+
+
+def is_leftover(name: str) -> bool:
+  """Whether a file has the name that writers give to what is not finished."""
+  return re.fullmatch(r"\..+\.[0-9a-f]{8}\.tmp", name) is not None
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from jdistill import config as config_lib
 from jdistill.base import UserError
-from jdistill.files import LOCK, Damaged, read_json, read_record, remove_leftovers, take, write_json, write_record
+from jdistill.files import Damaged, read_json, read_record, remove_leftovers, take, write_json, write_record
 from jdistill.reporting import environment
 from jdistill.stages import locked
 from jdistill.stages.run import Run
@@ -56,7 +56,7 @@ def read(run: Run) -> dict[str, Any] | None:
   """
   claim, plain = run.workdir / CLAIM, run.workdir / "config.json"
   if not claim.exists() and not plain.exists():
-    if run.workdir.exists() and any(path.name != LOCK for path in run.workdir.iterdir()):
+    if not locked.is_new(run.workdir):
       raise UserError(f"--workdir={run.workdir} is not empty and not a work directory; choose another")
     return None
   with contextlib.suppress(Damaged):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jdistill.base import UserError
-from jdistill.files import Held, Lock, remove_leftovers, take
+from jdistill.files import LOCK, Held, Lock, is_leftover, remove_leftovers, take
 from jdistill.stages.workdir import Interrupted, WorkDirectory, on_first
 
 _POLL_SECONDS = 0.5
@@ -19,6 +19,11 @@ def writable(flag: str, path: Path, write: Callable[[], Any]) -> Any:
     return write()
   except OSError as error:
     raise UserError(f"{flag}={path}: cannot be written ({error.strerror}); choose another {flag}") from error
+
+
+def is_new(workdir: Path) -> bool:
+  """Whether nobody has used a work directory, but for somebody who locked it or was killed at the very beginning."""
+  return not workdir.exists() or all(path.name == LOCK or is_leftover(path.name) for path in workdir.iterdir())
 
 
 @contextlib.contextmanager

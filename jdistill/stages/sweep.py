@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jdistill.base import UserError
-from jdistill.files import LOCK, disk_errors, read_json, write_json
+from jdistill.files import disk_errors, read_json, write_json
 from jdistill.reporting import Section, comparison, duration, environment, format_table, write_report
 from jdistill.stages import locked
 from jdistill.stages.report import failed_section, failures, flatten
@@ -136,7 +136,7 @@ def _run(grid: list[Cell], workdir: Path, run_cell: Callable, stream: Any) -> Ma
 def _check(workdir: Path) -> None:
   if workdir.exists() and not workdir.is_dir():
     raise UserError(f"--workdir={workdir} is a file; choose another")
-  if workdir.exists() and {path.name for path in workdir.iterdir()} - {LOCK} and not (workdir / "cells").is_dir():
+  if not locked.is_new(workdir) and not (workdir / "cells").is_dir():
     raise UserError(f"--workdir={workdir} is not empty and not that of a sweep; choose another")
 
 

@@ -15,6 +15,7 @@ from experiments import datm
 from jdistill.base import UserError
 from jdistill.files import read_record, sha256_file, write_record
 from jdistill.reporting import read_jsonl
+from jdistill.stages import locked
 
 TINY = "--config=experiments/datm.py:tiny"
 
@@ -89,6 +90,14 @@ def test_a_refused_command_claims_no_directory(call, tmp_path):
   work = f"--workdir={tmp_path / 'work'}"
   assert "ipc=21" in call(TINY, work, "--config.ipc=21").complaint
   assert not (tmp_path / "work").exists()  # so the corrected command is not "another configuration"
+
+
+def test_a_run_killed_at_the_very_beginning_can_go_on(tmp_path):
+  (tmp_path / ".lock").write_text("process 999999999 on elsewhere")
+  (tmp_path / ".claim.json.0123abcd.tmp").write_text("{")
+  assert locked.is_new(tmp_path)
+  (tmp_path / "notes.tmp").touch()
+  assert not locked.is_new(tmp_path)
 
 
 def _interrupt_after_distill(root):
