@@ -5,6 +5,8 @@ Every message on the page is what the code says today to the mistake beside it.
 
 import contextlib
 import io
+import os
+import socket
 import tempfile
 import textwrap
 from collections.abc import Callable
@@ -14,10 +16,11 @@ from typing import NamedTuple
 import numpy as np
 
 import jdistill
-from jdistill import run
+from jdistill import cli, run
 from jdistill.base import UserError
-from jdistill.files import write_text
+from jdistill.files import Lock, take, write_text
 from jdistill.run import load_experiment, make_run
+from jdistill.stages import claim
 
 PAGE = Path(__file__).parent / "messages.md"
 _TINY = "--config=experiments/datm.py:tiny"
@@ -56,7 +59,16 @@ def _claimed(directory: Path) -> None:
   """A work directory of another configuration."""
   config = load_experiment("experiments/datm.py:tiny")
   config.ipc = 2
-  make_run(config, directory / "work", stream=io.StringIO()).open_workdir()
+  claim.write(make_run(config, directory / "work", stream=io.StringIO()))
+
+
+def _on_other_data(directory: Path) -> None:
+  """A work directory of the same configuration, begun with other images."""
+  _save(directory)
+  values = cli.parse(["run", *_OWN.split(), "--config.teacher_train.batch_size=2"])
+  claim.write(make_run(values["config"].value, directory / "work", stream=io.StringIO()))
+  images = np.load(directory / "images.npz")["train_images"]
+  _save(directory, train_images=images[::-1])
 
 
 def _photo(directory: Path) -> None:
@@ -182,6 +194,20 @@ SECTIONS: dict[str, tuple[Case, ...]] = {
       _claimed,
     ),
     Case(
+      "Two runs in one directory",
+      f"{_TINY} --workdir=work",
+      "The run is still going on, perhaps in another window or on another host.",
+      "Wait for it, or choose another directory. The lock of a process that is gone counts for nothing.",
+      lambda directory: take(directory / "work"),
+    ),
+    Case(
+      "Data that changed",
+      f"{_OWN} --config.teacher_train.batch_size=2 --workdir=work",
+      "The file or folder holds other images than when the run began, and its figures would mix both.",
+      "Put the former data back, or begin a new run on the new ones.",
+      _on_other_data,
+    ),
+    Case(
       "A directory with other things in it",
       f"{_TINY} --workdir=.",
       "The directory is no work directory and is not empty; nothing in it is touched.",
@@ -211,7 +237,7 @@ def message(case: Case) -> str:
   """What the code says to a mistake."""
   with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
     directory = Path(name).resolve()
-    case.prepare(directory)
+    kept = case.prepare(directory)
     if callable(case.mistake):
       try:
         case.mistake(directory)
@@ -222,7 +248,10 @@ def message(case: Case) -> str:
       with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
         run.main(["run", *case.mistake.split()])
       text = said.getvalue().strip()
-    return text.replace(str(directory), "/home/me")
+    if isinstance(kept, Lock):
+      kept.release()
+    text = text.replace(str(directory), "/home/me").replace(str(os.getpid()), "4242")
+    return text.replace(socket.gethostname(), "thishost")
 
 
 def page() -> str:

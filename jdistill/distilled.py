@@ -10,7 +10,7 @@ import numpy as np
 
 from jdistill import data, export, models, schema
 from jdistill.augment import named
-from jdistill.base import UserError
+from jdistill.base import Diverged, UserError
 from jdistill.data import checks, preprocess
 from jdistill.evaluation import Protocol, evaluate_seeds, examples_of
 from jdistill.files import user_path
@@ -33,6 +33,14 @@ class _Arguments(NamedTuple):
   epochs: schema.Count | None
   lr: schema.Positive | None
   seed: schema.Size
+
+
+class _Subset(NamedTuple):
+  """Which part of its data set a set is of."""
+
+  train_size: schema.Count | None = None
+  test_size: schema.Count | None = None
+  seed: schema.Size = 0
 
 
 def _checked(where: str, values: Mapping[str, Any], declared: type) -> dict[str, Any]:
@@ -128,14 +136,12 @@ class Distilled:
       UserError: the data set is not there, or is not the one the set was distilled from.
     """
     known = self.provenance.get("dataset")
-    if not isinstance(known, Mapping) or not {"name", "train_size", "test_size", "seed", "fingerprint"} <= set(known):
-      raise UserError("provenance: does not say which data set this set came from; pass test=(images, labels)")
+    if not isinstance(known, Mapping) or not all(isinstance(known.get(name), str) for name in ("name", "fingerprint")):
+      raise UserError(f"provenance.dataset={known!r}: names no data set; pass test=(images, labels)")
     source = data.load(
       known["name"],
       data_dir=data_dir,
-      train_size=known["train_size"],
-      test_size=known["test_size"],
-      seed=known["seed"],
+      **_checked("provenance.dataset", known, _Subset),
     )
     if source.fingerprint != known["fingerprint"]:
       raise UserError(
@@ -180,7 +186,9 @@ class Distilled:
     given = _checked("evaluate", {"seeds": seeds, "epochs": epochs, "lr": lr, "seed": seed}, _Arguments)
     protocol = self._protocol
     own = self._stored.protocol.get("model", {})
-    if not isinstance(own, Mapping) or not isinstance(model, str | None):
+    if not isinstance(own, Mapping) or not isinstance(own.get("name", ""), str):
+      raise UserError(f"protocol.model={own!r}: is no network; export the set again")
+    if not isinstance(model, str | None):
       raise UserError(f"model={model!r}: must be the name of a network; choose one of {', '.join(models.names())}")
     own = dict(own)
     name = own.pop("name", "convnet")
@@ -202,6 +210,9 @@ class Distilled:
       key=jax.random.key(given["seed"]),
       seeds=given["seeds"],
     )
+    if not np.isfinite(accuracies).all():
+      rate = given["lr"] or self.learned_lr
+      raise Diverged(f"evaluate.lr={rate:.3g}: training on the set diverges; give a lower one")
     return Evaluation(model or name, tuple(accuracies))
 
   def to_png_folder(self, directory: str | os.PathLike) -> list[Path]:

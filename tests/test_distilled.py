@@ -128,3 +128,34 @@ def test_what_is_no_distilled_set(tmp_path, monkeypatch):
   monkeypatch.setenv("HOME", str(tmp_path))
   with pytest.raises(UserError, match=rf"{tmp_path}/nothing does not exist"):
     jdistill.load("~/nothing")
+
+
+DATASET = {"name": "digits", "fingerprint": "0" * 64, "train_size": 100, "test_size": 50, "seed": 0}
+
+
+@pytest.mark.parametrize(
+  "dataset", [None, [], 5, {}, {"name": "digits"}, DATASET | {"name": 3}, DATASET | {"fingerprint": 1}]
+)
+def test_a_provenance_of_another_form_is_one_line(distilled, dataset):
+  one = jdistill.distilled.Distilled(distilled._stored._replace(provenance={"dataset": dataset}))
+  with pytest.raises(UserError, match=r"^provenance\.dataset=.*: names no data set; pass test=\(images, labels\)$"):
+    one.test_set()
+
+
+def test_a_provenance_with_wrong_numbers_is_one_line(distilled):
+  for change, words in (({"train_size": "many"}, r"provenance\.dataset\.train_size"), ({}, "its content differs")):
+    one = jdistill.distilled.Distilled(distilled._stored._replace(provenance={"dataset": DATASET | change}))
+    with pytest.raises(UserError, match=words):
+      one.test_set()
+
+
+@pytest.mark.parametrize("model", [[], 5, {"name": 3}])
+def test_a_protocol_whose_model_is_no_network_is_one_line(distilled, model):
+  one = jdistill.distilled.Distilled(distilled._stored._replace(protocol=PROTOCOL | {"model": model}))
+  with pytest.raises(UserError, match=r"^protocol\.model=.*: is no network; export the set again$"):
+    one.evaluate(test=_examples())
+
+
+def test_a_rate_at_which_training_diverges_is_named(distilled):
+  with pytest.raises(UserError, match=r"^evaluate\.lr=1e\+30: training on the set diverges; give a lower one$"):
+    distilled.evaluate(seeds=1, lr=1e30, test=_examples())

@@ -143,14 +143,15 @@ def train_seeds(
     seeds=numbers,
     at_once=jax.default_backend() != "cpu",
     pool_mesh=mesh,
-    guard=False,  # a network that diverges is one with a low accuracy
+    guard=False,  # a network that diverges is told by its accuracy, which is NaN
   )
   return jax.tree.map(lambda leaf: leaf[:seeds], outcome.result.variables["student"])
 
 
 def accuracy(network: Network, variables: Variables, x: np.ndarray, y: np.ndarray) -> float:
-  """Share of images whose largest logit is that of their label."""
-  return float(np.mean(predict(network, variables, x).argmax(-1) == y))
+  """Share of images whose largest logit is that of their label; NaN for a network that diverged."""
+  found = predict(network, variables, x)
+  return float(np.mean(found.argmax(-1) == y)) if np.isfinite(found).all() else float("nan")
 
 
 def evaluate_seeds(
@@ -185,7 +186,7 @@ def evaluate_seeds(
     mesh: spreads the seeds over its axis `pool`.
 
   Returns:
-    Test accuracies as fractions, one per seed.
+    Test accuracies as fractions, one per seed; NaN for a network that diverged.
   """
   trained = jax.device_get(train_seeds(network, protocol, examples, lr, key=key, seeds=seeds, first=first, mesh=mesh))
   networks = (jax.tree.map(lambda leaf, i=index: leaf[i], trained) for index in range(seeds))

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: atomic writes, plain array archives, JSON and checksums."""
+"""Files that are either whole or absent: atomic writes, plain array archives, JSON, checksums and locks."""
 
 from jdistill.files.amounts import format_bytes as format_bytes
 from jdistill.files.amounts import parse_bytes as parse_bytes
@@ -8,6 +8,7 @@ from jdistill.files.archives import read_npz as read_npz
 from jdistill.files.archives import write_npz as write_npz
 from jdistill.files.atomic import atomic_write as atomic_write
 from jdistill.files.atomic import disk_errors as disk_errors
+from jdistill.files.atomic import is_leftover as is_leftover
 from jdistill.files.atomic import remove_leftovers as remove_leftovers
 from jdistill.files.atomic import write_bytes as write_bytes
 from jdistill.files.atomic import write_text as write_text
@@ -19,4 +20,11 @@ from jdistill.files.checksums import write_checksums as write_checksums
 from jdistill.files.json_files import read_json as read_json
 from jdistill.files.json_files import to_jsonable as to_jsonable
 from jdistill.files.json_files import write_json as write_json
+from jdistill.files.locks import LOCK as LOCK
+from jdistill.files.locks import Held as Held
+from jdistill.files.locks import Lock as Lock
+from jdistill.files.locks import take as take
 from jdistill.files.paths import user_path as user_path
+from jdistill.files.records import Damaged as Damaged
+from jdistill.files.records import read_record as read_record
+from jdistill.files.records import write_record as write_record

@@ -18,7 +18,7 @@ from typing import BinaryIO
 from jdistill.base import UserError
 from jdistill.files.amounts import format_bytes
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL = {errno.ENOSPC: "no space left", errno.EDQUOT: "disk quota exceeded", errno.EFBIG: "file size limit reached"}
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -31,16 +31,19 @@ def disk_errors(path: str | os.PathLike, needed: int | None = None) -> Iterator[
     needed: how many bytes are to be written, if known.
 
   Raises:
-    UserError: on "no space left", "quota exceeded", "permission denied" or "read-only file system".
+    UserError: on "no space left", "quota exceeded", "file too large", "permission denied" or "read-only file system".
   """
   try:
     yield
   except OSError as error:
-    if error.errno in _FULL:
+    # NumPy counts the items of a file that could not be written to its end, without a number of the error
+    torn = error.errno is None and re.search(r"\d+ requested and \d+ written", str(error))
+    if torn or error.errno in _FULL:
       wanted = f"about {format_bytes(needed)} needed, " if needed is not None else ""
+      reason = _FULL.get(error.errno, "no space left")
       raise UserError(
-        f"{path}: no space left: {wanted}{_free(Path(path))} free; nothing was lost, what was written before is "
-        "untouched: free some space or choose another directory, then run the same command again"
+        f"{path}: {reason}: {wanted}{_free(Path(path))} free; nothing was lost, what was written before is untouched: "
+        "free some space or choose another directory, then run the same command again"
       ) from error
     if error.errno in _FORBIDDEN:
       raise UserError(f"{path}: cannot be written ({error.strerror}): choose a writable directory") from error
@@ -83,8 +86,13 @@ def atomic_write(path: str | os.PathLike, write: Callable[[BinaryIO], None], nee
 def remove_leftovers(directory: str | os.PathLike) -> None:
   """Deletes what killed writers left below a directory: hidden files named `.<name>.<8 hex digits>.tmp`."""
   for path in Path(directory).rglob(".*.tmp"):
-    if path.is_file() and re.fullmatch(r"\..+\.[0-9a-f]{8}\.tmp", path.name):
+    if path.is_file() and is_leftover(path.name):
       path.unlink(missing_ok=True)
+
+
+def is_leftover(name: str) -> bool:
+  """Whether a file has the name that writers give to what is not finished."""
+  return re.fullmatch(r"\..+\.[0-9a-f]{8}\.tmp", name) is not None
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:

@@ -7,6 +7,7 @@ from jdistill.reporting.grids import can_be_shown as can_be_shown
 from jdistill.reporting.grids import image_grid as image_grid
 from jdistill.reporting.grids import save_png as save_png
 from jdistill.reporting.grids import timeline as timeline
+from jdistill.reporting.grids import timeline_steps as timeline_steps
 from jdistill.reporting.plots import curves as curves
 from jdistill.reporting.plots import grouped_bars as grouped_bars
 from jdistill.reporting.progress import Progress as Progress

@@ -77,9 +77,14 @@ def timeline(snapshots: Sequence[tuple[int, np.ndarray]], *, scale: int | None =
   if not snapshots:
     raise UserError("snapshots is empty: a timeline needs at least one (step, images)")
   ordered = sorted(snapshots, key=lambda snapshot: snapshot[0])
-  chosen = np.unique(np.round(np.linspace(0, len(ordered) - 1, min(_MOST_STEPS, len(ordered)))).astype(int))
+  chosen = timeline_steps(len(ordered))
   rows = np.stack([ordered[index][1] for index in chosen], axis=1)  # [m, steps, height, width, channels]
   return image_grid(rows.reshape(-1, *rows.shape[2:]), len(chosen), scale=scale, pad=pad)
+
+
+def timeline_steps(count: int) -> list[int]:
+  """Which of `count` ordered snapshots `timeline` shows."""
+  return np.unique(np.round(np.linspace(0, count - 1, min(_MOST_STEPS, count))).astype(int)).tolist()
 
 
 def save_png(path: str | os.PathLike, array: np.ndarray) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import ml_collections
 
 from jdistill import config as config_lib
-from jdistill.files import read_json
-from jdistill.stages import distill, evaluate, export, relabel, report, students, teachers, tune
+from jdistill.files import Damaged, read_json
+from jdistill.stages import claim, distill, evaluate, export, locked, relabel, report, students, teachers, tune
 from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
 from jdistill.stages.workdir import Interrupted, on_first
@@ -70,9 +70,11 @@ def check(run: Run) -> None:
   """
   how = run.config["parallel"]
   parallel.check_sizes(how["pool"] or 1, how["data"] or 1)
-  run.check_alike()
-  on_first(run.check_workdir)
+  claim.check_alike(run)
+  claim.check(run)
+  claim.check_artefacts(run)
   run.read()
+  claim.check_data(run)
   for name in run.config["stages"]:
     STAGES[name].check(run)
 
@@ -93,15 +95,33 @@ def run_stages(run: Run) -> Mapping[str, Any]:
   Returns:
     What `summary.json` holds (an empty mapping without the stage `report`).
   """
-  check(run)
-  run.open_workdir()
-  for name in run.config["stages"]:
-    stage = STAGES[name]
-    if name != "report" and on_first(lambda stage=stage: run.finished(stage.name, stage.leaves) is not None):
+  claim.check(run)  # before the lock, which would be a file in a directory of other things
+  with locked.directory(run.workdir):
+    check(run)
+    claim.write(run)
+    for name in run.config["stages"]:
+      stage = STAGES[name]
+      if name != "report" and _is_finished(run, stage):
+        continue
+      if run.stops():
+        raise Interrupted(f"stopped before stage {name}")
+      stage.run(run)
+    path = run.workdir / "summary.json"
+    return on_first(lambda: read_json(path) if path.exists() else {})
+
+
+def _is_finished(run: Run, stage: Stage) -> bool:
+  """Whether a stage can be passed over; one of which something is gone or damaged is made again."""
+
+  def look() -> bool:
+    if run.finished(stage.name, stage.leaves) is None:
+      run.reopen(stage.name, stage.leaves)
+      return False
+    try:
       stage.verify(run)
-      continue
-    if run.stops():
-      raise Interrupted(f"stopped before stage {name}")
-    stage.run(run)
-  path = run.workdir / "summary.json"
-  return on_first(lambda: read_json(path) if path.exists() else {})
+    except Damaged as error:
+      run.tell(stage.name, error)
+      return False
+    return True
+
+  return on_first(look)

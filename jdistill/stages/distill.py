@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -10,11 +10,11 @@ import jax
 import numpy as np
 
 from jdistill import augment, catalog, export, schema
-from jdistill.base import PyTree, UserError
+from jdistill.base import Diverged, PyTree, UserError
 from jdistill.bilevel import ROUTES
 from jdistill.config import Declared, Plain, sections
 from jdistill.data.checks import require_per_class
-from jdistill.files import format_bytes, read_npz, write_npz
+from jdistill.files import Damaged, format_bytes, read_npz, write_npz
 from jdistill.reporting import (
   JsonlWriter,
   Progress,
@@ -27,6 +27,7 @@ from jdistill.reporting import (
   read_jsonl,
   save_png,
   timeline,
+  timeline_steps,
 )
 from jdistill.schema import Range
 from jdistill.stages import build, gradient, plan, trajectories
@@ -35,7 +36,9 @@ from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
 from jdistill.stages.workdir import on_first
 from jdistill.synthetic import SyntheticSet
-from jdistill.training import Checkpoints, Hooks, distributed, parallel, run_loop
+from jdistill.training import Checkpoints, Hooks, NotFinite, distributed, parallel, run_loop
+
+_LEAVES, _METRICS = ("stages/initial.npz", "stages/distilled.npz"), "metrics.jsonl"
 
 
 class Keys(NamedTuple):
@@ -116,18 +119,41 @@ def _run(run: Run) -> None:
   # a run without the stage `teachers` still needs them
   feed = build.part(run, "stream").stream(build.materials(run))
   initial = run.workdir / "stages" / "initial.npz"
-  on_first(lambda: None if initial.exists() else write_npz(initial, initial_set(run)._asdict()))
+  on_first(lambda: None if _is_whole(run, initial) else write_npz(initial, initial_set(run)._asdict()))
   mesh = run.mesh("data", build.data_devices(run))
   run.together(mesh, lambda: _loop(run, feed, mesh, begin))
+
+
+def _is_whole(run: Run, path: Path) -> bool:
+  """Whether a set of this stage is there and can be read."""
+  try:
+    return path.exists() and read_npz(path).keys() == set(SyntheticSet._fields)
+  except UserError:
+    run.tell("distill", Damaged(path, "is damaged"))
+    return False
+
+
+@contextlib.contextmanager
+def _named(run: Run) -> Iterator[None]:
+  """Divergence in the words of the configuration."""
+  try:
+    yield
+  except NotFinite as error:
+    raise Diverged(f"distill: {error.finding}; {_cure(run)}") from error
+
+
+def _cure(run: Run) -> str:
+  rates = [f"method.{name}" for name in run.config["method"] if name == "lr" or name.endswith("_lr")]
+  return f"lower {' or '.join(rates)}" if rates else "lower the learning rates of the section method"
 
 
 def _loop(run: Run, feed, mesh, begin: float) -> None:
   c, steps = run.config, build.steps(run)
   chosen = on_first(lambda: (found := gradient.choose(run, mesh)) and list(found))
   method = build.build(run, load(run, "initial"), mesh, Route(*chosen) if chosen else None)
-  checkpoints = Checkpoints(run.workdir / "checkpoints", {"config": run.hash})
+  checkpoints = Checkpoints(run.workdir / "checkpoints", {"config": run.hash}, log=run.log)
   progress = Progress("distill", steps, stream=run.stream)
-  with contextlib.ExitStack() as stack:
+  with _named(run), contextlib.ExitStack() as stack:
     stack.callback(checkpoints.close)
     stack.callback(progress.close)
     outcome = run_loop(
@@ -146,6 +172,8 @@ def _loop(run: Run, feed, mesh, begin: float) -> None:
   if outcome.stopped:
     run.interrupt("distill", begin, f"step {outcome.steps} of {steps} is saved")
   result = jax.device_get(method.result(outcome.state))
+  if not all(np.isfinite(leaf).all() for leaf in result):
+    raise Diverged(f"distill: the learned set is not finite; {_cure(run)}")
   if not result.lr > 0:
     raise UserError(
       f"learned learning rate {float(result.lr):.3g}: not positive, so nothing can be trained on the set; lower the "
@@ -156,6 +184,8 @@ def _loop(run: Run, feed, mesh, begin: float) -> None:
   run.finish(
     "distill",
     begin,
+    _LEAVES,
+    metrics=on_first(lambda: run.checksums(run.workdir / _METRICS)),
     steps=steps,
     seconds_per_step=outcome.step_seconds,
     first_step_seconds=outcome.first_step_seconds,
@@ -172,7 +202,7 @@ def _hooks(run: Run, stack: contextlib.ExitStack, progress: Progress) -> Hooks:
     return Hooks(stop=lambda: run.stop_requested)
 
   def on_resume(step: int) -> None:
-    metrics = JsonlWriter(run.workdir / "metrics.jsonl", "distill", resume_step=step or -1)
+    metrics = JsonlWriter(run.workdir / _METRICS, "distill", resume_step=step or -1)
     writers.append(stack.enter_context(contextlib.closing(metrics)))
     if c["tensorboard"]:
       events = TensorBoardWriter(run.workdir / "tensorboard", resume_step=step or None)
@@ -239,7 +269,7 @@ def _report(run: Run, record: Mapping[str, Any]) -> Part:
 
 
 def _curves(run: Run) -> list[tuple[str, Path]]:
-  path, plots = run.workdir / "metrics.jsonl", []
+  path, plots = run.workdir / _METRICS, []
   rows = read_jsonl(path, "distill") if path.exists() else []
   for name in [name for name in (rows[0] if rows else {}) if "/" in name]:
     points = [(row["step"], float(row[name])) for row in rows if name in row]
@@ -271,7 +301,8 @@ def _pictures(run: Run) -> list[tuple[str, Path]]:
     frames = [(int(path.stem), read_npz(path)["pixels"]) for path in snapshots]
     file = run.workdir / "images" / "timeline.png"
     save_png(file, timeline(frames))
-    out.append((f"the first image of each class at steps {', '.join(str(step) for step, _ in frames[:12])}", file))
+    steps = ", ".join(str(frames[index][0]) for index in timeline_steps(len(frames)))
+    out.append((f"the first image of each class at steps {steps}", file))
   return out
 
 
@@ -283,8 +314,9 @@ STAGE = Stage(
     {"model": sections.network(), "unroll": Plain(schema.fields(Unroll))},
     complete=_complete,
   ),
-  ("stages/initial.npz", "stages/distilled.npz"),
+  _LEAVES,
   _check,
+  lambda run: run.check_metrics(run.finished("distill", _LEAVES)["metrics"]),
   plan=_plan,
   report=_report,
   progress=_progress,

@@ -1,5 +1,6 @@
 """Stage `evaluate`: the distilled set and its controls, trained on by fresh networks under one protocol."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
@@ -8,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jdistill import augment, models, schema
-from jdistill.base import Batch, Network, UserError
+from jdistill.base import Batch, Diverged, Network, UserError
 from jdistill.config import Declared, Plain
 from jdistill.data.subset import balanced_indices
 from jdistill.evaluation import Protocol, evaluate_seeds, examples_of
@@ -165,7 +166,7 @@ def _examples(run: Run, one: _Set) -> Batch:
   return examples_of(one.images, one.labels, num_classes=run.task().num_classes if small else None)
 
 
-def _choose_lr(run: Run, network: Network, one: _Set, mesh: Mesh | None) -> float:
+def _choose_lr(run: Run, cell: str, network: Network, one: _Set, mesh: Mesh | None) -> float:
   """The control's learning rate: the best of a few on real training images outside the set, never on test images."""
   task, rates = run.task(), run.config["eval"]["control_lrs"]
   free = np.setdiff1d(np.arange(len(task.teacher.y)), one.used)
@@ -181,7 +182,9 @@ def _choose_lr(run: Run, network: Network, one: _Set, mesh: Mesh | None) -> floa
   found = [
     evaluate_seeds(network, one.protocol, examples, lr, task.teacher.x[free], labels, **options)[0] for lr in rates
   ]
-  return float(rates[int(np.argmax(found))])
+  if not np.isfinite(found).any():
+    raise Diverged(f"{cell}: training diverges at every rate of eval.control_lrs={tuple(rates)}; add lower ones")
+  return float(rates[int(np.nanargmax(found))])
 
 
 def _run(run: Run) -> None:
@@ -206,9 +209,8 @@ def _cells(run: Run) -> None:
       found.stop_if_asked(f"{done} of {len(names) * e['seeds']} evaluations are saved")
       first = make(seed)
       if entry["lr"] is None:
-        entry["lr"] = (
-          first.lr if first.lr is not None else on_first(lambda first=first: _choose_lr(run, network, first, of_one))
-        )
+        choose = functools.partial(_choose_lr, run, cell, network, first, of_one)
+        entry["lr"] = first.lr if first.lr is not None else on_first(choose)
       at_once = _at_once(name, e["seeds"] - seed, mesh)
       own_sets = [first, *(make(seed + other) for other in range(1, at_once) if name.startswith("random_"))]
       if first.records is not None:
@@ -218,7 +220,10 @@ def _cells(run: Run) -> None:
         examples = [_examples(run, one) for one in own_sets]
         examples = examples if len(examples) > 1 else examples[0]
         options = {"key": run.key("evaluate"), "seeds": at_once, "first": seed, "mesh": mesh}
-        scores += evaluate_seeds(network, first.protocol, examples, entry["lr"], task.test.x, task.test.y, **options)
+        new = evaluate_seeds(network, first.protocol, examples, entry["lr"], task.test.x, task.test.y, **options)
+        if not np.isfinite(new).all():
+          raise Diverged(f"{cell}: training diverges at a learning rate of {entry['lr']:.3g}; {_cure(name)}")
+        scores += new
       found.save()
       progress.update(done + at_once, {name: scores[-1]})
     return {key: value for key, value in entry.items() if key != "begun"}
@@ -226,6 +231,12 @@ def _cells(run: Run) -> None:
   found.work(names, one)
   progress.close()
   found.finish()
+
+
+def _cure(name: str) -> str:
+  if name == OWN:
+    return "lower the rates at which the method learns the set"
+  return "lower eval.full_lr" if name == "full_data" else "lower eval.control_lrs"
 
 
 def _replayed(

@@ -5,7 +5,7 @@ import time
 from jdistill import __version__, config, export
 from jdistill.base import UserError
 from jdistill.data import preprocess
-from jdistill.files import verify_checksums
+from jdistill.files import CHECKSUMS, verify_checksums
 from jdistill.stages import build, distill
 from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
@@ -14,6 +14,8 @@ from jdistill.stages.workdir import on_first
 
 def _run(run: Run) -> None:
   """Writes `result/`; the same run always writes the same bytes, so nothing in it depends on time or place."""
+  if (run.workdir / "result" / CHECKSUMS).exists():
+    _verify(run)  # what somebody changed is not written over
   begin, c, task = time.monotonic(), run.config, run.task()
   result, row = distill.load(run, "distilled"), build.row_of(run)
   protocol = {name: c["eval"][name] for name in ("epochs", "batch_size", "momentum", "weight_decay", "augment")}

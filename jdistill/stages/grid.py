@@ -1,11 +1,13 @@
 """Named cells of work: kept in one file, resumed cell by cell, a failing one kept apart from the others."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
+
 from jdistill.base import Diverged
-from jdistill.files import read_json, write_json
+from jdistill.files import Damaged, read_record, write_record
 from jdistill.stages.run import Run
 from jdistill.stages.workdir import on_first
 
@@ -21,7 +23,16 @@ class Grid:
     """Opens the cells of a stage: a file in `stages/` of the work directory."""
     self._run, self._stage, self._begin = run, stage, time.monotonic()
     self._path = run.workdir / "stages" / file
-    self.cells: dict[str, Any] = on_first(lambda: read_json(self._path) if self._path.exists() else {})
+    self.cells: dict[str, Any] = on_first(self._read)
+
+  def _read(self) -> dict[str, Any]:
+    try:
+      cells = read_record(self._path) if self._path.exists() else {}
+    except Damaged as error:
+      self._run.tell(self._stage, error)
+      return {}
+    check_metrics(self._run, cells)
+    return cells
 
   def work(self, names: Iterable[str], one: Callable[[str], dict[str, Any]]) -> None:
     """Does what is left: `one(name)` gives the record of a cell.
@@ -35,6 +46,7 @@ class Grid:
       self.stop_if_asked(f"{sum(map(self.is_done, names))} of {len(names)} are saved")
       try:
         self.cells[name] = one(name)
+        _require_finite(name, self.cells[name])
       except Diverged as error:
         self.cells[name] = {"failed": str(error)}
         self._run.log(f"{self._stage}: {error}")
@@ -46,7 +58,7 @@ class Grid:
 
   def save(self) -> None:
     """Writes all cells."""
-    on_first(lambda: write_json(self._path, self.cells))
+    on_first(lambda: write_record(self._path, self.cells))
 
   def stop_if_asked(self, what: str) -> None:
     """Interrupts the stage where the user has asked for it; `what` tells how much is saved."""
@@ -55,9 +67,26 @@ class Grid:
 
   def finish(self) -> None:
     """Marks the stage as finished."""
-    self._run.finish(self._stage, self._begin)
+    if not self.cells:
+      self.save()  # nothing was to be done, and that is a result too
+    self._run.finish(self._stage, self._begin, (f"stages/{self._path.name}",))
 
 
 def load(run: Run, file: str) -> dict[str, Any]:
   """The cells that a stage has left."""
-  return read_json(run.workdir / "stages" / file)
+  return read_record(run.workdir / "stages" / file)
+
+
+def check_metrics(run: Run, cells: Mapping[str, Any]) -> None:
+  """Refuses finished cells whose metrics were changed since; see `WorkDirectory.check_metrics`."""
+  for cell in cells.values():
+    if "files" in cell:
+      run.check_metrics(cell["files"])
+
+
+def _require_finite(name: str, cell: Mapping[str, Any]) -> None:
+  """Refuses a cell with a score that is not finite: no mean of it would be."""
+  scores = dict(cell.get("scores", {})) | ({"values": cell["values"]} if "values" in cell else {})
+  for metric, values in scores.items():
+    if not np.isfinite(np.asarray(values, np.float64)).all():
+      raise Diverged(f"{name}: {metric} is not finite; lower the learning rate of its training")

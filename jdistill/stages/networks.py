@@ -11,9 +11,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdistill import catalog
-from jdistill.base import DataPolicy, Network, TargetSource, UserError, Variables
+from jdistill.base import DataPolicy, Diverged, Network, PyTree, TargetSource, UserError, Variables
 from jdistill.config.arms import TEACHER_SECTIONS
-from jdistill.files import read_json, read_npz
+from jdistill.files import (
+  LOCK,
+  Damaged,
+  read_npz,
+  read_record,
+  sha256_file,
+  to_jsonable,
+  write_npz,
+  write_record,
+)
 from jdistill.methods.knowledge import Recipe
 from jdistill.models.predict import predict
 from jdistill.stages import train
@@ -22,6 +31,8 @@ from jdistill.stages.workdir import on_first
 from jdistill.tasks import Task
 from jdistill.teachers.cache import cached, record, top_k
 from jdistill.teachers.frozen import committee, variables_hash
+
+_ARRAYS, _RECORD = "variables.npz", "teacher.json"
 
 
 class Teachers(NamedTuple):
@@ -138,11 +149,56 @@ def directory(run: Run, one: TeacherSpec) -> Path:
 
 def is_missing(run: Run, one: TeacherSpec) -> bool:
   """Whether teachers must be trained first."""
-  return one.stored is None and not on_first(lambda: _is_complete(directory(run, one)))
+  return one.stored is None and not on_first(lambda: _is_whole(run, one))
 
 
-def _is_complete(path: Path) -> bool:
-  return (path / "teacher.json").exists() and (path / "variables.npz").exists()
+def _is_whole(run: Run, one: TeacherSpec) -> bool:
+  try:
+    check_kept(run, one)
+  except Damaged as error:
+    if any(file.name != LOCK for file in directory(run, one).glob("*")):
+      run.tell("teachers", error)
+    return False
+  return True
+
+
+def check_kept(run: Run, one: TeacherSpec) -> dict[str, Any]:
+  """The record of teachers of one kind that a run makes.
+
+  Raises:
+    Damaged: one of their files is missing or is not as it was written.
+  """
+  return _kept(directory(run, one), identity(run, one))
+
+
+def write(run: Run, one: TeacherSpec, variables: PyTree, scores: Sequence[Mapping[str, float]], figures: dict) -> None:
+  """Keeps trained teachers of one kind: their stacked variables, and last the record that says that they are whole.
+
+  Raises:
+    Diverged: a value is not finite.
+  """
+  path, leaves = directory(run, one), jax.tree.leaves(variables)
+  if not all(np.isfinite(leaf).all() for leaf in leaves):
+    raise Diverged(f"{one.name}: its parameters are not finite; lower teacher_train.lr")
+  write_npz(path / _ARRAYS, {f"{i:04d}": np.asarray(leaf) for i, leaf in enumerate(leaves)})
+  files = {_ARRAYS: sha256_file(path / _ARRAYS)}
+  write_record(path / _RECORD, {"identity": identity(run, one), "scores": scores, **figures, "files": files})
+
+
+def _kept(path: Path, wanted: Mapping[str, Any] | None = None) -> dict[str, Any]:
+  """The record of stored teachers; `wanted` is what determines them, `None` for any.
+
+  Raises:
+    Damaged: one of their files is missing or is not as it was written.
+  """
+  kept = read_record(path / _RECORD)
+  if wanted is not None and kept["identity"] != to_jsonable(wanted):
+    raise Damaged(path / _RECORD, "is that of another teacher")
+  if not (path / _ARRAYS).is_file():
+    raise Damaged(path / _ARRAYS, "is missing")
+  if sha256_file(path / _ARRAYS) != kept["files"][_ARRAYS]:
+    raise Damaged(path / _ARRAYS)
+  return kept
 
 
 def model_of(one: TeacherSpec) -> Mapping[str, Any]:
@@ -153,10 +209,19 @@ def model_of(one: TeacherSpec) -> Mapping[str, Any]:
   """
   if one.stored is None:
     return one.sections["teacher"]
+  return _stored(one)["identity"]["model"]
+
+
+def _stored(one: TeacherSpec) -> dict[str, Any]:
   path = Path(one.stored).expanduser()
-  if not _is_complete(path):
+  if not (path / _RECORD).is_file():
     raise UserError(f"teachers.stored={one.stored!r}: no teacher there; give a directory of artefacts/teachers")
-  return read_json(path / "teacher.json")["identity"]["model"]
+  try:
+    return _kept(path)
+  except Damaged as error:
+    raise UserError(
+      f"teachers.stored={one.stored!r}: {error}; put the file back as it was, or give another teacher"
+    ) from error
 
 
 def own(run: Run) -> Teachers:
@@ -172,17 +237,20 @@ def read(run: Run, one: TeacherSpec) -> Teachers:
     UserError: they are not there, damaged, or do not fit.
   """
   path, model = directory(run, one), model_of(one)
-  if not _is_complete(path):
-    raise UserError(f"{path}: no teacher there; add 'teachers' to config.stages, or give the --artefacts of that run")
+  try:
+    kept = _stored(one) if one.stored is not None else check_kept(run, one)
+  except Damaged as error:
+    found = f"{error}" if path.is_dir() else f"{path}: no teacher there"
+    raise UserError(f"{found}; add 'teachers' to config.stages, or give the --artefacts of that run") from error
   task = run.task(one.sections["task"])
-  found, kept = read_npz(path / "variables.npz"), read_json(path / "teacher.json")
+  found = read_npz(path / _ARRAYS)
   network = run.network(model, task)
   form = jax.eval_shape(network.init, jax.random.key(0))
   leaves = [found[name] for name in sorted(found)]
   if [leaf.shape[1:] for leaf in leaves] != [leaf.shape for leaf in jax.tree.leaves(form)]:
     cure = "give a teacher of this data" if one.stored else "delete the directory"
     raise UserError(
-      f"{path}/variables.npz: does not fit model {model['name']} with {task.num_classes} classes on inputs "
+      f"{path / _ARRAYS}: does not fit model {model['name']} with {task.num_classes} classes on inputs "
       f"{task.input_shape}; {cure}"
     )
   stacked = jax.tree.unflatten(jax.tree.structure(form), leaves)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from jdistill import augment, schema
-from jdistill.base import Augmentation, Batch
+from jdistill.base import Augmentation, Batch, Diverged
 from jdistill.config import Declared, Plain
 from jdistill.config.common import Train
 from jdistill.data.policies import shuffle
@@ -100,8 +100,10 @@ def _run(run: Run) -> None:
   begin = time.monotonic()
   images = np.asarray(distill.load(run, "distilled").images)
   records = record(run, images, run.key("relabel"))
+  if not np.isfinite(records.logits).all():
+    raise Diverged("relabel: the teachers' logits are not finite; lower teacher_train.lr")
   fkd.save(records, run.workdir / _LEAVES[0])
-  run.finish("relabel", begin, label_bytes=records.nbytes)
+  run.finish("relabel", begin, _LEAVES, label_bytes=records.nbytes)
   steps, epochs = len(records.index), run.config["relabel"]["epochs"]
   run.log(f"relabel: {steps:,} batches of {epochs} epochs, {format_bytes(records.nbytes)} of labels")
 

@@ -62,8 +62,7 @@ def _summary(run: Run, parts: list[Part]) -> dict[str, Any]:
   out["peak_memory_bytes"] = max((record["peak_memory_bytes"] for record in records.values()), default=None)
   for part in parts:
     out |= part.summary
-  cells = out.get("arms", {})
-  return out | {"failed": [label for label, cell in cells.items() if "failed" in cell]}
+  return out | {"failed": list(_failed(out))}
 
 
 def _closing(run: Run, summary: dict[str, Any], parts: list[Part]) -> list[str]:
@@ -78,7 +77,15 @@ def _closing(run: Run, summary: dict[str, Any], parts: list[Part]) -> list[str]:
 
 def failures(summary: Mapping[str, Any]) -> dict[str, str]:
   """The arms of a run that failed, with what each of them came to."""
-  return {label: summary["arms"][label]["failed"].removeprefix(f"{label}: ") for label in summary["failed"]}
+  return {label: message.removeprefix(f"{label}: ") for label, message in _failed(summary).items()}
+
+
+def _failed(summary: Mapping[str, Any]) -> dict[str, str]:
+  """Messages by arm; `"NETWORK/SET"` for sets that fail with another network than the first."""
+  cells = dict(summary.get("arms", {}))
+  for model, sets in list(summary.get("models", {}).items())[1:]:
+    cells |= {f"{model}/{name}": cell for name, cell in sets.items()}
+  return {label: cell["failed"] for label, cell in cells.items() if "failed" in cell}
 
 
 def failed_section(messages: Mapping[str, str]) -> list[Section]:

@@ -16,7 +16,7 @@ from jdistill.base import Batch, Network, UserError
 from jdistill.data import preprocess
 from jdistill.files import read_npz, sha256_arrays, write_npz
 from jdistill.reporting import duration
-from jdistill.stages import whitening
+from jdistill.stages import locked, whitening
 from jdistill.stages.workdir import WorkDirectory, on_first
 from jdistill.tasks import Request, Task, fingerprint
 from jdistill.training import distributed, parallel
@@ -57,11 +57,15 @@ class Run(WorkDirectory):
     """Reads the data of all arms; process 0 first, which may have to download or to fit."""
 
     def read():
-      for section in [self.config["task"], *(arm["task"] for arm in self.config.get("arms", {}).values())]:
+      for section in self.sections():
         self.task(section)
 
     on_first(read)
     read()
+
+  def sections(self) -> list[Mapping[str, Any]]:
+    """The sections `task` of the run and of its arms."""
+    return [self.config["task"], *(arm["task"] for arm in self.config.get("arms", {}).values())]
 
   def _fit(self, kind: str, pixels: np.ndarray) -> preprocess.Preprocessing:
     """Preprocessing fitted on training images; ZCA, which can take long, is kept among the artefacts."""
@@ -69,13 +73,22 @@ class Run(WorkDirectory):
       return preprocess.fit(kind, pixels)
     path = self.artefact("zca", data=sha256_arrays({"pixels": pixels})).with_suffix(".npz")
     if path.exists():
-      return preprocess.from_arrays(read_npz(path))
-    begin = time.monotonic()
-    self.log(f"whitening: {whitening.cost(pixels.shape)}")
-    fitted = preprocess.fit(kind, pixels)
-    write_npz(path, preprocess.to_arrays(fitted))
-    self.log(f"whitening: {fitted.vectors.shape[1]:,} directions in {duration(time.monotonic() - begin)}")
-    return fitted
+      try:
+        return preprocess.from_arrays(read_npz(path))
+      except UserError:
+        self.log(f"whitening: {path} is damaged; it is made again")
+        path.unlink()
+    lock = locked.wait_for(self, path.parent)
+    try:
+      if not path.exists():  # another run may have made it meanwhile
+        begin = time.monotonic()
+        self.log(f"whitening: {whitening.cost(pixels.shape)}")
+        fitted = preprocess.fit(kind, pixels)
+        write_npz(path, preprocess.to_arrays(fitted))
+        self.log(f"whitening: {fitted.vectors.shape[1]:,} directions in {duration(time.monotonic() - begin)}")
+    finally:
+      lock.release()
+    return preprocess.from_arrays(read_npz(path))
 
   def network(self, section: Mapping[str, Any] | str | None = None, task: Task | None = None) -> Network:
     """A network that fits a task: of a section, or by name with its default options; that of `model` if not given."""

@@ -14,6 +14,7 @@ from jdistill.schema import Range
 from jdistill.stages import arms, grid, networks, traced, tune
 from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
+from jdistill.stages.workdir import on_first
 
 _FILE = "results.json"
 
@@ -47,7 +48,8 @@ def _run(run: Run) -> None:
     columns = {name: [one[name] for one in scores] for name in scores[0]}
     mean = np.mean(columns[task.metric])
     run.log(f"students: {label}: {task.metric} {mean:.4g} in {figures['seconds']:.1f} s")
-    return {"arm": arm, "scores": columns, "figures": figures}
+    own = (run.workdir / "metrics").glob(f"{figures['metrics']}*.jsonl")
+    return {"arm": arm, "scores": columns, "figures": figures, "files": on_first(lambda: run.checksums(*own))}
 
   found.work(c["order"], one)
   found.finish()
@@ -81,7 +83,8 @@ def _report(run: Run, record: Mapping[str, Any]) -> Part:
   )
   for label, cell in compared.items():
     cell |= {"tuned": choices.get(label, {})} | cell.pop("figures", {})
-    cell.pop("arm", None)
+    for name in ("arm", "files"):
+      cell.pop(name, None)
     if c["target_score"] is not None and "curve" in cell:
       cell["seconds_to_target"] = time_to(cell["curve"], task.metric, c["target_score"], task.higher)
   table = comparison.table(compared, task.metric, reference, columns=_columns(compared, c["target_score"]))
@@ -158,6 +161,7 @@ STAGE = Stage(
   Declared(schema.fields(Keys), arms.SECTIONS, ("arms", "tune", "committee"), arms.ARMS.expand),
   (f"stages/{_FILE}",),
   _check,
+  lambda run: grid.check_metrics(run, grid.load(run, _FILE)),
   plan=_plan,
   report=_report,
 )

@@ -24,9 +24,10 @@ import numpy as np
 
 from jdistill.base import UserError
 from jdistill.config import checked_order, flat_keys
-from jdistill.files import read_json, write_json
+from jdistill.files import disk_errors, read_json, write_json
 from jdistill.reporting import Section, comparison, duration, environment, format_table, write_report
 from jdistill.schema import Field, check_known, checked, near_matches
+from jdistill.stages import locked
 from jdistill.stages.report import failed_section, failures, flatten
 from jdistill.stages.workdir import Interrupted
 from jdistill.training import distributed
@@ -131,7 +132,12 @@ def run(
 
   `run_cell`, `(configuration, work directory, stream) -> summary`, is an ordinary run.
   """
-  distributed.on_first(lambda: _claim(workdir))
+  distributed.on_first(lambda: _check(workdir))
+  with locked.directory(workdir):
+    return _run(grid, workdir, run_cell, stream)
+
+
+def _run(grid: list[Cell], workdir: Path, run_cell: Callable, stream: Any) -> Mapping[str, Any]:
   show = functools.partial(print, file=stream, flush=True) if distributed.is_writer() else lambda line: None
   results: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
   failed: dict[str, str] = {}
@@ -140,7 +146,8 @@ def run(
     directory = workdir / "cells" / cell.name
     show(f"run {number}/{len(grid)}: {cell.group}, {cell.series}, seed {cell.seed}: log in {directory}.log")
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with open(f"{directory}.log" if distributed.is_writer() else os.devnull, "a", encoding="utf-8") as log:
+    log_file = f"{directory}.log" if distributed.is_writer() else os.devnull
+    with disk_errors(log_file), open(log_file, "a", encoding="utf-8") as log:
       try:
         summary = run_cell(cell.config, directory, log)
       except Interrupted as stop:
@@ -157,10 +164,10 @@ def run(
   return distributed.on_first(lambda: _report(grid, results, failed, workdir, show))
 
 
-def _claim(workdir: Path) -> None:
-  if not workdir.exists() or not any(workdir.iterdir()):
-    workdir.mkdir(parents=True, exist_ok=True)
-  elif not (workdir / "cells").is_dir():
+def _check(workdir: Path) -> None:
+  if workdir.exists() and not workdir.is_dir():
+    raise UserError(f"--workdir={workdir} is a file; choose another")
+  if not locked.is_new(workdir) and not (workdir / "cells").is_dir():
     raise UserError(f"--workdir={workdir} is not empty and not that of a sweep; choose another")
 
 
@@ -196,17 +203,20 @@ def _sets(results: Mapping, first: Mapping[str, Any], workdir: Path):
   tables, rows, best, groups = {}, [], {}, {}
   for group in dict.fromkeys(group for group, _ in results):
     found = {series: summaries for (name, series), summaries in results.items() if name == group}
-    scores = {series: [one["arms"]["distilled"]["mean"] for one in summaries] for series, summaries in found.items()}
+    scores = {series: _means(summaries, "distilled") for series, summaries in found.items()}
     controls = next(iter(found.values()))
-    for name in [name for name in controls[0]["arms"] if name.startswith("random_")]:
-      scores[name] = [one["arms"][name]["mean"] for one in controls if name in one["arms"]]
+    for name in dict.fromkeys(name for one in controls for name in one["arms"] if name.startswith("random_")):
+      scores[name] = _means(controls, name)
+    scores = {name: values for name, values in scores.items() if values}
     named = {name: {"scores": {metric: values}} for name, values in scores.items()}
     tables[group], groups[group] = comparison.compare(named, metric, None), scores
     rows += [[group, *row] for row in comparison.table(tables[group], metric, None, digits=3)[1]]
     own = [name for name in tables[group] if not name.startswith("random_")]
-    best[group] = max(own, key=lambda name, cells=tables[group]: cells[name]["mean"])
+    if own:
+      sign = 1 if first.get("higher_is_better", True) else -1
+      best[group] = max(own, key=lambda name, cells=tables[group], sign=sign: sign * cells[name]["mean"])
   comparison.bars(workdir / "figure.png", tables, metric)
-  said = "; ".join(f"{group}: {name} is best" for group, name in best.items())
+  said = "; ".join(f"{group}: {f'{best[group]} is best' if group in best else 'every set failed'}" for group in tables)
   headers = ["group", "run", metric]
   repetitions = max(len(summaries) for summaries in results.values())
   text = (
@@ -215,6 +225,11 @@ def _sets(results: Mapping, first: Mapping[str, Any], workdir: Path):
   )
   section = Section("Result", text, (headers, rows), [(f"{metric} by group and series", workdir / "figure.png")])
   return {"best": best, "groups": groups}, [section], f"{format_table(headers, rows)}\n{said}"
+
+
+def _means(summaries: list[Mapping[str, Any]], name: str) -> list[float]:
+  """The means of a set over the repetitions in which it did not fail."""
+  return [one["arms"][name]["mean"] for one in summaries if "mean" in one["arms"].get(name, {})]
 
 
 def _arms(results: Mapping, first: Mapping[str, Any], workdir: Path):

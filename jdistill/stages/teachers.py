@@ -4,18 +4,15 @@ import time
 from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
-import jax
-import numpy as np
-
 from jdistill import augment, catalog, schema
 from jdistill.base import UserError
 from jdistill.config import Declared, Plain, sections
 from jdistill.config.common import TRAIN
-from jdistill.files import format_bytes, write_json, write_npz
+from jdistill.files import format_bytes
 from jdistill.models.predict import predict
 from jdistill.reporting import Section
 from jdistill.schema import Range
-from jdistill.stages import job_plan, networks, train, trajectories
+from jdistill.stages import job_plan, locked, networks, train, trajectories
 from jdistill.stages.networks import TeacherSpec, recipe_of
 from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
@@ -69,7 +66,9 @@ def _run(run: Run) -> None:
   begin, records = time.monotonic(), []
   for one in networks.specs(run):
     if networks.is_missing(run, one):
-      _train(run, one)
+      with locked.artefact(run, networks.directory(run, one)):
+        if networks.is_missing(run, one):  # another run may have made it meanwhile
+          _train(run, one)
     found = judged(run, one)
     model = networks.model_of(one)["name"]
     for scores in found.scores:
@@ -81,8 +80,11 @@ def _run(run: Run) -> None:
 
 def _verify(run: Run) -> None:
   if keeps(run) == TRAJECTORY:
-    return  # the buffer is checked where it is opened, and recorded again where it is gone
+    trajectories.verify(run)
+    return
   for one in networks.specs(run):
+    if one.stored is None:
+      networks.check_kept(run, one)
     networks.read(run, one)
 
 
@@ -95,21 +97,15 @@ def first(run: Run) -> networks.Teachers:
 
 
 def _train(run: Run, one: TeacherSpec) -> None:
-  task, count, target = run.task(one.sections["task"]), one.count, networks.directory(run, one)
+  task, count = run.task(one.sections["task"]), one.count
   job = networks.job_of(run, one, list(range(count)))
-  checkpoints = run.workdir / "checkpoints" / f"teacher_{target.name}"
+  checkpoints = run.workdir / "checkpoints" / f"teacher_{networks.directory(run, one).name}"
   trained, figures = train.run(run, job, run.key("teacher"), checkpoints, stage="teachers")
   predicts = [train.predictions(job, trained, index) for index in range(count)]
   for one_predict in predicts:
     _check_knowledge(one_predict, task, one.name)
   scores = [dict(task.score(one_predict, task.test)) for one_predict in predicts]
-
-  def write():
-    leaves = jax.tree.leaves(trained.variables["student"])
-    write_npz(target / "variables.npz", {f"{i:04d}": np.asarray(leaf) for i, leaf in enumerate(leaves)})
-    write_json(target / "teacher.json", {"identity": networks.identity(run, one), "scores": scores, **figures})
-
-  on_first(write)
+  on_first(lambda: networks.write(run, one, trained.variables["student"], scores, figures))
 
 
 def _check_knowledge(logits, task: Task, name: str) -> None:

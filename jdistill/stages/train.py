@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from jdistill.base import Diverged, UserError
-from jdistill.files import read_json, write_json
+from jdistill.files import Damaged, read_record, write_record
 from jdistill.methods.knowledge import Trained
 from jdistill.reporting import JsonlWriter, Progress, peak_memory_bytes, read_jsonl
 from jdistill.stages.job import Job, Prepared, at_once, join, predictions, prepare
@@ -134,7 +134,7 @@ class _Training:
     shown = job.label if job.label.startswith(self.stage) else f"{self.stage} {job.label}"
     self.progress = Progress(shown, epochs * self.steps, stream=self.ctx.stream)
     identity = {"config": self.ctx.hash, "job": job.label, "seeds": list(job.seeds)}
-    checkpoints = None if self.directory is None else Checkpoints(self.directory, identity)
+    checkpoints = None if self.directory is None else Checkpoints(self.directory, identity, log=self.ctx.log)
     with self._messages(), contextlib.ExitStack() as self.stack:
       self.stack.callback(self.progress.close)
       if checkpoints is not None:
@@ -205,11 +205,19 @@ class _Training:
     self.writer = JsonlWriter(self.metrics, self.name, resume_step=done or -1)
     self.stack.callback(self.writer.close)
     if done and self.job.score is not None and self.curve_file.exists():
-      found = read_json(self.curve_file)
+      found = self._stored_curve()
       rows = [row for row in found["rows"] if row["step"] <= done]
       last = rows[-1]["seconds"] if rows else 0.0
       # after a kill, the seconds since the last score are not known
       self.curve = {"rows": rows, "seconds": max(found["seconds"], last) if rows == found["rows"] else last}
+
+  def _stored_curve(self) -> dict[str, Any]:
+    try:
+      return read_record(self.curve_file)
+    except Damaged as error:
+      raise UserError(
+        f"{self.job.label}: {error}; put it back as it was, or delete {self.directory} to train {self.job.label} anew"
+      ) from error
 
   def _show(self, done: int, metrics: Mapping[str, float]) -> None:
     if self.writer is not None:
@@ -232,7 +240,7 @@ class _Training:
 
   def _write_curve(self) -> None:
     if self.curve_file is not None and self.job.score is not None and distributed.is_writer():
-      write_json(self.curve_file, self.curve)
+      write_record(self.curve_file, self.curve)
 
   def _last(self) -> dict[str, float]:
     """What the last step reported, means over seeds."""

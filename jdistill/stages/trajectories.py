@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdistill import models
-from jdistill.base import Network, Variables
-from jdistill.files import format_bytes
+from jdistill.base import Diverged, Network, Variables
+from jdistill.files import Damaged, format_bytes
 from jdistill.models.predict import predict
-from jdistill.stages import networks, train
+from jdistill.stages import locked, networks, train
 from jdistill.stages.run import Run
 from jdistill.stages.workdir import on_first
 from jdistill.teachers import ExpertBuffer
@@ -40,18 +40,42 @@ def open_buffer(run: Run) -> ExpertBuffer:
 
 def ready(run: Run) -> ExpertBuffer:
   """The buffer with all trajectories of this run in it; those that are missing are recorded first."""
-  buffer, count = open_buffer(run), run.config["teachers"]["count"]
-  if on_first(lambda: all(index in buffer for index in range(count))):
+  buffer = open_buffer(run)
+  if not on_first(lambda: _missing(run, buffer)):
     return open_buffer(run) if distributed.count() > 1 else buffer  # process 0 may have looked later than this one
   record(run)
   return open_buffer(run)
 
 
+def verify(run: Run) -> None:
+  """Looks at the trajectories of a finished stage.
+
+  Raises:
+    Damaged: some are gone or not as they were recorded.
+  """
+  buffer = open_buffer(run)
+  if missing := _missing(run, buffer):
+    raise buffer.flaws[0] if buffer.flaws else Damaged(buffer.file(missing[0]), "is missing")
+
+
+def _missing(run: Run, buffer: ExpertBuffer) -> list[int]:
+  return [index for index in range(run.config["teachers"]["count"]) if index not in buffer]
+
+
 def record(run: Run) -> None:
   """Stage `teachers` of a run whose teachers leave trajectories: records the missing ones, several at once."""
-  begin, count = time.monotonic(), run.config["teachers"]["count"]
-  buffer = open_buffer(run)
-  missing = on_first(lambda: [index for index in range(count) if index not in buffer])
+  begin, buffer, recorded = time.monotonic(), open_buffer(run), 0
+  if on_first(lambda: _missing(run, buffer)):
+    with locked.artefact(run, run.artefact("trajectories", **_identity(run))):
+      buffer = open_buffer(run)  # another run may have recorded some meanwhile
+      recorded = _record_missing(run, buffer, begin)
+  on_first(lambda: _finish(run, buffer, recorded, begin))
+
+
+def _record_missing(run: Run, buffer: ExpertBuffer, begin: float) -> int:
+  count, missing = run.config["teachers"]["count"], on_first(lambda: _missing(run, buffer))
+  for flaw in buffer.flaws:
+    run.tell("teachers", flaw)
   mesh = run.mesh("pool", count)
   size = 1 if mesh is None else mesh.size
   for first in range(0, len(missing), size):
@@ -59,7 +83,7 @@ def record(run: Run) -> None:
       run.interrupt("teachers", begin, f"{count - len(missing) + first} of {count} trajectories are saved")
     group = missing[first : first + size]
     run.together(mesh, lambda group=group: _record(run, buffer, group))
-  on_first(lambda: _finish(run, buffer, len(missing), begin))
+  return len(missing)
 
 
 def _record(run: Run, buffer: ExpertBuffer, group: list[int]) -> None:
@@ -75,6 +99,8 @@ def _record(run: Run, buffer: ExpertBuffer, group: list[int]) -> None:
     task = run.task(one.sections["task"])
     for position, index in enumerate(group):
       trajectory = np.stack([np.asarray(snapshot[position]) for snapshot in snapshots])
+      if not np.isfinite(trajectory).all():
+        raise Diverged(f"teacher {index}: its parameters are not finite; lower teacher_train.lr")
       final = Variables(jnp.asarray(trajectory[-1]))
       scores = task.score(lambda x, final=final: predict(network, final, x), task.test)
       buffer.add(index, trajectory, dict(scores))

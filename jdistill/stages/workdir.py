@@ -1,7 +1,8 @@
-"""The work directory of a run: who it belongs to, which stages are finished, and how to stop."""
+"""The work directory of a run: which stages are finished, what they left, and how to stop."""
 
 import contextlib
 import io
+import itertools
 import signal
 import sys
 import time
@@ -10,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from jdistill import config as config_lib
-from jdistill.base import UserError
-from jdistill.files import read_json, remove_leftovers, write_json
-from jdistill.reporting import environment, peak_memory_bytes
+from jdistill.base import Diverged, UserError
+from jdistill.files import Damaged, read_record, sha256_file, write_record
+from jdistill.reporting import peak_memory_bytes
 from jdistill.training import distributed
 
 
@@ -29,7 +30,7 @@ class _Silence(io.TextIOBase):
 
 def on_first(work: Callable[[], Any]) -> Any:
   """`distributed.on_first` for stages: process 0 does something and the others wait for it, its refusals included."""
-  return distributed.on_first(work, (UserError, Interrupted))
+  return distributed.on_first(work, (Diverged, UserError, Interrupted))
 
 
 class WorkDirectory:
@@ -43,58 +44,18 @@ class WorkDirectory:
       self.stream = _Silence()
     self.stop_requested = False
     self.hash = config_lib.config_hash(config)
+    self._digests: dict[tuple, str] = {}
+    self._told: set[Path] = set()
 
   def log(self, line: str) -> None:
     """Prints one line about what happens."""
     print(line, file=self.stream, flush=True)
 
-  def check_workdir(self) -> None:
-    """Refuses a work directory that is not this run's; writes nothing.
-
-    Raises:
-      UserError: it belongs to another configuration, or is a file or a directory with other things in it.
-    """
-    path = self.workdir / "config.json"
-    if self.workdir.exists() and not self.workdir.is_dir():
-      raise UserError(f"--workdir={self.workdir} is a file; choose another")
-    if not path.exists():
-      if self.workdir.exists() and any(self.workdir.iterdir()):
-        raise UserError(f"--workdir={self.workdir} is not empty and not a work directory; choose another")
-      return
-    try:
-      found = read_json(path)
-    except UserError as error:
-      raise UserError(f"{path} is damaged, so --workdir={self.workdir} cannot be told; choose another") from error
-    found = found if isinstance(found, dict) else {}
-    differing = config_lib.difference(config_lib.determining(found), config_lib.determining(self.config))
-    if differing:
-      raise UserError(
-        f"--workdir={self.workdir} belongs to another configuration: {'; '.join(differing[:3])}"
-        f"{f' and {len(differing) - 3} more' if len(differing) > 3 else ''}; choose another --workdir"
-      )
-
-  def check_alike(self) -> None:
-    """Refuses a process that was started with another configuration than process 0."""
-    differing = config_lib.difference(on_first(lambda: self.config), self.config)
-    if differing:
-      there = differing[0].replace("(there)", "(process 0)").replace("(now)", "(this process)")
-      raise UserError(f"{there}: give all processes of a run the same flags, but for --process_id")
-
-  def open_workdir(self) -> None:
-    """Claims the work directory for this configuration and clears what a killed run left; after the checks."""
-
-    def write():
-      remove_leftovers(self.workdir)
-      write_json(self.workdir / "config.json", self.config)
-      write_json(self.workdir / "environment.json", environment())
-
-    on_first(write)
-    if not (self.workdir / "config.json").is_file():
-      raise UserError(
-        f"--workdir={self.workdir}: process 0 wrote into it and this process cannot see it; all processes need it, and "
-        "--artefacts, on a filesystem that they share"
-      )
-    self.log(f"work directory: {self.workdir} (config {self.hash})")
+  def tell(self, stage: str, flaw: Damaged) -> None:
+    """Says, once, that a file of a stage is gone or damaged and is made again."""
+    if flaw.path not in self._told:
+      self.log(f"{stage}: {flaw}; it is made again")
+    self._told.add(flaw.path)
 
   # -- stages that are done -------------------------------------------------------------------------------------------
 
@@ -103,24 +64,108 @@ class WorkDirectory:
     return self.workdir / "stages" / f"{stage}.json"
 
   def finished(self, stage: str, leaves: tuple[str, ...] = ()) -> dict[str, Any] | None:
-    """What a finished stage left, or `None`; a stage whose files were removed is not finished."""
-    path = self.record_of(stage)
-    whole = path.exists() and all((self.workdir / name).exists() for name in leaves)
-    return read_json(path) if whole else None
+    """What a finished stage left, or `None`; a stage of which something is gone or damaged is not finished."""
+    return None if self.flaws(stage, leaves) else read_record(self.record_of(stage))
 
-  def finish(self, stage: str, begin: float, **record: Any) -> None:
-    """Marks a stage as finished, with the seconds it took and what later stages want to know."""
+  def flaws(self, stage: str, leaves: tuple[str, ...] = ()) -> list[Damaged]:
+    """What keeps a stage from being finished: its record, the files that it left, the files that it was made of."""
+    try:
+      record = read_record(self.record_of(stage))
+    except Damaged as error:
+      return [error]
+    inputs, now = record["inputs"], self._files_before(stage)
+    changed = [name for name, digest in inputs.items() if now.get(name, digest) != digest]
+    found = [Damaged(self.workdir / name, "is not the one that the stage was made of") for name in changed]
+    found += [Damaged(self.workdir / name, "is missing") for name in leaves if not (self.workdir / name).exists()]
+    for name, digest in record["files"].items():
+      if (self.workdir / name).exists() and self._sha256(self.workdir / name) != digest:
+        found.append(Damaged(self.workdir / name))
+    return found
+
+  def reopen(self, stage: str, leaves: tuple[str, ...] = ()) -> None:
+    """Makes a stage that was finished, and is not any more, ready to be made again; tells why."""
+    path = self.record_of(stage)
+    if not path.exists():
+      return  # it was never finished, and goes on where it stopped
+    flaws = self.flaws(stage, leaves)
+    for flaw in flaws:
+      self.tell(stage, flaw)
+    with contextlib.suppress(Damaged):
+      record, touched = read_record(path), {flaw.path for flaw in flaws}
+      left = {self.workdir / name for name in record["files"]}
+      stale = any(self.workdir / name in touched for name in record["inputs"])
+      for file in left if stale else left & touched:
+        file.unlink(missing_ok=True)
+    path.unlink()
+
+  def finish(self, stage: str, begin: float, leaves: tuple[str, ...] = (), **record: Any) -> None:
+    """Marks a stage as finished, with the seconds it took, what later stages want to know, and checksums.
+
+    Args:
+      stage: its name.
+      begin: when this attempt at it began, by `time.monotonic`.
+      leaves: files that it left in the work directory, of which every change is found.
+      **record: what later stages want to know.
+    """
 
     def write():
-      spent = time.monotonic() - begin + self.spent(stage)
-      write_json(self.record_of(stage), {"seconds": spent, "peak_memory_bytes": peak_memory_bytes(), **record})
+      usual = {
+        "seconds": time.monotonic() - begin + self.spent(stage),
+        "peak_memory_bytes": peak_memory_bytes(),
+        "inputs": self._files_before(stage),
+        "files": {name: self._sha256(self.workdir / name) for name in leaves},
+      }
+      write_record(self.record_of(stage), usual | record)
 
     on_first(write)
 
+  def _files_before(self, stage: str) -> dict[str, str]:
+    """Files with checksums that the finished stages before this one have left."""
+    found = {}
+    for name in itertools.takewhile(lambda name: name != stage, self.config["stages"]):
+      with contextlib.suppress(Damaged):
+        found |= read_record(self.record_of(name))["files"]
+    return found
+
+  def _sha256(self, path: Path) -> str:
+    """The checksum of a file; computed once, for as long as nobody touches it."""
+    stat = path.stat()
+    key = (path, stat.st_mtime_ns, stat.st_size, stat.st_ino)
+    if key not in self._digests:
+      self._digests[key] = sha256_file(path)
+    return self._digests[key]
+
+  def checksums(self, *paths: Path) -> dict[str, str]:
+    """Checksums of those of some files that are there, by their names in the work directory."""
+    return {str(path.relative_to(self.workdir)): self._sha256(path) for path in paths if path.exists()}
+
+  def check_metrics(self, files: Mapping[str, str]) -> None:
+    """Refuses metrics of a finished training that were changed; they cannot be made again without training.
+
+    Raises:
+      UserError: the first file whose checksum, from `checksums`, differs.
+    """
+    for name, digest in files.items():
+      path = self.workdir / name
+      if not path.exists():
+        self.log(f"{path} is missing: the report comes without its curves")
+      elif self._sha256(path) != digest:
+        raise UserError(
+          f"{path} is damaged or was edited (its checksum differs): put it back as it was, or delete it and run the "
+          "same command again for a report without its curves"
+        )
+
   def spent(self, stage: str) -> float:
     """Seconds that earlier, interrupted attempts at a stage took."""
-    path = self.workdir / "stages" / f"{stage}.partial.json"
-    return float(read_json(path)["seconds"]) if path.exists() else 0.0
+    path = self._partial(stage)
+    try:
+      return float(read_record(path)["seconds"]) if path.exists() else 0.0
+    except Damaged as error:
+      self.log(f"{stage}: {error}; the seconds before the interruption are not counted")
+      return 0.0
+
+  def _partial(self, stage: str) -> Path:
+    return self.workdir / "stages" / f"{stage}.partial.json"
 
   # -- stopping -------------------------------------------------------------------------------------------------------
 
@@ -132,8 +177,7 @@ class WorkDirectory:
     """Notes the time spent and raises `Interrupted`."""
 
     def write():
-      spent = time.monotonic() - begin + self.spent(stage)
-      write_json(self.workdir / "stages" / f"{stage}.partial.json", {"seconds": spent})
+      write_record(self._partial(stage), {"seconds": time.monotonic() - begin + self.spent(stage)})
 
     on_first(write)
     raise Interrupted(what)

@@ -192,7 +192,7 @@ class _Loop:
   def open(self, checkpoints: Checkpoints | None, seconds: float) -> None:
     """Goes on from the newest checkpoint, if there is one."""
     self.checkpoints, self.checkpoint_seconds, self.saved_at = checkpoints, seconds, self.clock()
-    newest = None if checkpoints is None else distributed.on_first(lambda: max(checkpoints.steps(), default=None))
+    newest = None if checkpoints is None else distributed.on_first(checkpoints.newest)
     if newest is not None:
       self.done, found = checkpoints.restore(self._kept(self.programs.whole(self.state)), newest)
       if isinstance(found, dict) and found.keys() == {"state", _STREAM}:

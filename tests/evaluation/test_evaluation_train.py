@@ -130,13 +130,13 @@ def test_equal_arguments_share_one_program():
   assert len(traces) > count
 
 
-def test_a_network_that_diverges_is_a_bad_one():
+def test_a_network_that_diverges_has_no_accuracy():
   x, y, test_x, test_y = separable()
   found = evaluation.evaluate_seeds(
     RANDOM, Protocol(epochs=2, batch_size=4, weight_decay=1e30), evaluation.examples_of(x, y), 1e30, test_x, test_y,
     key=KEY, seeds=2,
   )  # fmt: skip
-  assert all(0 <= value <= 0.6 for value in found)
+  assert len(found) == 2 and np.isnan(found).all()
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 500])

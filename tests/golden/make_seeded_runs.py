@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdistill import catalog, run, stages
-from jdistill.files import read_json, read_npz
+from jdistill.files import read_npz, read_record
 from jdistill.methods.dataset.segments import expert_order, start_epoch
 from jdistill.stages import trajectories
 
@@ -64,7 +64,7 @@ def compute() -> dict:
     stages.run_stages(one)
     buffer = trajectories.open_buffer(one)
     initial, distilled = (read_npz(root / "work" / "stages" / f"{name}.npz") for name in ("initial", "distilled"))
-    cells = read_json(root / "work" / "stages" / "evaluations.json")
+    cells = read_record(root / "work" / "stages" / "evaluations.json")
     numbers = {
       "teachers": [[buffer.snapshot(index, epoch)[::11] for epoch in range(4)] for index in range(3)],
       "teachers_and_starts": [[expert_order(6, s, 4), start_epoch(6, s, 2, 9)] for s in range(8)],

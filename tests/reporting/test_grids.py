@@ -69,6 +69,15 @@ def test_timeline_keeps_first_and_last_of_many():
   np.testing.assert_array_equal(grid[..., 0], [range(0, 111, 10)] * 4)
 
 
+def test_timeline_steps_are_those_that_are_shown():
+  assert grids.timeline_steps(1) == [0] and grids.timeline_steps(12) == list(range(12))
+  shown = grids.timeline_steps(34)
+  assert len(shown) == 12 and shown[:2] == [0, 3] and shown[-1] == 33
+  snapshots = [(step, np.full((1, 1, 1, 1), step / 33)) for step in range(34)]
+  row = grids.timeline(snapshots, scale=1, pad=0).reshape(-1)
+  np.testing.assert_array_equal(row, np.round(np.asarray(shown) / 33 * 255))
+
+
 def test_timeline_refusals():
   with pytest.raises(UserError, match="snapshots is empty"):
     grids.timeline([])

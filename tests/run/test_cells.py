@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from jdistill.files import read_record
 from jdistill.reporting import read_jsonl
-from jdistill.stages import students
+from jdistill.stages import report, students
 from jdistill.stages.grid import Grid
 
 WILD = """
@@ -86,14 +87,15 @@ class _Run:
 
   def __init__(self, workdir):
     self.workdir, self.said, self.stops = workdir, [], lambda: False
-    self.say = self.said.append
+    self.log, self.told = self.said.append, []
+    self.tell = lambda stage, flaw: self.told.append(flaw)
 
 
 def test_a_grid_does_what_is_left_and_saves_after_every_cell(tmp_path):
   done, grid = [], Grid(_Run(tmp_path), "students", "cells.json")
 
   def one(name):
-    saved = json.loads((tmp_path / "stages" / "cells.json").read_text()) if done else {}
+    saved = read_record(tmp_path / "stages" / "cells.json") if done else {}
     assert list(saved) == done  # those before are in the file already
     done.append(name)
     return {"value": name}
@@ -104,7 +106,24 @@ def test_a_grid_does_what_is_left_and_saves_after_every_cell(tmp_path):
   other.work(["a", "b", "c", "d"], one)
   assert done == ["a", "b", "c", "d"]
   assert other.cells["c"] == {"value": "c"}
-  assert json.loads((tmp_path / "stages" / "cells.json").read_text()) == other.cells
+  assert read_record(tmp_path / "stages" / "cells.json") == other.cells
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf")])
+def test_a_score_that_is_not_finite_is_a_failed_cell(tmp_path, score):
+  grid = Grid(_Run(tmp_path), "students", "cells.json")
+  grid.work(["a", "b"], lambda name: {"scores": {"accuracy": [0.5, score if name == "a" else 0.5]}})
+  assert grid.cells["a"] == {"failed": "a: accuracy is not finite; lower the learning rate of its training"}
+  assert grid.cells["b"]["scores"] == {"accuracy": [0.5, 0.5]}
+
+
+@pytest.mark.parametrize("content", ["[]", "7", "{}", '{"a": {"value": 1}}', '{"a"'])
+def test_cells_that_were_changed_are_named_and_made_again(tmp_path, content):
+  run = _Run(tmp_path)
+  Grid(run, "students", "cells.json").work(["a"], lambda name: {"value": name})
+  (tmp_path / "stages" / "cells.json").write_text(content)
+  assert Grid(run, "students", "cells.json").cells == {}
+  assert [flaw.path.name for flaw in run.told] == ["cells.json"]
 
 
 def test_a_grid_lets_other_mistakes_through(tmp_path):
@@ -114,3 +133,34 @@ def test_a_grid_lets_other_mistakes_through(tmp_path):
   with pytest.raises(ZeroDivisionError):
     Grid(_Run(tmp_path), "students", "cells.json").work(["a"], one)
   assert not (tmp_path / "stages" / "cells.json").exists()
+
+
+@pytest.mark.parametrize(
+  ("override", "cells", "cure"),
+  [
+    ("full_lr=1e30", ["full_data"], "training diverges at a learning rate of 1e+30; lower eval.full_lr"),
+    (
+      "control_lrs=1e30,",
+      ["random_hard", "random_soft", "initial"],
+      "training diverges at every rate of eval.control_lrs=(1e+30,); add lower ones",
+    ),
+  ],
+)
+def test_a_network_of_an_evaluation_that_diverges_fails_its_cell(call, tmp_path, override, cells, cure):
+  """In no mean and no verdict; the others go on."""
+  result = call("--config=experiments/datm.py:tiny", f"--config.eval.{override}", f"--workdir={tmp_path / 'work'}")
+  assert (result.code, result.out) == (1, "")
+  summary = json.loads((tmp_path / "work" / "summary.json").read_text())
+  assert summary["failed"] == cells
+  for name, cell in summary["arms"].items():
+    assert cell == {"failed": f"mlp/{name}: {cure}"} if name in cells else 0 <= cell["mean"] <= 1
+  for name in cells:
+    assert f"failed: {name}: mlp/{name}: {cure}\n" in result.err
+
+
+def test_failures_with_any_network_count():
+  lost = {"failed": "convnet/initial: lost"}
+  summary = {"arms": {"a": {"mean": 1}, "b": {"failed": "b: x"}}}
+  assert report.failures(summary) == {"b": "x"}
+  summary["models"] = {"mlp": summary["arms"], "convnet": {"a": {"mean": 1}, "initial": lost}}
+  assert report.failures(summary) == {"b": "x", "convnet/initial": "lost"}

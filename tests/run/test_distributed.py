@@ -1,6 +1,5 @@
 """Two processes as one run: the same numbers as one process, and what happens when one of them is lost."""
 
-import json
 import signal
 import socket
 import subprocess
@@ -12,6 +11,7 @@ import processes
 import pytest
 
 from jdistill import cli, config, stages
+from jdistill.files import read_record
 from jdistill.reporting import read_jsonl
 
 STEPS = 20
@@ -124,7 +124,7 @@ def _assert_close(root, other):
   )
   for a, b in zip(*teachers, strict=True):
     np.testing.assert_allclose(np.load(a), np.load(b), rtol=1e-4, atol=1e-6)
-  results = [json.loads((r / "work" / "stages" / "evaluations.json").read_text()) for r in (root, other)]
+  results = [read_record(r / "work" / "stages" / "evaluations.json") for r in (root, other)]
   for name, entry in results[1].items():
     found = results[0][name]["scores"]["accuracy"]
     np.testing.assert_allclose(found, entry["scores"]["accuracy"], atol=0.011, err_msg=name)

@@ -8,8 +8,8 @@ import pytest
 
 import jdistill
 from jdistill import stages
-from jdistill.files import sha256_arrays, verify_checksums
-from jdistill.reporting import read_jsonl
+from jdistill.files import read_record, sha256_arrays, verify_checksums
+from jdistill.reporting import read_jsonl, timeline_steps
 from jdistill.teachers import ExpertBuffer
 
 TINY = "--config=experiments/datm.py:tiny"
@@ -58,7 +58,7 @@ def test_the_summary_has_the_promised_figures(done, summary):
 
 
 def test_the_summary_is_that_of_the_evaluations(done, summary):
-  cells = json.loads((done / "work" / "stages" / "evaluations.json").read_text())
+  cells = read_record(done / "work" / "stages" / "evaluations.json")
   assert list(cells) == [f"mlp/{name}" for name in ("distilled", *CONTROLS)]
   scores = {name: cells[f"mlp/{name}"]["scores"]["accuracy"] for name in summary["arms"]}
   assert summary["reference"] == max(("random_hard", "random_soft"), key=lambda name: sum(scores[name]))
@@ -123,6 +123,19 @@ def test_the_same_command_trains_nothing_and_prints_the_report_again(call, copy,
   assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in kept} == kept
   before, after = (json.loads((root / "work" / "summary.json").read_text()) for root in (done, copy))
   assert before == after
+
+
+def test_the_caption_of_the_timeline_names_the_steps_that_it_shows(call, copy):
+  snapshots = copy / "work" / "snapshots"
+  for step in range(10, 40):
+    (snapshots / f"{step:07d}.npz").write_bytes((snapshots / "0000000.npz").read_bytes())
+  assert call(TINY, f"--workdir={copy / 'work'}").code == 0
+  steps = sorted(int(path.stem) for path in snapshots.iterdir())
+  shown = ", ".join(str(steps[index]) for index in timeline_steps(len(steps)))
+  assert (
+    shown.endswith("39")
+    and f"the first image of each class at steps {shown}" in (copy / "work" / "report.md").read_text()
+  )
 
 
 @pytest.fixture

@@ -115,6 +115,46 @@ def test_sets_are_beside_each_other_by_group(carried_out, tmp_path):
     assert (tmp_path / "work" / name).stat().st_size > 0
 
 
+@pytest.mark.parametrize("higher", [True, False])
+def test_the_best_set_is_the_lowest_where_less_is_better(carried_out, higher):
+  grid, _ = sweep.prepare(_difficulty(), resolve)
+  summary, said = carried_out(grid, lambda cell: _one(cell) | {"higher_is_better": higher})
+  best = "early" if higher else "late"
+  assert summary["best"] == {"IPC 1": best} and f"IPC 1: {best} is best" in said
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_a_set_that_failed_counts_in_no_mean(carried_out, tmp_path, seeds):
+  grid, _ = sweep.prepare(_difficulty(), resolve)
+  failed = {"distilled": "distilled: training diverges", "random_hard": "random_hard: training diverges"}
+
+  def one(cell):
+    whole = _one(cell)
+    own = [name for name in whole["arms"] if cell.seed in seeds and name in failed and cell.series == "early"]
+    arms = whole["arms"] | {name: {"failed": failed[name]} for name in own}
+    return whole | {"arms": arms, "failed": own}
+
+  summary, _ = carried_out(grid, one)
+  found = summary["groups"]["IPC 1"]
+  left = {1: {"early": [0.67], "late": [0.45, 0.47], "random_hard": [0.4]}, 2: {"late": [0.45, 0.47]}}[len(seeds)]
+  assert found.keys() == left.keys()
+  assert all(found[name] == pytest.approx(left[name]) for name in left)
+  assert summary["best"] == {"IPC 1": "early" if len(seeds) == 1 else "late"}
+  assert {f"ipc1-early-seed{seed}, distilled": "training diverges" for seed in seeds}.items() <= summary[
+    "failed"
+  ].items()
+
+
+def test_a_group_of_which_every_set_failed_is_told(carried_out):
+  grid, _ = sweep.prepare(_difficulty((0,)), resolve)
+  wild = {
+    "arms": {"distilled": {"failed": "distilled: lost"}, "random_hard": {"failed": "lost"}},
+    "failed": ["distilled"],
+  }
+  summary, said = carried_out(grid, lambda cell: _one(cell) | wild)
+  assert summary["best"] == {} and summary["groups"] == {"IPC 1": {}} and "IPC 1: every set failed" in said
+
+
 def test_a_run_that_fails_is_told_and_the_others_go_on(carried_out, tmp_path):
   grid, _ = sweep.prepare(_difficulty(), resolve)
 

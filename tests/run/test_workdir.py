@@ -1,6 +1,7 @@
 """Work directories: what belongs to another run or is damaged is refused, and the cure that is named works."""
 
 import errno
+import io
 import json
 import os
 import re
@@ -9,10 +10,12 @@ import shutil
 import numpy as np
 import pytest
 
-import jdistill
+import jdistill.run
+from experiments import datm
 from jdistill.base import UserError
-from jdistill.files import sha256_file
+from jdistill.files import read_record, sha256_file, write_record
 from jdistill.reporting import read_jsonl
+from jdistill.stages import locked
 
 TINY = "--config=experiments/datm.py:tiny"
 
@@ -63,16 +66,38 @@ def test_a_file_is_no_work_directory(call, tmp_path):
   assert (tmp_path / "file").read_text() == "precious"
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '"config"'])
-def test_a_damaged_configuration_is_refused(again, copy, content):
-  (copy / "work" / "config.json").write_text(content)
-  assert "choose another" in again().complaint
+@pytest.mark.parametrize("content", ["{", "[]", '{"seed": 5}'])
+def test_a_damaged_configuration_is_taken_from_the_other_copy(again, copy, content):
+  """A finished run shows its report, and another configuration is still another."""
+  path, claim = copy / "work" / "config.json", copy / "work" / "claim.json"
+  before = path.read_bytes()
+  path.write_text(content)
+  assert "ipc=1 (there) != 2 (now)" in again("--config.ipc=2").complaint
+  assert again().code == 0
+  assert path.read_bytes() == before
+  claim.write_text(content)
+  assert "ipc=1 (there) != 2 (now)" in again("--config.ipc=2").complaint
+  path.write_text("[]")
+  assert again().complaint == (
+    f"{path} and {claim} are damaged, so nothing tells whose --workdir={copy / 'work'} is; choose another, or put one "
+    "of them back"
+  )
+  path.write_bytes(before)
+  assert again().code == 0 and json.loads(claim.read_text())["config"] == json.loads(before)
 
 
 def test_a_refused_command_claims_no_directory(call, tmp_path):
   work = f"--workdir={tmp_path / 'work'}"
   assert "ipc=21" in call(TINY, work, "--config.ipc=21").complaint
   assert not (tmp_path / "work").exists()  # so the corrected command is not "another configuration"
+
+
+def test_a_run_killed_at_the_very_beginning_can_go_on(tmp_path):
+  (tmp_path / ".lock").write_text("process 999999999 on elsewhere")
+  (tmp_path / ".claim.json.0123abcd.tmp").write_text("{")
+  assert locked.is_new(tmp_path)
+  (tmp_path / "notes.tmp").touch()
+  assert not locked.is_new(tmp_path)
 
 
 def _interrupt_after_distill(root):
@@ -87,17 +112,13 @@ def _payload(checkpoint):
   return max((path for path in checkpoint.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
 
 
-def test_a_damaged_checkpoint_is_refused_and_the_step_before_goes_on(again, copy, flip, same):
+def test_a_damaged_checkpoint_is_told_and_does_without(again, copy, flip, same):
   _interrupt_after_distill(copy)
   checkpoints = copy / "work" / "checkpoints"
   flip(_payload(checkpoints / "2"))
   result = again()
-  assert (result.code, result.out) == (1, "")
-  complaint = result.err.splitlines()[-1]
-  assert complaint.startswith(f"jdistill: checkpoint {checkpoints / '2'} is damaged")
-  assert f"delete {checkpoints / '2'}.json" in complaint
-  (checkpoints / "2.json").unlink()
-  assert again().code == 0
+  assert (result.code, result.out) == (0, "")
+  assert f"checkpoint {checkpoints / '2'} is damaged" in result.err
   same()
 
 
@@ -115,28 +136,25 @@ def test_the_checkpoint_of_another_run_is_refused(again, call, copy, same, tmp_p
   same()
 
 
-def test_a_damaged_expert_is_refused_and_recorded_anew(again, copy, flip, same):
-  _interrupt_after_distill(copy)
-  (file, *_) = sorted((copy / "artefacts").rglob("expert_0001.npy"))
-  whole = file.read_bytes()
+def test_a_damaged_expert_is_recorded_anew(again, copy, flip, same):
+  """Also where nothing but the report was left to do; the others stay."""
+  file, other = (next((copy / "artefacts").rglob(f"expert_000{index}.npy")) for index in (1, 0))
+  whole, time = file.read_bytes(), other.stat().st_mtime_ns
   flip(file)
   result = again()
-  assert result.code == 1
-  complaint = result.err.splitlines()[-1]
-  assert complaint.startswith(f"jdistill: expert buffer file {file} is missing or damaged")
-  assert f"delete {file.parent}" in complaint
-  shutil.rmtree(file.parent)
-  assert again().code == 0
-  assert file.read_bytes() == whole
+  assert (result.code, result.out) == (0, "")
+  assert result.err.count(f"teachers: {file} is missing or damaged; it is made again") == 1
+  assert (file.read_bytes(), other.stat().st_mtime_ns) == (whole, time)
+  assert not list((copy / "artefacts").rglob(".lock"))
   same()
 
 
 def test_an_expert_buffer_of_another_recipe_is_refused(again, copy):
   _interrupt_after_distill(copy)
   (manifest,) = (copy / "artefacts").rglob("manifest.json")
-  content = json.loads(manifest.read_text())
+  content = read_record(manifest)
   content["identity"]["seed"] = 5
-  manifest.write_text(json.dumps(content))
+  write_record(manifest, content)
   result = again()
   assert result.code == 1
   assert "identity is not that of this run" in result.err.splitlines()[-1]
@@ -169,22 +187,77 @@ def test_a_damaged_artefact_is_refused_and_written_anew(again, copy, flip, same,
   same()
 
 
-@pytest.mark.parametrize("name", ["stages/distilled.npz", "stages/initial.npz", "stages/evaluations.json"])
-def test_a_damaged_file_between_stages_is_refused_and_made_anew(again, copy, flip, same, name):
-  file = copy / "work" / name
-  before = file.read_bytes()
-  if file.suffix == ".npz":
-    flip(file)
-  else:
-    file.write_bytes(before[:-9])
+def _change_a_digit(path):
+  """Of a JSON record; it stays valid JSON."""
+  text = path.read_text()
+  at = max(match.start() for match in re.finditer(r"[0-9](?=[,\n])", text))
+  path.write_text(text[:at] + str((int(text[at]) + 1) % 10) + text[at + 1 :])
+
+
+def test_damaged_files_of_stages_are_named_and_made_anew(again, copy, flip, same):
+  """Each by itself, by a flipped bit, a changed digit, or another content that is valid JSON."""
+  stages = copy / "work" / "stages"
+  before = {name: (stages / name).read_bytes() for name in ("distilled.npz", "initial.npz", "evaluations.json")}
+
+  def change(name, damage):
+    damage(stages / name)
+    result = again()
+    assert (result.code, result.out) == (0, ""), (name, result)
+    assert re.search(rf"\w+: {re.escape(str(stages / name))} is .*; it is made again\n", result.err), (name, result.err)
+    for kept, content in before.items():
+      assert (stages / kept).read_bytes() == content, (name, kept)
+
+  for name in before:
+    change(name, _change_a_digit if name.endswith(".json") else flip)
+  change("distilled.npz", lambda path: path.unlink())
+  for name in ("distill.json", "evaluate.json", "export.json", "teachers.json"):
+    change(name, _change_a_digit)
+  for name, content in (("distill.json", "[]"), ("export.json", "{")):
+    change(name, lambda path, content=content: path.write_text(content))
+  same()
+
+
+def test_what_was_made_of_another_file_is_made_again(again, copy, same):
+  stages = copy / "work" / "stages"
+  record = read_record(stages / "evaluate.json")
+  record["inputs"]["stages/distilled.npz"] = "0" * 64
+  write_record(stages / "evaluate.json", record)
+  cells = read_record(stages / "evaluations.json")
+  cells["mlp/distilled"]["scores"]["accuracy"] = [1.0, 1.0]
+  write_record(stages / "evaluations.json", cells)
+  record["files"] = {"stages/evaluations.json": sha256_file(stages / "evaluations.json")}
+  write_record(stages / "evaluate.json", record)
+  result = again()
+  assert (
+    f"evaluate: {stages / 'distilled.npz'} is not the one that the stage was made of; it is made again" in result.err
+  )
+  same()
+
+
+@pytest.mark.parametrize("damage", [lambda text: text[: len(text) // 2], lambda text: text.replace("0.", "1.", 1)])
+def test_changed_metrics_of_a_finished_stage_are_refused_until_they_are_away(again, copy, damage):
+  path = copy / "work" / "metrics.jsonl"
+  path.write_text(damage(path.read_text()))
   result = again()
   assert result.code == 1
-  assert result.err.splitlines()[-1].startswith(f"jdistill: {file} is damaged")
-  assert "delete it and run again" in result.err
-  file.unlink()
-  assert again().code == 0
-  assert file.read_bytes() == before
-  same()
+  assert result.err.splitlines()[-1].startswith(f"jdistill: {path} is damaged or was edited")
+  assert "delete it and run the same command again" in result.err
+  path.unlink()
+  result = again()
+  assert result.code == 0 and f"{path} is missing: the report comes without its curves" in result.err
+
+
+def test_the_whitening_of_another_day_is_fitted_again_where_it_is_damaged(copy, flip):
+  config = datm.get_config("tiny")
+  config.preprocessing = "zca"
+  one = jdistill.run.make_run(config, copy / "zca", copy / "artefacts", io.StringIO())
+  pixels = np.random.default_rng(0).random((20, 4, 4, 1), np.float32)
+  first = one.fit("zca", pixels)
+  (path,) = (copy / "artefacts" / "zca").iterdir()
+  whole = path.read_bytes()
+  flip(path)
+  np.testing.assert_array_equal(one.fit("zca", pixels).vectors, first.vectors)
+  assert path.read_bytes() == whole and f"{path} is damaged; it is made again" in one.stream.getvalue()
 
 
 def test_a_full_disk_stops_with_one_line_and_loses_nothing(call, done, tmp_path, monkeypatch):
@@ -253,7 +326,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(call, tmp
     r"(match/loss|gradient/\w+|synthetic/lr|the updated state) is not finite; the last good state is saved",
     complaint,
   )
-  assert "learning rates" in complaint
+  assert complaint.startswith("jdistill: distill: step ") and "; lower method.image_lr or method." in complaint
   saved = sorted(int(path.stem) for path in (work / "checkpoints").glob("*.json"))
   assert saved[-1] == step
   losses = [row["match/loss"] for row in read_jsonl(work / "metrics.jsonl", "distill")]

@@ -10,6 +10,7 @@ from knowledge_runs import ARMS, experiment
 
 from jdistill import run
 from jdistill.base import UserError
+from jdistill.files import read_record, sha256_file, write_record
 from jdistill.stages import networks
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -106,6 +107,9 @@ def test_a_stored_teacher_with_its_classes_in_another_order_is_refused(done, tmp
     if value.shape[-1] == 10:
       arrays[name] = np.roll(value, 1, axis=-1)
   np.savez(path / "variables.npz", **arrays)
+  record = read_record(path / "teacher.json")
+  record["files"]["variables.npz"] = sha256_file(path / "variables.npz")
+  write_record(path / "teacher.json", record)
   line = refused(stored(path), tmp_path)
   assert line.startswith("teacher: its classes are in another order (accuracy 0.") and "1->0" in line
 
@@ -122,11 +126,19 @@ def test_a_stored_teacher_of_other_classes_or_pixels_is_refused(done, tmp_path):
     assert f"does not fit model mlp with {classes} classes on inputs {shape}; give a teacher of this data" in line
 
 
-def test_a_damaged_stored_teacher_is_refused(done, tmp_path):
+@pytest.mark.parametrize(
+  ("name", "content"),
+  [("variables.npz", b"PK no archive"), ("teacher.json", b"[]"), ("teacher.json", b'{"scores": 1}')],
+)
+def test_a_damaged_stored_teacher_is_refused(done, tmp_path, name, content):
   path = tmp_path / "damaged"
   shutil.copytree(done.teacher(), path)
-  (path / "variables.npz").write_bytes(b"PK no archive")
-  assert "variables.npz" in refused(stored(path), tmp_path)
+  (path / name).write_bytes(content)
+  line = refused(stored(path), tmp_path)
+  assert line == (
+    f"teachers.stored={str(path)!r}: {path / name} is damaged or was edited (its checksum differs); put the file back "
+    "as it was, or give another teacher"
+  )
 
 
 def test_a_directory_without_a_teacher_is_refused(tmp_path):

@@ -42,7 +42,7 @@ class Stop(Exception):
 class Run:
   """What the training needs of a run."""
 
-  hash, stream = "abc", None
+  hash, stream, log = "abc", None, print
 
   def __init__(self, workdir, stop=None, pool=None):
     self.workdir, self.config, self.pool = workdir, {"log_every": 1, "checkpoint_seconds": 1e9}, pool

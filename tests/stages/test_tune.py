@@ -9,7 +9,7 @@ from knowledge_runs import ARMS, experiment
 from experiments import kd
 from jdistill import run
 from jdistill.base import UserError
-from jdistill.files import read_json
+from jdistill.files import read_record
 from jdistill.stages import arms as arms_lib
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
@@ -21,7 +21,7 @@ GRIDS = {
 
 
 def test_a_combination_that_diverges_is_an_answer(done):
-  cells = read_json(done.work / "stages" / "tuned.json")
+  cells = read_record(done.work / "stages" / "tuned.json")
   assert set(cells) == {"kd/0", "kd/1"}
   assert cells["kd/0"].keys() == {"failed"} and "is not finite" in cells["kd/0"]["failed"]
   assert len(cells["kd/1"]["values"]) == 2
@@ -53,7 +53,7 @@ def search(tmp_path, monkeypatch, *, constants=False):
   if constants:
     monkeypatch.setattr(arms_lib, "_with_traced", lambda one, label, method, job: job)
   run.run_experiment(config, tmp_path / "work", artefacts=tmp_path / "artefacts", stream=io.StringIO())
-  return read_json(tmp_path / "work" / "stages" / "tuned.json"), jobs
+  return read_record(tmp_path / "work" / "stages" / "tuned.json"), jobs
 
 
 def test_searched_numbers_are_arguments_where_the_method_allows_it(tmp_path, monkeypatch):

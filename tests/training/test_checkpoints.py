@@ -28,7 +28,9 @@ def state(number):
 
 @pytest.fixture
 def checkpoints(tmp_path):
-  opened = Checkpoints(tmp_path / "c", IDENTITY)
+  told = []
+  opened = Checkpoints(tmp_path / "c", IDENTITY, log=told.append)
+  opened.told = told
   yield opened
   opened.close()
 
@@ -100,14 +102,17 @@ def test_damage_to_any_file_is_found(checkpoints, tmp_path, damage):
   shutil.copytree(tmp_path / "c" / "2", copy)
   for path in [path for path in files(tmp_path / "c", 2) if path.stat().st_size]:
     damage(path)
-    with pytest.raises(UserError, match=r"checkpoint .*2 is damaged \(.*\): delete .*2\.json and run again") as caught:
-      checkpoints.restore(state(0))
-    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=r"c/2 is damaged \(.*\)$"):
+      checkpoints.restore(state(0), 2)
     shutil.copy(copy / path.relative_to(tmp_path / "c" / "2"), path)
   same(checkpoints.restore(state(0))[1], 2)  # all damage was undone
   damage(files(tmp_path / "c", 2)[0])
-  (tmp_path / "c" / "2.json").unlink()  # the cure that the message names
   same(checkpoints.restore(state(0))[1], 1)
+  assert checkpoints.told == [
+    f"checkpoint {tmp_path / 'c' / '2'} is damaged ({files(tmp_path / 'copy', '')[0].relative_to(copy)}); "
+    "the one before it is taken, or the beginning"
+  ]
+  assert checkpoints.steps() == [1]
 
 
 @pytest.mark.parametrize("identity", [{"config": "abd", "widths": (4, 2)}, {"config": "abc"}, {}])
@@ -120,12 +125,34 @@ def test_the_checkpoint_of_another_run_is_refused(checkpoints, tmp_path, identit
   same(checkpoints.restore(state(0))[1], 1)
 
 
-def test_a_claim_that_is_no_claim_is_refused(checkpoints, tmp_path):
-  checkpoints.save(1, state(1))
-  for data in ("", "[]", json.dumps({"files": {}})):
+def test_a_claim_that_is_no_claim_counts_for_nothing(checkpoints, tmp_path):
+  for data in ("", "[]", "7", json.dumps({"files": {}})):
+    checkpoints.save(1, state(1))
     (tmp_path / "c" / "1.json").write_text(data)
-    with pytest.raises(UserError):
-      checkpoints.restore(state(0))
+    assert checkpoints.newest() is None and checkpoints.restore(state(0)) is None
+
+
+@pytest.mark.parametrize(
+  ("words", "shown"),
+  [
+    ("RESOURCE_EXHAUSTED: Failed writing: No space left on device", "no space left: about 45 B needed"),
+    ("OUT_OF_RANGE: Failed to write: File too large", "file size limit reached"),
+  ],
+)
+def test_a_disk_that_fills_up_inside_the_array_store_is_one_line(checkpoints, tmp_path, monkeypatch, words, shown):
+  checkpoints.save(1, state(1))
+
+  def full(target, tree):
+    (tmp_path / "c" / "2.orbax-checkpoint-tmp").mkdir()
+    raise ValueError(words)
+
+  monkeypatch.setattr(checkpoints._handler, "save", full)
+  with pytest.raises(UserError) as caught:
+    checkpoints.save(2, state(2))
+  assert str(caught.value).startswith(f"{tmp_path / 'c' / '2'}: {shown}") and "\n" not in str(caught.value)
+  assert "run the same command again" in str(caught.value)
+  assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["1", "1.json"]
+  same(checkpoints.restore(state(0))[1], 1)
 
 
 @pytest.mark.parametrize(
