@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.hostile import catalog, pool, settings
+from tests.hostile import catalog, pool, prepared, settings
 from tests.hostile.judge import Verdict
 
 
@@ -23,6 +23,7 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument("--workers", type=int, default=pool.cores(), help="processes; one per processor if not given")
   parser.add_argument("--root", type=Path, help="where to work, and to find prepared runs again; else a temporary one")
   parser.add_argument("--list", action="store_true", help="print the names and stop")
+  parser.add_argument("--whole", action="store_true", help="every damage of every file; more than an hour")
   parser.add_argument("--quiet", action="store_true", help="no line for each violation as it is found")
   given = parser.parse_args(argv)
   root = given.root or Path(tempfile.mkdtemp(prefix="hostile-"))
@@ -38,7 +39,9 @@ def main(argv: Sequence[str]) -> int:
 def _run(given: argparse.Namespace, root: Path) -> int:
   os.environ.update(settings.environment(root))
   begin = time.monotonic()
-  names = [name for name in catalog.every(root / "prepared") if all(part in name for part in given.only)]
+  prepared.prepare(root / "prepared", prepared.FAMILIES if _needs_runs(given.only) else (), given.workers)
+  known = catalog.every(root / "prepared", whole=given.whole)
+  names = [name for name in known if all(part in name for part in given.only)]
   if given.sample is not None:
     names = catalog.sample(names, given.sample, given.seed)
     print(f"a sample of {len(names)}, --seed={given.seed}")
@@ -49,6 +52,11 @@ def _run(given: argparse.Namespace, root: Path) -> int:
   found = list(pool.verdicts(names, root, given.workers, show))
   report(found, time.monotonic() - begin)
   return 1 if any(one.violations for one in found) else 0
+
+
+def _needs_runs(only: Sequence[str]) -> bool:
+  """Whether inputs of these names are damaged runs or sets."""
+  return not only or not any(part.startswith(tuple(f"{kind}/" for kind in catalog.KINDS)) for part in only)
 
 
 def _silent(verdict: Verdict) -> None:

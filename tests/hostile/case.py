@@ -14,9 +14,9 @@ Action = Callable[[], int]
 Words = tuple[str | tuple[str, ...], ...]
 
 
-def nothing(name: str) -> bool:
+def nothing(name: str, refused: bool) -> bool:
   """No file may change."""
-  del name
+  del name, refused
   return False
 
 
@@ -31,7 +31,7 @@ class Case(NamedTuple):
     words: what the message must contain; of a tuple, one.
     outcome: `refused`; `works`, with exit status 0; or `either`, where a run may mend itself.
     differences: `(place) -> lines`, what is wrong after exit status 0.
-    may_change: `(path in the directory) -> whether a file that was there may be written to`.
+    may_change: `(path in the directory, whether the input was refused) -> whether a file that was there may change`.
     early: whether a refusal must come before anything is printed or written.
   """
 
@@ -41,7 +41,7 @@ class Case(NamedTuple):
   words: Words = ()
   outcome: Literal["refused", "works", "either"] = "refused"
   differences: Callable[[Path], list[str]] = lambda place: []
-  may_change: Callable[[str], bool] = nothing
+  may_change: Callable[[str, bool], bool] = nothing
   early: bool = True
 
 

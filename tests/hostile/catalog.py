@@ -1,10 +1,11 @@
 """All inputs by name, and which of them are tried."""
 
+import itertools
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.hostile import flags, forms, names, options
+from tests.hostile import archives, damage, flags, folders, forms, maps, names, options, sets
 from tests.hostile.case import Case
 
 SOURCES: tuple[Callable[[], Iterator[Case]], ...] = (
@@ -12,21 +13,29 @@ SOURCES: tuple[Callable[[], Iterator[Case]], ...] = (
   options.cases,
   forms.cases,
   names.cases,
+  archives.cases,
+  maps.cases,
+  folders.cases,
 )
+# kinds that need no prepared runs
+KINDS = ("flag", "option", "override", "form", "name", "value", "archive", "map", "folder", "tfds")
 
 
-def every(prepared: Path) -> dict[str, Case]:
-  """All inputs, by name; `prepared` is where finished and interrupted runs lie.
+def every(prepared: Path, whole: bool = True) -> dict[str, Case]:
+  """All inputs, by name.
+
+  Args:
+    prepared: where finished and interrupted runs lie.
+    whole: every damage of every file of them, of which there are thousands.
 
   Raises:
     ValueError: two inputs of one name.
   """
   found: dict[str, Case] = {}
-  for source in SOURCES:
-    for case in source():
-      if case.name in found:
-        raise ValueError(f"two inputs are called {case.name!r}")
-      found[case.name] = case
+  for case in itertools.chain(*(source() for source in SOURCES), sets.cases(prepared), damage.cases(prepared, whole)):
+    if case.name in found:
+      raise ValueError(f"two inputs are called {case.name!r}")
+    found[case.name] = case
   return found
 
 

@@ -77,6 +77,7 @@ _CASES: dict[str, tuple[list[str], list]] = {
   "configuration twice unset": ([DATM, WORK, "--config.nope=None"], ["config.nope"]),
   "unset section": ([DATM, WORK, "--config.method=None"], ["config.method"]),
   "unset below a number": ([DATM, WORK, "--config.ipc.x=None"], ["config.ipc.x"]),
+  "wrong value after None": ([DATM, WORK, "--config.ipc=None", "--config.ipc=0"], ["ipc=0"]),
   "no key": ([DATM, WORK, "--config.=3"], ["config."]),
   "negated key": ([DATM, WORK, "--noconfig.ipc"], ["config.ipc"]),
   "negated unknown key": ([DATM, WORK, "--noconfig.nope"], ["config.nope"]),

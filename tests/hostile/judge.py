@@ -12,9 +12,9 @@ SECONDS = 20.0
 
 # words that tell a user what to do or what is allowed
 _CURE = re.compile(
-  r"\b(must|did you mean|at (most|least)|above|below|between|only|add|ask|call|cast|check|choose|copy|cut|convert|"
-  r"delete|download|draw|export|free|give|hold|install|keep|leave|lower|make|move|name|needs|pass|prepare|put|raise|reduce|"
-  r"remove|rename|repair|repeat|replace|restore|run|save|say|see|set|start|such as|take|train|try|use|wait|write)\b"
+  r"\b(must|did you mean|at (most|least)|above|below|between|only|add|ask|call|cast|check|choose|copy|correct|cut|convert|"
+  r"declare|delete|download|draw|export|free|give|hold|install|keep|leave|lower|make|move|name|needs|pass|prepare|put|"
+  r"raise|reduce|remove|rename|repair|repeat|replace|restore|run|save|say|see|set|start|such as|take|train|try|use|wait|write)\b"
 )
 
 
@@ -101,7 +101,7 @@ def has_cure(text: str) -> bool:
 
 
 def _files(case: Case, ended: Ended, before: dict[str, str], after: dict[str, str]) -> Iterator[str]:
-  wrong = [name for name in gone_or_changed(before, after) if not case.may_change(name)]
+  wrong = [name for name in gone_or_changed(before, after) if not case.may_change(name, ended.status != 0)]
   if wrong:
     yield f"changed files: {', '.join(wrong[:4])}{f' and {len(wrong) - 4} more' if len(wrong) > 4 else ''}"
   new = added(before, after)
