@@ -46,12 +46,21 @@ _JSON: dict[str, Callable[[bytes], bytes | None]] = {
 }
 # left alone where a run no longer reads them; the figures must be right all the same
 _SPENT = ("/checkpoints/", "/snapshots/", "artefacts/", "/curves/", "/images/")
+_TWICE = ("datm", "kd")  # families whose files are damaged in two ways, if not in all
 # files that say how a run was carried out, or are made anew
-_REWRITTEN = ("environment.json", "report.md", "report.html", "summary.json", "report.json")
+_REWRITTEN = (
+  "config.json",
+  "environment.json",
+  "report.md",
+  "report.html",
+  "summary.json",
+  "report.json",
+  "figure.png",
+)
 
 
 def cases(prepared: Path, whole: bool) -> Iterator[Case]:
-  """Every file of every state; `whole` for every damage of it, else one or two in turn."""
+  """Every file of every state; `whole` for every damage of it, else one or two in turn, and of pictures and arrays of checkpoints every fourth."""
   for state in STATES:
     for name, below in files(prepared, state):
       if (prepared / state.name / state.family / below).stat().st_size == 0:
@@ -59,7 +68,8 @@ def cases(prepared: Path, whole: bool) -> Iterator[Case]:
       known = ANY | (_JSON if below.suffix == ".json" else {})
       turn = zlib.crc32(f"{state} {name}".encode())
       ours = below.suffix in (".json", ".jsonl", ".npz", ".npy") and "/checkpoints/" not in name
-      chosen = {list(known)[(turn + 3 * n) % len(known)] for n in range(2 if ours else 1)}
+      count = (2 if state.family in _TWICE else 1) if ours else turn % 4 == 0
+      chosen = {list(known)[(turn + 3 * n) % len(known)] for n in range(count)}
       for what in known if whole else sorted(chosen):
         yield _case(prepared, state, name, below, what, known[what])
 
@@ -82,7 +92,7 @@ def _called(below: Path) -> tuple[str, ...]:
   parts = below.parts
   own = ["/".join(parts[n : n + 2]) for n, part in enumerate(parts) if part in ("checkpoints", "result")]
   kept = ["/".join(parts[1:3])] if parts[0] == "artefacts" else []
-  return (below.name, *own, *kept)
+  return (below.name, *own, *kept, *(["--workdir"] if below.name == "config.json" else []))
 
 
 def _start(prepared: Path, state: State, below: Path, spoil: Callable, place: Path) -> Action:

@@ -9,7 +9,7 @@ from jdistill.files import read_json, read_npz, sha256_arrays, sha256_file
 from jdistill.reporting import read_jsonl
 
 _VOLATILE = ("time", "memory", "seconds", "created")
-_PICTURES_AND_TEXT = ("config.json", "README.md", "checksums.json")
+_BYTES = ("README.md", "checksums.json")
 
 
 def figures(root: Path) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def figures(root: Path) -> dict[str, Any]:
       continue
     if path.suffix == ".npz":
       found[name] = sha256_arrays(read_npz(path))
-    elif path.suffix == ".npy" or path.name in _PICTURES_AND_TEXT:
+    elif path.suffix == ".npy" or path.name in _BYTES:
       found[name] = sha256_file(path)
     elif path.suffix == ".json":
       found[name] = steady(read_json(path))

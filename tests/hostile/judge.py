@@ -7,14 +7,15 @@ from typing import NamedTuple
 from tests.hostile.case import Case, Words
 from tests.hostile.trees import added, gone_or_changed
 
-PREFIX = "jdistill: "
+PREFIX, CELL = "jdistill: ", "  failed: "
 SECONDS = 20.0
 
 # words that tell a user what to do or what is allowed
 _CURE = re.compile(
-  r"\b(must|did you mean|at (most|least)|above|below|between|only|add|ask|call|cast|check|choose|copy|correct|cut|convert|"
-  r"declare|delete|download|draw|export|free|give|hold|install|keep|leave|lower|make|move|name|needs|pass|prepare|put|"
-  r"raise|reduce|remove|rename|repair|repeat|replace|restore|run|save|say|see|set|start|such as|take|train|try|use|wait|write)\b"
+  r"\b(must|did you mean|at (most|least)|above|below|between|only|add|ask|call|cast|check|choose|copy|correct|cut|"
+  r"convert|declare|delete|download|draw|export|free|give|hold|install|keep|leave|lower|make|move|name|needs|pass|prepare|put|"
+  r"raise|reduce|remove|rename|repair|repeat|replace|restore|run|save|say|see|set|start|such as|take|train|try|undo|use|"
+  r"wait|write)\b"
 )
 
 
@@ -79,6 +80,8 @@ def _message(case: Case, ended: Ended) -> Iterator[str]:
   if any(line.startswith("Traceback") for line in lines):
     yield "message: prints a traceback"
   last = lines[-1] if lines else ""
+  if not case.early:  # a sweep goes on after a cell that failed
+    last = next((PREFIX + line.removeprefix(CELL) for line in reversed(lines) if line.startswith(CELL)), last)
   if not last.startswith(PREFIX):
     yield f"message: does not start with {PREFIX!r}: {last[:200]!r}"
     return
