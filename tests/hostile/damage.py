@@ -60,7 +60,12 @@ _REWRITTEN = (
 
 
 def cases(prepared: Path, whole: bool) -> Iterator[Case]:
-  """Every file of every state; `whole` for every damage of it, else one or two in turn, and of pictures and arrays of checkpoints every fourth."""
+  """Every file of every state.
+
+  Args:
+    prepared: where the runs lie.
+    whole: every damage of every file; else one or two in turn, and of pictures and checkpoints every fourth file.
+  """
   for state in STATES:
     for name, below in files(prepared, state):
       if (prepared / state.name / state.family / below).stat().st_size == 0:

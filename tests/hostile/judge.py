@@ -13,9 +13,9 @@ SECONDS = 20.0
 # words that tell a user what to do or what is allowed
 _CURE = re.compile(
   r"\b(must|did you mean|at (most|least)|above|below|between|only|add|ask|call|cast|check|choose|copy|correct|cut|"
-  r"convert|declare|delete|download|draw|export|free|give|hold|install|keep|leave|lower|make|move|name|needs|pass|prepare|put|"
-  r"raise|reduce|remove|rename|repair|repeat|replace|restore|run|save|say|see|set|start|such as|take|train|try|undo|use|"
-  r"wait|write)\b"
+  r"convert|declare|delete|download|draw|export|free|give|hold|install|keep|leave|lower|make|move|name|needs|pass|"
+  r"prepare|put|raise|reduce|remove|rename|repair|repeat|replace|restore|run|save|say|see|set|start|such as|take|"
+  r"train|try|undo|use|wait|write)\b"
 )
 
 
