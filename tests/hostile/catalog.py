@@ -21,18 +21,19 @@ SOURCES: tuple[Callable[[], Iterator[Case]], ...] = (
 KINDS = ("flag", "option", "override", "form", "name", "value", "archive", "map", "folder", "tfds")
 
 
-def every(prepared: Path, whole: bool = True) -> dict[str, Case]:
+def every(prepared: Path | None, whole: bool = True) -> dict[str, Case]:
   """All inputs, by name.
 
   Args:
-    prepared: where finished and interrupted runs lie.
+    prepared: where finished and interrupted runs lie; `None` for the inputs that need none.
     whole: every damage of every file of them, of which there are thousands.
 
   Raises:
     ValueError: two inputs of one name.
   """
   found: dict[str, Case] = {}
-  for case in itertools.chain(*(source() for source in SOURCES), sets.cases(prepared), damage.cases(prepared, whole)):
+  runs = [] if prepared is None else [sets.cases(prepared), damage.cases(prepared, whole)]
+  for case in itertools.chain(*(source() for source in SOURCES), *runs):
     if case.name in found:
       raise ValueError(f"two inputs are called {case.name!r}")
     found[case.name] = case
