@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> int:
 def _run(given: argparse.Namespace, root: Path) -> int:
   os.environ.update(settings.environment(root))
   begin = time.monotonic()
-  prepared.prepare(root / "prepared", prepared.FAMILIES if _needs_runs(given.only) else (), given.workers)
+  prepared.prepare(root / "prepared", _families(given.only), given.workers)
   known = catalog.every(root / "prepared", whole=given.whole)
   names = [name for name in known if all(part in name for part in given.only)]
   if given.sample is not None:
@@ -54,9 +54,14 @@ def _run(given: argparse.Namespace, root: Path) -> int:
   return 1 if any(one.violations for one in found) else 0
 
 
-def _needs_runs(only: Sequence[str]) -> bool:
-  """Whether inputs of these names are damaged runs or sets."""
-  return not only or not any(part.startswith(tuple(f"{kind}/" for kind in catalog.KINDS)) for part in only)
+def _families(only: Sequence[str]) -> tuple[str, ...]:
+  """The families whose runs the inputs of these names need."""
+  if any(part.startswith(tuple(f"{kind}/" for kind in catalog.KINDS)) for part in only):
+    return ()
+  if any(part.startswith("set/") for part in only):
+    return ("datm",)
+  named = {part.split("/")[1] for part in only if part.count("/") > 1}
+  return tuple(family for family in prepared.FAMILIES if family in named) or prepared.FAMILIES
 
 
 def _silent(verdict: Verdict) -> None:

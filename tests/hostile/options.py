@@ -78,7 +78,7 @@ def cases() -> Iterator[Case]:
       for what in chosen:
         start = functools.partial(_from_python, name, dotted, values[what])
         yield _case(f"option/{name}/{dotted}/{what}", "option", start, dotted, shown(values[what]))
-      if name in WHOLE or turn % 16 == 0:
+      if name in WHOLE:
         yield from _on_the_command_line(name, dotted, field)
 
 

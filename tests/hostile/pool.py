@@ -1,6 +1,7 @@
 """Processes that try many inputs each; one that does not answer is ended and replaced."""
 
 import contextlib
+import importlib
 import multiprocessing
 import os
 import time
@@ -18,6 +19,7 @@ _MOST_GIGABYTES = 2.5
 def serve(pipe: connection.Connection, root: str) -> None:
   """A worker: receives names, answers with verdicts."""
   drive.bound_memory()
+  importlib.import_module("matplotlib.pyplot")  # an import that the watchdog interrupts leaves half a module behind
   known = catalog.every(Path(root) / "prepared")
   pipe.send(None)  # ready
   while (name := pipe.recv()) is not None:
@@ -68,6 +70,9 @@ def verdicts(names: Sequence[str], root: Path, workers: int, told: Callable[[Ver
       if found is not None:
         told(found)
         yield found
+        if any(line.startswith("hang") for line in found.violations) and worker.process.is_alive():
+          worker.process.kill()  # whatever was interrupted may be half done
+          worker.process.join()
       if not worker.process.is_alive():
         pool.remove(worker)
         if waiting:

@@ -1,4 +1,4 @@
-"""A random sample of hostile inputs: no traceback, nothing accepted, no hang, no file changed, and messages with a cure.
+"""A random sample of hostile inputs: all are refused in one line with a cure, and no file is changed.
 
 The whole is `python -m tests.hostile`.
 """
