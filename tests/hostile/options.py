@@ -63,6 +63,8 @@ def shown(value: Any) -> str:
   """What of a value a message must at least contain."""
   if isinstance(value, int) and abs(value) > 10**300:
     return ""  # nobody wants to read it
+  if value == [None]:
+    return ""
   if isinstance(value, dict | list):
     return str(value)[1:4].strip("[]{} ")
   return str(value)
@@ -87,7 +89,9 @@ def _case(name: str, kind: str, start: Callable[[Path], Action], dotted: str, va
 
 
 def _from_python(name: str, dotted: str, value: Any, place: Path) -> Action:
-  return python(changed(config_of(name), dotted, value), place)
+  config = config_of(name)
+  config.pop("sweep", None)  # its cells would set some of the options anew
+  return python(changed(config, dotted, value), place)
 
 
 def _on_the_command_line(name: str, dotted: str, field: Field) -> Iterator[Case]:
