@@ -8,7 +8,7 @@ PIP_FLAGS ?= -qq --disable-pip-version-check
 STAMP = $(VENV)/installed.stamp
 BIN = $(VENV)/bin
 
-.PHONY: help demo test bench lint clean .venv
+.PHONY: help demo test hostile kills bench lint clean .venv
 
 help:  ## this text
 	@echo "usage: make TARGET [PYTHON=python3.12]"
@@ -19,6 +19,12 @@ demo: $(STAMP)  ## distil scikit-learn's digits to one image per class and repor
 
 test: $(STAMP)  ## run all tests on the CPU
 	@JAX_PLATFORMS=cpu $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+hostile: $(STAMP)  ## try thousands of bad inputs: none may get through, hang, or change a file
+	@$(BIN)/python -m tests.hostile
+
+kills: $(STAMP)  ## kill runs of every experiment at random moments and compare what they end with
+	@$(BIN)/python -m tests.kills
 
 bench: $(STAMP)  ## measure speed and memory beside PyTorch, half an hour on an idle machine
 	@$(BIN)/python -m pip install $(PIP_FLAGS) -c constraints.txt -e '.[bench]'
