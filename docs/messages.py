@@ -68,7 +68,7 @@ def _on_other_data(directory: Path) -> None:
   values = cli.parse(["run", *_OWN.split(), "--config.teacher_train.batch_size=2"])
   claim.write(make_run(values["config"].value, directory / "work", stream=io.StringIO()))
   images = np.load(directory / "images.npz")["train_images"]
-  _save(directory, train_images=images[::-1])
+  _save(directory, train_images=images // 2)
 
 
 def _photo(directory: Path) -> None:
