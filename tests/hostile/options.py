@@ -72,8 +72,12 @@ def shown(value: Any) -> str:
 
 def cases() -> Iterator[Case]:
   """From Python, every wrong value; on the command line, every option with a word and with a near miss of its key."""
-  for name in experiments():
+  seen: set[tuple[str, Field]] = set()
+  for name in sorted(experiments(), key=lambda name: name not in WHOLE):
     for dotted, field in declared(name).items():
+      if (dotted, field) in seen:
+        continue  # the same option of another experiment is checked by the same declaration
+      seen.add((dotted, field))
       turn = zlib.crc32(f"{name} {dotted}".encode())
       values = wrong_values(field)
       chosen = list(values) if name in WHOLE else [list(values)[turn % len(values)]]
