@@ -136,7 +136,8 @@ def test_paths_in_text_exist(path):
   found = set(re.findall(r"(?<![\w/.])(?:jdistill|experiments|tests|docs|notebooks|benchmarks|\.ci)/[\w./-]*\w", text))
   found = {name for name in found if "FAMILY" not in name and not name.startswith("jdistill/jdistill")}
   assert found or path.name != "README.md"
-  assert sorted(name for name in found if not (ROOT / name).exists()) == []
+  wrong = {"experiments/dattm.py"} if path.name == "messages.md" else set()  # a mistake that the page shows
+  assert sorted(name for name in found if not (ROOT / name).exists()) == sorted(wrong)
 
 
 @pytest.mark.parametrize("name", list(pages.FILES))

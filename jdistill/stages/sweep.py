@@ -80,6 +80,8 @@ def _checked_axes(sweep: Any) -> list[int]:
     if not isinstance(sweep[axis], Mapping):
       raise UserError(f"sweep.{axis}={sweep[axis]!r}: must be a mapping of names")
     for name, values in sweep[axis].items():
+      if not name.strip() or not name.isprintable():
+        raise UserError(f"sweep.{axis}: {name!r} is no name; give one without line breaks")
       if not isinstance(values, Mapping):
         raise UserError(f"sweep.{axis}.{name}={values!r}: must be a mapping of paths such as 'method/image_lr'")
   seeds = checked("sweep.seeds", sweep["seeds"], Field(tuple, item=Field(int, low=0, high=2**31 - 1)))

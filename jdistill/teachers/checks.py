@@ -1,7 +1,10 @@
 """Whether a teacher knows what it should teach."""
 
+import math
+
 import numpy as np
 from scipy.optimize import linear_sum_assignment
+from scipy.stats import binom
 
 from jdistill.base import UserError
 
@@ -11,7 +14,8 @@ def check_knowledge(logits: np.ndarray, labels: np.ndarray, *, name: str = "teac
 
   The order is told from the confusion matrix: the relabelling of the teacher's classes that makes most of its answers
   right (a linear assignment). If that mends at least half of all answers of a teacher that is right on fewer than half,
-  the labels are in another order. A few examples can look so by chance: it takes ten per class to tell.
+  and more than chance gives the best of all relabellings (binomial tail times their number, below 0.01), the labels are
+  in another order.
 
   Args:
     logits: `[n, classes]` of the teacher on examples with known labels.
@@ -33,7 +37,8 @@ def check_knowledge(logits: np.ndarray, labels: np.ndarray, *, name: str = "teac
   right = np.trace(counts) / len(labels)
   rows, columns = linear_sum_assignment(-counts)
   best = counts[rows, columns].sum() / len(labels)
-  if right < 0.5 and best - right >= 0.5 and len(labels) >= 10 * classes:
+  chance = binom.logsf(counts[rows, columns].sum() - 1, len(labels), 1 / classes) + math.lgamma(classes + 1)
+  if right < 0.5 and best - right >= 0.5 and chance < math.log(0.01):
     moved = [f"{a}->{b}" for a, b in zip(rows, columns, strict=True) if a != b]
     raise UserError(
       f"{name}: its classes are in another order (accuracy {right:.3f}, {best:.3f} with {', '.join(moved[:5])}"

@@ -1,7 +1,7 @@
 """What every method of the catalog promises: pure steps of fixed form, reproducible, resumable, shardable, useful."""
 
+import ast
 import functools
-import importlib.util
 import inspect
 import itertools
 import re
@@ -14,7 +14,7 @@ import pytest
 import toys
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from jdistill import catalog, schema
+from jdistill import catalog, experiment_files, schema
 from jdistill.training import Checkpoints, Hooks, run_loop
 
 pytestmark = pytest.mark.usefixtures("compiled_once")  # what resumes is the same program again
@@ -216,10 +216,6 @@ def test_a_row_names_its_paper_its_experiment_and_its_test(row):
   assert re.fullmatch(r"https://arxiv.org/abs/\d{4}\.\d{4,5}" if row.arxiv else r"https://\S+", row.paper)
   assert re.search(r" (19|20)\d\d$", row.venue)
   assert (ROOT / row.test).is_file()
-  file = ROOT / row.config
-  spec = importlib.util.spec_from_file_location(file.stem, file)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  config = module.get_config()
+  config = experiment_files.load(str(ROOT / row.config))
   assert (config.data_policy.name if row.policy else config.method.name) == row.name
-  assert (row.arxiv or row.title) in module.__doc__
+  assert (row.arxiv or row.title) in ast.get_docstring(ast.parse((ROOT / row.config).read_text(encoding="utf-8")))
