@@ -9,6 +9,7 @@ from jdistill.files import read_json, read_npz, sha256_arrays, sha256_file
 from jdistill.reporting import read_jsonl
 
 _VOLATILE = ("time", "memory", "seconds", "created")
+_DIGESTS = ("sha256", "inputs", "files")  # of records and files that speak of time; what they hold is compared
 _BYTES = ("README.md", "checksums.json")
 
 
@@ -38,9 +39,10 @@ def figures(root: Path) -> dict[str, Any]:
 
 
 def steady(value: Any) -> Any:
-  """A JSON value without the keys that speak of time and memory."""
+  """A JSON value without the keys that speak of time and memory, and digests of such."""
   if isinstance(value, dict):
-    return {key: steady(one) for key, one in value.items() if not any(word in key for word in _VOLATILE)}
+    kept = {key: one for key, one in value.items() if not any(word in key for word in _VOLATILE)}
+    return {key: steady(one) for key, one in kept.items() if key not in _DIGESTS}
   return [steady(one) for one in value] if isinstance(value, list) else value
 
 
