@@ -168,10 +168,12 @@ def _explain(argv: Sequence[str], file: str | None, error: Exception) -> UserErr
     loaded = _without_options_of_others(experiment_files.load(file), argv)
     try:
       define_flags([argv[0], argument], loaded)([argv[0], argument])
-    except Exception as inner:
+    except Exception:
       section, last = _place(loaded, key)
       kind = getattr(section.get_type(last), "__name__", "") if key in known else ""
-      return UserError(f"{dotted}={value}: {f'must be of type {kind}' if kind else _last_line(inner)}")
+      return UserError(
+        f"{dotted}={value}: {f'must be of type {kind}' if kind else 'must be a mapping, as an experiment has it'}"
+      )
   return UserError(f"{_last_line(error)}; see --help")
 
 

@@ -122,8 +122,11 @@ class Distilled:
     Raises:
       UserError: another shape than the set's, or values that are no pixels.
     """
-    pixels = checks.checked_pixels(x, "images")
-    checks.require_same_shape(self.images.shape[1:], pixels.shape[1:], "images", ("distilled", "these"))
+    return self._preprocessed(x, "images")
+
+  def _preprocessed(self, x: np.ndarray, name: str) -> np.ndarray:
+    pixels = checks.checked_pixels(x, name)
+    checks.require_same_shape(self.images.shape[1:], pixels.shape[1:], name, ("distilled", "these"))
     return np.asarray(preprocess.transform(self._preprocessing, pixels), np.float32)
 
   def test_set(self, data_dir: str | os.PathLike | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -194,9 +197,11 @@ class Distilled:
     name = own.pop("name", "convnet")
     if model in (None, name):
       options = {key: tuple(value) if isinstance(value, list) else value for key, value in own.items()} | options
-    network = models.build(
-      model or name, num_classes=len(self.class_names), image_shape=self.images.shape[1:], **options
-    )
+    shape = self.images.shape[1:]
+    try:
+      network = models.build(model or name, num_classes=len(self.class_names), image_shape=shape, **options)
+    except UserError as error:
+      raise UserError(f"model {model or name!r}: {error}") from error
     test_x, test_y = self._test(self.test_set(data_dir) if test is None else test)
     augmentation = named(protocol["augment"], key="protocol.augment")
     rules = Protocol(**protocol | {"epochs": given["epochs"] or protocol["epochs"], "augment": augmentation})
@@ -233,7 +238,7 @@ class Distilled:
       images, labels = test
     except (TypeError, ValueError) as error:
       raise UserError("test: give a pair (images, labels)") from error
-    images = self.preprocess(images)
+    images = self._preprocessed(images, "test images")
     labels = checks.checked_labels(labels, len(images), "test")
     checks.require_known_labels(labels, len(self.class_names), "test")
     return images, labels
@@ -255,7 +260,7 @@ def load(path: str | os.PathLike) -> Distilled:
   Raises:
     UserError: it is missing, damaged (checksums), or not a distilled set.
   """
-  path = user_path(path, "jdistill.load")
+  path = user_path(path, "set")
   if (path / "result").is_dir():  # the whole work directory was given
     path = path / "result"
   return Distilled(export.load(path))

@@ -98,9 +98,13 @@ class Arms:
 
   def _arms(self, given: Mapping[str, Any], out: Mapping[str, Any]) -> dict[str, dict]:
     """The method's own arm and the controls, each with its sections whole."""
-    controls, own = given.get("arms") or {}, out["subject"] or out["method"]["name"]
+    controls = given.get("arms") or {}
+    own = out["method"]["name"] if out["subject"] is None else out["subject"]
     if own in controls:
       raise UserError(f"arms.{own}: is the name of the method's own arm; call the control something else")
+    for label in [own, *controls]:
+      if not label.strip() or not label.isprintable():
+        raise UserError(f"arms: {label!r} is no name of an arm; give one without line breaks")
     order = checked_order("order", given.get("order"), [own, *controls])
     return {label: self._arm(label, controls.get(label, {}), given) for label in order}
 

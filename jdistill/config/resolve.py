@@ -72,11 +72,21 @@ def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
       f"config: is a {type(raw).__name__}; give a mapping, such as get_config() of an experiment gives it"
     )
   try:
-    return json.loads(json.dumps(to_jsonable(raw)))
+    return json.loads(json.dumps(_writable(to_jsonable(raw))))
   except (ValueError, RecursionError) as error:
     if isinstance(error, UserError):
       raise
     raise UserError(f"config: cannot be stored as JSON ({error}); give numbers, strings and lists") from error
+
+
+def _writable(value: Any) -> Any:
+  """A JSON value in which whole numbers of thousands of digits, which Python does not write, are infinite."""
+  if isinstance(value, dict):
+    return {key: _writable(one) for key, one in value.items()}
+  if isinstance(value, list):
+    return [_writable(one) for one in value]
+  endless = isinstance(value, int) and value.bit_length() > 14_000
+  return ("-inf" if value < 0 else "inf") if endless else value
 
 
 def _tables(auto: Any) -> dict[str, dict[str, dict[str, Any]]]:
@@ -118,7 +128,9 @@ def checked_section(dotted: str, value: Any, section: Plain | Named, others: Map
   else:
     given = value
     if section.default and (not given or (isinstance(given, dict) and given.get("name") is None)):
+      own = {key: one for key, one in (given or {}).items() if one is not None}
       given = others.get(section.default) if isinstance(section.default, str) else section.default
+      given = given | own if own and isinstance(given, dict) else given  # such as the teacher: as `model`, but wider
     given = copy.deepcopy(_mapping(dotted, given))
     name = given.pop("name", None)
     if name not in (known := section.names()):
@@ -182,6 +194,7 @@ def _fill(raw: dict, auto: Mapping, known: Mapping[str, Plain | Named], keys: Ma
   for table in tables:
     for path, value in table.items():
       section, _, key = path.rpartition("/")
+      _check_path(path, value, known, keys)
       target = raw.setdefault(section, {}) if section else raw
       if not isinstance(target, dict):
         continue  # refused afterwards, by name
@@ -190,6 +203,25 @@ def _fill(raw: dict, auto: Mapping, known: Mapping[str, Plain | Named], keys: Ma
         continue  # the table speaks of another network
       if target.get(key) is None:
         target[key] = value
+
+
+def _check_path(path: str, value: Any, known: Mapping[str, Plain | Named], keys: Mapping[str, Field]) -> None:
+  """Refuses a path of a table that no configuration of the method has, or a value that it cannot hold."""
+  name, _, key = path.rpartition("/")
+  section = known.get(name)
+  if name and section is None:
+    raise UserError(f"auto: {path}={value!r}: no such section{near_matches(name, known)}")
+  if isinstance(section, Named):
+    fields = {"name": Field(str)} | {
+      key: field for one in section.names() for key, field in section.fields(one).items()
+    }
+    checkable = False  # the same option can hold other values elsewhere
+  else:
+    fields, checkable = section.fields if name else keys, True
+  if key not in fields:
+    raise UserError(f"auto: {path}={value!r}: no such key{near_matches(key, fields)}")
+  if checkable and value is not None:
+    checked(f"auto: {path}", value, fields[key])
 
 
 def _options(section: Named, target: Mapping[str, Any], raw: Mapping[str, Any]) -> list[str]:

@@ -72,7 +72,7 @@ def require_names(class_names: Sequence[str], where: str) -> None:
   """
   for index, name in enumerate(class_names):
     if not name.strip() or not name.isprintable():
-      raise UserError(f"{where}: the name of class {index} is {name!r}; give names without line breaks")
+      raise UserError(f"{where}: class_names: class {index} is called {name!r}; give names without line breaks")
   if len(class_names) < 2:
     raise UserError(f"{where}: one class only ({', '.join(map(repr, class_names))}); give examples of two or more")
 

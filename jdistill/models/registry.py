@@ -236,7 +236,7 @@ def _near(word: str, known: Mapping[str, Any]) -> str:
 
 def _check_positive(option: str, value: Any) -> None:
   if isinstance(value, bool) or not isinstance(value, numbers.Integral) or not 1 <= value < 2**31:
-    raise UserError(f"{option}: {value!r} is not a whole number from 1 to {2**31 - 1}; change it")
+    raise UserError(f"{option}: {value!r} is not a whole number: give one from 1 to {2**31 - 1}")
 
 
 def _check_value(option: str, value: Any) -> None:

@@ -80,8 +80,8 @@ def _checked_axes(sweep: Any) -> list[int]:
     if not isinstance(sweep[axis], Mapping):
       raise UserError(f"sweep.{axis}={sweep[axis]!r}: must be a mapping of names")
     for name, values in sweep[axis].items():
-      if not name.strip() or not name.isprintable():
-        raise UserError(f"sweep.{axis}: {name!r} is no name; give one without line breaks")
+      if not name.strip() or not name.isprintable() or re.search(r"[/\\]|\.\.", name):
+        raise UserError(f"sweep.{axis}: {name!r} is no name; give one without line breaks, '/' and '..'")
       if not isinstance(values, Mapping):
         raise UserError(f"sweep.{axis}.{name}={values!r}: must be a mapping of paths such as 'method/image_lr'")
   seeds = checked("sweep.seeds", sweep["seeds"], Field(tuple, item=Field(int, low=0, high=2**31 - 1)))
@@ -120,7 +120,12 @@ def prepare(experiment: Mapping[str, Any], resolve: Callable[[dict], Mapping]) -
     UserError: a mistake in any of them, or stages without anything to compare.
   """
   grid = cells(experiment)
-  resolved = [resolve(cell.config) for cell in grid]
+  resolved = []
+  for cell in grid:
+    try:
+      resolved.append(resolve(cell.config))
+    except UserError as error:
+      raise UserError(f"sweep, {cell.group}, {cell.series}: {error}") from error
   chosen = resolved[0]["stages"]
   if "report" not in chosen or not {"evaluate", "students"} & set(chosen):
     raise UserError(f"stages={chosen}: a sweep compares results; it needs evaluate or students, and report")

@@ -19,12 +19,14 @@ _OPEN = ("train_size=None", "test_size=None", "teacher_train.batch_size=10", "va
 
 
 def images(channels: int = 1, count: int = 40, size: int = 6) -> Arrays:
-  """Two classes of noise."""
+  """Two classes, dark and bright, with noise."""
   rng = np.random.default_rng(0)
   arrays = {}
   for part, number in (("train", count), ("test", count // 2)):
-    arrays[f"{part}_images"] = rng.random((number, size, size, channels), np.float32)
-    arrays[f"{part}_labels"] = np.arange(number) % 2
+    labels = np.arange(number) % 2
+    noise = rng.random((number, size, size, channels), np.float32)
+    arrays[f"{part}_images"] = 0.5 * noise + 0.5 * labels[:, None, None, None].astype(np.float32)
+    arrays[f"{part}_labels"] = labels
   return arrays
 
 

@@ -29,7 +29,6 @@ _FORMS: dict[str, dict[str, Any]] = {
     "number for a group": _SWEEP | {"groups": {"a": 3}},
     "list for series": _SWEEP | {"series": ["b"]},
     "word for seeds": _SWEEP | {"seeds": "abc"},
-    "number for seeds": _SWEEP | {"seeds": 3},
     "negative seed": _SWEEP | {"seeds": [-1]},
     "NaN for a seed": _SWEEP | {"seeds": [float("nan")]},
     "seed twice": _SWEEP | {"seeds": [0, 0]},

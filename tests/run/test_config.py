@@ -265,7 +265,7 @@ def test_mtt_learns_no_labels_and_accepts_every_step():
     ("stages", {"a": 1}, "stages={'a': 1}: must be a list"),
     ("ipc", [1], "ipc=[1]: must be of type int"),
     ("ipc", 10**400, "ipc=1000"),
-    ("ipc", 10**6000, "config: cannot be stored as JSON"),
+    ("ipc", 10**6000, "ipc='inf': must be of type int"),
     ("checkpoint_seconds", 10**400, "checkpoint_seconds=1000"),
     ("checkpoint_seconds", float("nan"), "checkpoint_seconds=nan: must be a finite number"),
     ("dataset", "a\nb", "dataset='a\\nb': must be the name"),

@@ -16,7 +16,7 @@ from jdistill.schema import Count, NonNegative, Positive, Share, Traced, validat
 @validated("method")
 def ofa(
   *,
-  exponent: tuple = (1.0,),
+  exponent: tuple[Positive, ...] = (1.0,),
   temperature: Annotated[Positive, Traced] = 1.0,
   scale_t2: bool = False,
   ce_weight: NonNegative = 1.0,
@@ -81,6 +81,4 @@ def _exponents(exponent: Sequence[float | str], stages: int) -> list[float]:
       f"method.exponent={tuple(values)}: give one value, or {stages + 1}: one for each of {stages} stages and then one "
       "for the final logits"
     )
-  if not min(values) > 0:
-    raise UserError(f"method.exponent={tuple(values)}: must be above 0")
   return values
