@@ -87,7 +87,7 @@ def test_test_images_are_checked(distilled, change, message):
     ({"seeds": 0}, r"evaluate\.seeds=0: must be at least 1"),
     ({"seed": -1}, r"evaluate\.seed=-1: must be at least 0"),
     ({"model": "convnett"}, "convnett"),
-    ({"widths": (10**12,)}, "widths: 1000000000000 is not a whole number from 1"),
+    ({"widths": (10**12,)}, "model 'mlp': widths: 1000000000000 is not a whole number: give one"),
     ({"widths": (10**9,)}, r"model 'mlp': would have 1\.9e\+10 parameters"),
   ],
 )

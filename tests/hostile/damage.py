@@ -86,7 +86,7 @@ def _case(prepared: Path, state: State, name: str, below: Path, what: str, spoil
     functools.partial(_start, prepared, state, below, spoil),
     (_called(below),),
     "either",
-    functools.partial(_differences, prepared, state, below),
+    functools.partial(_differences, prepared, state, below, what),
     functools.partial(_may_change, str(below), state.name == "finished"),
     early=False,
   )
@@ -110,8 +110,8 @@ def _start(prepared: Path, state: State, below: Path, spoil: Callable, place: Pa
   return lambda: run.main(state.arguments(place))
 
 
-def _differences(prepared: Path, state: State, below: Path, place: Path) -> list[str]:
-  """What is not as in the run that nobody damaged."""
+def _differences(prepared: Path, state: State, below: Path, what: str, place: Path) -> list[str]:
+  """What is not as in the run that nobody damaged. Deleted metrics are said to be missing, and cost the curves alone."""
   expected = json.loads((prepared / "finished" / f"{state.family}.json").read_text())
   try:
     found: dict[str, Any] = json.loads(json.dumps(figures.figures(place)))
@@ -120,6 +120,7 @@ def _differences(prepared: Path, state: State, below: Path, place: Path) -> list
       return []
     return [f"left damaged: {error}".replace(str(place), "...")]
   spent = state.name == "finished" and any(part in f"/{below}" for part in _SPENT)
+  spent = spent or (what == "deleted" and below.suffix == ".jsonl")
   return list(figures.differences({k: v for k, v in expected.items() if not (spent and k == str(below))}, found))
 
 

@@ -1,6 +1,7 @@
 """What runs came to, without what differs from one time to the next: how long it took, and what it held."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from jdistill.files import read_json, read_npz, sha256_arrays, sha256_file
 from jdistill.reporting import read_jsonl
 
 _VOLATILE = ("time", "memory", "seconds", "created")
-_DIGESTS = ("sha256", "inputs", "files")  # of records and files that speak of time; what they hold is compared
+_ATTEMPT = ("inputs", "recorded")  # what an attempt found done already
+_DIGEST = re.compile("[0-9a-f]{64}")  # of records and files that speak of time; what they hold is compared
 _BYTES = ("README.md", "checksums.json")
 
 
@@ -42,8 +44,13 @@ def steady(value: Any) -> Any:
   """A JSON value without the keys that speak of time and memory, and digests of such."""
   if isinstance(value, dict):
     kept = {key: one for key, one in value.items() if not any(word in key for word in _VOLATILE)}
-    return {key: steady(one) for key, one in kept.items() if key not in _DIGESTS}
+    kept = {key: one for key, one in kept.items() if key == "artefact_sha256" or not _is_digest(one)}
+    return {key: steady(one) for key, one in kept.items() if key not in _ATTEMPT}
   return [steady(one) for one in value] if isinstance(value, list) else value
+
+
+def _is_digest(value: Any) -> bool:
+  return isinstance(value, str) and _DIGEST.fullmatch(value) is not None
 
 
 def differences(expected: dict[str, Any], found: dict[str, Any]) -> Iterator[str]:
