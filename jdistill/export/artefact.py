@@ -26,6 +26,7 @@ from jdistill.files import (
 from jdistill.reporting.grids import can_be_shown, image_grid, save_png
 
 ARRAYS, PICTURE, CARD = "distilled.npz", "images.png", "README.md"
+FILES = (ARRAYS, CARD, PICTURE)
 FORMAT_VERSION = 2
 _PREFIX = "preprocessing/"
 _REQUIRED = ("format_version", "images", "labels", "learned_lr", "class_names", "protocol", "provenance")

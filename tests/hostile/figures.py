@@ -9,7 +9,7 @@ from typing import Any
 from jdistill.files import read_json, read_npz, sha256_arrays, sha256_file
 from jdistill.reporting import read_jsonl
 
-_VOLATILE = ("time", "memory", "seconds", "created")
+_VOLATILE = ("time", "memory", "seconds", "created", "step_bytes")
 _ATTEMPT = ("inputs", "recorded")  # what an attempt found done already
 _DIGEST = re.compile("[0-9a-f]{64}")  # of records and files that speak of time; what they hold is compared
 _BYTES = ("README.md", "checksums.json")
