@@ -14,7 +14,7 @@ from pathlib import Path
 
 from jdistill.base import UserError
 from tests.hostile.case import REPOSITORY, Action, Case
-from tests.hostile.judge import SECONDS, Ended, Verdict, judge
+from tests.hostile.judge import Ended, Verdict, judge, limit
 from tests.hostile.trees import tree
 
 
@@ -29,17 +29,17 @@ def drive(case: Case, root: Path) -> Verdict:
     action = case.start(place)
     before = tree(place)
     with contextlib.chdir(place):
-      ended = _call(action)
+      ended = _call(action, limit(case))
     differences = case.differences(place) if ended.status == 0 and case.outcome != "refused" else []
     return judge(case, ended, before, tree(place), differences)
   finally:
     shutil.rmtree(place, ignore_errors=True)
 
 
-def _call(action: Action) -> Ended:
+def _call(action: Action, seconds: float) -> Ended:
   out, err, escaped, status = io.StringIO(), io.StringIO(), "", None
   before = signal.signal(signal.SIGALRM, _bark)
-  signal.setitimer(signal.ITIMER_REAL, SECONDS)
+  signal.setitimer(signal.ITIMER_REAL, seconds)
   begin = time.monotonic()
   try:
     # a filter of its own for every input: else a warning is printed for the first of them alone

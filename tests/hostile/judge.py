@@ -9,6 +9,7 @@ from tests.hostile.trees import added, gone_or_changed
 
 PREFIX, CELL = "jdistill: ", "  failed: "
 SECONDS = 20.0
+TO_THE_END = 60.0  # of runs that are not refused
 
 # words that tell a user what to do or what is allowed
 _CURE = re.compile(
@@ -57,7 +58,7 @@ def judge(case: Case, ended: Ended, before: dict[str, str], after: dict[str, str
 
 
 def _ending(case: Case, ended: Ended, differences: list[str]) -> Iterator[str]:
-  if ended.escaped == "hang" or ended.seconds > SECONDS:
+  if ended.escaped == "hang" or ended.seconds > limit(case):
     yield f"hang: {ended.seconds:.0f} s"
   elif ended.escaped:
     yield f"traceback: {ended.escaped}"
@@ -96,6 +97,11 @@ def _message(case: Case, ended: Ended) -> Iterator[str]:
 def lacking(text: str, words: Words) -> list:
   """The words that a message lacks; of a tuple one is enough."""
   return [word for word in words if not any(one in text for one in ((word,) if isinstance(word, str) else word))]
+
+
+def limit(case: Case) -> float:
+  """Seconds after which an input counts as hanging."""
+  return SECONDS if case.outcome == "refused" else TO_THE_END
 
 
 def has_cure(text: str) -> bool:

@@ -10,7 +10,7 @@ from multiprocessing import connection
 from pathlib import Path
 
 from tests.hostile import catalog, drive, settings
-from tests.hostile.judge import SECONDS, Verdict
+from tests.hostile.judge import TO_THE_END, Verdict
 
 _GRACE = 25.0  # beyond what the watchdog inside allows: code that is not Python's cannot be interrupted from inside
 _MOST_GIGABYTES = 2.5
@@ -63,8 +63,8 @@ def verdicts(names: Sequence[str], root: Path, workers: int, told: Callable[[Ver
         except EOFError:
           worker.process.join()
           found = worker.lost(f"killed the process: exit status {worker.process.exitcode}")
-      elif worker.name and time.monotonic() - worker.since > SECONDS + _GRACE:
-        found = worker.lost(f"hang: {SECONDS + _GRACE:.0f} s, not to be interrupted")
+      elif worker.name and time.monotonic() - worker.since > TO_THE_END + _GRACE:
+        found = worker.lost(f"hang: {TO_THE_END + _GRACE:.0f} s, not to be interrupted")
       else:
         continue
       if found is not None:

@@ -18,7 +18,7 @@ SEED = int(os.environ.get("HOSTILE_SEED", random.SystemRandom().randrange(10_000
 
 def test_a_random_sample_of_hostile_input(tmp_path, compiled_once):
   print(f"HOSTILE_SEED={SEED}")
-  known = catalog.every(None)
+  known = {name: case for name, case in catalog.every(None).items() if case.outcome == "refused"}  # and no whole runs
   found = [drive.drive(known[name], tmp_path) for name in catalog.sample(list(known), COUNT, SEED)]
   wrong = [f"{one.name!r}: {violation}" for one in found for violation in one.violations]
   assert not wrong, f"HOSTILE_SEED={SEED}\n" + "\n".join(wrong)
