@@ -1,5 +1,6 @@
 """Where metrics go: one JSON line per call, or TensorBoard."""
 
+import hashlib
 import importlib
 import json
 import os
@@ -52,6 +53,7 @@ class JsonlWriter:
       UserError: the file is damaged elsewhere than in its last line, or cannot be written.
     """
     self._path, self._stage, self._clock = Path(path), stage, clock
+    self._digest = hashlib.sha256()
     self._repair(resume_step)
     with disk_errors(self._path):
       self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,6 +68,7 @@ class JsonlWriter:
       stale = resume_step is not None and record.get("stage") == self._stage and record.get("step", -1) > resume_step
       if not stale:
         kept.append(line + b"\n")
+        self._digest.update(kept[-1] if record.get("stage") == self._stage else b"")
     new = b"".join(kept)
     if new != old:
       write_bytes(self._path, new)
@@ -84,6 +87,17 @@ class JsonlWriter:
     line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
     with disk_errors(self._path, len(line)):
       self._append(line)
+    self._digest.update(line)
+
+  @property
+  def path(self) -> Path:
+    """The file."""
+    return self._path
+
+  @property
+  def digest(self) -> str:
+    """The SHA-256 of all lines of this stage in the file: a checkpoint notes it, so that lost lines are found."""
+    return self._digest.hexdigest()
 
   def _append(self, line: bytes) -> None:
     start = self._file.seek(0, os.SEEK_END)

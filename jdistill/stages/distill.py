@@ -32,6 +32,7 @@ from jdistill.reporting import (
 from jdistill.schema import Range
 from jdistill.stages import build, gradient, plan, trajectories
 from jdistill.stages.build import Route
+from jdistill.stages.lines import check_lines
 from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
 from jdistill.stages.workdir import on_first
@@ -165,7 +166,7 @@ def _loop(run: Run, feed, mesh, begin: float) -> None:
       checkpoint_seconds=c["checkpoint_seconds"],
       log_every=c["log_every"],
       snapshot_every=c["snapshot_every"],
-      hooks=_hooks(run, stack, progress),
+      hooks=_hooks(run, checkpoints, stack, progress),
       mesh=mesh,
       route=c["parallel"]["route"],
     )
@@ -195,7 +196,7 @@ def _loop(run: Run, feed, mesh, begin: float) -> None:
   run.log(f"distill: {steps} steps{shown}")
 
 
-def _hooks(run: Run, stack: contextlib.ExitStack, progress: Progress) -> Hooks:
+def _hooks(run: Run, checkpoints: Checkpoints, stack: contextlib.ExitStack, progress: Progress) -> Hooks:
   """What the loop tells: metrics to files that `stack` closes, images to snapshots."""
   c, writers = run.config, []
   if not distributed.is_writer():
@@ -204,6 +205,7 @@ def _hooks(run: Run, stack: contextlib.ExitStack, progress: Progress) -> Hooks:
   def on_resume(step: int) -> None:
     metrics = JsonlWriter(run.workdir / _METRICS, "distill", resume_step=step or -1)
     writers.append(stack.enter_context(contextlib.closing(metrics)))
+    check_lines(run, checkpoints, step, metrics)
     if c["tensorboard"]:
       events = TensorBoardWriter(run.workdir / "tensorboard", resume_step=step or None)
       writers.append(stack.enter_context(contextlib.closing(events)))

@@ -15,6 +15,7 @@ from jdistill.files import Damaged, read_record, write_record
 from jdistill.methods.knowledge import Trained
 from jdistill.reporting import JsonlWriter, Progress, peak_memory_bytes, read_jsonl
 from jdistill.stages.job import Job, Prepared, at_once, join, predictions, prepare
+from jdistill.stages.lines import check_lines
 from jdistill.stages.run import Run
 from jdistill.training import (
   Checkpoints,
@@ -128,6 +129,7 @@ class _Training:
     self.steps = prepared.policy.steps  # of an epoch, at most
     self.curve: dict[str, Any] = {"rows": [], "seconds": 0.0}
     self.writer: JsonlWriter | None = None
+    self.checkpoints: Checkpoints | None = None
 
   def run(self, key: jax.Array) -> tuple[Outcome, dict[str, Any]]:
     job, epochs = self.job, self.job.train["epochs"]
@@ -135,6 +137,7 @@ class _Training:
     self.progress = Progress(shown, epochs * self.steps, stream=self.ctx.stream)
     identity = {"config": self.ctx.hash, "job": job.label, "seeds": list(job.seeds)}
     checkpoints = None if self.directory is None else Checkpoints(self.directory, identity, log=self.ctx.log)
+    self.checkpoints = checkpoints
     with self._messages(), contextlib.ExitStack() as self.stack:
       self.stack.callback(self.progress.close)
       if checkpoints is not None:
@@ -204,6 +207,7 @@ class _Training:
       return
     self.writer = JsonlWriter(self.metrics, self.name, resume_step=done or -1)
     self.stack.callback(self.writer.close)
+    check_lines(self.ctx, self.checkpoints, done, self.writer)
     if done and self.job.score is not None and self.curve_file.exists():
       found = self._stored_curve()
       rows = [row for row in found["rows"] if row["step"] <= done]

@@ -39,7 +39,7 @@ class Checkpoints:
     keep: int = 2,
     log: Callable[[str], None] = lambda line: None,
   ):
-    """Opens or prepares the directory.
+    """Opens or prepares the directory. `note` may be set to what tells something to be stored with every state.
 
     Args:
       directory: for this stage alone.
@@ -50,11 +50,17 @@ class Checkpoints:
     self._directory = Path(directory).absolute()  # orbax wants absolute paths
     self._identity = to_jsonable(identity)  # as it will be read back: JSON has lists for tuples
     self._keep, self._log = keep, log
+    self.note: Callable[[], str] = lambda: ""
     # orbax reports every save as a warning, and an error that it raises three times before as a traceback
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     own = jax.process_index()  # every process reads by itself and only one writes, so orbax has nobody to wait for
     alone = ocp.options.MultiprocessingOptions(own, {own}, f"process{own}") if jax.process_count() > 1 else None
     self._handler = ocp.StandardCheckpointer(**({"multiprocessing_options": alone} if alone else {}))
+
+  @property
+  def directory(self) -> Path:
+    """Where the states lie."""
+    return self._directory
 
   def steps(self) -> list[int]:
     """The finished steps, ascending."""
@@ -83,7 +89,10 @@ class Checkpoints:
           shutil.rmtree(unfinished, ignore_errors=True)  # on a full disk, this is what fills it
         raise
     files = {str(p.relative_to(target)): sha256_file(p) for p in sorted(target.rglob("*")) if p.is_file()}
-    write_record(target.with_suffix(".json"), {"identity": self._identity, "form": _form(state), "files": files})
+    write_record(
+      target.with_suffix(".json"),
+      {"identity": self._identity, "form": _form(state), "files": files, "note": self.note()},
+    )
     for old in self.steps()[: -self._keep]:
       (self._directory / f"{old}.json").unlink()  # first the claim, then what it claims
       shutil.rmtree(self._directory / str(old), ignore_errors=True)
@@ -112,6 +121,14 @@ class Checkpoints:
       if not (target / name).is_file() or sha256_file(target / name) != digest:
         raise Damaged(target, f"is damaged ({name})")
     return claim
+
+  def noted(self, step: int) -> str:
+    """What `note` told when a step was saved.
+
+    Raises:
+      Damaged: a file of the step is damaged or missing.
+    """
+    return self._claim(step).get("note", "")
 
   def restore(self, like: PyTree, step: int | None = None) -> tuple[int, PyTree] | None:
     """A whole step and its state with the structure of `like`, or `None` if there is none; the newest if not given.
