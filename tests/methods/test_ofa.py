@@ -98,7 +98,7 @@ def test_exits_move_the_stages_below_them_and_nothing_above():
   ("options", "complaint"),
   [
     ({"exponent": (1.0, 1.2)}, r"method.exponent=\(1.0, 1.2\): give one value, or 5"),
-    ({"exponent": 0.0}, r"method.exponent=\(0.0, 0.0, 0.0, 0.0, 0.0\): must be above 0"),
+    ({"exponent": 0.0}, "method.exponent=0.0: must be above 0"),
     ({"exponent": (1.0, -1.0), "stages": "4"}, "must be above 0"),
     ({"stages": ""}, "method.stages='': name every stage once"),
     ({"stages": "1,1"}, "name every stage once"),
