@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import tempfile
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # runs share their compiled programs within a session of tests, and leave the user's cache alone
@@ -32,6 +33,7 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
 MOST_GIGABYTES = 2.0  # resident, of one worker
+MANY_GIGABYTES = 1.0
 LONG_SECONDS = 5.0
 peaks = []  # of this process, or of its workers
 
@@ -47,6 +49,14 @@ def peak_gigabytes() -> float:
   except ImportError:
     return 0.0
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+def resident_gigabytes() -> float:
+  """The memory that this process holds now; 0 where the system does not tell."""
+  try:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e9
+  except OSError:
+    return 0.0
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -93,10 +103,15 @@ def dropped_programs():
   drop_programs()
 
 
+after_drop = [0.0]  # gigabytes that were left
+
+
 def pytest_runtest_logreport(report):
-  """Does the same within files of long tests, which run whole experiments; stored programs are read again."""
-  if report.duration > LONG_SECONDS:
+  """Does the same within files of long tests, which run whole experiments, or of many programs."""
+  held = resident_gigabytes() if report.when == "teardown" else 0.0
+  if report.duration > LONG_SECONDS or (held > MANY_GIGABYTES and held > after_drop[0] + 0.3):
     drop_programs()
+    after_drop[0] = resident_gigabytes()
 
 
 @pytest.fixture(scope="session")
