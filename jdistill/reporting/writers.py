@@ -38,6 +38,7 @@ class JsonlWriter:
     stage: str,
     *,
     resume_step: int | None = None,
+    noted: str = "",
     clock: Callable[[], float] = time.time,
   ):
     """Opens the file for appending; makes it, and its directory, if needed.
@@ -47,22 +48,22 @@ class JsonlWriter:
       stage: what the lines are labelled with.
       resume_step: the last step whose results were kept: later lines of this stage are dropped, since the resumed run
         writes them again. A negative number drops all of the stage; `None` keeps everything.
+      noted: the `digest` that the file had when those results were kept; empty if that is not known.
       clock: seconds since 1970.
 
     Raises:
-      UserError: the file is damaged elsewhere than in its last line, or cannot be written.
+      UserError: the file is damaged elsewhere than in its last line, has not the lines that were noted, or cannot be
+        written; it is left as it is.
     """
     self._path, self._stage, self._clock = Path(path), stage, clock
     self._digest = hashlib.sha256()
-    self._repair(resume_step)
+    self._repair(resume_step, noted)
     with disk_errors(self._path):
       self._path.parent.mkdir(parents=True, exist_ok=True)
       self._file = open(self._path, "ab", buffering=0)  # noqa: SIM115 - open until `close`
 
-  def _repair(self, resume_step: int | None) -> None:
-    if not self._path.exists():
-      return
-    old = self._path.read_bytes()
+  def _repair(self, resume_step: int | None, noted: str) -> None:
+    old = self._path.read_bytes() if self._path.exists() else b""
     kept = []
     for line, record in _parse(self._path, old):
       stale = resume_step is not None and record.get("stage") == self._stage and record.get("step", -1) > resume_step
@@ -70,6 +71,11 @@ class JsonlWriter:
         kept.append(line + b"\n")
         self._digest.update(kept[-1] if record.get("stage") == self._stage else b"")
     new = b"".join(kept)
+    if noted and noted != self.digest:
+      raise UserError(
+        f"{self._path} is damaged or lost lines of before step {resume_step}: put it back as it was, or delete the "
+        "checkpoints of this training to begin it anew"
+      )
     if new != old:
       write_bytes(self._path, new)
 
@@ -88,11 +94,6 @@ class JsonlWriter:
     with disk_errors(self._path, len(line)):
       self._append(line)
     self._digest.update(line)
-
-  @property
-  def path(self) -> Path:
-    """The file."""
-    return self._path
 
   @property
   def digest(self) -> str:

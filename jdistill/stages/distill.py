@@ -16,7 +16,6 @@ from jdistill.config import Declared, Plain, sections
 from jdistill.data.checks import require_per_class
 from jdistill.files import Damaged, format_bytes, read_npz, write_npz
 from jdistill.reporting import (
-  JsonlWriter,
   Progress,
   Section,
   TensorBoardWriter,
@@ -30,9 +29,8 @@ from jdistill.reporting import (
   timeline_steps,
 )
 from jdistill.schema import Range
-from jdistill.stages import build, gradient, plan, trajectories
+from jdistill.stages import build, gradient, lines, plan, trajectories
 from jdistill.stages.build import Route
-from jdistill.stages.lines import check_lines
 from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
 from jdistill.stages.workdir import on_first
@@ -203,9 +201,8 @@ def _hooks(run: Run, checkpoints: Checkpoints, stack: contextlib.ExitStack, prog
     return Hooks(stop=lambda: run.stop_requested)
 
   def on_resume(step: int) -> None:
-    metrics = JsonlWriter(run.workdir / _METRICS, "distill", resume_step=step or -1)
+    metrics = lines.writer(run.workdir / _METRICS, "distill", step, checkpoints)
     writers.append(stack.enter_context(contextlib.closing(metrics)))
-    check_lines(run, checkpoints, step, metrics)
     if c["tensorboard"]:
       events = TensorBoardWriter(run.workdir / "tensorboard", resume_step=step or None)
       writers.append(stack.enter_context(contextlib.closing(events)))

@@ -1,23 +1,25 @@
 """The metrics of a training that goes on: what a checkpoint was made with must still be there."""
 
-from jdistill.base import UserError
+from pathlib import Path
+
 from jdistill.reporting import JsonlWriter
-from jdistill.stages.run import Run
 from jdistill.training import Checkpoints
 
 
-def check_lines(run: Run, checkpoints: Checkpoints | None, step: int, writer: JsonlWriter) -> None:
-  """Refuses to go on after a step whose metrics were changed or lost, and has later checkpoints note them.
+def writer(path: Path, name: str, step: int, checkpoints: Checkpoints | None) -> JsonlWriter:
+  """A writer that goes on after a step, and whose lines later checkpoints note.
+
+  Args:
+    path: of the metrics.
+    name: what the lines are labelled with.
+    step: the last step whose results were kept; 0 for none.
+    checkpoints: of the training.
 
   Raises:
-    UserError: naming the file, and the directory without which the training begins anew.
+    UserError: lines that the checkpoint of that step was made with were changed or lost.
   """
-  if checkpoints is None:
-    return
-  noted = checkpoints.noted(step) if step else ""
-  if noted and noted != writer.digest:
-    raise UserError(
-      f"{writer.path} is damaged or lost lines of before step {step}: put it back as it was, or delete "
-      f"{checkpoints.directory} to train anew"
-    )
-  checkpoints.note = lambda: writer.digest
+  noted = checkpoints.noted(step) if step and checkpoints is not None else ""
+  found = JsonlWriter(path, name, resume_step=step or -1, noted=noted)
+  if checkpoints is not None:
+    checkpoints.note = lambda: found.digest
+  return found

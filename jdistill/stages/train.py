@@ -14,8 +14,8 @@ from jdistill.base import Diverged, UserError
 from jdistill.files import Damaged, read_record, write_record
 from jdistill.methods.knowledge import Trained
 from jdistill.reporting import JsonlWriter, Progress, peak_memory_bytes, read_jsonl
+from jdistill.stages import lines
 from jdistill.stages.job import Job, Prepared, at_once, join, predictions, prepare
-from jdistill.stages.lines import check_lines
 from jdistill.stages.run import Run
 from jdistill.training import (
   Checkpoints,
@@ -205,9 +205,8 @@ class _Training:
   def _resume(self, done: int) -> None:
     if self.metrics is None:
       return
-    self.writer = JsonlWriter(self.metrics, self.name, resume_step=done or -1)
+    self.writer = lines.writer(self.metrics, self.name, done, self.checkpoints)
     self.stack.callback(self.writer.close)
-    check_lines(self.ctx, self.checkpoints, done, self.writer)
     if done and self.job.score is not None and self.curve_file.exists():
       found = self._stored_curve()
       rows = [row for row in found["rows"] if row["step"] <= done]

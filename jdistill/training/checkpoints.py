@@ -57,11 +57,6 @@ class Checkpoints:
     alone = ocp.options.MultiprocessingOptions(own, {own}, f"process{own}") if jax.process_count() > 1 else None
     self._handler = ocp.StandardCheckpointer(**({"multiprocessing_options": alone} if alone else {}))
 
-  @property
-  def directory(self) -> Path:
-    """Where the states lie."""
-    return self._directory
-
   def steps(self) -> list[int]:
     """The finished steps, ascending."""
     return sorted(int(path.stem) for path in self._directory.glob("*.json") if path.stem.isdigit())

@@ -53,7 +53,9 @@ def test_lost_lines_are_refused_by_name(interrupted, damage):
     path.unlink()
   else:
     path.write_text("" if damage == "emptied" else text.replace('"step": 1', '"step":  1', 1))
+  before = path.read_text() if path.exists() else None
   with pytest.raises(UserError, match=r"metrics\.jsonl is damaged or lost lines of before step \d+: put it back"):
     _run(interrupted)
+  assert (path.read_text() if path.exists() else None) == before
   path.write_text(text)  # put back as it was
   _run(interrupted)
