@@ -11,7 +11,7 @@ from knowledge_runs import ARMS, experiment, one_step_at_a_time
 from jdistill import run
 from jdistill.base import UserError
 from jdistill.reporting import JsonlWriter, read_jsonl
-from jdistill.stages import Interrupted, run_stages, train
+from jdistill.stages import Interrupted, lines, run_stages
 from jdistill.stages.students import time_to
 
 pytestmark = pytest.mark.usefixtures("compiled_once")  # most runs here are the same run again
@@ -92,11 +92,11 @@ def test_a_run_that_is_interrupted_again_and_again_ends_with_the_same_numbers(do
         if (self.own, step) == self.stop_at:
           self.one.stop_requested = True
 
-    monkeypatch.setattr(train, "JsonlWriter", Writer)
+    monkeypatch.setattr(lines, "JsonlWriter", Writer)
     with pytest.raises(Interrupted, match=f"^{words}$"):
       run_stages(one)
     assert not (one.workdir / "stages" / "students.json").exists()
-  monkeypatch.setattr(train, "JsonlWriter", JsonlWriter)
+  monkeypatch.setattr(lines, "JsonlWriter", JsonlWriter)
   summary = run.run_experiment(experiment(), tmp_path / "work", artefacts=done.artefacts, stream=io.StringIO())
   for label, arm in done.summary["arms"].items():
     again = summary["arms"][label]
