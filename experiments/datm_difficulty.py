@@ -19,6 +19,7 @@ def get_config(preset: str = "digits") -> common.ConfigDict:
   """The experiment; `preset` is `digits` or `tiny`."""
   config = datm.get_config(preset)
   config.name = "datm_difficulty"
+  config.stop_if_stuck = False  # a range that is too late for IPC 1 is part of the picture
   ranges = {"early": (0, 3), "middle": (5, 15), "late": (20, 37)}
   groups, seeds = {"IPC 1": {"ipc": 1}, "IPC 10": {"ipc": 10}}, (0, 1, 2)
   if preset == "tiny":

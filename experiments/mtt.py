@@ -33,20 +33,20 @@ _COLUMNS = ("inner_steps", "expert_epochs", "max_start_epoch", "image_lr", "batc
 def tables() -> dict:
   """DATM's tables with MTT's values: same data, networks and protocol."""
   auto = datm.tables()
-  auto["*"]["*"] |= {"steps": 5000, "teacher_train/epochs": 50, "teacher_train/rho": 0.0, "eval/batch_size": 256}
+  shared = {"steps": 5000, "teacher_train/epochs": 50, "teacher_train/rho": 0.0, "eval/batch_size": 256}
   for ipc, upper in ((1, 3), (10, 15)):
     auto["digits"][str(ipc)] = {"method/min_start_epoch": 0, "method/max_start_epoch": upper}
   auto["digits"]["*"] = {
     key: value for key, value in auto["digits"]["*"].items() if key not in ("method/threshold", "method/initial")
   }
   for dataset, table in _OFFICIAL.items():
-    auto[dataset] = {"*": auto[dataset]["*"]} | datm.rows(_COLUMNS, table)
+    auto[dataset] = {"*": auto[dataset]["*"] | shared} | datm.rows(_COLUMNS, table)
   return auto
 
 
 def presets() -> list[str]:
   """The names after the colon."""
-  return ["digits", "tiny", *(f"{dataset}_ipc{ipc}" for dataset, table in _OFFICIAL.items() for ipc in table)]
+  return ["digits", "own", "tiny", *(f"{dataset}_ipc{ipc}" for dataset, table in _OFFICIAL.items() for ipc in table)]
 
 
 def get_config(preset: str = "digits") -> common.ConfigDict:

@@ -5,7 +5,7 @@ Everything above the ground floor speaks in these types, and nothing here knows 
 closure, and replaced piece by piece with `value._replace(...)`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -99,6 +99,7 @@ class Method(NamedTuple):
     result: `(state) -> artefact`, what is exported and evaluated.
     figures: `(state, steps) -> numbers by name` that a report shows of the state after so many steps.
     steps: how many steps it takes by itself; `None` leaves that to the caller.
+    stuck: `(metrics of some steps, oldest first) -> why nothing is learned`, with the key and the cure, or `""`.
   """
 
   init: Callable[[Key, PyTree], PyTree]
@@ -106,6 +107,7 @@ class Method(NamedTuple):
   result: Callable[[PyTree], PyTree]
   figures: Callable[[PyTree, int], Mapping[str, Any]] = lambda state, steps: {}
   steps: int | None = None
+  stuck: Callable[[Sequence[Mapping[str, float]]], str] = lambda rows: ""
 
 
 class Augmentation(NamedTuple):

@@ -37,6 +37,8 @@ MAY_IMPORT = {
   "methods": NUMBERS | {"synthetic", "data", "models"},
   # protocols are a method in the one loop
   "evaluation": NUMBERS | {"data", "models", "training", "methods"},
+  # short looks at a task
+  "calibration": NUMBERS | {"synthetic", "data", "models", "methods"},
   # what people see and take away
   "reporting": GROUND | {"files"},
   "export": GROUND | {"files", "data", "reporting"},
@@ -48,7 +50,7 @@ MAY_IMPORT = {
   "config": GROUND | {"files", "data", "models", "methods", "tasks", "catalog"},
   "stages": NUMBERS
   | {"files", "synthetic", "data", "models", "teachers", "training", "methods", "evaluation", "tasks"}
-  | {"reporting", "export", "catalog", "config"},
+  | {"calibration", "reporting", "export", "catalog", "config"},
   "experiment_files": GROUND | {"files"},
   "cli": GROUND | {"experiment_files", "config"},
   "run": GROUND | {"files", "cli", "experiment_files", "catalog", "config", "stages", "reporting", "training"},
@@ -64,7 +66,12 @@ IO_MODULES = {
   "absl", "importlib_resources", "io", "logging", "os", "pathlib", "shutil", "socket", "subprocess", "sys", "tempfile",
   "urllib",
 }  # fmt: skip
-PURE_FUNCTIONS_OF_FILES = {"to_jsonable", "format_bytes", "parse_bytes"}  # they only turn values into other values
+PURE_FUNCTIONS_OF_FILES = {
+  "to_jsonable",
+  "format_bytes",
+  "parse_bytes",
+  "parse_seconds",
+}  # they only turn values into other values
 
 # Libraries that must not spread: one place each to change when they do.
 ONLY_IN = {

@@ -12,7 +12,7 @@ from jdistill.catalog import dataset, knowledge, selection
 from jdistill.catalog.row import Row, load
 from jdistill.schema import near_matches
 
-__all__ = ["Row", "citation", "names", "policy", "policy_fields", "policy_names", "row", "rows", "table"]
+__all__ = ["Row", "citation", "load", "names", "policy", "policy_fields", "policy_names", "row", "rows", "table"]
 
 _ROWS: tuple[Row, ...] = dataset.ROWS + knowledge.ROWS + selection.ROWS
 

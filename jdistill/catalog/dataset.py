@@ -10,11 +10,12 @@ _row = functools.partial(Row, family="dataset")
 _trajectory = functools.partial(
   _row,
   builder="jdistill.methods.dataset.trajectory:trajectory_method",
-  stages=("teachers", "distill", "evaluate", "export", "report"),
+  stages=("calibrate", "teachers", "distill", "evaluate", "export", "report"),
   test="tests/methods/test_trajectory.py",
   toy={"kind": "trajectory", "objective": "match/loss"},
   parts={"stream": "jdistill.methods.dataset.segments:segments", "start": _START},
   keep="trajectory",
+  calibration="jdistill.calibration.trajectory:CALIBRATION",
 )
 
 ROWS = (

@@ -30,6 +30,7 @@ class Row(NamedTuple):
     keep: what its teachers leave: `"networks"` or `"trajectory"`.
     tasks: the tasks it can be run in.
     policy: whether it is a data policy and not a method.
+    calibration: `"module:NAME"` of a `Calibration` that chooses open values on data that nobody tuned it for.
   """
 
   name: str
@@ -48,6 +49,7 @@ class Row(NamedTuple):
   keep: str = "networks"
   tasks: tuple[str, ...] = ("supervised",)
   policy: bool = False
+  calibration: str = ""
 
   @property
   def paper(self) -> str:

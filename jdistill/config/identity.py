@@ -9,7 +9,7 @@ import ml_collections
 
 from jdistill.files import to_jsonable
 
-_HOW = ("parallel", "memory_limit")  # what says how a run is carried out and not what it is
+_HOW = ("parallel", "memory_limit", "stop_if_stuck")  # what says how a run is carried out and not what it is
 
 
 def determining(raw: Mapping[str, Any]) -> dict[str, Any]:

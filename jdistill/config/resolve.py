@@ -49,6 +49,7 @@ def resolve(config: Mapping[str, Any], stages: Mapping[str, Declared]) -> dict[s
   dataset = raw.get("dataset")
   if dataset is not None and not (isinstance(dataset, str) and dataset and "\n" not in dataset and "\0" not in dataset):
     raise UserError(f"dataset={raw.get('dataset')!r}: must be the name of a data set, an .npz file or a folder")
+  untouched = copy.deepcopy(raw)
   if auto:
     _fill(raw, auto, known, keys)
   given = copy.deepcopy(raw)
@@ -59,6 +60,8 @@ def resolve(config: Mapping[str, Any], stages: Mapping[str, Declared]) -> dict[s
   for name in free:
     out[name] = _mapping(name, raw.get(name) or {})
   _check_memory(out)
+  for part in parts:
+    part.opened(untouched, out)
   for part in parts:
     part.complete(given, out)
   return out

@@ -45,12 +45,15 @@ class Declared(NamedTuple):
     free: names of sections whose keys are the user's own; `complete` checks them.
     complete: `(given, resolved) -> None`, called in place after the single keys are checked: what depends on several
       of them. `given` is the configuration before defaults were filled in.
+    opened: `(untouched, resolved) -> None`, called in place before `complete`; `untouched` is the configuration before
+      the tables of `auto`, so that what is `None` in it was set by nobody.
   """
 
   keys: Mapping[str, Field] = {}
   sections: Mapping[str, Plain | Named] = {}
   free: tuple[str, ...] = ()
   complete: Callable[[Mapping[str, Any], dict[str, Any]], None] = lambda given, resolved: None
+  opened: Callable[[Mapping[str, Any], dict[str, Any]], None] = lambda untouched, resolved: None
 
 
 def network_fields(name: str) -> dict[str, Field]:

@@ -2,6 +2,7 @@
 
 from jdistill.files.amounts import format_bytes as format_bytes
 from jdistill.files.amounts import parse_bytes as parse_bytes
+from jdistill.files.amounts import parse_seconds as parse_seconds
 from jdistill.files.archives import DAMAGE as DAMAGE
 from jdistill.files.archives import npz_arrays as npz_arrays
 from jdistill.files.archives import read_npz as read_npz

@@ -40,3 +40,18 @@ def parse_bytes(text: str) -> int:
   if count > 1e18:
     raise ValueError(f"{text[:40]!r} is more than any machine has; write it like '2GB' or '500MB'")
   return int(count)
+
+
+def parse_seconds(text: str) -> float:
+  """Reads a time: `"20m"`, `"1.5h"`, `"90s"`, `"90"`.
+
+  Raises:
+    ValueError: anything else, or nothing above 0.
+  """
+  found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(s|m|min|h|d)?\s*", text.lower())
+  if found is None or not float(found[1]) > 0:
+    raise ValueError(f"{text[:40]!r} is no time; write it like '20m', '90s' or '1.5h'")
+  seconds = float(found[1]) * {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}[found[2] or "s"]
+  if seconds > 1e9:
+    raise ValueError(f"{text[:40]!r} is longer than anyone waits; write it like '20m' or '1.5h'")
+  return seconds

@@ -9,7 +9,19 @@ import ml_collections
 
 from jdistill import config as config_lib
 from jdistill.files import Damaged, read_json
-from jdistill.stages import claim, distill, evaluate, export, locked, relabel, report, students, teachers, tune
+from jdistill.stages import (
+  calibrate,
+  claim,
+  distill,
+  evaluate,
+  export,
+  locked,
+  relabel,
+  report,
+  students,
+  teachers,
+  tune,
+)
 from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
 from jdistill.stages.workdir import Interrupted, on_first
@@ -18,6 +30,7 @@ from jdistill.training import parallel
 STAGES: dict[str, Stage] = {
   stage.name: stage
   for stage in (
+    calibrate.STAGE,
     teachers.STAGE,
     distill.STAGE,
     relabel.STAGE,
@@ -101,11 +114,13 @@ def run_stages(run: Run) -> Mapping[str, Any]:
     claim.write(run)
     for name in run.config["stages"]:
       stage = STAGES[name]
-      if name != "report" and _is_finished(run, stage):
-        continue
-      if run.stops():
-        raise Interrupted(f"stopped before stage {name}")
-      stage.run(run)
+      if name == "report" or not _is_finished(run, stage):
+        if run.stops():
+          raise Interrupted(f"stopped before stage {name}")
+        stage.run(run)
+      if name == calibrate.STAGE.name and calibrate.adopt(run, resolve):
+        for later in run.config["stages"]:
+          STAGES[later].check(run)
     path = run.workdir / "summary.json"
     return on_first(lambda: read_json(path) if path.exists() else {})
 

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from jdistill import config as config_lib
@@ -64,10 +65,22 @@ def read(run: Run) -> dict[str, Any] | None:
   with contextlib.suppress(UserError):
     found = read_json(plain)
     if isinstance(found, dict) and found:
-      return {"config": found, "data": {}}
+      return {"config": _before_calibration(found, run.config), "data": {}}
   raise UserError(
     f"{plain} and {claim} are damaged, so nothing tells whose --workdir={run.workdir} is; choose another, or put one "
     "of them back"
+  )
+
+
+def _before_calibration(found: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+  """A configuration in which the values that its run measured are those of another one."""
+  if not (keys := (found.get("calibration") or {}).get("keys")):
+    return found
+  sections = {str(path).rpartition("/")[0] for path in keys}
+  return (
+    found
+    | {section: config.get(section) for section in sections if section}
+    | {str(path): config.get(path) for path in keys if "/" not in str(path)}
   )
 
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -30,6 +30,7 @@ from jdistill.reporting import (
 )
 from jdistill.schema import Range
 from jdistill.stages import build, gradient, lines, plan, trajectories
+from jdistill.stages import stuck as stuck_lib
 from jdistill.stages.build import Route
 from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
@@ -46,6 +47,7 @@ class Keys(NamedTuple):
   steps: Annotated[int, Range(1)] | None = None
   ipc: Annotated[int, Range(1)] = 1
   snapshot_every: Annotated[int, Range(1)] | None = None
+  stop_if_stuck: bool = True
 
 
 class Unroll(NamedTuple):
@@ -164,7 +166,7 @@ def _loop(run: Run, feed, mesh, begin: float) -> None:
       checkpoint_seconds=c["checkpoint_seconds"],
       log_every=c["log_every"],
       snapshot_every=c["snapshot_every"],
-      hooks=_hooks(run, checkpoints, stack, progress),
+      hooks=_hooks(run, checkpoints, stack, progress, method.stuck),
       mesh=mesh,
       route=c["parallel"]["route"],
     )
@@ -194,9 +196,11 @@ def _loop(run: Run, feed, mesh, begin: float) -> None:
   run.log(f"distill: {steps} steps{shown}")
 
 
-def _hooks(run: Run, checkpoints: Checkpoints, stack: contextlib.ExitStack, progress: Progress) -> Hooks:
+def _hooks(
+  run: Run, checkpoints: Checkpoints, stack: contextlib.ExitStack, progress: Progress, stuck: Callable
+) -> Hooks:
   """What the loop tells: metrics to files that `stack` closes, images to snapshots."""
-  c, writers = run.config, []
+  c, writers, look = run.config, [], stuck_lib.watch(run, stuck)
   if not distributed.is_writer():
     return Hooks(stop=lambda: run.stop_requested)
 
@@ -214,6 +218,7 @@ def _hooks(run: Run, checkpoints: Checkpoints, stack: contextlib.ExitStack, prog
       writer.write(step, metrics)
     shown = {name.partition("/")[2]: value for name, value in metrics.items()}
     progress.update(step, {name: shown[name] for name in ("loss", "accepted") if name in shown})
+    look(metrics)
 
   def on_snapshot(step: int, result: PyTree) -> None:
     images = jax.device_get(result.images)[:: c["ipc"]][:10]  # the first of each class: what the timeline shows

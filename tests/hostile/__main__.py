@@ -80,11 +80,12 @@ def _told_all(verdict: Verdict) -> None:
 
 def report(found: Sequence[Verdict], seconds: float) -> None:
   """Prints the table and the violations, each with the command that repeats it."""
-  print(f"\n{'kind':<12} {'tried':>6} {'refused':>8} {'repaired':>9} {'worked':>7} {'violations':>11}")
+  print(f"\n{'kind':<12} {'tried':>6} {'refused':>8} {'repaired':>9} {'worked':>7} {'violations':>11} {'seconds':>8}")
   for kind in [*dict.fromkeys(one.kind for one in found), "all"]:
     counts = Counter(one.outcome for one in found if kind in (one.kind, "all"))
     row = [counts[outcome] for outcome in ("refused", "repaired", "worked", "violation")]
-    print(f"{kind:<12} {sum(row):>6} {row[0]:>8} {row[1]:>9} {row[2]:>7} {row[3]:>11}")
+    spent = sum(one.seconds for one in found if kind in (one.kind, "all"))
+    print(f"{kind:<12} {sum(row):>6} {row[0]:>8} {row[1]:>9} {row[2]:>7} {row[3]:>11} {spent:>8.0f}")
   kinds = Counter(line.partition(":")[0] for one in found for line in one.violations)
   for kind in ("traceback", "accepted", "hang", "changed files", "message"):
     print(f"{kind}: {kinds.pop(kind, 0)}")

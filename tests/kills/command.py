@@ -11,7 +11,7 @@ from typing import NamedTuple
 from tests.hostile import settings
 from tests.hostile.case import REPOSITORY
 
-_SECONDS = 300.0  # after which a run that is not ended counts as hanging
+_SECONDS = 900.0  # after which a run that is not ended counts as hanging
 
 
 class Ended(NamedTuple):

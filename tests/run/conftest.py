@@ -57,7 +57,7 @@ def programs(compiled_once):
   """Most runs here are the same run again."""
 
 
-@pytest.fixture(name="call")
+@pytest.fixture(name="call", scope="session")
 def call_fixture():
   """The command as a function `(*arguments) -> Result`."""
   return call

@@ -7,7 +7,7 @@ unroll and the averaging of images are arguments.
 Paper symbol -> name here: theta*_t -> `start`, theta*_{t+M} -> `target`, N -> `inner_steps`, alpha -> `lr`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, NamedTuple
 
 import jax
@@ -24,6 +24,7 @@ from jdistill.schema import Count, NonNegative, Positive, Range, Share, validate
 from jdistill.synthetic import SyntheticSet
 
 Momentum = Annotated[float, Range(0, 0.999)]
+_STILL = 1e-7  # root mean square change of pixels in network space, per step, that never adds up to anything
 
 
 class TrajectoryState(NamedTuple):
@@ -142,7 +143,7 @@ def trajectory_method(
     )
 
   def step(key: Key, state: TrajectoryState, segment: Segment) -> tuple[TrajectoryState, Metrics]:
-    indices, batches = _inner(key, augment, initial.images.shape, batch_size or size, inner_steps)
+    indices, batches = inner_record(key, augment, initial.images.shape, batch_size or size, inner_steps)
     if state.labels is not None:
       batches["labels"] = state.labels[indices]
 
@@ -162,10 +163,10 @@ def trajectory_method(
     metrics |= {f"gradient/{n}": jnp.sqrt(jnp.sum(jnp.square(grads[n]))) for n in ("images", "labels") if n in grads}
     return TrajectoryState(roles, state.labels, average, state.accepted + accepted.astype(jnp.int32)), metrics
 
-  return Method(init, step, _result, _figures)
+  return Method(init, step, _result, _figures, stuck=_watch(threshold, image_lr / initial.images.size**0.5))
 
 
-def _inner(
+def inner_record(
   key: Key, augment: Augmentation, shape: tuple[int, ...], batch_size: int, steps: int
 ) -> tuple[jax.Array, dict[str, PyTree]]:
   """The rows of every inner step's batch, with their weights and augmentations."""
@@ -175,6 +176,29 @@ def _inner(
   records = jax.vmap(lambda k: augment.sample(k, (indices.shape[1], *shape[1:])))(keys)
   weight = mask.astype(jnp.float32)
   return indices, {"weight": weight / jnp.sum(weight, axis=1, keepdims=True), "record": records}
+
+
+def _watch(threshold: float | None, image_step: float) -> Callable[[Sequence[Mapping[str, float]]], str]:
+  """Why nothing is learned; `image_step` turns the norm of a gradient into a root mean square change of pixels."""
+
+  def stuck(rows: Sequence[Mapping[str, float]]) -> str:
+    losses, rates = [row["match/loss"] for row in rows], [row["synthetic/lr"] for row in rows]
+    moves = [image_step * row["gradient/images"] for row in rows]
+    if not any(row["match/accepted"] for row in rows):
+      return (
+        f"method.threshold={threshold:g}: all steps are refused, with matching losses from {min(losses):.3g} to "
+        f"{max(losses):.3g}; change method.lr_init, lower method.max_start_epoch, or let the preset 'own' measure them"
+      )
+    if rates[-1] <= 0.02 * rates[0]:
+      return f"method.lr_lr: the learned rate fell from {rates[0]:.3g} to {rates[-1]:.3g}; lower method.lr_lr"
+    if max(moves) < _STILL:
+      return (
+        f"method.image_lr: a step changes pixels by {max(moves):.1g} of their scale, the gradient vanishes; raise "
+        "method.image_lr, or change method.lr_init"
+      )
+    return ""
+
+  return stuck
 
 
 def _result(state: TrajectoryState) -> SyntheticSet:

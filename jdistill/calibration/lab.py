@@ -1,0 +1,56 @@
+"""The contract of calibrations: values of a method that are measured on a task before the long part of a run."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jdistill.base import Network
+from jdistill.synthetic import Start
+
+
+class Lab(NamedTuple):
+  """What a calibration may use.
+
+  Attributes:
+    x, y: training images in network space, and labels.
+    num_classes, ipc, seed: of the run.
+    seconds: the time limit of the whole run.
+    network: `(options) -> network`, that of the configuration with other values of some options.
+    start: how the synthetic set starts.
+    value: `(path) -> value` of the configuration.
+    is_open: `(path) -> whether` it may be chosen.
+    log: prints a line.
+  """
+
+  x: np.ndarray
+  y: np.ndarray
+  num_classes: int
+  ipc: int
+  seed: int
+  seconds: float
+  network: Callable[[Mapping[str, Any]], Network]
+  start: Start
+  value: Callable[[str], Any]
+  is_open: Callable[[str], bool]
+  log: Callable[[str], None]
+
+
+class Choice(NamedTuple):
+  """A value of the configuration, and why."""
+
+  path: str
+  value: Any
+  reason: str
+
+
+class Calibration(NamedTuple):
+  """How open values of a method are chosen.
+
+  Attributes:
+    paths: `"section/key"` of the values.
+    choose: `(Lab) -> choices` for those of them that are open.
+  """
+
+  paths: tuple[str, ...]
+  choose: Callable[[Lab], list[Choice]]

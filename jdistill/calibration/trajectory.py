@@ -1,0 +1,320 @@
+"""Values for trajectory matching on a task that nobody tuned it for, measured on its training images alone.
+
+In order: the network's width and the experts' rate and length from short trainings; augmentation from what an expert
+makes of mirrored images; then, from the loss of matching an expert's segments before anything is learned, the inner
+learning rate and steps, and the range of start epochs; at last the rates of images and labels from the scale of their
+gradients, checked by a few steps of each.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jdistill.augment import named
+from jdistill.calibration import Calibration, Choice, Lab
+from jdistill.calibration.probe import Curve, Learner, Matcher
+from jdistill.data.subset import balanced_indices
+from jdistill.synthetic import SyntheticSet
+
+# what share of the time limit each part of a run may take; the rest is for reading data and for compilation
+_SHARES = {"teachers": 0.12, "distill": 0.42, "evaluate": 0.22}
+_WIDTHS = (128, 64, 32, 16)
+_EPOCH = 25  # steps of experts between two snapshots
+_BATCH = 64  # images of an expert's step
+_EPOCHS = 40  # the longest experts
+_RATES = (0.1, 0.05, 0.02, 0.01, 0.003)  # of experts, and of inner steps
+_INNER = (20, 40, 10)
+_SPAN = 2  # epochs of a segment
+_WANTED = 400  # outer steps that a set needs at least to become worth something
+_MOVE = 0.04  # the first image rate to try, as the first step's root mean square, in units of network space
+_PILOT, _PILOTS = 10, 5  # steps to try a rate, and rates to try
+_LABEL_MOVE = 0.002  # the same of labels, as a share of their own
+_RATE_MOVE = 0.0005  # and of the learning rate
+_HELD = 1000
+_OPTIONS = {"images": "image", "labels": "label", "lr": "lr"}  # what options of what is learned begin with
+
+
+class _Book:
+  """Choices so far: what is not open keeps its value."""
+
+  def __init__(self, lab: Lab):
+    self.lab, self.choices = lab, []
+
+  def choose(self, path: str, value: Any, reason: str) -> Any:
+    """The value that holds: the configuration's own where it is set."""
+    if not self.lab.is_open(path):
+      return self.lab.value(path)
+    self.choices.append(Choice(path, value, reason))
+    self.lab.log(f"calibrate: {path.replace('/', '.')}={value}: {reason}")
+    return value
+
+
+def trajectory(lab: Lab) -> list[Choice]:
+  """Chooses what is open of `datm` and `mtt`; see the module.
+
+  The choices depend on the data, the seed, and, where a time limit is to be kept, on the speed of the machine; a run
+  keeps those that it made.
+  """
+  book = _Book(lab)
+  learner, curve = _experts(lab, book)
+  matcher, alpha, segments = _matching(lab, book, learner, curve)
+  _rates(book, matcher, alpha, segments)
+  _evaluation(lab, book, curve)
+  return book.choices
+
+
+def _split(lab: Lab) -> tuple[np.ndarray, np.ndarray]:
+  """Positions of images to learn from, and of held-out ones, equally many of each class."""
+  least = int(np.bincount(lab.y, minlength=lab.num_classes).min())
+  count = min(_HELD, max(1, least // 5) * lab.num_classes)
+  held = balanced_indices(lab.y, count, lab.num_classes, seed=lab.seed, key="calibration")
+  return np.setdiff1d(np.arange(len(lab.y)), held), held
+
+
+# -- experts ----------------------------------------------------------------------------------------------------------
+
+
+def _experts(lab: Lab, book: _Book) -> tuple[Learner, Curve]:
+  free, held = _split(lab)
+  parts = (lab.x[free], lab.y[free], lab.x[held], lab.y[held])
+  key, options = jax.random.fold_in(jax.random.key(lab.seed), 17), {}
+
+  def learner(augment: str) -> Learner:
+    batch = min(_BATCH, len(free))
+    return Learner(lab.network(options), *parts, steps=_EPOCH, batch_size=batch, augment=named(augment))
+
+  if lab.is_open("model/depth"):
+    options["depth"] = _depth(book, lab.x.shape[1:3])
+  one = learner("none")
+  first = one.train(key, _RATES[1], 2)
+  if lab.is_open("model/width"):
+    wanted, reason = _width(lab, lab.value("model/width"), first.seconds_per_image)
+    options["width"] = book.choose("model/width", wanted, reason)
+    if wanted != lab.value("model/width"):
+      one = learner("none")
+  tried = {rate: one.train(key, rate, 3).loss for rate in _RATES}
+  shown = ", ".join(f"{rate:g}: {loss:.3f}" for rate, loss in tried.items())
+  reason = f"the lowest held-out loss after {3 * _EPOCH} steps ({shown})"
+  lr = book.choose("teacher_train/lr", min(tried, key=tried.get), reason)
+  limit = lab.seconds * _SHARES["teachers"]
+  curve = one.train(key, lr, _EPOCHS, seconds=limit)
+  augment = _augment(book, one, curve)
+  if augment != "none":
+    one = learner(augment)
+    curve = one.train(key, lr, _EPOCHS, seconds=limit)
+  epochs, reason = _length(curve)
+  epochs = book.choose("teacher_train/epochs", epochs, reason)
+  _data_of_experts(lab, book)
+  count = int(np.clip(limit / (epochs * _EPOCH * _BATCH * curve.seconds_per_image), 2, 10))
+  book.choose("teachers/count", count, f"as many as {_SHARES['teachers']:.0%} of the time allows, at most 10")
+  return one, curve
+
+
+def _depth(book: _Book, sides: tuple[int, ...]) -> int:
+  """Blocks that halve the maps down to about four pixels."""
+  depth = int(np.clip(round(float(np.log2(min(sides) / 4))), 1, 6))
+  return book.choose("model/depth", depth, f"images of {sides[0]}x{sides[1]}, halved to about 4x4")
+
+
+def _width(lab: Lab, width: int, seconds_per_image: float) -> tuple[int, str]:
+  """The widest network with which enough outer steps fit into the time."""
+  size = min(lab.ipc * lab.num_classes, max(lab.num_classes, 30))
+  for wanted in _WIDTHS:
+    needed = _WANTED * _INNER[0] * size * 4 * seconds_per_image * (wanted / width) ** 1.6
+    if needed < lab.seconds * _SHARES["distill"]:
+      return wanted, f"the widest with which {_WANTED} outer steps take less than {_SHARES['distill']:.0%} of the time"
+  return _WIDTHS[-1], f"the least; {_WANTED} outer steps need about {needed:.0f} s"
+
+
+def _augment(book: _Book, learner: Learner, curve: Curve) -> str:
+  """Mirroring where an expert that never saw mirrored images knows them as well."""
+  plain = curve.accuracy[-1]
+  mirrored = learner.accuracy(curve.trajectory[-1], learner.held[0][:, :, ::-1])
+  fits = mirrored > plain - 0.02
+  reason = f"an expert gets {plain:.3f} of held-out images right and {mirrored:.3f} of their mirror images"
+  found = "flip" if fits else "none"
+  for path in ("teacher_train/augment", "eval/augment"):
+    book.choose(path, found, reason)
+  return book.choose("method/augment", found, reason)
+
+
+def _length(curve: Curve) -> tuple[int, str]:
+  """Where an expert stops getting better: 98 % of the way from its start to its best."""
+  accuracy = np.asarray(curve.accuracy)
+  wanted = accuracy[0] + 0.98 * (accuracy.max() - accuracy[0])
+  reached = int(np.argmax(accuracy >= wanted))
+  epochs = min(len(accuracy) - 1, reached + 2 * _SPAN)
+  best = f"{accuracy[reached]:.3f} after {reached} epochs of {_EPOCH} steps, and {accuracy.max():.3f} at best"
+  return max(epochs, 2 * _SPAN), f"an expert reaches {best}"
+
+
+def _data_of_experts(lab: Lab, book: _Book) -> None:
+  """Short epochs, so that trajectories have snapshots where experts change fast."""
+  batch = min(_BATCH, len(lab.y))
+  batch = book.choose("teacher_train/batch_size", batch, "small, for many steps")
+  fraction = _EPOCH * batch / len(lab.y)
+  if fraction < 0.8 and lab.is_open("teacher_data_policy/name"):
+    reason = f"an epoch is {_EPOCH} steps on fresh images of {len(lab.y):,}"
+    book.choose("teacher_data_policy/name", "rs2", reason)
+    book.choose("teacher_data_policy/fraction", round(fraction, 6), reason)
+
+
+# -- matching ---------------------------------------------------------------------------------------------------------
+
+
+def initial_set(lab: Lab, learner: Learner, theta: np.ndarray) -> SyntheticSet:
+  """The set before the first step, with the labels of one expert."""
+  logits = lambda images, experts: learner.logits(theta, images)[None]  # noqa: E731
+  return lab.start.make(
+    lab.x,
+    lab.y,
+    ipc=lab.ipc,
+    num_classes=lab.num_classes,
+    seed=lab.seed,
+    expert_logits=logits,
+    experts=1,
+  )
+
+
+def _matching(lab: Lab, book: _Book, learner: Learner, curve: Curve) -> tuple[Matcher, float, list]:
+  initial = initial_set(lab, learner, curve.trajectory[-1])
+  options = {"augment": learner_augment(lab, book), "learn_labels": lab.value("method/learn_labels")}
+  epochs = len(curve.trajectory) - 1
+  starts = [t for t in (0, 1, 2, 3, 4, 6, 8, 10, 13, 16, 20, 25, 30, 35) if t + _SPAN <= epochs]
+  segments = [(curve.trajectory[t], curve.trajectory[t + _SPAN]) for t in starts]
+  batch = _inner_batch(lab, book, len(initial.images), curve)
+  tables = {}
+  for steps in _INNER if lab.is_open("method/inner_steps") else (lab.value("method/inner_steps"),):
+    matcher = Matcher(learner.network, initial, inner_steps=steps, batch_size=batch, **options)
+    tables[steps] = np.array([matcher.losses(matcher.learned(rate), segments) for rate in _RATES])
+    if steps == _INNER[0] and np.nanmin(tables[steps][:, 0]) < 0.9:
+      break  # the first start can be followed; more steps would only cost
+  best = {steps: float(np.nanmin(table[:, :3].mean(1))) for steps, table in tables.items()}
+  inner = min(best, key=best.get)
+  shown = ", ".join(f"{steps} steps: {value:.2f}" for steps, value in best.items())
+  inner = book.choose("method/inner_steps", inner, f"the initial matching loss of early segments ({shown})")
+  table = tables.get(inner, next(iter(tables.values())))
+  lowest, highest, reason = _range(starts, table)
+  lowest = book.choose("method/min_start_epoch", lowest, reason)
+  highest = book.choose("method/max_start_epoch", highest, reason)
+  book.choose("method/expert_epochs", _SPAN, f"{_SPAN * _EPOCH} steps of an expert are matched by {inner}")
+  inside = [i for i, t in enumerate(starts) if lowest <= t < highest] or [0]
+  means = np.nan_to_num(table[:, inside].mean(1), nan=np.inf)
+  place = int(means.argmin())
+  shown = ", ".join(f"{rate:g}: {value:.2f}" for rate, value in zip(_RATES, means, strict=True))
+  alpha = book.choose("method/lr_init", _RATES[place], f"the initial matching loss of these segments ({shown})")
+  matcher = Matcher(learner.network, initial, inner_steps=inner, batch_size=batch, **options)
+  return matcher, alpha, [segments[i] for i in inside]
+
+
+def learner_augment(lab: Lab, book: _Book):
+  """The augmentation of inner steps, as it was chosen."""
+  chosen: Mapping[str, Any] = {choice.path: choice.value for choice in book.choices}
+  return named(chosen.get("method/augment", lab.value("method/augment")))
+
+
+def _inner_batch(lab: Lab, book: _Book, size: int, curve: Curve) -> int | None:
+  """As many synthetic images per inner step as leave time for enough steps."""
+  affordable = lab.seconds * _SHARES["distill"] / (_WANTED * _INNER[0] * 4 * curve.seconds_per_image)
+  batch = int(np.clip(affordable, min(size, lab.num_classes), size))
+  return book.choose("method/batch_size", batch, f"of {size} images, for {_WANTED} outer steps in the time")
+
+
+def _range(starts: list[int], table: np.ndarray) -> tuple[int, int, str]:
+  """Start epochs that are neither matched already nor out of reach, from losses `[rates, starts]`."""
+  least = np.nan_to_num(table, nan=np.inf).min(0)
+  reachable = least < 0.9
+  last = starts[int(np.flatnonzero(reachable)[-1])] if reachable.any() and reachable[0] else 1
+  if reachable.all():
+    last = starts[-1]
+  harder = [t for t, loss in zip(starts, least, strict=True) if loss > 0.5]
+  first = min(harder[0] if harder else starts[-1], max(0, last - 2))
+  highest = max(last, first + 2) + 1
+  highest = min(highest, starts[-1] + 1)
+  shown = ", ".join(f"{t}: {loss:.2f}" for t, loss in zip(starts, least, strict=True))
+  return min(first, highest - 1), highest, f"the least initial matching loss by start epoch ({shown})"
+
+
+def _rates(book: _Book, matcher: Matcher, alpha: float, segments: list) -> None:
+  """Rates of images, labels and learning rate, and how many steps the time allows."""
+  lab = book.lab
+  momenta = {name: lab.value(f"method/{option}_momentum") for name, option in _OPTIONS.items()}
+  some = segments[:: max(1, len(segments) // 4)][:4]
+  scales = matcher.scales(alpha, some)
+  rates = {"lr": _RATE_MOVE * alpha / max(scales["lr"], 1e-12)}
+  if matcher.learn_labels:
+    own = float(np.sqrt(np.mean(np.square(matcher.initial.labels))))
+    rates["labels"] = _LABEL_MOVE * own / max(scales["labels"], 1e-12)
+  rate, seconds, reason = _image_rate(lab, matcher, alpha, rates, momenta, some, scales["images"])
+  book.choose("method/image_lr", rate, reason)
+  if matcher.learn_labels:
+    book.choose("method/label_lr", _round(rates["labels"]), f"moves labels by {_LABEL_MOVE:.1%} of their size a step")
+  book.choose("method/lr_lr", _round(rates["lr"]), f"moves the learning rate by {_RATE_MOVE:.2%} a step")
+  steps = int(np.clip(lab.seconds * _SHARES["distill"] / max(seconds, 1e-9), 20, 5000))
+  steps = book.choose("steps", _floor(steps), f"{seconds:.2f} s each, {_SHARES['distill']:.0%} of the time limit")
+  book.choose("snapshot_every", max(1, steps // 6), "six pictures of the set on its way")
+
+
+def _image_rate(
+  lab: Lab, matcher: Matcher, alpha: float, rates: dict, momenta: dict, segments: list, scale: float
+) -> tuple[float, float, str]:
+  """`(rate, seconds of a step, why)`: half of the best one after a few steps of each, for more of them are to come."""
+  own = None if lab.is_open("method/image_lr") else lab.value("method/image_lr") * scale
+  found, seconds, move = {}, 0.0, own or _MOVE
+  while move not in found:
+    rates["images"] = move / max(scale, 1e-12)
+    learned, seconds = matcher.pilot(alpha, rates, momenta, segments, _PILOT)
+    losses = matcher.losses(learned, segments)
+    found[move] = float(losses.mean()) if np.isfinite(losses).all() else float("inf")
+    best = min(found, key=found.get)
+    if own is not None or len(found) >= _PILOTS:
+      break
+    # on towards where it gets better: upwards from the largest, downwards from the least
+    move = best * 2 if best == max(found) else best / 2
+  shown = ", ".join(f"{move / scale:.3g}: {loss:.3f}" for move, loss in sorted(found.items()))
+  return _round(best / scale / 2), seconds, f"half of the best after {_PILOT} steps, by their matching loss ({shown})"
+
+
+def _evaluation(lab: Lab, book: _Book, curve: Curve) -> None:
+  """As long trainings on the sets as the time allows; full data only where they fit."""
+  size, seeds = lab.ipc * lab.num_classes, lab.value("eval/seeds")
+  seconds = lab.seconds * _SHARES["evaluate"]
+  trainings = 4 * seeds + 3 * len(lab.value("eval/control_lrs"))  # and the controls' rates
+  epochs = int(np.clip(0.7 * seconds / (trainings * size * curve.seconds_per_image), 60, 400))
+  book.choose("eval/epochs", epochs, f"{trainings} trainings on {size} images in {seconds:.0f} s")
+  affordable = 0.4 * seconds / (seeds * len(lab.y) * curve.seconds_per_image)
+  needed = (len(curve.accuracy) - 1) * _EPOCH * _BATCH / len(lab.y)
+  if affordable < needed:
+    reason = (
+      f"{seeds} networks on full data need {0.4 * seconds * needed / affordable:.0f} s; teachers are as good a measure"
+    )
+    book.choose("eval/sets", ["distilled", "random_hard", "random_soft", "initial"], reason)
+  book.choose(
+    "eval/full_epochs", max(1, round(needed)), f"as many steps as an expert's {len(curve.accuracy) - 1} epochs"
+  )
+
+
+def _round(value: float) -> float:
+  return float(f"{value:.3g}")
+
+
+def _floor(steps: int) -> int:
+  return steps if steps < 100 else steps // 10 * 10
+
+
+CALIBRATION = Calibration(
+  (
+    *(f"model/{key}" for key in ("depth", "width")),
+    "teachers/count",
+    *(f"teacher_train/{key}" for key in ("lr", "epochs", "batch_size", "augment")),
+    *(f"teacher_data_policy/{key}" for key in ("name", "fraction")),
+    *(f"method/{key}" for key in ("inner_steps", "expert_epochs", "batch_size", "augment", "lr_init")),
+    *(f"method/{key}" for key in ("min_start_epoch", "max_start_epoch", "image_lr", "label_lr", "lr_lr")),
+    "steps",
+    "snapshot_every",
+    *(f"eval/{key}" for key in ("epochs", "augment", "sets", "full_epochs")),
+  ),
+  trajectory,
+)
