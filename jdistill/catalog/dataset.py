@@ -44,7 +44,7 @@ ROWS = (
     stages=("distill", "evaluate", "export", "report"),
     test="tests/methods/test_dm.py",
     toy={"kind": "matching", "objective": "match/loss"},
-    parts={"stream": "jdistill.methods.dataset.dm:real_batches", "start": _START},
+    parts={"stream": "jdistill.methods.dataset.by_class:real_batches", "start": _START},
     values={"initial": "real", "labels": "hard", "augment": _AUGMENT},
   ),
   _row(

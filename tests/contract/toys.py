@@ -14,7 +14,7 @@ import numpy as np
 
 from jdistill import catalog, losses, models, schema
 from jdistill.base import Batch, Method, Network, Outputs, PyTree, Segment, Variables
-from jdistill.methods.dataset.dm import class_batches
+from jdistill.methods.dataset.by_class import class_batches
 from jdistill.methods.knowledge import StudentInput, student_method
 from jdistill.methods.optimizers import make_optimizer
 from jdistill.synthetic import SyntheticSet
