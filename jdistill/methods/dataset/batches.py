@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from jdistill.base import Key
+from jdistill.base import Augmentation, Key, PyTree
 
 
 def inner_batches(key: Key, size: int, batch_size: int, steps: int) -> tuple[jax.Array, jax.Array]:
@@ -30,3 +30,27 @@ def inner_batches(key: Key, size: int, batch_size: int, steps: int) -> tuple[jax
   indices = jnp.pad(orders, ((0, 0), (padding, 0))).reshape(-1, batch_size)
   mask = jnp.broadcast_to(jnp.arange(per_round * batch_size) >= padding, (rounds, per_round * batch_size))
   return indices[:steps], mask.reshape(-1, batch_size)[:steps]
+
+
+def augmented_batches(
+  key: Key, augment: Augmentation, shape: tuple[int, ...], batch_size: int, steps: int
+) -> tuple[jax.Array, dict[str, PyTree]]:
+  """The rows of every inner step's batch, with their weights and augmentations.
+
+  Args:
+    key: decides order and augmentations.
+    augment: drawn anew for every step.
+    shape: of the synthetic images, `(size, height, width, channels)`.
+    batch_size: images per step; clipped to `size`.
+    steps: number of inner steps.
+
+  Returns:
+    `(indices [steps, batch] int32, rows)`: `rows` has `"weight"` `[steps, batch]`, which sums to 1 over each batch and
+    is zero for padding, and the `"record"` of the augmentation with a leading axis of steps.
+  """
+  key_order, key_augment = jax.random.split(key)
+  indices, mask = inner_batches(key_order, shape[0], batch_size, steps)
+  keys = jax.random.split(key_augment, steps)
+  records = jax.vmap(lambda k: augment.sample(k, (indices.shape[1], *shape[1:])))(keys)
+  weight = mask.astype(jnp.float32)
+  return indices, {"weight": weight / jnp.sum(weight, axis=1, keepdims=True), "record": records}

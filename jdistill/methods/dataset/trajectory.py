@@ -18,7 +18,7 @@ from jdistill import bilevel
 from jdistill.augment import identity
 from jdistill.base import Apply, Augmentation, Key, Method, Metrics, PyTree, Segment
 from jdistill.losses import cross_entropy, soft_cross_entropy, trajectory_matching
-from jdistill.methods.dataset.batches import inner_batches
+from jdistill.methods.dataset.batches import augmented_batches
 from jdistill.methods.roles import Role, init_roles, update_roles
 from jdistill.schema import Count, NonNegative, Positive, Range, Share, validated
 from jdistill.synthetic import SyntheticSet
@@ -142,7 +142,7 @@ def trajectory_method(
     )
 
   def step(key: Key, state: TrajectoryState, segment: Segment) -> tuple[TrajectoryState, Metrics]:
-    indices, batches = _inner(key, augment, initial.images.shape, batch_size or size, inner_steps)
+    indices, batches = augmented_batches(key, augment, initial.images.shape, batch_size or size, inner_steps)
     if state.labels is not None:
       batches["labels"] = state.labels[indices]
 
@@ -163,18 +163,6 @@ def trajectory_method(
     return TrajectoryState(roles, state.labels, average, state.accepted + accepted.astype(jnp.int32)), metrics
 
   return Method(init, step, _result, _figures)
-
-
-def _inner(
-  key: Key, augment: Augmentation, shape: tuple[int, ...], batch_size: int, steps: int
-) -> tuple[jax.Array, dict[str, PyTree]]:
-  """The rows of every inner step's batch, with their weights and augmentations."""
-  key_order, key_augment = jax.random.split(key)
-  indices, mask = inner_batches(key_order, shape[0], batch_size, steps)
-  keys = jax.random.split(key_augment, steps)
-  records = jax.vmap(lambda k: augment.sample(k, (indices.shape[1], *shape[1:])))(keys)
-  weight = mask.astype(jnp.float32)
-  return indices, {"weight": weight / jnp.sum(weight, axis=1, keepdims=True), "record": records}
 
 
 def _result(state: TrajectoryState) -> SyntheticSet:
