@@ -22,6 +22,7 @@ from jdistill.losses.feature import (
   weighted_feature_mse,
 )
 from jdistill.losses.fusion import fused_kd_loss
+from jdistill.losses.gradient import gradient_matching
 from jdistill.losses.graph import contextual_similarity_loss, knn_affinity, local_preserving_loss, token_info_nce
 from jdistill.losses.logit import (
   cross_entropy,
@@ -62,6 +63,7 @@ __all__ = [
   "ensemble_soft_targets",
   "fused_kd_loss",
   "generator_loss",
+  "gradient_matching",
   "hint_loss",
   "hsic1",
   "info_nce",

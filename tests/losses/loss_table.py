@@ -142,6 +142,10 @@ TABLE: Mapping[str, Loss] = {
     lambda s, t, y, alpha, **k: losses.fused_kd_loss(s, t, y, alpha, **k), labelled, numbers=HEAT | {"alpha": 0.3}
   ),
   "generator_loss": Loss(_discriminate(losses.generator_loss, 1), result="scalar", classes=True),
+  "gradient_matching": Loss(
+    lambda s, t, where, **k: losses.gradient_matching({"w": jnp.asarray(s)}, {"w": jnp.asarray(t)}, **k),
+    numbers={"eps": 1e-3}, result="scalar", masked=False, batched=False,
+  ),
   "hint_loss": Loss(plain(losses.hint_loss), MAP),
   "hsic1": Loss(plain(losses.hsic1), (3,), result="scalar", least=4, shift=(0,), tolerance=(1e-4, 1e-4)),
   "info_nce": Loss(plain(losses.info_nce), numbers={"temperature": 0.1}, least=2),
