@@ -1,31 +1,12 @@
 """Distribution matching: synthetic images whose embeddings have the class means of real ones, in random networks."""
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import jax
-import jax.numpy as jnp
-import optax
 
-from jdistill.base import Apply, Augmentation, Batch, Key, Method, Metrics, Network, Variables
+from jdistill.base import Augmentation, Method, Network, Outputs
 from jdistill.losses import distribution_matching
-from jdistill.methods.dataset.by_class import augmented, check_batch, check_groups, check_labels, over_classes
-from jdistill.methods.roles import Role, init_roles, update_roles
+from jdistill.methods.dataset.mean_matching import mean_matching
 from jdistill.schema import Count, Positive, Share, validated
 from jdistill.synthetic import SyntheticSet
-
-
-class DMState(NamedTuple):
-  """What a resume needs.
-
-  Attributes:
-    roles: `images`.
-    labels, lr: of the initial set; neither is learned.
-  """
-
-  roles: dict[str, Role]
-  labels: jax.Array
-  lr: jax.Array
 
 
 @validated("method")
@@ -71,47 +52,18 @@ def dm(
   References:
     Zhao and Bilen, "Dataset Condensation with Distribution Matching" (arXiv 2110.04181), alg. 1.
   """
-  num_classes = check_labels("dm", initial.labels)
-  check_groups("dm", network, num_classes, classes_at_once)
-  optimizers = {"images": optax.sgd(image_lr, image_momentum or None)}
-  image_shape = initial.images.shape[1:]
 
-  def init(key: Key, example: Batch) -> DMState:
-    del key, example
-    images, labels, lr = (jnp.array(leaf, copy=True) for leaf in initial)  # the loop donates its state
-    return DMState(init_roles(optimizers, {"images": images}), labels, lr)
+  def compare(real: Outputs, synthetic: Outputs, weight: jax.Array | None) -> jax.Array:
+    return distribution_matching(real.embedding, synthetic.embedding, real_weight=weight)
 
-  def step(key: Key, state: DMState, batch: Batch) -> tuple[DMState, Metrics]:
-    check_batch("dm", batch, num_classes, batch_real, image_shape)
-    key_network, key_augment = jax.random.split(key)
-    gradient = _gradient(network.apply, network.init(key_network), siamese)
-    images = state.roles["images"].params
-    by_class = images.reshape(num_classes, -1, *image_shape)
-    rows = (by_class, batch.x, batch.weight, jax.random.split(key_augment, num_classes))
-    value, grads = over_classes(gradient, rows, classes_at_once)
-    grads = grads.reshape(images.shape)
-    roles = update_roles(optimizers, state.roles, {"images": grads})
-    metrics = {"match/loss": value, "gradient/images": jnp.sqrt(jnp.sum(jnp.square(grads)))}
-    return state._replace(roles=roles), metrics
-
-  def result(state: DMState) -> SyntheticSet:
-    return SyntheticSet(state.roles["images"].params, state.labels, state.lr)
-
-  return Method(init, step, result)
-
-
-def _gradient(apply: Apply, variables: Variables, augment: Augmentation | None) -> Callable:
-  """`(images [c, ipc, ...], real [c, b, ...], weight [c, b] or None, keys [c]) -> (loss, its gradient)` in `images`."""
-
-  def embed(images: jax.Array, keys: Key) -> jax.Array:
-    """`[c, n, ...] -> [c, n, F]`"""
-    images = augmented(augment, keys, images)
-    out = apply(variables.params, images.reshape(-1, *images.shape[2:]), train=True, stats=variables.stats)
-    return out.embedding.reshape(*images.shape[:2], -1)
-
-  def gradient(rows: tuple) -> tuple[jax.Array, jax.Array]:
-    images, real, weight, keys = rows
-    wanted = jax.lax.stop_gradient(embed(real, keys))
-    return jax.value_and_grad(lambda x: distribution_matching(wanted, embed(x, keys), real_weight=weight))(images)
-
-  return gradient
+  return mean_matching(
+    "dm",
+    network,
+    initial,
+    compare,
+    batch_real=batch_real,
+    image_lr=image_lr,
+    image_momentum=image_momentum,
+    classes_at_once=classes_at_once,
+    siamese=siamese,
+  )
