@@ -33,7 +33,7 @@ def test_rows_name_stages_tasks_and_parts_that_there_are(row):
 @pytest.mark.parametrize(
   ("name", "message"),
   [
-    ("dattm", r"method\.name='dattm': unknown; did you mean 'datm'\?"),
+    ("datmm", r"method\.name='datmm': unknown; did you mean 'datm'"),
     ("mttt", r"method\.name='mttt': unknown; did you mean 'mtt'"),
     ("xyzzy", r"method\.name='xyzzy': unknown; choose one of .*datm.*mtt"),
     ("", r"method\.name='': unknown; choose one of"),

@@ -80,6 +80,7 @@ def _check(run: Run) -> None:
     key = "name" if c["model"]["name"].endswith("_bn") else "norm"
     cure = "running statistics have no place in a matched trajectory; use 'instance' or 'group'"
     raise UserError(f"model.{key}={c['model'][key]!r}: {cure}")
+  _check_options(run)
   if build.steps(run) is None:
     raise UserError("steps: not set, and there is no default for this data set; give --config.steps=...")
   rows, how = build.inner_rows(run), c["parallel"]
@@ -95,6 +96,16 @@ def _check(run: Run) -> None:
       f"unroll.chunk_size={chunk}: does not divide the {rows // data} images of an inner step"
       f"{f' on each of {data} devices' if data > 1 else ''}; use a divisor, or None"
     )
+
+
+def _check_options(run: Run) -> None:
+  """Refuses options that do not go together, with each other or with the network, before anything is written."""
+  try:
+    build.build(run, build.empty(run), unroll=lambda *_, **__: None)
+  except UserError:
+    raise
+  except ValueError as error:  # of a builder, which knows no sections
+    raise UserError(f"method: {error}") from error
 
 
 def initial_set(run: Run) -> SyntheticSet:
