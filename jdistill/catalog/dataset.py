@@ -61,6 +61,20 @@ ROWS = (
     values={"initial": "noise", "labels": "hard"},
   ),
   _row(
+    name="datadam",
+    title="DataDAM: Efficient Dataset Distillation with Attention Matching",
+    authors="Ahmad Sajedi and Samir Khaki and Ehsan Amjadian and Lucy Z. Liu and Yuri A. Lawryshyn and "
+    "Konstantinos N. Plataniotis",
+    venue="ICCV 2023",
+    arxiv="2310.00093",
+    builder="jdistill.methods.dataset.datadam:datadam",
+    stages=("distill", "evaluate", "export", "report"),
+    test="tests/methods/test_datadam.py",
+    toy={"kind": "matching", "objective": "match/loss", "networks": "deep"},
+    parts={"stream": "jdistill.methods.dataset.by_class:real_batches", "start": _START},
+    values={"initial": "real", "labels": "hard", "augment": _AUGMENT},
+  ),
+  _row(
     name="sre2l",
     title="Squeeze, Recover and Relabel: Dataset Condensation at ImageNet Scale From A New Perspective",
     authors="Zeyuan Yin and Eric Xing and Zhiqiang Shen",

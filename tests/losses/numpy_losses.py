@@ -294,6 +294,10 @@ def distribution_matching(s, t, rows):
   return np.sum((s.mean(0) - t.mean(0)) ** 2)
 
 
+def attention_matching(s, t, rows, power):
+  return distribution_matching(attention_map(s, s, rows, power), attention_map(t, t, rows, power), rows)
+
+
 def bn_stat_loss(s, t, rows):
   return sum(w * np.linalg.norm(s[k] - t[k]) for k, w in enumerate((10.0, 10.0, 1.0, 1.0)))
 
