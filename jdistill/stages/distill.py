@@ -76,6 +76,7 @@ def _check(run: Run) -> None:
   require_per_class(task.teacher.y, task.class_names, c["ipc"], "ipc")
   network = run.network()
   augment.named(c["method"].get("augment", "none"), key="method.augment")
+  augment.view(c["method"].get("view", "none"), key="method.view")
   if build.row_of(run).takes("apply") and jax.tree.leaves(jax.eval_shape(network.init, jax.random.key(0)).stats):
     key = "name" if c["model"]["name"].endswith("_bn") else "norm"
     cure = "running statistics have no place in a matched trajectory; use 'instance' or 'group'"
@@ -125,7 +126,9 @@ def initial_set(run: Run) -> SyntheticSet:
 
 def _run(run: Run) -> None:
   """Distils, writes metrics and snapshots on the way, and leaves `stages/distilled.npz`."""
-  begin = time.monotonic()
+  begin, c = time.monotonic(), run.config
+  if told := augment.caution(c["method"].get("view", "none"), c["dataset"]):
+    run.log(f"distill: method.view={c['method']['view']!r} on dataset={c['dataset']!r}: {told}")
   # a run without the stage `teachers` still needs them
   feed = build.part(run, "stream").stream(build.materials(run))
   initial = run.workdir / "stages" / "initial.npz"

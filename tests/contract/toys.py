@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdistill import catalog, losses, models, schema
+from jdistill import augment, catalog, losses, models, schema
 from jdistill.base import Batch, Method, Network, Outputs, PyTree, Segment, Variables
 from jdistill.methods.dataset.by_class import class_batches
 from jdistill.methods.knowledge import StudentInput, student_method
@@ -104,7 +104,8 @@ def _matching(row: catalog.Row) -> Toy:
     positions, weight = draw(step)
     return Batch(x[positions], y[positions], positions, weight)
 
-  return Toy(row.build()(network, initial, **options(row)), batch, row.toy["objective"])
+  view = augment.view(row.values.get("view", "none")).view
+  return Toy(row.build()(network, initial, view=view, **options(row)), batch, row.toy["objective"])
 
 
 def _recovery(row: catalog.Row) -> Toy:

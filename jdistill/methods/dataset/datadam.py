@@ -4,7 +4,7 @@ from typing import Annotated
 
 import jax
 
-from jdistill.base import Augmentation, Method, Network, Outputs, UserError
+from jdistill.base import Augmentation, Method, Network, Outputs, UserError, View
 from jdistill.losses import attention_matching, distribution_matching
 from jdistill.methods.dataset.mean_matching import mean_matching
 from jdistill.schema import Count, NonNegative, Positive, Range, Share, validated
@@ -24,6 +24,7 @@ def datadam(
   image_momentum: Share = 0.5,
   classes_at_once: Count | None = None,
   siamese: Augmentation | None = None,
+  view: View | None = None,
 ) -> Method:
   """Builds attention matching (DataDAM).
 
@@ -46,7 +47,7 @@ def datadam(
     batch_real: the most real images per class and step that the stream may give. The release takes 64 (the paper's
       number is unverified).
     image_lr, image_momentum: SGD on images. The paper takes a rate of 10 above 50 images per class.
-    classes_at_once, siamese: as for `dm`.
+    classes_at_once, siamese, view: as for `dm`.
 
   Returns:
     A `Method`, as `dm`.
@@ -84,6 +85,7 @@ def datadam(
     image_momentum=image_momentum,
     classes_at_once=classes_at_once,
     siamese=siamese,
+    view=view,
   )
 
 

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jdistill.augment import identity
-from jdistill.base import Apply, Augmentation, Batch, Key, Method, Metrics, Network, Variables
+from jdistill.augment import identity, repeat, show
+from jdistill.base import Apply, Augmentation, Batch, Key, Method, Metrics, Network, Variables, View
 from jdistill.losses import cross_entropy, gradient_matching, soft_cross_entropy
 from jdistill.losses.gradient import Distance
-from jdistill.methods.dataset.batches import augmented_batches
+from jdistill.methods.dataset.batches import augmented_batches, seen
 from jdistill.methods.dataset.by_class import augmented, check_batch, check_divisor, check_labels, over_classes
 from jdistill.methods.roles import Role, init_roles, update_roles
 from jdistill.schema import Count, Positive, Share, validated
@@ -55,6 +55,7 @@ def dc(
   classes_at_once: Count | None = None,
   siamese: Augmentation | None = None,
   augment: Augmentation | None = None,
+  view: View | None = None,
 ) -> Method:
   """Builds gradient matching (DC), and with an augmentation DSA.
 
@@ -84,6 +85,8 @@ def dc(
       `None` takes all.
     siamese: an augmentation that is shared by the images of a batch (see `dm`). `None` for none.
     augment: the augmentation of the network's training. `None` for none.
+    view: what the network is shown, and trained on, in the place of each synthetic image; `net_batch_size` counts
+      images. `None` for the images themselves.
 
   Returns:
     A `Method` whose stream is made of `Batch`es of real images, `x` `[C, b, height, width, channels]` with `weight`
@@ -120,12 +123,12 @@ def dc(
     by_class = (leaf.reshape(num_classes, -1, *leaf.shape[1:]) for leaf in (images, state.labels))
     classes, keys = jnp.arange(num_classes, dtype=jnp.int32), jax.random.split(key_augment, num_classes)
     rows = (*by_class, batch.x, classes, batch.weight, keys)
-    value, grads = over_classes(_gradient(network.apply, variables, siamese, distance), rows, classes_at_once)
+    value, grads = over_classes(_gradient(network.apply, variables, siamese, view, distance), rows, classes_at_once)
     grads = grads.reshape(images.shape)
     roles = update_roles(optimizers, state.roles, {"images": grads})
     updates = (state.updates + 1) % outer_loop
     if outer_loop > 1:
-      train = _training(network.apply, augment or identity(), net_lr, net_batch_size, inner_epochs)
+      train = _training(network.apply, augment or identity(), view, net_lr, net_batch_size, inner_epochs)
       changed = (key_train, roles["images"].params, state.labels)
       variables = jax.lax.cond(updates > 0, lambda v: train(v, *changed), lambda v: v, variables)
     metrics = {"match/loss": value, "gradient/images": jnp.sqrt(jnp.sum(jnp.square(grads)))}
@@ -152,7 +155,9 @@ def _show(apply: Apply, variables: Variables, real: jax.Array, key: Key, count: 
   return variables._replace(stats=apply(variables.params, images, train=True, stats=variables.stats).stats)
 
 
-def _gradient(apply: Apply, variables: Variables, augment: Augmentation | None, distance: Distance) -> Callable:
+def _gradient(
+  apply: Apply, variables: Variables, augment: Augmentation | None, view: View | None, distance: Distance
+) -> Callable:
   """`(images [c, ipc, ...], labels [c, ipc, ...], real [c, b, ...], classes [c], weight [c, b] or None, keys [c]) ->
   (loss, its gradient)` in `images`."""
 
@@ -171,7 +176,7 @@ def _gradient(apply: Apply, variables: Variables, augment: Augmentation | None, 
     wanted = jax.lax.stop_gradient(gradients(augmented(augment, keys, real), own, weight))
 
     def loss(images):
-      found = gradients(augmented(augment, keys, images), labels)
+      found = gradients(augmented(augment, keys, show(view, images)), repeat(view, labels, axis=1))
       return jnp.sum(jax.vmap(lambda s, r: gradient_matching(s, r, distance=distance))(found, wanted))
 
     return jax.value_and_grad(loss)(images)
@@ -179,19 +184,22 @@ def _gradient(apply: Apply, variables: Variables, augment: Augmentation | None, 
   return gradient
 
 
-def _training(apply: Apply, augment: Augmentation, lr: float, batch_size: int, epochs: int) -> Callable:
+def _training(
+  apply: Apply, augment: Augmentation, view: View | None, lr: float, batch_size: int, epochs: int
+) -> Callable:
   """`(variables, key, images, labels) -> variables` after `epochs` of SGD on the mean cross entropy of each batch.
 
   With batch norm the rows that fill up an incomplete batch count in its moments.
   """
 
   def loss(params, stats, images, labels, row):
-    out = apply(params, augment.apply(row["record"], images), train=True, stats=stats)
-    return jnp.sum(row["weight"].astype(out.logits.dtype) * _losses(out.logits, labels)), out.stats
+    images, labels, weight = seen(view, augment, images, labels, row)
+    out = apply(params, images, train=True, stats=stats)
+    return jnp.sum(weight.astype(out.logits.dtype) * _losses(out.logits, labels)), out.stats
 
   def train(variables: Variables, key: Key, images: jax.Array, labels: jax.Array) -> Variables:
     steps = epochs * -(-len(images) // batch_size)
-    drawn = augmented_batches(key, augment, images.shape, batch_size, steps)
+    drawn = augmented_batches(key, augment, images.shape, batch_size, steps, view)
 
     def step(now: Variables, batch: tuple):
       index, row = batch

@@ -2,7 +2,7 @@
 
 import jax
 
-from jdistill.base import Augmentation, Method, Network, Outputs
+from jdistill.base import Augmentation, Method, Network, Outputs, View
 from jdistill.losses import distribution_matching
 from jdistill.methods.dataset.mean_matching import mean_matching
 from jdistill.schema import Count, Positive, Share, validated
@@ -19,6 +19,7 @@ def dm(
   image_momentum: Share = 0.5,
   classes_at_once: Count | None = None,
   siamese: Augmentation | None = None,
+  view: View | None = None,
 ) -> Method:
   """Builds distribution matching (DM).
 
@@ -40,6 +41,8 @@ def dm(
       `None` takes all, which networks with batch norm need.
     siamese: an augmentation that is shared by the images of a batch, such as `jdistill.augment.dsa(siamese=True)`: the
       same key must give the same transformation for any number of images. `None` for none.
+    view: what the network is shown in the place of each synthetic image; means are over all of it. `None` for the
+      images themselves.
 
   Returns:
     A `Method` whose stream is made of `Batch`es of real images, `x` `[C, b, height, width, channels]` with `weight`
@@ -66,4 +69,5 @@ def dm(
     image_momentum=image_momentum,
     classes_at_once=classes_at_once,
     siamese=siamese,
+    view=view,
   )

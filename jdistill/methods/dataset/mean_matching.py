@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jdistill.base import Apply, Augmentation, Batch, Key, Method, Metrics, Network, Outputs, Variables
+from jdistill.augment import show
+from jdistill.base import Apply, Augmentation, Batch, Key, Method, Metrics, Network, Outputs, Variables, View
 from jdistill.methods.dataset.by_class import augmented, check_batch, check_groups, check_labels, over_classes
 from jdistill.methods.roles import Role, init_roles, update_roles
 from jdistill.synthetic import SyntheticSet
@@ -39,6 +40,7 @@ def mean_matching(
   image_momentum: float,
   classes_at_once: int | None,
   siamese: Augmentation | None,
+  view: View | None,
 ) -> Method:
   """A method each of whose steps draws a network and moves the images along the gradient of a sum over classes.
 
@@ -47,7 +49,7 @@ def mean_matching(
     compare: `(real, synthetic, weight [c, b] or None) -> loss`, summed over classes. Embedding, logits and taps of both
       sides have the axes `[c, n, ...]`; the synthetic side's taps are in the network's order. Nothing of the real side
       has a gradient.
-    network, initial, batch_real, image_lr, image_momentum, classes_at_once, siamese: as for `dm`.
+    network, initial, batch_real, image_lr, image_momentum, classes_at_once, siamese, view: as for `dm`.
 
   Raises:
     ValueError: as `dm`.
@@ -65,7 +67,7 @@ def mean_matching(
   def step(key: Key, state: MatchingState, batch: Batch) -> tuple[MatchingState, Metrics]:
     check_batch(name, batch, num_classes, batch_real, image_shape)
     key_network, key_augment = jax.random.split(key)
-    gradient = _gradient(network.apply, network.init(key_network), siamese, compare)
+    gradient = _gradient(network.apply, network.init(key_network), siamese, view, compare)
     images = state.roles["images"].params
     by_class = images.reshape(num_classes, -1, *image_shape)
     rows = (by_class, batch.x, batch.weight, jax.random.split(key_augment, num_classes))
@@ -81,7 +83,9 @@ def mean_matching(
   return Method(init, step, result)
 
 
-def _gradient(apply: Apply, variables: Variables, augment: Augmentation | None, compare: Compare) -> Callable:
+def _gradient(
+  apply: Apply, variables: Variables, augment: Augmentation | None, view: View | None, compare: Compare
+) -> Callable:
   """`(images [c, ipc, ...], real [c, b, ...], weight [c, b] or None, keys [c]) -> (loss, its gradient)` in `images`."""
 
   def outputs(images: jax.Array, keys: Key) -> Outputs:
@@ -95,6 +99,6 @@ def _gradient(apply: Apply, variables: Variables, augment: Augmentation | None, 
   def gradient(rows: tuple) -> tuple[jax.Array, jax.Array]:
     images, real, weight, keys = rows
     wanted = jax.lax.stop_gradient(outputs(real, keys))
-    return jax.value_and_grad(lambda x: compare(wanted, outputs(x, keys), weight))(images)
+    return jax.value_and_grad(lambda x: compare(wanted, outputs(show(view, x), keys), weight))(images)
 
   return gradient
