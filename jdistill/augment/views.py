@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jdistill import base
+from jdistill.augment import basic
 
 _ORIENTED = ("digits", "mnist", "emnist", "kmnist", "qmnist", "svhn", "omniglot", "usps")  # beginnings of names
 
@@ -25,14 +26,46 @@ class NamedView(NamedTuple):
   caution: str = ""
 
 
-_VIEWS: dict[str, Callable[[], NamedView]] = {"none": lambda: NamedView(None)}
+def flip_pairs(images: jax.Array) -> jax.Array:
+  """Each image with its left-right mirror image, `y[i, 0] = x[i]` and `y[i, 1, r, c] = x[i, r, width - 1 - c]`.
+
+  Args:
+    images: `[n, height, width, channels]`.
+
+  Returns:
+    `[n, 2, height, width, channels]`.
+
+  Raises:
+    UserError: images of another rank, whose width would be another axis.
+
+  References:
+    "FYI: Flip Your Images for Dataset Distillation" (arXiv 2407.08113).
+  """
+  basic.check_shape(images.shape)
+  return jnp.stack([images, images[:, :, ::-1]], axis=1)
+
+
+def flip() -> NamedView:
+  """FYI: each image and its mirror image, so that neither need be painted into the other.
+
+  The gradient of a host method reaches an image through both. With an augmentation, mirroring is not one of the
+  operators of which one is drawn, but applied before them with probability 1/2.
+  """
+  return NamedView(
+    base.View(2, flip_pairs),
+    always="flip",
+    caution="the mirror image of a sign may belong to another class or none; use method.view='none'",
+  )
+
+
+_VIEWS: dict[str, Callable[[], NamedView]] = {"none": lambda: NamedView(None), "flip": flip}
 
 
 def view(name: str, *, key: str = "view") -> NamedView:
   """A view by the name that configurations use.
 
   Args:
-    name: `"none"`.
+    name: `"none"`, or `"flip"`, each image and its mirror image.
     key: what messages call it.
 
   Raises:
