@@ -122,6 +122,20 @@ class Augmentation(NamedTuple):
   apply: Callable[[PyTree, jax.Array], jax.Array]
 
 
+class View(NamedTuple):
+  """What a method looks at in the place of a synthetic image, such as the image and its mirror image.
+
+  Methods show themselves every synthetic image this way, before any augmentation; labels are those of the image.
+
+  Attributes:
+    copies: how many images are made of each.
+    images: `[n, height, width, channels] -> [n, copies, height, width, channels]`, differentiable.
+  """
+
+  copies: int
+  images: Callable[[jax.Array], jax.Array]
+
+
 class Batch(NamedTuple):
   """Examples with all that is known of each: what every step sees, and what every split of a task is.
 

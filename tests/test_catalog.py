@@ -33,7 +33,7 @@ def test_rows_name_stages_tasks_and_parts_that_there_are(row):
 @pytest.mark.parametrize(
   ("name", "message"),
   [
-    ("dattm", r"method\.name='dattm': unknown; did you mean 'datm'\?"),
+    ("datmm", r"method\.name='datmm': unknown; did you mean 'datm'"),
     ("mttt", r"method\.name='mttt': unknown; did you mean 'mtt'"),
     ("xyzzy", r"method\.name='xyzzy': unknown; choose one of .*datm.*mtt"),
     ("", r"method\.name='': unknown; choose one of"),
@@ -81,7 +81,7 @@ def test_every_option_goes_to_the_builders_that_declare_it():
   row, given = catalog.row("datm"), defaults("datm")
   own, stream, start = row.options_of(given), row.options_of(given, "stream"), row.options_of(given, "start")
   assert "inner_steps" in own and "max_start_epoch" in stream and start.keys() == {"initial", "labels", "lr_init"}
-  assert own.keys() | stream.keys() | start.keys() | {"augment"} == given.keys()
+  assert own.keys() | stream.keys() | start.keys() | {"augment", "view"} == given.keys()
 
 
 def test_data_policies_have_names_builders_and_options():

@@ -5,6 +5,7 @@ from jdistill.augment.crop import CropRecord, flip, resized_crop, roll_jitter
 from jdistill.augment.mix import MixRecord, cutmix, mix_distribution, mix_targets, mixup
 from jdistill.augment.named import named
 from jdistill.augment.siamese import DsaParams, DsaRecord, dsa
+from jdistill.augment.views import caution, repeat, show, view
 
 __all__ = [
   "CropRecord",
@@ -12,6 +13,7 @@ __all__ = [
   "DsaRecord",
   "FlipCropRecord",
   "MixRecord",
+  "caution",
   "compose",
   "cutmix",
   "dsa",
@@ -22,6 +24,9 @@ __all__ = [
   "mix_targets",
   "mixup",
   "named",
+  "repeat",
   "resized_crop",
   "roll_jitter",
+  "show",
+  "view",
 ]

@@ -2,17 +2,19 @@
 
 import functools
 
-from jdistill.augment.basic import flip_crop
+from jdistill.augment.basic import compose, flip_crop
 from jdistill.augment.siamese import OPERATORS, dsa
 from jdistill.base import Augmentation, UserError
 
 
-def named(name: str, *, siamese: bool = False, key: str = "augment") -> Augmentation:
+def named(name: str, *, siamese: bool = False, always: str = "", key: str = "augment") -> Augmentation:
   """An augmentation by name; equal arguments give the same object.
 
   Args:
     name: `"none"`; `"crop_flip"` (pad 4, crop, mirror); or operators of `dsa`, joined with `_`.
     siamese: of `dsa`, one draw for all images of a batch.
+    always: an operator of `dsa` that is applied to every batch first, by a draw of its own, instead of being one of
+      those of which one is drawn; without effect where the name has no such operator.
     key: what messages call it.
 
   Raises:
@@ -27,9 +29,17 @@ def named(name: str, *, siamese: bool = False, key: str = "augment") -> Augmenta
     )
   if len(set(operators)) < len(operators):
     raise UserError(f"{key}={name!r}: names an operator twice; name each once")
+  if always in operators:
+    operators.remove(always)
+    return _after(always, "_".join(operators), siamese)
   return _named(str(name), siamese)
 
 
 @functools.lru_cache(maxsize=16)
 def _named(name: str, siamese: bool) -> Augmentation:
   return flip_crop(4) if name == "crop_flip" else dsa(name, siamese=siamese)
+
+
+@functools.lru_cache(maxsize=16)
+def _after(first: str, rest: str, siamese: bool) -> Augmentation:
+  return compose(_named(first, siamese), dsa(rest, siamese=siamese)) if rest else _named(first, siamese)

@@ -11,7 +11,8 @@ import numpy as np
 from jdistill import bilevel, models
 from jdistill.base import Augmentation, Key, Network, Variables
 from jdistill.losses import cross_entropy, trajectory_matching
-from jdistill.methods.dataset.trajectory import inner_record, synthetic_loss
+from jdistill.methods.dataset.batches import augmented_batches
+from jdistill.methods.dataset.trajectory import synthetic_loss
 from jdistill.models.predict import predict
 from jdistill.synthetic import SyntheticSet
 
@@ -122,7 +123,7 @@ class Matcher:
     self.initial, self.learn_labels = initial, learn_labels
 
     def outer(learned: Mapping[str, jax.Array], key: Key, start: jax.Array, target: jax.Array) -> jax.Array:
-      indices, batches = inner_record(key, augment, shape, batch_size or size, inner_steps)
+      indices, batches = augmented_batches(key, augment, shape, batch_size or size, inner_steps)
       if not learn_labels:
         batches["labels"] = jnp.asarray(initial.labels)[indices]
       shared = {name: learned[name].reshape(size, -1) for name in ("images", "labels") if name in learned}

@@ -95,4 +95,6 @@ def _fields(row: Row) -> dict[str, Field]:
     found |= schema.fields(row.build(part))
   if row.takes("augment") or row.takes("siamese"):
     found["augment"] = Field(str, "none")
+  if row.takes("view"):
+    found["view"] = Field(str, "none")
   return {key: field._replace(default=row.values.get(key, field.default)) for key, field in found.items()}

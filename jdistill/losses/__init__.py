@@ -12,7 +12,7 @@ from jdistill.losses.contrastive import CRDState, crd_inbatch, crd_init, crd_los
 from jdistill.losses.correlation import dist_loss, pearson
 from jdistill.losses.decoupled import dkd_loss, ofa_loss, ofa_target_weights
 from jdistill.losses.direction import direction_only_loss, norm_direction_loss, norm_only_loss
-from jdistill.losses.distribution import distribution_matching
+from jdistill.losses.distribution import attention_matching, distribution_matching
 from jdistill.losses.feature import (
   attention_loss,
   attention_map,
@@ -22,6 +22,7 @@ from jdistill.losses.feature import (
   weighted_feature_mse,
 )
 from jdistill.losses.fusion import fused_kd_loss
+from jdistill.losses.gradient import gradient_matching
 from jdistill.losses.graph import contextual_similarity_loss, knn_affinity, local_preserving_loss, token_info_nce
 from jdistill.losses.logit import (
   cross_entropy,
@@ -45,6 +46,7 @@ __all__ = [
   "CRDState",
   "attention_loss",
   "attention_map",
+  "attention_matching",
   "bn_stat_loss",
   "channel_wise_kl",
   "cka_linear",
@@ -62,6 +64,7 @@ __all__ = [
   "ensemble_soft_targets",
   "fused_kd_loss",
   "generator_loss",
+  "gradient_matching",
   "hint_loss",
   "hsic1",
   "info_nce",

@@ -1,9 +1,14 @@
-"""Losses that compare the embeddings of two sets of images class by class."""
+"""Losses that compare class by class what networks make of two sets of images: embeddings, and where they look."""
+
+import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jdistill.ops.checks import check_rank
+from jdistill.losses.feature import attention_map
+from jdistill.ops.checks import check_rank, keep, leading_mask
 from jdistill.ops.precision import widen
 
 
@@ -46,6 +51,59 @@ def distribution_matching(
   synthetic_mean, synthetic_some = _means(name, synthetic, synthetic_weight)
   distance = jnp.sum(jnp.square(real_mean - synthetic_mean), axis=-1)
   return jnp.sum(jnp.where(real_some & synthetic_some, distance, 0))
+
+
+def attention_matching(
+  real: Sequence[jax.Array],
+  synthetic: Sequence[jax.Array],
+  *,
+  power: float = 4.0,
+  real_weight: jax.Array | None = None,
+  synthetic_weight: jax.Array | None = None,
+) -> jax.Array:
+  """DataDAM: squared distance of the class means of spatial attention, summed over layers and classes.
+
+      sum_l sum_c || mean_b A_l(real[c, b]) - mean_i A_l(synthetic[c, i]) ||^2
+
+  with `A = v / ||v||_2` and `v_hw = sum_channels |f_hwc|^power` (`attention_map`), so every image's map has norm 1
+  before the mean is taken.
+
+  Args:
+    real: maps of real images by layer, `[C, b, ..., channels]`, at least one. No gradient.
+    synthetic: those of the synthetic images of the same classes, `[C, ipc, ..., channels]`.
+    power: of the activations, at least 1.
+    real_weight, synthetic_weight: `[C, b]` and `[C, ipc]`, as for `distribution_matching`.
+
+  Returns:
+    A scalar: summed over layers, classes and places.
+
+  Raises:
+    ValueError: no layer, layers that are not there on both sides, maps without places or of different places.
+
+  Cost: one pass over the maps.
+
+  References:
+    Sajedi et al., "DataDAM: Efficient Dataset Distillation with Attention Matching" (arXiv 2310.00093), sec. 3.
+  """
+  name = "attention_matching"
+  if len(real) != len(synthetic) or not len(real):
+    raise ValueError(
+      f"{name}: {len(real)} real and {len(synthetic)} synthetic layers; give the same ones, at least one"
+    )
+
+  def attention(maps: jax.Array, weight: jax.Array | None) -> jax.Array:
+    """`[C, n, places]`"""
+    if np.ndim(maps) < 4:
+      raise ValueError(f"{name}: maps must be [C, n, ..., channels] with places, got {np.shape(maps)}")
+    maps = keep(jnp.asarray(maps), leading_mask(name, weight, np.shape(maps)[:2]))
+    rows = attention_map(maps.reshape(math.prod(maps.shape[:2]), *maps.shape[2:]), power=power)
+    return rows.reshape(*maps.shape[:2], math.prod(maps.shape[2:-1]))
+
+  weights = {"real_weight": real_weight, "synthetic_weight": synthetic_weight}
+  return sum(
+    distribution_matching(attention(r, real_weight), attention(s, synthetic_weight), **weights)
+    for r, s in zip(real, synthetic, strict=True)
+  )
 
 
 def _means(name: str, x: jax.Array, weight: jax.Array | None) -> tuple[jax.Array, jax.Array]:

@@ -62,19 +62,21 @@ def build(run: Run, initial: SyntheticSet, mesh: Mesh | None = None, route: Rout
     route: how the gradient is taken; `usual_route` if `None`.
     unroll: instead of the one made of these.
   """
-  row = row_of(run)
+  row, options = row_of(run), run.config["method"]
+  view = augment.view(options.get("view", "none"))
   makers = {
     "apply": lambda: flat(run).apply,
     "network": run.network,
     "initial": lambda: initial,
     "teacher_apply": lambda: run.network(run.config["teacher"]).apply,
     "pixel_range": lambda: pixel_range(run),
-    "augment": lambda: augment.named(run.config["method"]["augment"]),
-    "siamese": lambda: augment.named(run.config["method"]["augment"], siamese=True),
+    "augment": lambda: augment.named(options["augment"], always=view.always),
+    "siamese": lambda: augment.named(options["augment"], siamese=True, always=view.always),
+    "view": lambda: view.view,
     "unroll": lambda: unroll or _unroll(run, mesh, route or usual_route(run, mesh)),
   }
   wanted = [name for name in inspect.signature(row.build()).parameters if name in makers]
-  return row.build()(**{name: makers[name]() for name in wanted}, **row.options_of(run.config["method"]))
+  return row.build()(**{name: makers[name]() for name in wanted}, **row.options_of(options))
 
 
 def flat(run: Run):

@@ -78,10 +78,12 @@ def _check(run: Run) -> None:
   require_per_class(task.teacher.y, task.class_names, c["ipc"], "ipc")
   network = run.network()
   augment.named(c["method"].get("augment", "none"), key="method.augment")
+  augment.view(c["method"].get("view", "none"), key="method.view")
   if build.row_of(run).takes("apply") and jax.tree.leaves(jax.eval_shape(network.init, jax.random.key(0)).stats):
     key = "name" if c["model"]["name"].endswith("_bn") else "norm"
     cure = "running statistics have no place in a matched trajectory; use 'instance' or 'group'"
     raise UserError(f"model.{key}={c['model'][key]!r}: {cure}")
+  _check_options(run)
   if build.steps(run) is None:
     raise UserError("steps: not set, and there is no default for this data set; give --config.steps=...")
   rows, how = build.inner_rows(run), c["parallel"]
@@ -97,6 +99,16 @@ def _check(run: Run) -> None:
       f"unroll.chunk_size={chunk}: does not divide the {rows // data} images of an inner step"
       f"{f' on each of {data} devices' if data > 1 else ''}; use a divisor, or None"
     )
+
+
+def _check_options(run: Run) -> None:
+  """Refuses options that do not go together, with each other or with the network, before anything is written."""
+  try:
+    build.build(run, build.empty(run), unroll=lambda *_, **__: None)
+  except UserError:
+    raise
+  except ValueError as error:  # of a builder, which knows no sections
+    raise UserError(f"method: {error}") from error
 
 
 def initial_set(run: Run) -> SyntheticSet:
@@ -116,7 +128,9 @@ def initial_set(run: Run) -> SyntheticSet:
 
 def _run(run: Run) -> None:
   """Distils, writes metrics and snapshots on the way, and leaves `stages/distilled.npz`."""
-  begin = time.monotonic()
+  begin, c = time.monotonic(), run.config
+  if told := augment.caution(c["method"].get("view", "none"), c["dataset"]):
+    run.log(f"distill: method.view={c['method']['view']!r} on dataset={c['dataset']!r}: {told}")
   # a run without the stage `teachers` still needs them
   feed = build.part(run, "stream").stream(build.materials(run))
   initial = run.workdir / "stages" / "initial.npz"

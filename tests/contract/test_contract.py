@@ -174,7 +174,7 @@ def test_hyper_parameters_are_keywords_with_defaults(name):
   assert set(row.values) <= set(row.fields())
 
 
-COLLABORATORS = {"augment", "siamese", "unroll"}  # what `jdistill.stages.build` hands over
+COLLABORATORS = {"augment", "siamese", "view", "unroll"}  # what `jdistill.stages.build` hands over
 
 
 @every_method

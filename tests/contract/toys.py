@@ -1,8 +1,8 @@
 """Every system of the catalog at toy size, as its row's `toy` describes it, so that a new row needs no edit here.
 
 `toy["kind"]` names one of `KINDS` (`"student"` if it is left out), `toy["objective"]` the metric that must fall; all
-other keys go to the maker of the kind. Those of a student are the options of its builder, apart from `"networks"`:
-`"mlps"` (if it is left out), `"convs"` or `"means"`.
+other keys go to the maker of the kind. Those of a student or of matching are the options of its builder, apart from
+`"networks"`: `"mlps"` (if it is left out), `"convs"`, `"deep"` or `"means"`.
 """
 
 from collections.abc import Callable
@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdistill import catalog, losses, models, schema
+from jdistill import augment, catalog, losses, models, schema
 from jdistill.base import Batch, Method, Network, Outputs, PyTree, Segment, Variables
-from jdistill.methods.dataset.dm import class_batches
+from jdistill.methods.dataset.by_class import class_batches
 from jdistill.methods.knowledge import StudentInput, student_method
 from jdistill.methods.optimizers import make_optimizer
 from jdistill.synthetic import SyntheticSet
@@ -23,6 +23,7 @@ from jdistill.teachers.frozen import ask, committee
 NETWORKS = {
   "mlps": ({"name": "mlp", "widths": (8,)}, {"name": "mlp", "widths": (8, 6)}),
   "convs": ({"name": "convnet", "width": 4, "depth": 1, "norm": "none", "act": "leaky_relu", "pooling": "none"},) * 2,
+  "deep": ({"name": "convnet", "width": 4, "depth": 2, "norm": "none", "act": "leaky_relu", "pooling": "none"},) * 2,
   "means": tuple({"name": "convnet_bn", "width": width, "depth": 1} for width in (8, 4)),  # heads on a global mean
 }
 
@@ -94,16 +95,17 @@ def _by_class() -> tuple[SyntheticSet, np.ndarray, np.ndarray]:
 
 
 def _matching(row: catalog.Row) -> Toy:
-  """Class means of real images in random networks."""
+  """Real images class by class in random networks."""
   initial, x, y = _by_class()
-  network = models.build("mlp", num_classes=3, image_shape=(2, 2, 1), widths=(8,))
+  network = models.build(num_classes=3, image_shape=(2, 2, 1), **NETWORKS[row.toy.get("networks", "mlps")][0])
   draw = class_batches(y, 4, 0, num_classes=3)
 
   def batch(step: int) -> Batch:
     positions, weight = draw(step)
     return Batch(x[positions], y[positions], positions, weight)
 
-  return Toy(row.build()(network, initial, **options(row)), batch, row.toy["objective"])
+  view = augment.view(row.values.get("view", "none")).view
+  return Toy(row.build()(network, initial, view=view, **options(row)), batch, row.toy["objective"])
 
 
 def _recovery(row: catalog.Row) -> Toy:

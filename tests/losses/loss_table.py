@@ -102,6 +102,12 @@ def _class_sets(s, t, where):
   return losses.distribution_matching(t, s, real_weight=weight, synthetic_weight=weight)
 
 
+def _class_maps(s, t, where, **numbers):
+  weight = None if where is None else jnp.asarray(where)[None]
+  s, t = [jnp.asarray(s)[None]], [jnp.asarray(t)[None]]
+  return losses.attention_matching(t, s, real_weight=weight, synthetic_weight=weight, **numbers)
+
+
 def _to_means(function, sides):
   def call(s, t, where):
     return function(*(s, t)[:sides], np.float32(formulas.MEANS), _first(formulas.LABELS, s), where=where)
@@ -124,6 +130,7 @@ EXACT = {"tolerance": (2e-4, 5e-2)}
 TABLE: Mapping[str, Loss] = {
   "attention_loss": Loss(plain(losses.attention_loss), MAP, {"power": 2.0}),
   "attention_map": Loss(lambda s, t, where, **k: losses.attention_map(s, **k), MAP, {"power": 3.0}, masked=False),
+  "attention_matching": Loss(_class_maps, MAP, {"power": 4.0}, result="scalar"),
   "bn_stat_loss": Loss(_moments, result="scalar", masked=False, batched=False),
   "channel_wise_kl": Loss(plain(losses.channel_wise_kl), MAP, HEAT, shift=(1, 2)),
   "cka_linear": Loss(plain(losses.cka_linear), (2,), result="scalar", least=2, shift=(0,)),
@@ -142,6 +149,10 @@ TABLE: Mapping[str, Loss] = {
     lambda s, t, y, alpha, **k: losses.fused_kd_loss(s, t, y, alpha, **k), labelled, numbers=HEAT | {"alpha": 0.3}
   ),
   "generator_loss": Loss(_discriminate(losses.generator_loss, 1), result="scalar", classes=True),
+  "gradient_matching": Loss(
+    lambda s, t, where, **k: losses.gradient_matching({"w": jnp.asarray(s)}, {"w": jnp.asarray(t)}, **k),
+    numbers={"eps": 1e-3}, result="scalar", masked=False, batched=False,
+  ),
   "hint_loss": Loss(plain(losses.hint_loss), MAP),
   "hsic1": Loss(plain(losses.hsic1), (3,), result="scalar", least=4, shift=(0,), tolerance=(1e-4, 1e-4)),
   "info_nce": Loss(plain(losses.info_nce), numbers={"temperature": 0.1}, least=2),

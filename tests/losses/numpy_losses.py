@@ -294,8 +294,16 @@ def distribution_matching(s, t, rows):
   return np.sum((s.mean(0) - t.mean(0)) ** 2)
 
 
+def attention_matching(s, t, rows, power):
+  return distribution_matching(attention_map(s, s, rows, power), attention_map(t, t, rows, power), rows)
+
+
 def bn_stat_loss(s, t, rows):
   return sum(w * np.linalg.norm(s[k] - t[k]) for k, w in enumerate((10.0, 10.0, 1.0, 1.0)))
+
+
+def gradient_matching(s, t, rows, eps):
+  return sum(1 - a @ b / (np.linalg.norm(a) * np.linalg.norm(b) + eps) for a, b in zip(s.T, t.T, strict=True))
 
 
 def trajectory_matching(s, t, rows):

@@ -9,7 +9,8 @@ from finite_differences import numeric_gradient
 from jdistill import models, schema
 from jdistill.augment import dsa
 from jdistill.base import Batch, Network, Outputs, UserError, Variables
-from jdistill.methods.dataset.dm import class_batches, dm
+from jdistill.methods.dataset.by_class import class_batches
+from jdistill.methods.dataset.dm import dm
 from jdistill.synthetic import SyntheticSet
 
 CLASSES, IPC, REAL, SHAPE, FEATURES = 3, 2, 4, (3, 3, 1), 5

@@ -108,6 +108,11 @@ def test_batch_norm_cannot_be_matched(refuse):
   assert "model.name='convnet_bn'" in refuse("--config.model.name=convnet_bn", config=digits)
 
 
+def test_options_of_a_builder_that_do_not_go_together(refuse):
+  complaint = refuse("--config.method.classes_at_once=3", config="--config=experiments/dm.py:tiny")
+  assert "method: dm: classes_at_once=3 does not divide 10 classes; give a divisor" in complaint
+
+
 def test_a_data_set_that_is_not_there_says_how_to_get_it(refuse, tmp_path):
   empty = tmp_path / "sets"
   empty.mkdir()

@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from jdistill.base import Key
+from jdistill.augment import repeat, show
+from jdistill.base import Augmentation, Key, PyTree, View
 
 
 def inner_batches(key: Key, size: int, batch_size: int, steps: int) -> tuple[jax.Array, jax.Array]:
@@ -30,3 +31,55 @@ def inner_batches(key: Key, size: int, batch_size: int, steps: int) -> tuple[jax
   indices = jnp.pad(orders, ((0, 0), (padding, 0))).reshape(-1, batch_size)
   mask = jnp.broadcast_to(jnp.arange(per_round * batch_size) >= padding, (rounds, per_round * batch_size))
   return indices[:steps], mask.reshape(-1, batch_size)[:steps]
+
+
+def augmented_batches(
+  key: Key, augment: Augmentation, shape: tuple[int, ...], batch_size: int, steps: int, view: View | None = None
+) -> tuple[jax.Array, dict[str, PyTree]]:
+  """The rows of every inner step's batch, with their weights and augmentations.
+
+  Args:
+    key: decides order and augmentations.
+    augment: drawn anew for every step.
+    shape: of the synthetic images, `(size, height, width, channels)`.
+    batch_size: images per step; clipped to `size`.
+    steps: number of inner steps.
+    view: of each image; `batch_size` counts images, not views.
+
+  Returns:
+    `(indices [steps, batch] int32, rows)`: `rows` has `"weight"` `[steps, batch]`, which sums to 1 over each batch and
+    is zero for padding, and the `"record"` of the augmentation with a leading axis of steps; for views its leaves are
+    `[steps, batch, copies, ...]`. `seen` takes them apart.
+  """
+  key_order, key_augment = jax.random.split(key)
+  indices, mask = inner_batches(key_order, shape[0], batch_size, steps)
+  keys = jax.random.split(key_augment, steps)
+  rows, copies = indices.shape[1], 1 if view is None else view.copies
+  records = jax.vmap(lambda k: augment.sample(k, (rows * copies, *shape[1:])))(keys)
+  if view is not None:  # the views of an image stay with it, wherever the rows of a batch are taken
+    split = lambda leaf: leaf.reshape(steps, rows, copies, *leaf.shape[2:]) if leaf.ndim > 1 else leaf  # noqa: E731
+    records = jax.tree.map(split, records)
+  weight = mask.astype(jnp.float32)
+  return indices, {"weight": weight / jnp.sum(weight, axis=1, keepdims=True), "record": records}
+
+
+def seen(
+  view: View | None, augment: Augmentation, images: jax.Array, labels: jax.Array, row: PyTree
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """What a network trains on in one inner step: views of some images, augmented, with their labels and weights.
+
+  Args:
+    view: of each image.
+    augment: what the record belongs to.
+    images: `[n, height, width, channels]` of the step's rows.
+    labels: `[n, ...]`.
+    row: of one step of `augmented_batches`.
+
+  Returns:
+    `(images, labels, weight)` of `n` rows, or `n * copies`; the weights have the same sum.
+  """
+  record, weight = row["record"], row["weight"]
+  if view is not None:
+    join = lambda leaf: leaf.reshape(-1, *leaf.shape[2:]) if leaf.ndim else leaf  # noqa: E731
+    record, weight = jax.tree.map(join, record), repeat(view, weight) / view.copies
+  return augment.apply(record, show(view, images)), repeat(view, labels), weight

@@ -16,9 +16,9 @@ import optax
 
 from jdistill import bilevel
 from jdistill.augment import identity
-from jdistill.base import Apply, Augmentation, Key, Method, Metrics, PyTree, Segment
+from jdistill.base import Apply, Augmentation, Key, Method, Metrics, PyTree, Segment, UserError, View
 from jdistill.losses import cross_entropy, soft_cross_entropy, trajectory_matching
-from jdistill.methods.dataset.batches import inner_batches
+from jdistill.methods.dataset.batches import augmented_batches, seen
 from jdistill.methods.roles import Role, init_roles, update_roles
 from jdistill.schema import Count, NonNegative, Positive, Range, Share, validated
 from jdistill.synthetic import SyntheticSet
@@ -44,7 +44,7 @@ class TrajectoryState(NamedTuple):
 
 
 def synthetic_loss(
-  apply: Apply, augment: Augmentation, image_shape: tuple[int, ...]
+  apply: Apply, augment: Augmentation, image_shape: tuple[int, ...], view: View | None = None
 ) -> Callable[[jax.Array, PyTree, PyTree], jax.Array]:
   """The inner loss of trajectory matching, in the form `jdistill.bilevel.unroll` wants.
 
@@ -52,6 +52,7 @@ def synthetic_loss(
     apply: a network over flat parameter vectors.
     augment: what the records in the batches belong to.
     image_shape: `(height, width, channels)`.
+    view: what the batches were drawn for.
 
   Returns:
     `(theta, rows, batch) -> scalar`: the weighted sum of the cross entropies of some rows of one batch, augmented by
@@ -63,10 +64,11 @@ def synthetic_loss(
 
   def loss(theta: jax.Array, rows: PyTree, batch: PyTree) -> jax.Array:
     images = rows["images"].reshape(-1, *image_shape)
-    logits = apply(theta, augment.apply(batch["record"], images), train=True).logits
     labels = rows["labels"] if "labels" in rows else batch["labels"]
+    images, labels, weight = seen(view, augment, images, labels, batch)
+    logits = apply(theta, images, train=True).logits
     compare = soft_cross_entropy if labels.ndim == 2 else cross_entropy
-    return jnp.sum(batch["weight"].astype(logits.dtype) * compare(logits, labels))
+    return jnp.sum(weight.astype(logits.dtype) * compare(logits, labels))
 
   return loss
 
@@ -88,6 +90,7 @@ def trajectory_method(
   lr_momentum: Momentum = 0.5,
   ema_decay: Share | None = None,
   augment: Augmentation | None = None,
+  view: View | None = None,
   unroll: Callable = bilevel.unroll,
 ) -> Method:
   """Builds trajectory matching (MTT) with DATM's additions as options.
@@ -110,6 +113,8 @@ def trajectory_method(
     ema_decay: keep an average of the images and give that as the result; `None` gives the last images. (DATM's
       settings name a decay that its released code never uses.)
     augment: drawn anew for every inner step; `None` for none.
+    view: what the network trains on in the place of each synthetic image. An inner step takes as many images fewer, so
+      that `batch_size` counts what the network sees. `None` for the images themselves.
     unroll: `jdistill.bilevel.unroll`, with another gradient route bound to it where wanted.
 
   Returns:
@@ -118,6 +123,7 @@ def trajectory_method(
 
   Raises:
     ValueError: `learn_labels` with integer labels.
+    UserError: a batch that its views do not fill evenly.
 
   References:
     Cazenavette et al. (MTT, arXiv 2203.11932), alg. 1; Guo et al. (DATM, arXiv 2310.05773), alg. 1.
@@ -130,20 +136,16 @@ def trajectory_method(
     "images": optax.sgd(image_lr, image_momentum or None),
     "lr": optax.sgd(lr_lr, lr_momentum or None),
   }
-  size, loss = initial.images.shape[0], synthetic_loss(apply, augment, initial.images.shape[1:])
+  size = initial.images.shape[0]
+  rows = _images_per_step(min(batch_size or size, size), view)
+  loss = synthetic_loss(apply, augment, initial.images.shape[1:], view)
 
   def init(key: Key, example: Segment) -> TrajectoryState:
     del key, example
-    # copies: the loop donates its state, and the initial set must outlive it
-    images, labels, lr = (jnp.array(leaf, copy=True) for leaf in initial)
-    learned = {"images": images, "lr": lr} | ({"labels": labels} if learn_labels else {})
-    average = None if ema_decay is None else jnp.array(images, copy=True)
-    return TrajectoryState(
-      init_roles(optimizers, learned), None if learn_labels else labels, average, jnp.zeros((), jnp.int32)
-    )
+    return _initial_state(optimizers, initial, learn_labels, ema_decay is not None)
 
   def step(key: Key, state: TrajectoryState, segment: Segment) -> tuple[TrajectoryState, Metrics]:
-    indices, batches = inner_record(key, augment, initial.images.shape, batch_size or size, inner_steps)
+    indices, batches = augmented_batches(key, augment, initial.images.shape, rows, inner_steps, view)
     if state.labels is not None:
       batches["labels"] = state.labels[indices]
 
@@ -166,16 +168,26 @@ def trajectory_method(
   return Method(init, step, _result, _figures, stuck=_watch(threshold, image_lr / initial.images.size**0.5))
 
 
-def inner_record(
-  key: Key, augment: Augmentation, shape: tuple[int, ...], batch_size: int, steps: int
-) -> tuple[jax.Array, dict[str, PyTree]]:
-  """The rows of every inner step's batch, with their weights and augmentations."""
-  key_order, key_augment = jax.random.split(key)
-  indices, mask = inner_batches(key_order, shape[0], batch_size, steps)
-  keys = jax.random.split(key_augment, steps)
-  records = jax.vmap(lambda k: augment.sample(k, (indices.shape[1], *shape[1:])))(keys)
-  weight = mask.astype(jnp.float32)
-  return indices, {"weight": weight / jnp.sum(weight, axis=1, keepdims=True), "record": records}
+def _initial_state(
+  optimizers: Mapping[str, optax.GradientTransformation], initial: SyntheticSet, learn_labels: bool, averaged: bool
+) -> TrajectoryState:
+  # copies: the loop donates its state, and the initial set must outlive it
+  images, labels, lr = (jnp.array(leaf, copy=True) for leaf in initial)
+  learned = {"images": images, "lr": lr} | ({"labels": labels} if learn_labels else {})
+  average = jnp.array(images, copy=True) if averaged else None
+  return TrajectoryState(
+    init_roles(optimizers, learned), None if learn_labels else labels, average, jnp.zeros((), jnp.int32)
+  )
+
+
+def _images_per_step(batch_size: int, view: View | None) -> int:
+  copies = 1 if view is None else view.copies
+  if batch_size % copies:
+    raise UserError(
+      f"method.batch_size={batch_size}: {copies} views of each image do not fill an inner step evenly; set "
+      f"method.batch_size to a multiple of {copies}, at most the number of synthetic images"
+    )
+  return batch_size // copies
 
 
 def _watch(threshold: float | None, image_step: float) -> Callable[[Sequence[Mapping[str, float]]], str]:
