@@ -24,6 +24,7 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):
   os.environ["XLA_FLAGS"] = f"{flags} {os.environ.get('XLA_FLAGS', '')}".strip()
 
 import jax
+import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
@@ -143,3 +144,20 @@ def x64():
   """Float64 for a reference test, and float32 again afterwards."""
   with jax.enable_x64(True):
     yield
+
+
+@pytest.fixture(scope="session")
+def numpy_pool():
+  """`(x [n, height, width, channels], size)`: means over bins from floor(i H / n) to ceil((i + 1) H / n)."""
+
+  def pool(x, size):
+    height, width = x.shape[1:3]
+    out = np.zeros((x.shape[0], size, size, x.shape[3]))
+    for i in range(size):
+      for j in range(size):
+        rows = slice(int(np.floor(i * height / size)), int(np.ceil((i + 1) * height / size)))
+        columns = slice(int(np.floor(j * width / size)), int(np.ceil((j + 1) * width / size)))
+        out[:, i, j] = x[:, rows, columns].mean((1, 2))
+    return out
+
+  return pool

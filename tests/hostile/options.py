@@ -71,7 +71,7 @@ def shown(value: Any) -> str:
 
 
 def cases() -> Iterator[Case]:
-  """From Python, every wrong value; on the command line, every option with a word and with a near miss of its key."""
+  """From Python, every wrong value; on the command line, every option with two words and a near miss of its key."""
   seen: set[tuple[str, Field]] = set()
   for name in sorted(experiments(), key=lambda name: name not in WHOLE):
     for dotted, field in declared(name).items():
@@ -102,7 +102,9 @@ def _on_the_command_line(name: str, dotted: str, field: Field) -> Iterator[Case]
   miss = dotted + "q"
   yield _case(f"override/{name}/{dotted}/near miss", "override", _override(name, f"{miss}=1"), miss, dotted)
   words = {bool: ["maybe"], int: ["abc", "1.5", "nan", "1e400", "[1]"], float: ["abc", "nan", "inf", "1e400", "[1]"]}
-  for word in words.get(field.kind, []):
+  tried = words.get(field.kind, [])
+  turn = zlib.crc32(dotted.encode())
+  for word in {tried[(turn + i) % len(tried)]: None for i in range(2)} if tried else ():  # two of them, in turn
     start = _override(name, f"{dotted}={word}")
     yield _case(f"override/{name}/{dotted}/{word}", "override", start, dotted, word.replace("1e400", ""))
 

@@ -12,18 +12,6 @@ RNG = np.random.default_rng(1)
 S, T = RNG.normal(size=(2, 5, 6, 3)), RNG.normal(size=(2, 5, 6, 3))
 
 
-def pool(x, size):
-  """Average over bins that start at floor(i H / n) and stop at ceil((i + 1) H / n)."""
-  height, width = x.shape[1:3]
-  out = np.zeros((x.shape[0], size, size, x.shape[3]))
-  for i in range(size):
-    for j in range(size):
-      rows = slice(int(np.floor(i * height / size)), int(np.ceil((i + 1) * height / size)))
-      columns = slice(int(np.floor(j * width / size)), int(np.ceil((j + 1) * width / size)))
-      out[:, i, j] = x[:, rows, columns].mean((1, 2))
-  return out
-
-
 def test_hint(x64):
   s, t = jnp.asarray(S), jnp.asarray(T)
   np.testing.assert_allclose(feature.hint_loss(s, t), ((S - T) ** 2).mean((1, 2, 3)), rtol=1e-12)
@@ -77,19 +65,19 @@ def test_attention_literal_numbers_and_invariance():
   np.testing.assert_allclose(feature.attention_loss(s, s), [0.0])
 
 
-def test_attention_pools_the_larger_map():
-  small = np.asarray(pool(S, 4), np.float32)
+def test_attention_pools_the_larger_map(numpy_pool):
+  small = np.asarray(numpy_pool(S, 4), np.float32)
   for s, t in ((jnp.float32(S), small), (small, jnp.float32(S))):
     np.testing.assert_allclose(jax.jit(feature.attention_loss)(s, t), [0.0, 0.0], atol=1e-12)
   gradient = jax.jit(jax.grad(lambda s: feature.attention_loss(s, jnp.float32(T)).sum()))(jnp.zeros((2, 5, 6, 3)))
   np.testing.assert_array_equal(gradient, 0)  # a dead map has no direction to move to, and no NaN
 
 
-def test_review_hcl(x64):
+def test_review_hcl(x64, numpy_pool):
   def level(a, b, sizes):
     total, weights = ((a - b) ** 2).mean((1, 2, 3)), 1.0
     for k, size in enumerate(sizes):
-      total = total + 0.5 ** (k + 1) * ((pool(a, size) - pool(b, size)) ** 2).mean((1, 2, 3))
+      total = total + 0.5 ** (k + 1) * ((numpy_pool(a, size) - numpy_pool(b, size)) ** 2).mean((1, 2, 3))
       weights += 0.5 ** (k + 1)
     return total / weights
 
