@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from jdistill import catalog, schema, stages, tasks
+from jdistill import bilevel, catalog, schema, stages, tasks
 from jdistill.base import UserError
 
 
@@ -27,6 +27,7 @@ def test_rows_name_stages_tasks_and_parts_that_there_are(row):
   )
   assert row.stages[-1] == "report" and set(row.tasks) <= set(tasks.names())
   assert set(row.parts) <= {"stream", "start"} and all(callable(row.build(part)) for part in row.parts)
+  assert row.gradient in bilevel.ROUTES and (row.gradient == "mixed" or row.takes("unroll"))
   assert row.keep in ("networks", "trajectory") and ("distill" in row.stages) == (set(row.parts) == {"stream", "start"})
 
 

@@ -49,15 +49,16 @@ class Keys(NamedTuple):
 
 
 class Unroll(NamedTuple):
-  """How the gradient through inner steps is taken, for methods that have some."""
+  """How the gradient through inner steps is taken, for methods that have some; the method's own route where open."""
 
-  gradient: Literal[("auto", *ROUTES)] = "mixed"
+  gradient: Literal[("auto", *ROUTES)] | None = None
   window: Annotated[int, Range(1)] | None = None
   chunk_size: Annotated[int, Range(1)] | None = None
 
 
 def _complete(given: Mapping[str, Any], out: dict[str, Any]) -> None:
   row, how = catalog.row(out["method"]["name"]), out["unroll"]
+  how["gradient"] = how["gradient"] or row.gradient
   data, route = out["parallel"]["data"] or 1, out["parallel"]["route"]
   if data > 1 and route != "jit" and how["gradient"] in ("full", "remat"):
     raise UserError(

@@ -5,6 +5,7 @@ other keys go to the maker of the kind. Those of a student are the options of it
 `"mlps"` (if it is left out), `"convs"` or `"means"`.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdistill import catalog, losses, models, schema
+from jdistill import bilevel, catalog, losses, models, schema
 from jdistill.base import Batch, Method, Network, Outputs, PyTree, Segment, Variables
 from jdistill.methods.dataset.dm import class_batches
 from jdistill.methods.knowledge import StudentInput, student_method
@@ -78,7 +79,8 @@ def _trajectory(row: catalog.Row) -> Toy:
   labels = np.random.default_rng(1).normal(size=(8, 3)).astype(np.float32) if soft else np.arange(8, dtype=np.int32) % 3
   sizes = {"inner_steps": 4, "batch_size": 4, "image_lr": 0.5, "label_lr": 0.5, "lr_lr": 1e-3}
   initial = SyntheticSet(x[:8], labels, np.float32(0.2))
-  method = row.build()(network.apply, initial, **(own_values(row) | sizes | options(row)))
+  unroll = functools.partial(bilevel.unroll, gradient=row.gradient)
+  method = row.build()(network.apply, initial, unroll=unroll, **(own_values(row) | sizes | options(row)))
   segments = [segment(step) for step in range(6)]
   return Toy(method, lambda step: segments[step % len(segments)], row.toy["objective"])
 
