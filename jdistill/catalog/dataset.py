@@ -16,6 +16,7 @@ _trajectory = functools.partial(
   parts={"stream": "jdistill.methods.dataset.segments:segments", "start": _START},
   keep="trajectory",
 )
+_MTT = {"learn_labels": False, "threshold": None, "labels": "hard", "initial": "real", "augment": _AUGMENT}
 
 ROWS = (
   _trajectory(
@@ -32,7 +33,17 @@ ROWS = (
     authors="George Cazenavette and Tongzhou Wang and Antonio Torralba and Alexei A. Efros and Jun-Yan Zhu",
     venue="CVPR 2022",
     arxiv="2203.11932",
-    values={"learn_labels": False, "threshold": None, "labels": "hard", "initial": "real", "augment": _AUGMENT},
+    values=_MTT,
+  ),
+  _trajectory(
+    name="tesla",
+    title="Scaling Up Dataset Distillation to ImageNet-1K with Constant Memory",
+    authors="Justin Cui and Ruochen Wang and Si Si and Cho-Jui Hsieh",
+    venue="ICML 2023",
+    arxiv="2211.10586",
+    test="tests/methods/test_tesla.py",
+    values=_MTT,
+    gradient="tesla",
   ),
   _row(
     name="dm",

@@ -135,6 +135,10 @@ def start(
       raise UserError("method.initial='noise': experts give no labels to noise; set method.labels='hard'")
     if method.get("learn_labels") and labels == "hard":
       raise UserError("method.learn_labels=True: hard labels cannot be learned; set method.labels='soft'")
+    if method.get("teacher_label") and labels == "hard":
+      raise UserError("method.teacher_label=True: gives soft labels; set method.labels='soft'")
+    if method.get("teacher_label") and method.get("learn_labels"):
+      raise UserError("method.teacher_label=True: replaces the labels in every step; set method.learn_labels=False")
 
   def empty(ipc: int, num_classes: int, image_shape: tuple[int, ...]) -> SyntheticSet:
     classes = np.repeat(np.arange(num_classes, dtype=np.int32), ipc)

@@ -1,6 +1,6 @@
 """Trajectory matching: synthetic sets on which a short training run ends where an expert's longer one did.
 
-DATM and MTT are one builder with other values: which start epochs come is the stream's business
+DATM, MTT and TESLA are one builder with other values: which start epochs come is the stream's business
 (`jdistill.methods.dataset.segments`); whether labels are learned, the acceptance threshold, the gradient route of the
 unroll and the averaging of images are arguments.
 
@@ -31,7 +31,7 @@ class TrajectoryState(NamedTuple):
 
   Attributes:
     roles: `images`, `lr` and, where labels are learned, `labels`.
-    labels: the fixed labels where they are not learned, else `None`.
+    labels: where they are not learned, those of the last accepted step (or the initial ones), else `None`.
     average: the running average of the images, or `None`.
     accepted: how many steps were accepted so far.
   """
@@ -78,6 +78,7 @@ def trajectory_method(
   inner_steps: Count = 80,
   batch_size: Count | None = None,
   learn_labels: bool = True,
+  teacher_label: bool = False,
   threshold: Positive | None = 1.0,
   image_lr: NonNegative = 100.0,
   image_momentum: Momentum = 0.5,
@@ -102,6 +103,9 @@ def trajectory_method(
     inner_steps: N.
     batch_size: synthetic images per inner step; `None` or more than there are means all of them.
     learn_labels: whether label logits are learned; needs soft labels.
+    teacher_label: every step takes the logits of `target` on the images as they are, without augmentation, for labels
+      that are constants of its gradient; those of the last accepted step are part of the result. Needs soft labels
+      that are not learned.
     threshold: steps with a larger loss are skipped, momenta untouched; `None` accepts all (MTT).
     image_lr, image_momentum: SGD on images. The gradient per pixel is tiny, so rates of 100 to 10,000 are right.
     label_lr, label_momentum: SGD on label logits.
@@ -116,13 +120,17 @@ def trajectory_method(
     `accepted_share`, the share of steps that changed the set, and `learned_lr`.
 
   Raises:
-    ValueError: `learn_labels` with integer labels.
+    ValueError: `learn_labels` or `teacher_label` with integer labels, or both of them.
 
   References:
-    Cazenavette et al. (MTT, arXiv 2203.11932), alg. 1; Guo et al. (DATM, arXiv 2310.05773), alg. 1.
+    Cazenavette et al. (MTT, arXiv 2203.11932), alg. 1; Guo et al. (DATM, arXiv 2310.05773), alg. 1; Cui et al. (TESLA,
+    arXiv 2211.10586), sec. 4: the same loop with the gradient route `tesla`, and soft labels by `teacher_label`.
   """
-  if learn_labels and initial.labels.ndim != 2:
-    raise ValueError(f"trajectory_method: learn_labels needs label logits [m, classes], got {initial.labels.shape}")
+  for name, wanted in (("learn_labels", learn_labels), ("teacher_label", teacher_label)):
+    if wanted and initial.labels.ndim != 2:
+      raise ValueError(f"trajectory_method: {name} needs label logits [m, classes], got {initial.labels.shape}")
+  if learn_labels and teacher_label:
+    raise ValueError("trajectory_method: teacher_label replaces the labels that learn_labels would learn")
   augment = augment or identity()
   optimizers = {
     "labels": optax.sgd(label_lr, label_momentum or None),
@@ -143,8 +151,11 @@ def trajectory_method(
 
   def step(key: Key, state: TrajectoryState, segment: Segment) -> tuple[TrajectoryState, Metrics]:
     indices, batches = _inner(key, augment, initial.images.shape, batch_size or size, inner_steps)
-    if state.labels is not None:
-      batches["labels"] = state.labels[indices]
+    labels = state.labels
+    if teacher_label:
+      labels = apply(segment.target, state.roles["images"].params).logits.astype(state.labels.dtype)
+    if labels is not None:
+      batches["labels"] = labels[indices]
 
     def outer(learned: dict[str, jax.Array]) -> jax.Array:
       # flat, for what a loop carries lies in tiles on accelerators, and narrow images would take four times their size
@@ -160,7 +171,9 @@ def trajectory_method(
       average = jnp.where(accepted, ema_decay * average + (1 - ema_decay) * roles["images"].params, average)
     metrics = {"match/loss": value, "match/accepted": accepted.astype(jnp.float32), "synthetic/lr": roles["lr"].params}
     metrics |= {f"gradient/{n}": jnp.sqrt(jnp.sum(jnp.square(grads[n]))) for n in ("images", "labels") if n in grads}
-    return TrajectoryState(roles, state.labels, average, state.accepted + accepted.astype(jnp.int32)), metrics
+    if teacher_label:
+      labels = jnp.where(accepted, labels, state.labels)
+    return TrajectoryState(roles, labels, average, state.accepted + accepted.astype(jnp.int32)), metrics
 
   return Method(init, step, _result, _figures)
 
