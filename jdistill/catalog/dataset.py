@@ -45,6 +45,15 @@ ROWS = (
     values=_MTT,
     gradient="tesla",
   ),
+  _trajectory(
+    name="ftd",
+    title="Minimizing the Accumulated Trajectory Error to Improve Dataset Distillation",
+    authors="Jiawei Du and Yidi Jiang and Vincent Y. F. Tan and Joey Tianyi Zhou and Haizhou Li",
+    venue="CVPR 2023",
+    arxiv="2211.11004",
+    test="tests/methods/test_ftd.py",
+    values=_MTT | {"ema_decay": 0.9995},
+  ),
   _row(
     name="dm",
     title="Dataset Condensation with Distribution Matching",

@@ -1,6 +1,6 @@
 """Trajectory matching: synthetic sets on which a short training run ends where an expert's longer one did.
 
-DATM, MTT and TESLA are one builder with other values: which start epochs come is the stream's business
+DATM, MTT, TESLA and FTD are one builder with other values: which start epochs come is the stream's business
 (`jdistill.methods.dataset.segments`); whether labels are learned, the acceptance threshold, the gradient route of the
 unroll and the averaging of images are arguments.
 
@@ -110,8 +110,8 @@ def trajectory_method(
     image_lr, image_momentum: SGD on images. The gradient per pixel is tiny, so rates of 100 to 10,000 are right.
     label_lr, label_momentum: SGD on label logits.
     lr_lr, lr_momentum: SGD on the inner learning rate.
-    ema_decay: keep an average of the images and give that as the result; `None` gives the last images. (DATM's
-      settings name a decay that its released code never uses.)
+    ema_decay: keep an average of the images, which starts with the initial ones, and give that as the result (FTD);
+      `None` gives the last images. (DATM's settings name a decay that its released code never uses.)
     augment: drawn anew for every inner step; `None` for none.
     unroll: `jdistill.bilevel.unroll`, with another gradient route bound to it where wanted.
 
@@ -123,8 +123,9 @@ def trajectory_method(
     ValueError: `learn_labels` or `teacher_label` with integer labels, or both of them.
 
   References:
-    Cazenavette et al. (MTT, arXiv 2203.11932), alg. 1; Guo et al. (DATM, arXiv 2310.05773), alg. 1; Cui et al. (TESLA,
-    arXiv 2211.10586), sec. 4: the same loop with the gradient route `tesla`, and soft labels by `teacher_label`.
+    Cazenavette et al. (MTT, arXiv 2203.11932), alg. 1; Guo et al. (DATM, arXiv 2310.05773), alg. 1. The same loop: Cui
+    et al. (TESLA, arXiv 2211.10586), sec. 4, with the gradient route `tesla`, and soft labels by `teacher_label`; Du et
+    al. (FTD, arXiv 2211.11004), with experts trained by GSAM and the average of the images.
   """
   for name, wanted in (("learn_labels", learn_labels), ("teacher_label", teacher_label)):
     if wanted and initial.labels.ndim != 2:
