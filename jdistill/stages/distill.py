@@ -83,9 +83,11 @@ def _check(run: Run) -> None:
     raise UserError(f"model.{key}={c['model'][key]!r}: {cure}")
   if build.steps(run) is None:
     raise UserError("steps: not set, and there is no default for this data set; give --config.steps=...")
-  rows, how = build.inner_rows(run), c["parallel"]
-  if rows is None:
+  inner, how = build.inner_training(run), c["parallel"]
+  if inner is None:
     return
+  _check_route(c["unroll"]["gradient"], inner, c["method"]["name"])
+  rows = inner.rows
   data, chunk = build.data_devices(run), c["unroll"]["chunk_size"]
   if how["route"] == "pmap" and data > 1 and distributed.count() > 1:
     raise UserError("parallel.route='pmap': is for one process; use 'shard_map' or 'jit'")
@@ -96,6 +98,17 @@ def _check(run: Run) -> None:
       f"unroll.chunk_size={chunk}: does not divide the {rows // data} images of an inner step"
       f"{f' on each of {data} devices' if data > 1 else ''}; use a divisor, or None"
     )
+
+
+def _check_route(route: str, inner: build.InnerTraining, name: str) -> None:
+  """Refuses gradient routes that cannot carry the inner training of a method."""
+  if route == "tesla" and inner.momentum:
+    raise UserError(
+      f"unroll.gradient='tesla': is for plain SGD, and {name} has an inner momentum of {inner.momentum}; use 'mixed', "
+      "or set the momentum to 0"
+    )
+  if route == "truncated" and inner.marks:
+    raise UserError(f"unroll.gradient='truncated': has no points on the way, which {name} looks at; use 'mixed'")
 
 
 def initial_set(run: Run) -> SyntheticSet:
