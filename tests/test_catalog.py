@@ -81,7 +81,11 @@ def test_options_of_the_first_methods():
 def test_every_option_goes_to_the_builders_that_declare_it():
   row, given = catalog.row("datm"), defaults("datm")
   own, stream, start = row.options_of(given), row.options_of(given, "stream"), row.options_of(given, "start")
-  assert "inner_steps" in own and "max_start_epoch" in stream and start.keys() == {"initial", "labels", "lr_init"}
+  assert (
+    "inner_steps" in own
+    and "max_start_epoch" in stream
+    and start.keys() == {"initial", "clusters", "labels", "lr_init"}
+  )
   assert own.keys() | stream.keys() | start.keys() | {"augment"} == given.keys()
 
 

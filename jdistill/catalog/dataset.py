@@ -54,6 +54,22 @@ ROWS = (
     test="tests/methods/test_ftd.py",
     values=_MTT | {"ema_decay": 0.9995},
   ),
+  _trajectory(
+    name="ast",
+    title="AST: Effective Dataset Distillation through Alignment with Smooth and High-Quality Expert Trajectories",
+    authors="Jiyuan Shen and Wenzhuo Yang and Kwok-Yan Lam",
+    venue="arXiv preprint 2023",
+    arxiv="2310.10541",
+    test="tests/methods/test_ast.py",
+    values=_MTT
+    | {
+      "initial": "representative",
+      "inner_momentum": 0.9,
+      "intermediate": "equal",
+      "balance": True,
+      "perturbation": 1.0,
+    },
+  ),
   _row(
     name="dm",
     title="Dataset Condensation with Distribution Matching",

@@ -1,13 +1,13 @@
 """Trajectory matching: synthetic sets on which a short training run ends where an expert's longer one did.
 
-DATM, MTT, TESLA and FTD are one builder with other values: which start epochs come is the stream's business
+DATM, MTT, TESLA, FTD and AST are one builder with other values: which start epochs come is the stream's business
 (`jdistill.methods.dataset.segments`); whether labels are learned, the acceptance threshold, the gradient route of the
 unroll and the averaging of images are arguments.
 
 Paper symbol -> name here: theta*_t -> `start`, theta*_{t+M} -> `target`, N -> `inner_steps`, alpha -> `lr`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, NamedTuple
 
 import jax
@@ -19,6 +19,7 @@ from jdistill.augment import identity
 from jdistill.base import Apply, Augmentation, Key, Method, Metrics, PyTree, Segment
 from jdistill.losses import cross_entropy, soft_cross_entropy, trajectory_matching
 from jdistill.methods.dataset.batches import inner_batches
+from jdistill.methods.dataset.segments import Intermediate
 from jdistill.methods.roles import Role, init_roles, update_roles
 from jdistill.schema import Count, NonNegative, Positive, Range, Share, validated
 from jdistill.synthetic import SyntheticSet
@@ -77,6 +78,8 @@ def trajectory_method(
   *,
   inner_steps: Count = 80,
   batch_size: Count | None = None,
+  inner_momentum: Momentum = 0.0,
+  intermediate: Intermediate = "none",
   learn_labels: bool = True,
   teacher_label: bool = False,
   threshold: Positive | None = 1.0,
@@ -102,6 +105,10 @@ def trajectory_method(
     initial: the starting set; label logits `[m, classes]` for soft labels, integers `[m]` for hard ones.
     inner_steps: N.
     batch_size: synthetic images per inner step; `None` or more than there are means all of them.
+    inner_momentum: of the inner steps, `b <- inner_momentum b + gradient`, `theta <- theta - lr b` from `b = 0`; the
+      gradient goes through `b`.
+    intermediate: `"equal"` and `"adaptive"` add, for every epoch `i < M` in between, the matching loss of the inner
+      training after `(N // M) i` steps with the expert after epoch `i`; times 1, or times `i / M`.
     learn_labels: whether label logits are learned; needs soft labels.
     teacher_label: every step takes the logits of `target` on the images as they are, without augmentation, for labels
       that are constants of its gradient; those of the last accepted step are part of the result. Needs soft labels
@@ -120,12 +127,14 @@ def trajectory_method(
     `accepted_share`, the share of steps that changed the set, and `learned_lr`.
 
   Raises:
-    ValueError: `learn_labels` or `teacher_label` with integer labels, or both of them.
+    ValueError: `learn_labels` or `teacher_label` with integer labels, or both of them; while a step is traced,
+      `intermediate` with segments that bring no points in between, or with fewer inner steps than their epochs.
 
   References:
     Cazenavette et al. (MTT, arXiv 2203.11932), alg. 1; Guo et al. (DATM, arXiv 2310.05773), alg. 1. The same loop: Cui
     et al. (TESLA, arXiv 2211.10586), sec. 4, with the gradient route `tesla`, and soft labels by `teacher_label`; Du et
-    al. (FTD, arXiv 2211.11004), with experts trained by GSAM and the average of the images.
+    al. (FTD, arXiv 2211.11004), with experts trained by GSAM and the average of the images; Shen et al. (AST, arXiv
+    2310.10541), with smooth experts, inner momentum, balanced and perturbed segments and points in between.
   """
   for name, wanted in (("learn_labels", learn_labels), ("teacher_label", teacher_label)):
     if wanted and initial.labels.ndim != 2:
@@ -157,12 +166,16 @@ def trajectory_method(
       labels = apply(segment.target, state.roles["images"].params).logits.astype(state.labels.dtype)
     if labels is not None:
       batches["labels"] = labels[indices]
+    if not isinstance(segment.loss_scale, tuple):
+      batches["weight"] = batches["weight"] * segment.loss_scale.astype(batches["weight"].dtype)
+    marks = _marks(segment, inner_steps) if intermediate != "none" else ()
+    options = {"indices": indices, "momentum": inner_momentum} | ({"marks": marks} if marks else {})
 
     def outer(learned: dict[str, jax.Array]) -> jax.Array:
       # flat, for what a loop carries lies in tiles on accelerators, and narrow images would take four times their size
       shared = {name: learned[name].reshape(size, -1) for name in ("images", "labels") if name in learned}
-      end = unroll(loss, segment.start, shared, batches, learned["lr"], indices=indices)
-      return trajectory_matching(end, segment.target, segment.start)
+      points = unroll(loss, segment.start, shared, batches, learned["lr"], **options)
+      return _distance(points if marks else (points,), segment, intermediate)
 
     value, grads = jax.value_and_grad(outer)({name: role.params for name, role in state.roles.items()})
     accepted = jnp.isfinite(value) if threshold is None else value <= threshold
@@ -177,6 +190,28 @@ def trajectory_method(
     return TrajectoryState(roles, labels, average, state.accepted + accepted.astype(jnp.int32)), metrics
 
   return Method(init, step, _result, _figures)
+
+
+def _marks(segment: Segment, steps: int) -> tuple[int, ...]:
+  """After which inner steps the points in between are matched."""
+  if isinstance(segment.between, tuple):
+    raise ValueError(
+      "trajectory_method: intermediate needs segments with points in between; see segments(intermediate)"
+    )
+  epochs = segment.between.shape[0] + 1
+  if steps < epochs:
+    raise ValueError(f"trajectory_method: inner_steps={steps} are fewer than the {epochs} epochs of a segment")
+  return tuple(steps // epochs * epoch for epoch in range(1, epochs))
+
+
+def _distance(points: Sequence[jax.Array], segment: Segment, intermediate: str) -> jax.Array:
+  """The matching loss of the last point, with the weighted ones of those before it."""
+  *early, end = points
+  total = trajectory_matching(end, segment.target, segment.start)
+  for number, point in enumerate(early):
+    beta = 1.0 if intermediate == "equal" else (number + 1) / len(points)
+    total += beta * trajectory_matching(point, segment.between[number], segment.start)
+  return total
 
 
 def _inner(
