@@ -58,7 +58,7 @@ _COLUMNS = (
 )
 
 # What all official settings share.
-_SHARED = common.CONVNET | {
+SHARED = common.CONVNET | {
   "calibration/enabled": False,
   "preprocessing": "zca",
   "steps": 10000,
@@ -132,7 +132,15 @@ def tables() -> dict:
   auto["digits"] = {"*": _DIGITS} | {str(ipc): values for ipc, values in _DIGITS_RANGES.items()}
   for dataset, table in _OFFICIAL.items():
     depth = 4 if dataset == "tiny_imagenet" else 3
-    auto[dataset] = {"*": _SHARED | {"model/depth": depth}} | rows(_COLUMNS, table)
+    auto[dataset] = {"*": SHARED | {"model/depth": depth}} | rows(_COLUMNS, table)
+  return auto
+
+
+def share(auto: dict, values: Mapping) -> dict:
+  """Gives values to all published rows and to unknown data; the digits have their own."""
+  for dataset, table in auto.items():
+    if dataset != "digits":
+      table["*"] = table["*"] | values
   return auto
 
 

@@ -30,17 +30,20 @@ _OFFICIAL = {
 _COLUMNS = ("inner_steps", "expert_epochs", "max_start_epoch", "image_lr", "batch_size", "lr_lr", "lr_init")
 
 
+# What all published rows share.
+SHARED = {"steps": 5000, "teacher_train/epochs": 50, "teacher_train/rho": 0.0, "eval/batch_size": 256}
+
+
 def tables() -> dict:
   """DATM's tables with MTT's values: same data, networks and protocol."""
   auto = datm.tables()
-  shared = {"steps": 5000, "teacher_train/epochs": 50, "teacher_train/rho": 0.0, "eval/batch_size": 256}
   for ipc, upper in ((1, 3), (10, 15)):
     auto["digits"][str(ipc)] = {"method/min_start_epoch": 0, "method/max_start_epoch": upper}
   auto["digits"]["*"] = {
     key: value for key, value in auto["digits"]["*"].items() if key not in ("method/threshold", "method/initial")
   }
   for dataset, table in _OFFICIAL.items():
-    auto[dataset] = {"*": auto[dataset]["*"] | shared} | datm.rows(_COLUMNS, table)
+    auto[dataset] = {"*": auto[dataset]["*"] | SHARED} | datm.rows(_COLUMNS, table)
   return auto
 
 

@@ -161,10 +161,14 @@ class Segment(NamedTuple):
 
   Attributes:
     start, target: flat parameters `[P]` at its two ends.
+    between: those after every epoch in between, `[epochs - 1, P]`; `()` where nobody asked.
+    loss_scale: scalar, a factor of the inner loss on this piece; `()` for 1.
   """
 
   start: jax.Array
   target: jax.Array
+  between: jax.Array | tuple[()] = ()
+  loss_scale: jax.Array | tuple[()] = ()
 
 
 class Look(NamedTuple):

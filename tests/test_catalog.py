@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from jdistill import catalog, schema, stages, tasks
+from jdistill import bilevel, catalog, schema, stages, tasks
 from jdistill.base import UserError
 
 
@@ -27,6 +27,7 @@ def test_rows_name_stages_tasks_and_parts_that_there_are(row):
   )
   assert row.stages[-1] == "report" and set(row.tasks) <= set(tasks.names())
   assert set(row.parts) <= {"stream", "start"} and all(callable(row.build(part)) for part in row.parts)
+  assert row.gradient in bilevel.ROUTES and (row.gradient == "mixed" or row.takes("unroll"))
   assert row.keep in ("networks", "trajectory") and ("distill" in row.stages) == (set(row.parts) == {"stream", "start"})
 
 
@@ -80,7 +81,11 @@ def test_options_of_the_first_methods():
 def test_every_option_goes_to_the_builders_that_declare_it():
   row, given = catalog.row("datm"), defaults("datm")
   own, stream, start = row.options_of(given), row.options_of(given, "stream"), row.options_of(given, "start")
-  assert "inner_steps" in own and "max_start_epoch" in stream and start.keys() == {"initial", "labels", "lr_init"}
+  assert (
+    "inner_steps" in own
+    and "max_start_epoch" in stream
+    and start.keys() == {"initial", "clusters", "labels", "lr_init"}
+  )
   assert own.keys() | stream.keys() | start.keys() | {"augment", "view"} == given.keys()
 
 

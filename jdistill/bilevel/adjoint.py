@@ -115,7 +115,7 @@ def _mixed_backward(inner, keep, residuals, cotangent):
 mixed.defvjp(_mixed_forward, _mixed_backward)
 
 
-def truncated(inner: Inner, window: int | None, params: PyTree, shared: PyTree, batches: Batch, lr: jax.Array):
+def truncated(inner: Inner, window: int | None, carry: Carry, shared: PyTree, batches: Batch, lr: jax.Array) -> Carry:
   """The last `window` steps by `mixed`, from a start that is held constant.
 
   Raises:
@@ -128,11 +128,10 @@ def truncated(inner: Inner, window: int | None, params: PyTree, shared: PyTree, 
     jax.tree.map(lambda leaf, part=part: leaf[part], batches)
     for part in (slice(None, steps - window), slice(steps - window, None))
   )
-  carry = inner_lib.begin(params, inner.momentum)
   if window < steps:
     held = lax.stop_gradient((carry, shared, lr))
     carry = lax.stop_gradient(walk(inner, held[0], held[1], early, held[2])[0])
-  return mixed(inner, False, carry, shared, late, lr).params
+  return mixed(inner, False, carry, shared, late, lr)
 
 
 def _stretches(batches: PyTree) -> tuple[PyTree, PyTree | None]:
@@ -145,20 +144,20 @@ def _stretches(batches: PyTree) -> tuple[PyTree, PyTree | None]:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def nested(inner: Inner, params: PyTree, shared: PyTree, batches: Batch, lr: jax.Array) -> PyTree:
+def nested(inner: Inner, carry: Carry, shared: PyTree, batches: Batch, lr: jax.Array) -> Carry:
   """`mixed` over stretches of which only the starts are kept."""
-  return _nested_forward(inner, params, shared, batches, lr)[0]
+  return _nested_forward(inner, carry, shared, batches, lr)[0]
 
 
-def _nested_forward(inner, params, shared, batches, lr):
+def _nested_forward(inner, carry, shared, batches, lr):
   head, tail = _stretches(batches)
 
   def stretch(carry, rows):
     return walk(inner, carry, shared, rows, lr)[0], carry
 
-  carry, starts = lax.scan(stretch, inner_lib.begin(params, inner.momentum), head)
+  carry, starts = lax.scan(stretch, carry, head)
   last = carry if tail is None else walk(inner, carry, shared, tail, lr)[0]
-  return last.params, (starts, carry, last._replace(params=None), shared, batches, lr)
+  return last, (starts, carry, last._replace(params=None), shared, batches, lr)
 
 
 def _nested_backward(inner, residuals, cotangent):
@@ -170,12 +169,12 @@ def _nested_backward(inner, residuals, cotangent):
     trace = walk(inner, start, shared, rows, lr)[1]
     return walk_back(inner, adjoint, trace, shared, rows, lr), None
 
-  adjoint = start_back(inner, Carry(cotangent, None), last, shared, lr)
+  adjoint = start_back(inner, cotangent, last, shared, lr)
   if tail is not None:
     adjoint, _ = stretch(adjoint, (tail_start, tail))
   adjoint, _ = lax.scan(stretch, adjoint, (starts, head), reverse=True)
   adjoint = finish(inner, adjoint)
-  return adjoint.params, adjoint.shared, inner_lib.no_gradient(batches), adjoint.lr
+  return Carry(adjoint.params, adjoint.velocity), adjoint.shared, inner_lib.no_gradient(batches), adjoint.lr
 
 
 nested.defvjp(_nested_forward, _nested_backward)

@@ -16,6 +16,8 @@ and because second derivatives commute, both products are one forward-mode deriv
 keeps neither the activations of the inner backward pass nor those of any other step.
 """
 
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -26,7 +28,7 @@ from jax import lax
 from jdistill.base import PyTree
 from jdistill.bilevel import adjoint
 from jdistill.bilevel import inner as inner_lib
-from jdistill.bilevel.inner import Batch, Inner, InnerLoss
+from jdistill.bilevel.inner import Batch, Carry, Inner, InnerLoss
 from jdistill.bilevel.tesla import tesla
 
 ROUTES = ("full", "remat", "mixed", "mixed_saved", "nested_remat", "truncated", "tesla")
@@ -41,11 +43,12 @@ def unroll(
   *,
   indices: jax.Array | None = None,
   momentum: float = 0.0,
+  marks: Sequence[int] = (),
   gradient: str = "mixed",
   window: int | None = None,
   chunk_size: int | None = None,
   axis_name: str | None = None,
-) -> PyTree:
+) -> PyTree | tuple[PyTree, ...]:
   """Trains `params` by SGD for as many steps as `batches` has rows, differentiably.
 
   Differentiable in `params`, `shared` and `lr`; `batches` (masks, weights, augmentation records) get no gradient.
@@ -68,6 +71,8 @@ def unroll(
     indices: `[steps, rows]` integers: all of `shared` is `[examples, ...]`, and step `n` sees `shared[indices[n]]`.
       Gradients are added up where they belong, in place, which picking them inside `loss` does not do.
     momentum: coefficient of the velocity, which starts at zero (PyTorch's convention, no dampening).
+    marks: numbers of steps, rising, after which the parameters are wanted as well. Each stretch between two of them is
+      a loop of its own in the compiled program.
     gradient: how the derivative is taken. All but `truncated` and `tesla` give the same numbers up to rounding.
 
       - `"full"`: reverse mode through everything. Memory: every activation of every step.
@@ -92,12 +97,13 @@ def unroll(
       the same on all devices. Not for `full` and `remat`, whose derivative JAX would take through the sums.
 
   Returns:
-    The parameters after the last step, in the structure of `params`.
+    The parameters after the last step, in the structure of `params`; with `marks` a tuple of those after each of these
+    numbers of steps and after the last.
 
   Raises:
-    ValueError: for an unknown route, zero steps, `batches` of unequal lengths, a `chunk_size` that does not divide the
-      rows, `truncated` without a window of `1..steps`, `tesla` with momentum (its derivation assumes plain SGD), or
-      `full` and `remat` with `axis_name`.
+    ValueError: for an unknown route, zero steps, `batches` of unequal lengths, `marks` that do not rise within
+      `1..steps-1`, a `chunk_size` that does not divide the rows, `truncated` with `marks` or without a window of
+      `1..steps`, `tesla` with momentum (its derivation assumes plain SGD), or `full` and `remat` with `axis_name`.
 
   References:
     `mixed`: Kemaev et al., "Scalable Meta-Learning via Mixed-Mode Differentiation" (arXiv 2505.00793). `tesla`: Cui et
@@ -109,25 +115,40 @@ def unroll(
     raise ValueError(f"unroll: the leading axes of batches must agree, got lengths {sorted(lengths)}")
   if lengths == {0}:
     raise ValueError("unroll: batches has no steps")
+  steps, ends = lengths.pop(), tuple(marks)
+  if list(ends) != sorted({*ends} & {*range(1, steps)}):
+    raise ValueError(f"unroll: marks={ends} must rise within 1..{steps - 1}")
+  if ends and gradient == "truncated":
+    raise ValueError(f"unroll: gradient='truncated' has no points on the way, got marks={ends}; use 'mixed'")
   lr, rows = jnp.asarray(lr), Batch(indices, batches)
-  inner = Inner(loss, momentum, chunk_size, axis_name)
+  walk = _walk(Inner(loss, momentum, chunk_size, axis_name), gradient, window, shared, lr)
+  carry, found = inner_lib.begin(params, momentum), []
+  for begin, end in itertools.pairwise((0, *ends, steps)):
+    carry = walk(carry, rows if not ends else jax.tree.map(lambda leaf, a=begin, b=end: leaf[a:b], rows))
+    found.append(carry.params)
+  return tuple(found) if ends else found[0]
+
+
+def _walk(
+  inner: Inner, gradient: str, window: int | None, shared: PyTree, lr: jax.Array
+) -> Callable[[Carry, Batch], Carry]:
+  """`(carry, rows of some steps) -> carry` by a gradient route."""
   if gradient in ("full", "remat"):
-    return _reverse(inner, gradient == "remat", params, shared, rows, lr)
+    return lambda carry, rows: _reverse(inner, gradient == "remat", carry, shared, rows, lr)
   if gradient in ("mixed", "mixed_saved"):
-    carry = inner_lib.begin(params, momentum)
-    return adjoint.mixed(inner, gradient == "mixed_saved", carry, shared, rows, lr).params
+    return lambda carry, rows: adjoint.mixed(inner, gradient == "mixed_saved", carry, shared, rows, lr)
   if gradient == "nested_remat":
-    return adjoint.nested(inner, params, shared, rows, lr)
+    return lambda carry, rows: adjoint.nested(inner, carry, shared, rows, lr)
   if gradient == "truncated":
-    return adjoint.truncated(inner, window, params, shared, rows, lr)
+    return lambda carry, rows: adjoint.truncated(inner, window, carry, shared, rows, lr)
   if gradient == "tesla":
-    if momentum:
-      raise ValueError(f"unroll: gradient='tesla' assumes plain SGD, got momentum={momentum}; use 'mixed'")
-    return tesla(inner, params, shared, rows, lr)
+    if inner.momentum:
+      raise ValueError(f"unroll: gradient='tesla' assumes plain SGD, got momentum={inner.momentum}; use 'mixed'")
+    return lambda carry, rows: Carry(tesla(inner, carry.params, shared, rows, lr), None)
   raise ValueError(f"unroll: unknown gradient route {gradient!r}; choose one of {', '.join(ROUTES)}")
 
 
-def _reverse(inner: Inner, remat: bool, params: PyTree, shared: PyTree, batches: Batch, lr: jax.Array) -> PyTree:
+def _reverse(inner: Inner, remat: bool, carry: Carry, shared: PyTree, batches: Batch, lr: jax.Array) -> Carry:
   """JAX's own reverse mode through the loop."""
   if inner.axis_name is not None:
     route = "remat" if remat else "full"
@@ -142,7 +163,7 @@ def _reverse(inner: Inner, remat: bool, params: PyTree, shared: PyTree, batches:
   def body(carry, batch):
     return step(carry, shared, lr, batch), None
 
-  return lax.scan(body, inner_lib.begin(params, inner.momentum), batches)[0].params
+  return lax.scan(body, carry, batches)[0]
 
 
 def unroll_trace(

@@ -17,6 +17,7 @@ _trajectory = functools.partial(
   keep="trajectory",
   calibration="jdistill.calibration.trajectory:CALIBRATION",
 )
+_MTT = {"learn_labels": False, "threshold": None, "labels": "hard", "initial": "real", "augment": _AUGMENT}
 
 ROWS = (
   _trajectory(
@@ -33,7 +34,42 @@ ROWS = (
     authors="George Cazenavette and Tongzhou Wang and Antonio Torralba and Alexei A. Efros and Jun-Yan Zhu",
     venue="CVPR 2022",
     arxiv="2203.11932",
-    values={"learn_labels": False, "threshold": None, "labels": "hard", "initial": "real", "augment": _AUGMENT},
+    values=_MTT,
+  ),
+  _trajectory(
+    name="tesla",
+    title="Scaling Up Dataset Distillation to ImageNet-1K with Constant Memory",
+    authors="Justin Cui and Ruochen Wang and Si Si and Cho-Jui Hsieh",
+    venue="ICML 2023",
+    arxiv="2211.10586",
+    test="tests/methods/test_tesla.py",
+    values=_MTT,
+    gradient="tesla",
+  ),
+  _trajectory(
+    name="ftd",
+    title="Minimizing the Accumulated Trajectory Error to Improve Dataset Distillation",
+    authors="Jiawei Du and Yidi Jiang and Vincent Y. F. Tan and Joey Tianyi Zhou and Haizhou Li",
+    venue="CVPR 2023",
+    arxiv="2211.11004",
+    test="tests/methods/test_ftd.py",
+    values=_MTT | {"ema_decay": 0.9995},
+  ),
+  _trajectory(
+    name="ast",
+    title="AST: Effective Dataset Distillation through Alignment with Smooth and High-Quality Expert Trajectories",
+    authors="Jiyuan Shen and Wenzhuo Yang and Kwok-Yan Lam",
+    venue="arXiv preprint 2023",
+    arxiv="2310.10541",
+    test="tests/methods/test_ast.py",
+    values=_MTT
+    | {
+      "initial": "representative",
+      "inner_momentum": 0.9,
+      "intermediate": "equal",
+      "balance": True,
+      "perturbation": 1.0,
+    },
   ),
   _row(
     name="dm",

@@ -239,4 +239,14 @@ ROWS = (
     toy={"objective": "loss/divergence"},
     tasks=("unlabelled",),
   ),
+  _row(
+    name="smooth_ce",
+    title="AST: Effective Dataset Distillation through Alignment with Smooth and High-Quality Expert Trajectories",
+    authors="Jiyuan Shen and Wenzhuo Yang and Kwok-Yan Lam",
+    venue="arXiv preprint 2023",
+    arxiv="2310.10541",
+    builder="jdistill.methods.knowledge.smooth:smooth_ce",
+    test="tests/methods/test_smooth.py",
+    toy={"objective": "loss/ce", "penalty_weight": 0.1},
+  ),
 )

@@ -29,6 +29,7 @@ class Row(NamedTuple):
     values: where its defaults differ from the builders'.
     keep: what its teachers leave: `"networks"` or `"trajectory"`.
     tasks: the tasks it can be run in.
+    gradient: the route of `jdistill.bilevel.unroll` that its runs take where the section `unroll` leaves it open.
     policy: whether it is a data policy and not a method.
     calibration: `"module:NAME"` of a `Calibration` that chooses open values on data that nobody tuned it for.
   """
@@ -48,6 +49,7 @@ class Row(NamedTuple):
   values: Mapping[str, Any] = {}
   keep: str = "networks"
   tasks: tuple[str, ...] = ("supervised",)
+  gradient: str = "mixed"
   policy: bool = False
   calibration: str = ""
 

@@ -8,7 +8,7 @@ from jdistill.config.sections import Declared, Plain
 from jdistill.data.preprocess import KINDS
 from jdistill.methods.knowledge.forward import PRECISIONS
 from jdistill.methods.optimizers import OPTIMIZERS, SCHEDULES
-from jdistill.schema import Above, Choice, FileName, Positive, Range
+from jdistill.schema import Above, Choice, FileName, Positive, Range, Share
 
 
 class Run(NamedTuple):
@@ -52,6 +52,8 @@ class Train(NamedTuple):
   schedule: Annotated[str, Choice(SCHEDULES)] = "cosine"
   warmup_epochs: Annotated[float, Range(0)] = 0.0
   milestones: tuple[Positive, ...] = ()
+  factor: Share = 0.1
+  restart: tuple[Positive, ...] = ()
   final_lr: Annotated[float, Range(0)] = 0.0
   ema_decay: Annotated[float, Range(0, 1)] | None = None
   precision: Annotated[str, Choice(tuple(PRECISIONS))] = "float32"

@@ -19,12 +19,14 @@ class FlatNetwork(NamedTuple):
       in row-major order.
     unravel: `theta [size] -> params`, its inverse.
     size: number of parameters.
+    shapes: of the leaves, in their order.
   """
 
   apply: Apply
   ravel: Callable[[PyTree], jax.Array]
   unravel: Callable[[jax.Array], PyTree]
   size: int
+  shapes: tuple[tuple[int, ...], ...]
 
 
 def flatten(network: Network, example: Variables | PyTree | None = None) -> FlatNetwork:
@@ -43,4 +45,5 @@ def flatten(network: Network, example: Variables | PyTree | None = None) -> Flat
   def apply(theta: jax.Array, x: jax.Array, **options: Any) -> Outputs:
     return network.apply(unravel(theta), x, **options)
 
-  return FlatNetwork(apply, lambda params: ravel_pytree(params)[0], unravel, zeros.size)
+  shapes = tuple(leaf.shape for leaf in jax.tree.leaves(params))
+  return FlatNetwork(apply, lambda params: ravel_pytree(params)[0], unravel, zeros.size, shapes)

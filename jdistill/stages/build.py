@@ -107,20 +107,40 @@ class _Seen(Exception):
   """Ends a trace once the rows of an inner step are known."""
 
 
-def inner_rows(run: Run) -> int | None:
-  """How many images an inner step sees; `None` for methods without inner steps."""
+class InnerTraining(NamedTuple):
+  """What a method asks of `jdistill.bilevel.unroll`.
+
+  Attributes:
+    rows: how many images an inner step sees.
+    momentum: of inner steps.
+    marks: numbers of steps after which it looks at the parameters on the way.
+  """
+
+  rows: int
+  momentum: float
+  marks: tuple[int, ...]
+
+
+def inner_training(run: Run) -> InnerTraining | None:
+  """The inner training of a run's method; `None` for methods without inner steps."""
   if not row_of(run).takes("unroll"):
     return None
   seen = []
 
-  def unroll(*arguments, indices, **options):
-    seen.append(indices.shape[1])
+  def unroll(*arguments, indices, momentum=0.0, marks=(), **options):
+    seen.append(InnerTraining(indices.shape[1], momentum, tuple(marks)))
     raise _Seen
 
   key, state, example = shapes(run, method := build(run, empty(run), unroll=unroll))
   with contextlib.suppress(_Seen):
     jax.eval_shape(method.step, key, state, example)
   return seen[0]
+
+
+def inner_rows(run: Run) -> int | None:
+  """How many images an inner step sees; `None` for methods without inner steps."""
+  found = inner_training(run)
+  return None if found is None else found.rows
 
 
 def steps(run: Run) -> int | None:
@@ -137,7 +157,8 @@ def empty(run: Run) -> SyntheticSet:
 def materials(run: Run, *, real: bool = True) -> Materials:
   """What the method's stream is made of; without `real`, shapes are in the place of trajectories and teachers."""
   task, row, count = run.task(), row_of(run), run.config.get("teachers", {}).get("count", 0)
-  found = Materials(task.teacher.x, task.teacher.y, task.num_classes, run.config["seed"], flat(run).size)
+  network = flat(run)
+  found = Materials(task.teacher.x, task.teacher.y, task.num_classes, run.config["seed"], network.size, network.shapes)
   if row.takes("teacher_apply"):
     network = run.network(run.config["teacher"])
     shapes = jax.eval_shape(network.init, jax.random.key(0))

@@ -13,7 +13,6 @@ from jdistill import augment, catalog, export, schema
 from jdistill.base import Diverged, PyTree, UserError
 from jdistill.bilevel import ROUTES
 from jdistill.config import Declared, Plain, sections
-from jdistill.data.checks import require_per_class
 from jdistill.files import Damaged, format_bytes, read_npz, write_npz
 from jdistill.reporting import (
   Progress,
@@ -29,14 +28,14 @@ from jdistill.reporting import (
   timeline_steps,
 )
 from jdistill.schema import Range
-from jdistill.stages import build, gradient, lines, plan, trajectories
+from jdistill.stages import build, distill_check, gradient, lines, plan, trajectories
 from jdistill.stages import stuck as stuck_lib
 from jdistill.stages.build import Route
 from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
 from jdistill.stages.workdir import on_first
 from jdistill.synthetic import SyntheticSet
-from jdistill.training import Checkpoints, Hooks, NotFinite, distributed, parallel, run_loop
+from jdistill.training import Checkpoints, Hooks, NotFinite, distributed, run_loop
 
 _LEAVES, _METRICS = ("stages/initial.npz", "stages/distilled.npz"), "metrics.jsonl"
 
@@ -51,15 +50,16 @@ class Keys(NamedTuple):
 
 
 class Unroll(NamedTuple):
-  """How the gradient through inner steps is taken, for methods that have some."""
+  """How the gradient through inner steps is taken, for methods that have some; the method's own route where open."""
 
-  gradient: Literal[("auto", *ROUTES)] = "mixed"
+  gradient: Literal[("auto", *ROUTES)] | None = None
   window: Annotated[int, Range(1)] | None = None
   chunk_size: Annotated[int, Range(1)] | None = None
 
 
 def _complete(given: Mapping[str, Any], out: dict[str, Any]) -> None:
   row, how = catalog.row(out["method"]["name"]), out["unroll"]
+  how["gradient"] = how["gradient"] or row.gradient
   data, route = out["parallel"]["data"] or 1, out["parallel"]["route"]
   if data > 1 and route != "jit" and how["gradient"] in ("full", "remat"):
     raise UserError(
@@ -70,45 +70,6 @@ def _complete(given: Mapping[str, Any], out: dict[str, Any]) -> None:
     raise UserError("unroll.window=None: gradient 'truncated' needs how many of the inner steps it goes back")
   for name in row.parts:
     row.build(name)(**row.options_of(out["method"], name)).check(out["method"], out.get("teacher_train"))
-
-
-def _check(run: Run) -> None:
-  """Refuses sets, devices and networks that cannot work."""
-  task, c = run.task(), run.config
-  require_per_class(task.teacher.y, task.class_names, c["ipc"], "ipc")
-  network = run.network()
-  augment.named(c["method"].get("augment", "none"), key="method.augment")
-  augment.view(c["method"].get("view", "none"), key="method.view")
-  if build.row_of(run).takes("apply") and jax.tree.leaves(jax.eval_shape(network.init, jax.random.key(0)).stats):
-    key = "name" if c["model"]["name"].endswith("_bn") else "norm"
-    cure = "running statistics have no place in a matched trajectory; use 'instance' or 'group'"
-    raise UserError(f"model.{key}={c['model'][key]!r}: {cure}")
-  _check_options(run)
-  if build.steps(run) is None:
-    raise UserError("steps: not set, and there is no default for this data set; give --config.steps=...")
-  rows, how = build.inner_rows(run), c["parallel"]
-  if rows is None:
-    return
-  data, chunk = build.data_devices(run), c["unroll"]["chunk_size"]
-  if how["route"] == "pmap" and data > 1 and distributed.count() > 1:
-    raise UserError("parallel.route='pmap': is for one process; use 'shard_map' or 'jit'")
-  if data > 1:
-    parallel.check_rows(rows, parallel.make_mesh(data=data, devices=parallel.process_devices(data)))
-  if chunk is not None and chunk < rows // data and rows // data % chunk:
-    raise UserError(
-      f"unroll.chunk_size={chunk}: does not divide the {rows // data} images of an inner step"
-      f"{f' on each of {data} devices' if data > 1 else ''}; use a divisor, or None"
-    )
-
-
-def _check_options(run: Run) -> None:
-  """Refuses options that do not go together, with each other or with the network, before anything is written."""
-  try:
-    build.build(run, build.empty(run), unroll=lambda *_, **__: None)
-  except UserError:
-    raise
-  except ValueError as error:  # of a builder, which knows no sections
-    raise UserError(f"method: {error}") from error
 
 
 def initial_set(run: Run) -> SyntheticSet:
@@ -333,7 +294,7 @@ STAGE = Stage(
     complete=_complete,
   ),
   _LEAVES,
-  _check,
+  distill_check.check,
   lambda run: run.check_metrics(run.finished("distill", _LEAVES)["metrics"]),
   plan=_plan,
   report=_report,

@@ -181,9 +181,10 @@ def _optimizer(train: Mapping[str, Any], scaled: bool):
     epochs=train["epochs"],
     warmup_epochs=train["warmup_epochs"],
     milestones=train["milestones"],
+    factor=train["factor"],
     final_lr=train["final_lr"] / (train["lr"] if scaled else 1),
   )
-  options = {name: train[name] for name in ("momentum", "nesterov", "weight_decay", "decay_all", "clip")}
+  options = {name: train[name] for name in ("momentum", "nesterov", "weight_decay", "decay_all", "clip", "restart")}
   return make_optimizer(train["optimizer"], rate, **options)
 
 

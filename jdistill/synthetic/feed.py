@@ -16,6 +16,7 @@ class Materials(NamedTuple):
     num_classes: number of classes.
     seed: of the run.
     parameters: of its network.
+    shapes: of its network's parameters, in the order in which they lie in the flat vector.
     segment: `(teacher, first epoch, epochs) -> (parameters, parameters)` at the ends of a piece of a trajectory.
     teachers: how many there are.
     teacher: variables of the first teacher.
@@ -26,6 +27,7 @@ class Materials(NamedTuple):
   num_classes: int
   seed: int
   parameters: int = 0
+  shapes: tuple[tuple[int, ...], ...] = ()
   segment: Callable[[int, int, int], tuple[np.ndarray, np.ndarray]] | None = None
   teachers: int = 0
   teacher: Variables | None = None

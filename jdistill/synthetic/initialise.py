@@ -6,7 +6,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from jdistill.base import UserError
-from jdistill.schema import Positive, validated
+from jdistill.schema import Count, Positive, validated
+from jdistill.synthetic.clusters import check_clusters, representative
 from jdistill.synthetic.set import SyntheticSet
 
 ExpertLogits = Callable[[np.ndarray, Iterable[int]], np.ndarray]  # (images, experts) -> [experts, n, classes]
@@ -117,15 +118,17 @@ class Start(NamedTuple):
 @validated("method")
 def start(
   *,
-  initial: Literal["correct", "real", "noise"] = "correct",
+  initial: Literal["correct", "real", "noise", "representative"] = "correct",
+  clusters: Count | None = None,
   labels: Literal["soft", "hard"] = "soft",
   lr_init: Positive = 0.01,
 ) -> Start:
   """How a synthetic set starts.
 
   Args:
-    initial: from `"correct"`, real images that an expert classifies correctly, `"real"`, any, or `"noise"`, `N(0, 1)`
-      in network space.
+    initial: from `"correct"`, real images that an expert classifies correctly, `"real"`, any, `"noise"`, `N(0, 1)` in
+      network space, or `"representative"`, those nearest to the centres of clusters in the logits of the first expert.
+    clusters: per class, for `"representative"`; a divisor of the images per class, or `None` for as many as these.
     labels: `"soft"`, the logits that experts give to these images, or `"hard"`, their classes.
     lr_init: learning rate for training on the set, before it is learned.
   """
@@ -135,19 +138,31 @@ def start(
       raise UserError("method.initial='noise': experts give no labels to noise; set method.labels='hard'")
     if method.get("learn_labels") and labels == "hard":
       raise UserError("method.learn_labels=True: hard labels cannot be learned; set method.labels='soft'")
+    if method.get("teacher_label") and labels == "hard":
+      raise UserError("method.teacher_label=True: gives soft labels; set method.labels='soft'")
+    if method.get("teacher_label") and method.get("learn_labels"):
+      raise UserError("method.teacher_label=True: replaces the labels in every step; set method.learn_labels=False")
 
   def empty(ipc: int, num_classes: int, image_shape: tuple[int, ...]) -> SyntheticSet:
+    check_clusters(clusters, ipc)
     classes = np.repeat(np.arange(num_classes, dtype=np.int32), ipc)
     own = np.eye(num_classes, dtype=np.float32)[classes] if labels == "soft" else classes
     return SyntheticSet(np.zeros((len(classes), *image_shape), np.float32), own, np.float32(lr_init))
 
   def make(images, classes, *, ipc: int, num_classes: int, seed: int, expert_logits: ExpertLogits, experts: int):
     rng = np.random.default_rng((seed, 2))
+    if expert_logits is None and (initial in ("correct", "representative") or labels == "soft"):
+      raise UserError(
+        f"method.initial={initial!r}, method.labels={labels!r}: need experts, of methods that match trajectories; set "
+        "'real' and 'hard'"
+      )
     if initial == "noise":
       blank = empty(ipc, num_classes, images.shape[1:])
       return blank._replace(images=rng.normal(size=blank.images.shape).astype(np.float32))
     if initial == "real":
       picked = random_real(rng, classes, ipc, num_classes)
+    elif initial == "representative":
+      picked = representative(rng, expert_logits(images, [0])[0], classes, ipc, num_classes, clusters)
     else:
       picked = _known(images, classes, ipc, num_classes, seed, expert_logits, experts)
     own = classes[picked]

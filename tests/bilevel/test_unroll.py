@@ -149,6 +149,64 @@ def test_nested_remat_with_a_rest(x64):
   assert relative_error(*(gradients(route, np.float64, 0.5, steps=7) for route in ("nested_remat", "full"))) < 1e-12
 
 
+def along(route, dtype, momentum, fn=loss, marks=(1, 4)):
+  """Gradients of a sum over points on the way (`marks` of 5 steps) and the last, each with a target of its own."""
+  theta, target, shared, batches, lr = problem(dtype)
+
+  def value(theta, shared, lr):
+    points = unroll(fn, theta, shared, batches, lr, momentum=momentum, marks=marks, gradient=route)
+    starts = jax.tree.map(lambda a: a + 0.5, target)
+    goals = [jax.tree.map(lambda a, n=n: a * (1 + 0.1 * n), target) for n in range(len(points))]
+    return sum(trajectory_matching(p, g, starts) for p, g in zip(points, goals, strict=True))
+
+  return jax.jit(jax.value_and_grad(value, argnums=(0, 1, 2)))(theta, shared, lr)
+
+
+def written_out(momentum, marks=(1, 4)):
+  """The same by JAX through a Python loop that keeps every point, the velocity in the graph."""
+  theta, target, shared, batches, lr = problem(np.float64)
+
+  def value(theta, shared, lr):
+    points, velocity = [theta], jax.tree.map(jnp.zeros_like, theta)
+    for n in range(STEPS):
+      slope = jax.grad(loss)(points[-1], shared, jax.tree.map(lambda a, n=n: a[n], batches))
+      velocity = jax.tree.map(lambda v, g: momentum * v + g, velocity, slope)
+      points.append(jax.tree.map(lambda p, v: p - lr * v, points[-1], velocity))
+    total, starts = 0.0, jax.tree.map(lambda a: a + 0.5, target)
+    for n, end in enumerate((*marks, STEPS)):
+      total += trajectory_matching(points[end], jax.tree.map(lambda a, n=n: a * (1 + 0.1 * n), target), starts)
+    return total
+
+  return jax.jit(jax.value_and_grad(value, argnums=(0, 1, 2)))(theta, shared, lr)
+
+
+@pytest.mark.parametrize(("momentum", "routes"), [(0.0, ("mixed",)), (0.9, EXACT)])
+def test_points_on_the_way_have_the_gradient_of_a_loop_written_out(momentum, routes, x64):
+  want = written_out(momentum)
+  for route in routes:
+    value, found = along(route, np.float64, momentum)
+    np.testing.assert_allclose(value, want[0], rtol=1e-12)
+    assert relative_error(found, want[1]) < 1e-11, route  # of the whole, which is nearly that of the last point alone
+
+
+def test_tesla_on_the_way_is_exact_for_a_loss_linear_in_the_parameters_and_else_is_not(x64):
+  def linear(theta, shared, batch):
+    return jnp.sum(theta["v"] * jnp.sum(jnp.tanh(shared["y"])) * jnp.sum(batch["mask"])) + jnp.sum(theta["w"])
+
+  exact, found = (along(route, np.float64, 0.0, linear) for route in ("full", "tesla"))
+  assert relative_error(found[1], exact[1]) < 1e-12
+  assert relative_error(along("tesla", np.float64, 0.0)[1], along("full", np.float64, 0.0)[1]) > 1e-3
+
+
+def test_points_on_the_way_are_those_of_shorter_runs():
+  theta, _, shared, batches, lr = problem(np.float32)
+  points = unroll(loss, theta, shared, batches, lr, momentum=0.9, marks=(2, 3))
+  assert len(points) == 3
+  for end, point in zip((2, 3, STEPS), points, strict=True):
+    short = unroll(loss, theta, shared, jax.tree.map(lambda a, end=end: a[:end], batches), lr, momentum=0.9)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), point, short)
+
+
 @pytest.mark.parametrize("window", [1, 2, STEPS])
 def test_truncated_is_the_gradient_from_a_start_held_constant(window, x64):
   theta, target, shared, batches, lr = problem(np.float64)
@@ -288,6 +346,10 @@ def test_memory_of_mixed_and_remat_grows_by_parameters_only():
     ({"gradient": "truncated", "window": 3}, 2, "got window=3"),
     ({"chunk_size": 3}, 2, "chunk_size: 3 does not divide 4 rows"),
     ({"gradient": "full", "axis_name": "data"}, 2, "gradient='full' cannot spread rows"),
+    ({"marks": (2,)}, 2, r"marks=\(2,\) must rise within 1..1"),
+    ({"marks": (3, 1)}, 5, r"marks=\(3, 1\) must rise within 1..4"),
+    ({"marks": (1,), "gradient": "truncated", "window": 1}, 2, "'truncated' has no points on the way"),
+    ({"marks": (1,), "gradient": "tesla", "momentum": 0.9}, 2, "assumes plain SGD"),
   ],
 )
 def test_bad_input(options, steps, match):

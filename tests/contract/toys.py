@@ -5,6 +5,7 @@ other keys go to the maker of the kind. Those of a student or of matching are th
 `"networks"`: `"mlps"` (if it is left out), `"convs"`, `"deep"` or `"means"`.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -12,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdistill import augment, catalog, losses, models, schema
-from jdistill.base import Batch, Method, Network, Outputs, PyTree, Segment, Variables
+from jdistill import augment, bilevel, catalog, losses, models, schema
+from jdistill.base import Batch, Method, Network, Outputs, PyTree, Variables
 from jdistill.methods.dataset.by_class import class_batches
 from jdistill.methods.knowledge import StudentInput, student_method
 from jdistill.methods.optimizers import make_optimizer
-from jdistill.synthetic import SyntheticSet
+from jdistill.synthetic import Materials, SyntheticSet
 from jdistill.teachers.frozen import ask, committee
 
 NETWORKS = {
@@ -69,19 +70,26 @@ def _trajectory(row: catalog.Row) -> Toy:
   x, y = _images(30)
   gradient = jax.jit(jax.grad(lambda theta: jnp.mean(losses.cross_entropy(network.apply(theta, x).logits, y))))
 
-  def segment(step: int) -> Segment:
-    theta = start = jnp.float32(np.random.default_rng(step).normal(size=network.size) * 0.5)
+  @functools.lru_cache
+  def trajectory(teacher: int) -> list[np.ndarray]:
+    points = [jnp.float32(np.random.default_rng(teacher).normal(size=network.size) * 0.5)]
     for _ in range(8):
-      theta = theta - 0.2 * gradient(theta)
-    return Segment(*jax.device_get((start, theta)))
+      points.append(points[-1] - 0.2 * gradient(points[-1]))
+    return jax.device_get(points[::4])  # an epoch has four steps
+
+  def segment(teacher: int, epoch: int, epochs: int) -> tuple[np.ndarray, np.ndarray]:
+    return trajectory(teacher)[epoch], trajectory(teacher)[epoch + epochs]
 
   soft = row.fields()["labels"].default == "soft"
   labels = np.random.default_rng(1).normal(size=(8, 3)).astype(np.float32) if soft else np.arange(8, dtype=np.int32) % 3
   sizes = {"inner_steps": 4, "batch_size": 4, "image_lr": 0.5, "label_lr": 0.5, "lr_lr": 1e-3}
   initial = SyntheticSet(x[:8], labels, np.float32(0.2))
-  method = row.build()(network.apply, initial, **(own_values(row) | sizes | options(row)))
-  segments = [segment(step) for step in range(6)]
-  return Toy(method, lambda step: segments[step % len(segments)], row.toy["objective"])
+  unroll = functools.partial(bilevel.unroll, gradient=row.gradient)
+  method = row.build()(network.apply, initial, unroll=unroll, **(own_values(row) | sizes | options(row)))
+  found = Materials(x, y, 3, 0, network.size, network.shapes, segment, teachers=6)
+  ranges = {"expert_epochs": 2, "max_start_epoch": 1}
+  feed = row.build("stream")(**(row.options_of(row.values, "stream") | ranges))
+  return Toy(method, feed.stream(found), row.toy["objective"])
 
 
 def _by_class() -> tuple[SyntheticSet, np.ndarray, np.ndarray]:

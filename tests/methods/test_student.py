@@ -236,6 +236,21 @@ def test_weights_and_metrics_know_the_epoch_with_its_fraction():
   assert shown[0]["method/bits"] == 3.0 and shown[0]["loss/one"] == 1.0  # unweighted
 
 
+@pytest.mark.parametrize("chunk_size", [None, 7])
+def test_terms_may_ask_the_student_about_other_inputs(chunk_size):
+  """The gradient goes through the answer: of the mean of the first logit on doubled inputs."""
+  recipe = Recipe({"away": Term(lambda view: view.ask(2 * view.batch.x).logits[:, 0])}, needs=("labels",))
+  (before, after), _ = run(build(recipe, chunk_size=chunk_size), rows=WHOLE)
+  old = {name: np.float64(leaf) for name, leaf in params(before).items()}
+  hidden = np.tanh(2 * X @ old["a"])
+  first = np.eye(CLASSES)[0]
+  want = {
+    "a": old["a"] - 0.1 * 2 * X.T @ ((1 - hidden**2) * old["b"][:, 0]) / N,
+    "b": old["b"] - 0.1 * hidden.mean(0)[:, None] * first,
+  }
+  close(params(after), want)
+
+
 def test_the_finished_student_is_what_its_recipe_deploys():
   def predict(outputs, variables, constants):
     return outputs.logits + variables["first"].params + constants

@@ -33,6 +33,7 @@ def test_flat_apply_is_tree_apply():
   flat = models.flatten(network, params)
   theta = flat.ravel(params)
   assert flat.size == theta.size == 16 * 5 + 5 + 5 * 3 + 3
+  assert flat.shapes == ((5,), (16, 5), (3,), (5, 3))  # biases before kernels, as below
   x = _images()
   one, other = flat.apply(theta, x), network.apply(params, x)
   jax.tree.map(np.testing.assert_array_equal, one, other)

@@ -110,6 +110,7 @@ def test_the_result_is_plain_complete_and_stable():
     "train_size",
     "test_size",
     "method.batch_size",
+    "method.clusters",
     "method.current_start_epoch",
     "method.ema_decay",
     "unroll.window",

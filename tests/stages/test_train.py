@@ -23,8 +23,9 @@ X = RNG.normal(size=(N, FEATURES)).astype(np.float32)
 DATA = Batch(X, (X @ W).argmax(-1).astype(np.int32), np.arange(N, dtype=np.int32))
 TRAIN = {
   "epochs": 4, "batch_size": 4, "optimizer": "sgd", "lr": 0.2, "momentum": 0.9, "nesterov": False, "weight_decay": 0.0,
-  "decay_all": True, "clip": None, "schedule": "cosine", "warmup_epochs": 0.0, "milestones": (), "final_lr": 0.0,
-  "ema_decay": None, "precision": "float32", "augment": "none", "rho": 0.0, "alpha": 0.3, "adaptive": True,
+  "decay_all": True, "clip": None, "schedule": "cosine", "warmup_epochs": 0.0, "milestones": (), "factor": 0.1,
+  "restart": (), "final_lr": 0.0, "ema_decay": None, "precision": "float32", "augment": "none", "rho": 0.0,
+  "alpha": 0.3, "adaptive": True,
 }  # fmt: skip
 
 
@@ -105,6 +106,21 @@ def test_a_job_learns_and_reports(tmp_path):
   np.testing.assert_allclose(found, X @ weights(trained)[1], rtol=1e-5)
   alone, _ = train_it(tmp_path, job((1,)), directory=False)
   np.testing.assert_allclose(weights(alone)[0], weights(trained)[1], rtol=1e-5)
+
+
+def test_milestones_and_restarts_of_a_training_section(tmp_path):
+  """At epoch 2 the rate is halved and the velocity starts again; every step sees the whole data."""
+  dropped = {"schedule": "step", "milestones": (2,), "factor": 0.5, "restart": (2,), "batch_size": N}
+  start = Variables(np.zeros((1, FEATURES, CLASSES), np.float32))
+  found, one = {}, job((0,), train=TRAIN | dropped, start=start)
+  train_it(tmp_path, one, directory=False, on_epoch=lambda epoch, made: found.setdefault(epoch, weights(made)[0]))
+  want, velocity = np.zeros((FEATURES, CLASSES)), np.zeros((FEATURES, CLASSES))
+  for epoch in range(4):
+    odds = np.exp(X @ want)
+    gradient = X.T @ (odds / odds.sum(-1, keepdims=True) - np.eye(CLASSES)[DATA.y]) / N
+    velocity = gradient if epoch == 2 else 0.9 * velocity + gradient
+    want = want - (0.1 if epoch >= 2 else 0.2) * velocity
+    np.testing.assert_allclose(found[epoch + 1], want, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("policy", [None, lambda size, batch: looking()], ids=["shuffle", "looking"])

@@ -1,6 +1,6 @@
 """Trajectory matching: synthetic sets on which a short training run ends where an expert's longer one did.
 
-DATM and MTT are one builder with other values: which start epochs come is the stream's business
+DATM, MTT, TESLA, FTD and AST are one builder with other values: which start epochs come is the stream's business
 (`jdistill.methods.dataset.segments`); whether labels are learned, the acceptance threshold, the gradient route of the
 unroll and the averaging of images are arguments.
 
@@ -19,6 +19,7 @@ from jdistill.augment import identity
 from jdistill.base import Apply, Augmentation, Key, Method, Metrics, PyTree, Segment, UserError, View
 from jdistill.losses import cross_entropy, soft_cross_entropy, trajectory_matching
 from jdistill.methods.dataset.batches import augmented_batches, seen
+from jdistill.methods.dataset.segments import Intermediate
 from jdistill.methods.roles import Role, init_roles, update_roles
 from jdistill.schema import Count, NonNegative, Positive, Range, Share, validated
 from jdistill.synthetic import SyntheticSet
@@ -32,7 +33,7 @@ class TrajectoryState(NamedTuple):
 
   Attributes:
     roles: `images`, `lr` and, where labels are learned, `labels`.
-    labels: the fixed labels where they are not learned, else `None`.
+    labels: where they are not learned, those of the last accepted step (or the initial ones), else `None`.
     average: the running average of the images, or `None`.
     accepted: how many steps were accepted so far.
   """
@@ -80,7 +81,10 @@ def trajectory_method(
   *,
   inner_steps: Count = 80,
   batch_size: Count | None = None,
+  inner_momentum: Momentum = 0.0,
+  intermediate: Intermediate = "none",
   learn_labels: bool = True,
+  teacher_label: bool = False,
   threshold: Positive | None = 1.0,
   image_lr: NonNegative = 100.0,
   image_momentum: Momentum = 0.5,
@@ -105,13 +109,20 @@ def trajectory_method(
     initial: the starting set; label logits `[m, classes]` for soft labels, integers `[m]` for hard ones.
     inner_steps: N.
     batch_size: synthetic images per inner step; `None` or more than there are means all of them.
+    inner_momentum: of the inner steps, `b <- inner_momentum b + gradient`, `theta <- theta - lr b` from `b = 0`; the
+      gradient goes through `b`.
+    intermediate: `"equal"` and `"adaptive"` add, for every epoch `i < M` in between, the matching loss of the inner
+      training after `(N // M) i` steps with the expert after epoch `i`; times 1, or times `i / M`.
     learn_labels: whether label logits are learned; needs soft labels.
+    teacher_label: every step takes the logits of `target` on the images as they are, without augmentation, for labels
+      that are constants of its gradient; those of the last accepted step are part of the result. Needs soft labels
+      that are not learned.
     threshold: steps with a larger loss are skipped, momenta untouched; `None` accepts all (MTT).
     image_lr, image_momentum: SGD on images. The gradient per pixel is tiny, so rates of 100 to 10,000 are right.
     label_lr, label_momentum: SGD on label logits.
     lr_lr, lr_momentum: SGD on the inner learning rate.
-    ema_decay: keep an average of the images and give that as the result; `None` gives the last images. (DATM's
-      settings name a decay that its released code never uses.)
+    ema_decay: keep an average of the images, which starts with the initial ones, and give that as the result (FTD);
+      `None` gives the last images. (DATM's settings name a decay that its released code never uses.)
     augment: drawn anew for every inner step; `None` for none.
     view: what the network trains on in the place of each synthetic image. An inner step takes as many images fewer, so
       that `batch_size` counts what the network sees. `None` for the images themselves.
@@ -122,20 +133,20 @@ def trajectory_method(
     `accepted_share`, the share of steps that changed the set, and `learned_lr`.
 
   Raises:
-    ValueError: `learn_labels` with integer labels.
+    ValueError: `learn_labels` or `teacher_label` with integer labels, or both of them; while a step is traced,
+      `intermediate` with segments that bring no points in between, or with fewer inner steps than their epochs.
     UserError: a batch that its views do not fill evenly.
 
   References:
-    Cazenavette et al. (MTT, arXiv 2203.11932), alg. 1; Guo et al. (DATM, arXiv 2310.05773), alg. 1.
+    Cazenavette et al. (MTT, arXiv 2203.11932), alg. 1; Guo et al. (DATM, arXiv 2310.05773), alg. 1. The same loop: Cui
+    et al. (TESLA, arXiv 2211.10586), sec. 4, with the gradient route `tesla`, and soft labels by `teacher_label`; Du et
+    al. (FTD, arXiv 2211.11004), with experts trained by GSAM and the average of the images; Shen et al. (AST, arXiv
+    2310.10541), with smooth experts, inner momentum, balanced and perturbed segments and points in between.
   """
-  if learn_labels and initial.labels.ndim != 2:
-    raise ValueError(f"trajectory_method: learn_labels needs label logits [m, classes], got {initial.labels.shape}")
+  _check_labels(initial.labels, learn_labels=learn_labels, teacher_label=teacher_label)
   augment = augment or identity()
-  optimizers = {
-    "labels": optax.sgd(label_lr, label_momentum or None),
-    "images": optax.sgd(image_lr, image_momentum or None),
-    "lr": optax.sgd(lr_lr, lr_momentum or None),
-  }
+  rates = {"labels": (label_lr, label_momentum), "images": (image_lr, image_momentum), "lr": (lr_lr, lr_momentum)}
+  optimizers = {name: optax.sgd(rate, momentum or None) for name, (rate, momentum) in rates.items()}
   size = initial.images.shape[0]
   rows = _images_per_step(min(batch_size or size, size), view)
   loss = synthetic_loss(apply, augment, initial.images.shape[1:], view)
@@ -146,26 +157,54 @@ def trajectory_method(
 
   def step(key: Key, state: TrajectoryState, segment: Segment) -> tuple[TrajectoryState, Metrics]:
     indices, batches = augmented_batches(key, augment, initial.images.shape, rows, inner_steps, view)
-    if state.labels is not None:
-      batches["labels"] = state.labels[indices]
+    labels = state.labels
+    if teacher_label:
+      labels = apply(segment.target, state.roles["images"].params).logits.astype(state.labels.dtype)
+    if labels is not None:
+      batches["labels"] = labels[indices]
+    batches["weight"] = _scaled(batches["weight"], segment)
+    marks = _marks(segment, inner_steps) if intermediate != "none" else ()
+    options = {"indices": indices, "momentum": inner_momentum} | ({"marks": marks} if marks else {})
 
     def outer(learned: dict[str, jax.Array]) -> jax.Array:
       # flat, for what a loop carries lies in tiles on accelerators, and narrow images would take four times their size
       shared = {name: learned[name].reshape(size, -1) for name in ("images", "labels") if name in learned}
-      end = unroll(loss, segment.start, shared, batches, learned["lr"], indices=indices)
-      return trajectory_matching(end, segment.target, segment.start)
+      points = unroll(loss, segment.start, shared, batches, learned["lr"], **options)
+      return _distance(points if marks else (points,), segment, intermediate)
 
     value, grads = jax.value_and_grad(outer)({name: role.params for name, role in state.roles.items()})
     accepted = jnp.isfinite(value) if threshold is None else value <= threshold
     roles = update_roles(optimizers, state.roles, grads, accepted)
-    average = state.average
-    if ema_decay is not None:
-      average = jnp.where(accepted, ema_decay * average + (1 - ema_decay) * roles["images"].params, average)
-    metrics = {"match/loss": value, "match/accepted": accepted.astype(jnp.float32), "synthetic/lr": roles["lr"].params}
-    metrics |= {f"gradient/{n}": jnp.sqrt(jnp.sum(jnp.square(grads[n]))) for n in ("images", "labels") if n in grads}
-    return TrajectoryState(roles, state.labels, average, state.accepted + accepted.astype(jnp.int32)), metrics
+    average = _averaged(state.average, roles["images"].params, ema_decay, accepted)
+    labels = jnp.where(accepted, labels, state.labels) if teacher_label else labels
+    state = TrajectoryState(roles, labels, average, state.accepted + accepted.astype(jnp.int32))
+    return state, _metrics(value, accepted, roles["lr"].params, grads)
 
   return Method(init, step, _result, _figures, stuck=_watch(threshold, image_lr / initial.images.size**0.5))
+
+
+def _scaled(weight: jax.Array, segment: Segment) -> jax.Array:
+  """The weights of all examples, with the segment's own factor of the loss."""
+  scale = segment.loss_scale
+  return weight if isinstance(scale, tuple) else weight * scale.astype(weight.dtype)
+
+
+def _averaged(average: jax.Array | None, images: jax.Array, decay: float | None, accepted: jax.Array):
+  return average if decay is None else jnp.where(accepted, decay * average + (1 - decay) * images, average)
+
+
+def _metrics(value: jax.Array, accepted: jax.Array, lr: jax.Array, grads: Mapping[str, jax.Array]) -> Metrics:
+  metrics = {"match/loss": value, "match/accepted": accepted.astype(jnp.float32), "synthetic/lr": lr}
+  norms = {f"gradient/{n}": jnp.sqrt(jnp.sum(jnp.square(grads[n]))) for n in ("images", "labels") if n in grads}
+  return metrics | norms
+
+
+def _check_labels(labels: jax.Array, **wanted: bool) -> None:
+  for name, one in wanted.items():
+    if one and labels.ndim != 2:
+      raise ValueError(f"trajectory_method: {name} needs label logits [m, classes], got {labels.shape}")
+  if all(wanted.values()):
+    raise ValueError("trajectory_method: teacher_label replaces the labels that learn_labels would learn")
 
 
 def _initial_state(
@@ -211,6 +250,28 @@ def _watch(threshold: float | None, image_step: float) -> Callable[[Sequence[Map
     return ""
 
   return stuck
+
+
+def _marks(segment: Segment, steps: int) -> tuple[int, ...]:
+  """After which inner steps the points in between are matched."""
+  if isinstance(segment.between, tuple):
+    raise ValueError(
+      "trajectory_method: intermediate needs segments with points in between; see segments(intermediate)"
+    )
+  epochs = segment.between.shape[0] + 1
+  if steps < epochs:
+    raise ValueError(f"trajectory_method: inner_steps={steps} are fewer than the {epochs} epochs of a segment")
+  return tuple(steps // epochs * epoch for epoch in range(1, epochs))
+
+
+def _distance(points: Sequence[jax.Array], segment: Segment, intermediate: str) -> jax.Array:
+  """The matching loss of the last point, with the weighted ones of those before it."""
+  *early, end = points
+  total = trajectory_matching(end, segment.target, segment.start)
+  for number, point in enumerate(early):
+    beta = 1.0 if intermediate == "equal" else (number + 1) / len(points)
+    total += beta * trajectory_matching(point, segment.between[number], segment.start)
+  return total
 
 
 def _result(state: TrajectoryState) -> SyntheticSet:

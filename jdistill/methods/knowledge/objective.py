@@ -54,9 +54,13 @@ def step_outputs(
     own = jax.random.fold_in(seen.key_net, number + 1)
     values[name], stats[name] = part.apply(variables, student, seen.teachers, train=True, key=own)
   where = seen.batch.weight > 0
+
+  def ask(x: PyTree) -> Outputs:
+    return forward(params[STUDENT], seen.stats[STUDENT], x, seen.key_net, True)
+
   return StepOutputs(
     seen.batch, student, seen.teachers, values, params, seen.memory, seen.constants, where, seen.epoch, seen.key_term,
-    seen.rows,
+    seen.rows, ask,
   ), stats  # fmt: skip
 
 

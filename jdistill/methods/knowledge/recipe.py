@@ -25,6 +25,8 @@ class StepOutputs(NamedTuple):
     epoch: scalar float32, epochs done, with the fraction of the running one.
     key: for terms that draw random numbers.
     rows: `[B]` int32 positions of the batch in the data, for a memory with a row per example.
+    ask: `(x) -> Outputs`: the student on other inputs, in training mode, with the parameters of this step;
+      differentiable in both.
   """
 
   batch: Batch
@@ -38,6 +40,7 @@ class StepOutputs(NamedTuple):
   epoch: jax.Array
   key: Key
   rows: jax.Array
+  ask: Callable[[PyTree], Outputs] | None = None
 
   @property
   def y(self) -> jax.Array:

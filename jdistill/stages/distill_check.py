@@ -1,0 +1,62 @@
+"""What stage `distill` refuses before anything is written: sets, networks, options, devices and routes."""
+
+import jax
+
+from jdistill import augment
+from jdistill.base import UserError
+from jdistill.data.checks import require_per_class
+from jdistill.stages import build
+from jdistill.stages.run import Run
+from jdistill.training import distributed, parallel
+
+
+def check(run: Run) -> None:
+  """Refuses sets, devices and networks that cannot work."""
+  task, c = run.task(), run.config
+  require_per_class(task.teacher.y, task.class_names, c["ipc"], "ipc")
+  network = run.network()
+  augment.named(c["method"].get("augment", "none"), key="method.augment")
+  augment.view(c["method"].get("view", "none"), key="method.view")
+  if build.row_of(run).takes("apply") and jax.tree.leaves(jax.eval_shape(network.init, jax.random.key(0)).stats):
+    key = "name" if c["model"]["name"].endswith("_bn") else "norm"
+    cure = "running statistics have no place in a matched trajectory; use 'instance' or 'group'"
+    raise UserError(f"model.{key}={c['model'][key]!r}: {cure}")
+  _check_options(run)
+  if build.steps(run) is None:
+    raise UserError("steps: not set, and there is no default for this data set; give --config.steps=...")
+  inner, how = build.inner_training(run), c["parallel"]
+  if inner is None:
+    return
+  _check_route(c["unroll"]["gradient"], inner, c["method"]["name"])
+  rows = inner.rows
+  data, chunk = build.data_devices(run), c["unroll"]["chunk_size"]
+  if how["route"] == "pmap" and data > 1 and distributed.count() > 1:
+    raise UserError("parallel.route='pmap': is for one process; use 'shard_map' or 'jit'")
+  if data > 1:
+    parallel.check_rows(rows, parallel.make_mesh(data=data, devices=parallel.process_devices(data)))
+  if chunk is not None and chunk < rows // data and rows // data % chunk:
+    raise UserError(
+      f"unroll.chunk_size={chunk}: does not divide the {rows // data} images of an inner step"
+      f"{f' on each of {data} devices' if data > 1 else ''}; use a divisor, or None"
+    )
+
+
+def _check_options(run: Run) -> None:
+  """Refuses options that do not go together, with each other or with the network, before anything is written."""
+  try:
+    build.build(run, build.empty(run), unroll=lambda *_, **__: None)
+  except UserError:
+    raise
+  except ValueError as error:  # of a builder, which knows no sections
+    raise UserError(f"method: {error}") from error
+
+
+def _check_route(route: str, inner: build.InnerTraining, name: str) -> None:
+  """Refuses gradient routes that cannot carry the inner training of a method."""
+  if route == "tesla" and inner.momentum:
+    raise UserError(
+      f"unroll.gradient='tesla': is for plain SGD, and {name} has an inner momentum of {inner.momentum}; use 'mixed', "
+      "or set the momentum to 0"
+    )
+  if route == "truncated" and inner.marks:
+    raise UserError(f"unroll.gradient='truncated': has no points on the way, which {name} looks at; use 'mixed'")
