@@ -48,9 +48,9 @@ class Learner:
   def __init__(self, network: Network, x, y, held_x, held_y, *, steps: int, batch_size: int, augment: Augmentation):
     self.network, self.flat = network, models.flatten(network)
     self.held, self.steps, self.batch_size = (held_x, held_y), steps, batch_size
-    images, labels = jnp.asarray(x), jnp.asarray(y, jnp.int32)
+    self.data = jnp.asarray(x), jnp.asarray(y, jnp.int32)  # arguments: as constants they would be compiled in
 
-    def epoch(theta: jax.Array, lr: jax.Array, key: Key) -> jax.Array:
+    def epoch(theta: jax.Array, lr: jax.Array, key: Key, images: jax.Array, labels: jax.Array) -> jax.Array:
       def step(theta: jax.Array, key: Key) -> tuple[jax.Array, None]:
         key_rows, key_augment = jax.random.split(key)
         rows = jax.random.randint(key_rows, (batch_size,), 0, images.shape[0])
@@ -72,10 +72,10 @@ class Learner:
   def train(self, key: Key, lr: float, epochs: int, *, seconds: float = float("inf")) -> Curve:
     """An expert of so many epochs, or of fewer where the seconds are spent before."""
     theta = self.flat.ravel(self.network.init(key).params)
-    jax.block_until_ready(self._epoch(theta, jnp.float32(lr), key))  # compiled outside the measurement
+    jax.block_until_ready(self._epoch(theta, jnp.float32(lr), key, *self.data))  # compiled outside the measurement
     found, begin = [np.asarray(theta)], time.monotonic()
     for number in range(epochs):
-      theta = self._epoch(theta, jnp.float32(lr), jax.random.fold_in(key, number))
+      theta = self._epoch(theta, jnp.float32(lr), jax.random.fold_in(key, number), *self.data)
       found.append(np.asarray(theta))
       if time.monotonic() - begin > seconds:
         break
@@ -147,14 +147,17 @@ class Matcher:
   ) -> tuple[dict[str, jax.Array], float]:
     """`(what is learned after some steps of SGD, seconds per step)`, over the segments in turn."""
     learned = self.learned(lr)
-    velocity, begin = jax.tree.map(jnp.zeros_like, learned), time.monotonic()
+    velocity, spent = jax.tree.map(jnp.zeros_like, learned), 0.0
     for step in range(steps):
-      value, gradient = self.gradient(learned, jax.random.key(step), *segments[step % len(segments)])
+      key, ends = jax.random.key(step), segments[step % len(segments)]
+      begin = time.monotonic()
+      value, gradient = jax.block_until_ready(self.gradient(learned, key, *ends))
+      spent += time.monotonic() - begin
       if not np.isfinite(float(value)):
         break
       velocity = {name: momenta[name] * velocity[name] + gradient[name] for name in learned}
       learned = {name: learned[name] - rates[name] * velocity[name] for name in learned}
-    return learned, (time.monotonic() - begin) / steps
+    return learned, spent / (step + 1)
 
   def scales(self, lr: float, segments: Sequence[tuple]) -> dict[str, float]:
     """Root mean square of the gradient by what is learned, at the start, over some segments."""

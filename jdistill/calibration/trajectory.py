@@ -24,14 +24,14 @@ _WIDTHS = (128, 64, 32, 16)
 _EPOCH = 25  # steps of experts between two snapshots
 _BATCH = 64  # images of an expert's step
 _EPOCHS = 40  # the longest experts
-_RATES = (0.1, 0.05, 0.02, 0.01, 0.003)  # of experts, and of inner steps
+_RATES = (0.1, 0.05, 0.02, 0.01, 0.003, 0.001)  # of experts, and of inner steps
 _INNER = (20, 40, 10)
 _SPAN = 2  # epochs of a segment
 _WANTED = 400  # outer steps that a set needs at least to become worth something
 _MOVE = 0.04  # the first image rate to try, as the first step's root mean square, in units of network space
 _PILOT, _PILOTS = 10, 5  # steps to try a rate, and rates to try
 _LABEL_MOVE = 0.002  # the same of labels, as a share of their own
-_RATE_MOVE = 0.0005  # and of the learning rate
+_RATE_MOVE = 0.0002  # and of the learning rate
 _HELD = 1000
 _OPTIONS = {"images": "image", "labels": "label", "lr": "lr"}  # what options of what is learned begin with
 
@@ -58,8 +58,8 @@ def trajectory(lab: Lab) -> list[Choice]:
   keeps those that it made.
   """
   book = _Book(lab)
-  learner, curve = _experts(lab, book)
-  matcher, alpha, segments = _matching(lab, book, learner, curve)
+  learner, curve, lr = _experts(lab, book)
+  matcher, alpha, segments = _matching(lab, book, learner, curve, lr)
   _rates(book, matcher, alpha, segments)
   _evaluation(lab, book, curve)
   return book.choices
@@ -76,7 +76,7 @@ def _split(lab: Lab) -> tuple[np.ndarray, np.ndarray]:
 # -- experts ----------------------------------------------------------------------------------------------------------
 
 
-def _experts(lab: Lab, book: _Book) -> tuple[Learner, Curve]:
+def _experts(lab: Lab, book: _Book) -> tuple[Learner, Curve, float]:
   free, held = _split(lab)
   parts = (lab.x[free], lab.y[free], lab.x[held], lab.y[held])
   key, options = jax.random.fold_in(jax.random.key(lab.seed), 17), {}
@@ -96,8 +96,8 @@ def _experts(lab: Lab, book: _Book) -> tuple[Learner, Curve]:
       one = learner("none")
   tried = {rate: one.train(key, rate, 3).loss for rate in _RATES}
   shown = ", ".join(f"{rate:g}: {loss:.3f}" for rate, loss in tried.items())
-  reason = f"the lowest held-out loss after {3 * _EPOCH} steps ({shown})"
-  lr = book.choose("teacher_train/lr", min(tried, key=tried.get), reason)
+  reason = f"half of the rate with the lowest held-out loss after {3 * _EPOCH} steps ({shown}), for smooth experts"
+  lr = book.choose("teacher_train/lr", min(tried, key=tried.get) / 2, reason)
   limit = lab.seconds * _SHARES["teachers"]
   curve = one.train(key, lr, _EPOCHS, seconds=limit)
   augment = _augment(book, one, curve)
@@ -109,7 +109,7 @@ def _experts(lab: Lab, book: _Book) -> tuple[Learner, Curve]:
   _data_of_experts(lab, book)
   count = int(np.clip(limit / (epochs * _EPOCH * _BATCH * curve.seconds_per_image), 2, 10))
   book.choose("teachers/count", count, f"as many as {_SHARES['teachers']:.0%} of the time allows, at most 10")
-  return one, curve
+  return one, curve, lr
 
 
 def _depth(book: _Book, sides: tuple[int, ...]) -> int:
@@ -178,7 +178,7 @@ def initial_set(lab: Lab, learner: Learner, theta: np.ndarray) -> SyntheticSet:
   )
 
 
-def _matching(lab: Lab, book: _Book, learner: Learner, curve: Curve) -> tuple[Matcher, float, list]:
+def _matching(lab: Lab, book: _Book, learner: Learner, curve: Curve, lr: float) -> tuple[Matcher, float, list]:
   initial = initial_set(lab, learner, curve.trajectory[-1])
   options = {"augment": learner_augment(lab, book), "learn_labels": lab.value("method/learn_labels")}
   epochs = len(curve.trajectory) - 1
@@ -202,7 +202,9 @@ def _matching(lab: Lab, book: _Book, learner: Learner, curve: Curve) -> tuple[Ma
   book.choose("method/expert_epochs", _SPAN, f"{_SPAN * _EPOCH} steps of an expert are matched by {inner}")
   inside = [i for i, t in enumerate(starts) if lowest <= t < highest] or [0]
   means = np.nan_to_num(table[:, inside].mean(1), nan=np.inf)
-  place = int(means.argmin())
+  # networks are trained on the set with momentum, so a rate above that of experts would be too large there
+  own = [value if rate <= lr else np.inf for rate, value in zip(_RATES, means, strict=True)]
+  place = int(np.argmin(own))
   shown = ", ".join(f"{rate:g}: {value:.2f}" for rate, value in zip(_RATES, means, strict=True))
   alpha = book.choose("method/lr_init", _RATES[place], f"the initial matching loss of these segments ({shown})")
   matcher = Matcher(learner.network, initial, inner_steps=inner, batch_size=batch, **options)
@@ -225,10 +227,8 @@ def _inner_batch(lab: Lab, book: _Book, size: int, curve: Curve) -> int | None:
 def _range(starts: list[int], table: np.ndarray) -> tuple[int, int, str]:
   """Start epochs that are neither matched already nor out of reach, from losses `[rates, starts]`."""
   least = np.nan_to_num(table, nan=np.inf).min(0)
-  reachable = least < 0.9
-  last = starts[int(np.flatnonzero(reachable)[-1])] if reachable.any() and reachable[0] else 1
-  if reachable.all():
-    last = starts[-1]
+  beyond = np.flatnonzero(least >= 0.9)  # later ones that happen to be reachable do not count
+  last = starts[-1] if not len(beyond) else starts[max(0, int(beyond[0]) - 1)]
   harder = [t for t, loss in zip(starts, least, strict=True) if loss > 0.5]
   first = min(harder[0] if harder else starts[-1], max(0, last - 2))
   highest = max(last, first + 2) + 1
