@@ -17,7 +17,7 @@ class Lab(NamedTuple):
     num_classes, ipc, seed: of the run.
     seconds: the time limit of the whole run.
     network: `(options) -> network`, that of the configuration with other values of some options.
-    start: how the synthetic set starts.
+    start: `(**options) -> how the synthetic set starts`, as configured but for these options.
     value: `(path) -> value` of the configuration.
     is_open: `(path) -> whether` it may be chosen.
     log: prints a line.
@@ -30,7 +30,7 @@ class Lab(NamedTuple):
   seed: int
   seconds: float
   network: Callable[[Mapping[str, Any]], Network]
-  start: Start
+  start: Callable[..., Start]
   value: Callable[[str], Any]
   is_open: Callable[[str], bool]
   log: Callable[[str], None]

@@ -73,6 +73,12 @@ def _split(lab: Lab) -> tuple[np.ndarray, np.ndarray]:
   return np.setdiff1d(np.arange(len(lab.y)), held), held
 
 
+def epoch_of(size: int) -> tuple[int, int]:
+  """`(batch size, steps)` of an expert's epoch: 25 steps of at most 64 images, fewer where there are fewer images."""
+  batch = int(np.clip(size // _EPOCH, min(8, size), _BATCH))
+  return batch, int(np.clip(size // batch, 1, _EPOCH))
+
+
 # -- experts ----------------------------------------------------------------------------------------------------------
 
 
@@ -82,8 +88,8 @@ def _experts(lab: Lab, book: _Book) -> tuple[Learner, Curve, float]:
   key, options = jax.random.fold_in(jax.random.key(lab.seed), 17), {}
 
   def learner(augment: str) -> Learner:
-    batch = min(_BATCH, len(free))
-    return Learner(lab.network(options), *parts, steps=_EPOCH, batch_size=batch, augment=named(augment))
+    batch, steps = epoch_of(len(lab.y))
+    return Learner(lab.network(options), *parts, steps=steps, batch_size=batch, augment=named(augment))
 
   if lab.is_open("model/depth"):
     options["depth"] = _depth(book, lab.x.shape[1:3])
@@ -96,7 +102,7 @@ def _experts(lab: Lab, book: _Book) -> tuple[Learner, Curve, float]:
       one = learner("none")
   tried = {rate: one.train(key, rate, 3).loss for rate in _RATES}
   shown = ", ".join(f"{rate:g}: {loss:.3f}" for rate, loss in tried.items())
-  reason = f"half of the rate with the lowest held-out loss after {3 * _EPOCH} steps ({shown}), for smooth experts"
+  reason = f"half of the rate with the lowest held-out loss after 3 epochs ({shown}), for smooth experts"
   lr = book.choose("teacher_train/lr", min(tried, key=tried.get) / 2, reason)
   limit = lab.seconds * _SHARES["teachers"]
   curve = one.train(key, lr, _EPOCHS, seconds=limit)
@@ -107,7 +113,7 @@ def _experts(lab: Lab, book: _Book) -> tuple[Learner, Curve, float]:
   epochs, reason = _length(curve)
   epochs = book.choose("teacher_train/epochs", epochs, reason)
   _data_of_experts(lab, book)
-  count = int(np.clip(limit / (epochs * _EPOCH * _BATCH * curve.seconds_per_image), 2, 10))
+  count = int(np.clip(limit / (epochs * one.steps * one.batch_size * curve.seconds_per_image), 2, 10))
   book.choose("teachers/count", count, f"as many as {_SHARES['teachers']:.0%} of the time allows, at most 10")
   return one, curve, lr
 
@@ -146,17 +152,17 @@ def _length(curve: Curve) -> tuple[int, str]:
   wanted = accuracy[0] + 0.98 * (accuracy.max() - accuracy[0])
   reached = int(np.argmax(accuracy >= wanted))
   epochs = min(len(accuracy) - 1, reached + 2 * _SPAN)
-  best = f"{accuracy[reached]:.3f} after {reached} epochs of {_EPOCH} steps, and {accuracy.max():.3f} at best"
+  best = f"{accuracy[reached]:.3f} after {reached} epochs, and {accuracy.max():.3f} at best"
   return max(epochs, 2 * _SPAN), f"an expert reaches {best}"
 
 
 def _data_of_experts(lab: Lab, book: _Book) -> None:
   """Short epochs, so that trajectories have snapshots where experts change fast."""
-  batch = min(_BATCH, len(lab.y))
-  batch = book.choose("teacher_train/batch_size", batch, "small, for many steps")
-  fraction = _EPOCH * batch / len(lab.y)
+  batch, steps = epoch_of(len(lab.y))
+  batch = book.choose("teacher_train/batch_size", batch, f"for epochs of {steps} steps")
+  fraction = steps * batch / len(lab.y)
   if fraction < 0.8 and lab.is_open("teacher_data_policy/name"):
-    reason = f"an epoch is {_EPOCH} steps on fresh images of {len(lab.y):,}"
+    reason = f"an epoch is {steps} steps on fresh images of {len(lab.y):,}"
     book.choose("teacher_data_policy/name", "rs2", reason)
     book.choose("teacher_data_policy/fraction", round(fraction, 6), reason)
 
@@ -164,24 +170,26 @@ def _data_of_experts(lab: Lab, book: _Book) -> None:
 # -- matching ---------------------------------------------------------------------------------------------------------
 
 
-def initial_set(lab: Lab, learner: Learner, theta: np.ndarray) -> SyntheticSet:
-  """The set before the first step, with the labels of one expert."""
-  logits = lambda images, experts: learner.logits(theta, images)[None]  # noqa: E731
-  return lab.start.make(
-    lab.x,
-    lab.y,
-    ipc=lab.ipc,
-    num_classes=lab.num_classes,
-    seed=lab.seed,
-    expert_logits=logits,
-    experts=1,
-  )
+def initial_set(lab: Lab, book: _Book, learner: Learner, theta: np.ndarray) -> SyntheticSet:
+  """The set before the first step, with the labels of one expert; any real images where it knows too few of a class."""
+  options = {"ipc": lab.ipc, "num_classes": lab.num_classes, "seed": lab.seed, "experts": 1}
+  options["expert_logits"] = lambda images, experts: learner.logits(theta, images)[None]
+  start = {}
+  if lab.is_open("method/initial") and lab.value("method/initial") == "correct":
+    right = learner.logits(theta, lab.x).argmax(-1) == lab.y
+    known, size = (np.bincount(lab.y[rows], minlength=lab.num_classes) for rows in (right, slice(None)))
+    worst = int(np.argmin(known / size))
+    if known[worst] < max(2 * lab.ipc, 0.3 * size[worst]):  # other experts may know still fewer
+      reason = f"an expert knows {known[worst]} of {size[worst]} images of class {worst}"
+      start["initial"] = book.choose("method/initial", "real", reason)
+  return lab.start(**start).make(lab.x, lab.y, **options)
 
 
 def _matching(lab: Lab, book: _Book, learner: Learner, curve: Curve, lr: float) -> tuple[Matcher, float, list]:
-  initial = initial_set(lab, learner, curve.trajectory[-1])
   options = {"augment": learner_augment(lab, book), "learn_labels": lab.value("method/learn_labels")}
-  epochs = len(curve.trajectory) - 1
+  chosen = {choice.path: choice.value for choice in book.choices}
+  epochs = min(len(curve.trajectory) - 1, chosen.get("teacher_train/epochs", lab.value("teacher_train/epochs")))
+  initial = initial_set(lab, book, learner, curve.trajectory[epochs])
   starts = [t for t in (0, 1, 2, 3, 4, 6, 8, 10, 13, 16, 20, 25, 30, 35) if t + _SPAN <= epochs]
   segments = [(curve.trajectory[t], curve.trajectory[t + _SPAN]) for t in starts]
   batch = _inner_batch(lab, book, len(initial.images), curve)
@@ -199,7 +207,7 @@ def _matching(lab: Lab, book: _Book, learner: Learner, curve: Curve, lr: float) 
   lowest, highest, reason = _range(starts, table)
   lowest = book.choose("method/min_start_epoch", lowest, reason)
   highest = book.choose("method/max_start_epoch", highest, reason)
-  book.choose("method/expert_epochs", _SPAN, f"{_SPAN * _EPOCH} steps of an expert are matched by {inner}")
+  book.choose("method/expert_epochs", _SPAN, f"{_SPAN} epochs of an expert are matched by {inner} steps")
   inside = [i for i, t in enumerate(starts) if lowest <= t < highest] or [0]
   means = np.nan_to_num(table[:, inside].mean(1), nan=np.inf)
   # networks are trained on the set with momentum, so a rate above that of experts would be too large there
@@ -285,7 +293,8 @@ def _evaluation(lab: Lab, book: _Book, curve: Curve) -> None:
   epochs = int(np.clip(0.7 * seconds / (trainings * size * curve.seconds_per_image), 60, 400))
   book.choose("eval/epochs", epochs, f"{trainings} trainings on {size} images in {seconds:.0f} s")
   affordable = 0.4 * seconds / (seeds * len(lab.y) * curve.seconds_per_image)
-  needed = (len(curve.accuracy) - 1) * _EPOCH * _BATCH / len(lab.y)
+  batch, steps = epoch_of(len(lab.y))
+  needed = (len(curve.accuracy) - 1) * steps * batch / len(lab.y)
   if affordable < needed:
     reason = (
       f"{seeds} networks on full data need {0.4 * seconds * needed / affordable:.0f} s; teachers are as good a measure"
@@ -310,7 +319,7 @@ CALIBRATION = Calibration(
     "teachers/count",
     *(f"teacher_train/{key}" for key in ("lr", "epochs", "batch_size", "augment")),
     *(f"teacher_data_policy/{key}" for key in ("name", "fraction")),
-    *(f"method/{key}" for key in ("inner_steps", "expert_epochs", "batch_size", "augment", "lr_init")),
+    *(f"method/{key}" for key in ("inner_steps", "expert_epochs", "batch_size", "augment", "initial", "lr_init")),
     *(f"method/{key}" for key in ("min_start_epoch", "max_start_epoch", "image_lr", "label_lr", "lr_lr")),
     "steps",
     "snapshot_every",

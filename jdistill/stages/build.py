@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import inspect
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -39,10 +39,10 @@ def row_of(run: Run) -> Row:
   return catalog.row(run.config["method"]["name"])
 
 
-def part(run: Run, name: str):
-  """A part of the method, such as its stream, with this run's options; `None` where it has no such part."""
+def part(run: Run, name: str, **others: Any):
+  """A part of the method, such as its stream, with this run's options, or others; `None` where it has no such part."""
   row = row_of(run)
-  return row.build(name)(**row.options_of(run.config["method"], name)) if name in row.parts else None
+  return row.build(name)(**row.options_of(run.config["method"], name) | others) if name in row.parts else None
 
 
 def count(run: Run) -> int:

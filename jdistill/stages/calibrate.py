@@ -98,7 +98,7 @@ def _choose(run: Run):
     seed=c["seed"],
     seconds=seconds,
     network=lambda options: run.network(c["model"] | dict(options)),
-    start=build.part(run, "start"),
+    start=lambda **options: build.part(run, "start", **options),
     value=lambda path: value_of(c, path),
     is_open=lambda path: path in c["calibration"]["keys"],
     log=run.log,
