@@ -4,6 +4,7 @@ from jdistill.ops.conv import conv2d
 from jdistill.ops.kernels import linear_kernel, nngp_kernel, ntk_kernel, rbf_kernel
 from jdistill.ops.label_codes import encode_noised_labels, fixed_codes
 from jdistill.ops.means import check_class_counts, class_means
+from jdistill.ops.one_hot import centred_one_hot
 from jdistill.ops.pairwise import knn_mask, pairwise_cosine, pairwise_l1, pairwise_sq_dists
 from jdistill.ops.pooling import adaptive_average_pool
 from jdistill.ops.ridge import krr_predict, krr_solve
@@ -15,6 +16,7 @@ __all__ = [
   "adaptive_average_pool",
   "avg_pool2",
   "batch_norm",
+  "centred_one_hot",
   "check_class_counts",
   "class_means",
   "conv2d",
