@@ -99,6 +99,7 @@ class Method(NamedTuple):
     result: `(state) -> artefact`, what is exported and evaluated.
     figures: `(state, steps) -> numbers by name` that a report shows of the state after so many steps.
     steps: how many steps it takes by itself; `None` leaves that to the caller.
+    cure: what helps where its numbers are not finite, for messages; `""` for lower learning rates.
   """
 
   init: Callable[[Key, PyTree], PyTree]
@@ -106,6 +107,7 @@ class Method(NamedTuple):
   result: Callable[[PyTree], PyTree]
   figures: Callable[[PyTree, int], Mapping[str, Any]] = lambda state, steps: {}
   steps: int | None = None
+  cure: str = ""
 
 
 class Augmentation(NamedTuple):
