@@ -20,7 +20,7 @@ def initial_targets(initial: SyntheticSet, *, scaled: bool = False) -> jax.Array
   """
   if initial.labels.ndim == 2:
     return jnp.array(initial.labels, copy=True)  # the loop donates its state, and the initial set must outlive it
-  return centred_one_hot(initial.labels, int(np.max(initial.labels)) + 1, scaled=scaled)
+  return centred_one_hot(initial.labels, int(np.asarray(initial.labels).max()) + 1, scaled=scaled)
 
 
 def check_learns(name: str, **rates: float) -> None:
