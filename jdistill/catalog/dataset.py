@@ -6,6 +6,7 @@ from jdistill.catalog.row import Row
 
 _START = "jdistill.synthetic.initialise:start"
 _AUGMENT = "color_crop_cutout_flip_scale_rotate"
+_RANDOM = "jdistill.methods.dataset.batches:random_batches"
 _row = functools.partial(Row, family="dataset")
 _trajectory = functools.partial(
   _row,
@@ -46,6 +47,19 @@ ROWS = (
     toy={"kind": "matching", "objective": "match/loss"},
     parts={"stream": "jdistill.methods.dataset.dm:real_batches", "start": _START},
     values={"initial": "real", "labels": "hard", "augment": _AUGMENT},
+  ),
+  _row(
+    name="kip",
+    title="Dataset Meta-Learning from Kernel Ridge-Regression",
+    authors="Timothy Nguyen and Zhourong Chen and Jaehoon Lee",
+    venue="ICLR 2021",
+    arxiv="2011.00050",
+    builder="jdistill.methods.dataset.kip:kip",
+    stages=("distill", "evaluate", "export", "report"),
+    test="tests/methods/test_kip.py",
+    toy={"kind": "regression", "objective": "krr/loss", "ridge": 1e-3},
+    parts={"stream": _RANDOM, "start": _START},
+    values={"initial": "real", "labels": "hard"},
   ),
   _row(
     name="sre2l",
