@@ -113,7 +113,8 @@ def _regression(row: catalog.Row) -> Toy:
   initial = initial._replace(images=np.random.default_rng(1).normal(size=initial.images.shape).astype(np.float32))
   network = models.build("mlp", num_classes=3, image_shape=(2, 2, 1), widths=(8,))
   feed = random_batches(batch_real=12).stream(Materials(x, y, 3, 0))
-  given = {"network": network, "initial": initial}
+  smooth = models.build("mlp", num_classes=3, image_shape=(2, 2, 1), widths=(8,), act="softplus")
+  given = {"network": network, "smooth_network": smooth, "initial": initial}
   given = {name: value for name, value in given.items() if row.takes(name)}
   return Toy(row.build()(**given, **options(row)), feed, row.toy["objective"])
 
