@@ -42,6 +42,18 @@ CONVNET_DIGITS = {
   "method/augment": "none",
   "method/lr_init": 0.05,
 }
+# methods whose labels are regressed to (KIP, FRePo, RCIG): all sets are evaluated by Adam on the squared error
+_ADAM_MSE = {
+  "eval/loss": "mse",
+  "eval/optimizer": "adam",
+  "eval/weight_decay": 0.0,
+  "eval/control_lrs": (0.0003, 0.001, 0.003, 0.01),
+}
+_NOT_THEIRS = ("method/augment",)
+REGRESSION = {key: value for key, value in CONVNET.items() if key not in _NOT_THEIRS} | _ADAM_MSE
+REGRESSION |= {"method/lr_init": 0.0003, "eval/full_lr": 0.0003, "eval/batch_size": 500}
+REGRESSION_DIGITS = {key: value for key, value in CONVNET_DIGITS.items() if key not in _NOT_THEIRS} | _ADAM_MSE
+REGRESSION_DIGITS |= {"method/lr_init": 0.0003, "eval/full_lr": 0.003}
 
 
 def check_preset(preset: str, known: Sequence[str]) -> None:

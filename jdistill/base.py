@@ -100,6 +100,7 @@ class Method(NamedTuple):
     figures: `(state, steps) -> numbers by name` that a report shows of the state after so many steps.
     steps: how many steps it takes by itself; `None` leaves that to the caller.
     stuck: `(metrics of some steps, oldest first) -> why nothing is learned`, with the key and the cure, or `""`.
+    cure: what helps where its numbers are not finite, for messages; `""` for lower learning rates.
   """
 
   init: Callable[[Key, PyTree], PyTree]
@@ -108,6 +109,7 @@ class Method(NamedTuple):
   figures: Callable[[PyTree, int], Mapping[str, Any]] = lambda state, steps: {}
   steps: int | None = None
   stuck: Callable[[Sequence[Mapping[str, float]]], str] = lambda rows: ""
+  cure: str = ""
 
 
 class Augmentation(NamedTuple):

@@ -12,7 +12,7 @@ from jdistill import data, export, models, schema
 from jdistill.augment import named
 from jdistill.base import Diverged, UserError
 from jdistill.data import checks, preprocess
-from jdistill.evaluation import Protocol, evaluate_seeds, examples_of
+from jdistill.evaluation import LOSSES, OPTIMIZERS, Protocol, evaluate_seeds, examples_of
 from jdistill.files import user_path
 
 
@@ -24,6 +24,8 @@ class _Protocol(NamedTuple):
   momentum: Annotated[float, schema.Range(0, 0.999)]
   weight_decay: schema.NonNegative
   augment: str
+  loss: Annotated[str, schema.Choice(LOSSES)] = "ce"
+  optimizer: Annotated[str, schema.Choice(OPTIMIZERS)] = "sgd"
 
 
 class _Arguments(NamedTuple):
@@ -46,7 +48,9 @@ class _Subset(NamedTuple):
 def _checked(where: str, values: Mapping[str, Any], declared: type) -> dict[str, Any]:
   """The values that a `NamedTuple` declares, in their types."""
   fields = schema.fields(declared)
-  return {name: schema.checked(f"{where}.{name}", values.get(name), field) for name, field in fields.items()}
+  # sets that older releases exported lack what has a default
+  known = {name: field.default for name, field in fields.items() if field.default is not schema.REQUIRED} | dict(values)
+  return {name: schema.checked(f"{where}.{name}", known.get(name), field) for name, field in fields.items()}
 
 
 class Evaluation(NamedTuple):
@@ -90,7 +94,9 @@ class Distilled:
 
   @property
   def labels(self) -> np.ndarray:
-    """`[m, classes]` float32 label logits (take their softmax), or `[m]` int32 classes."""
+    """`[m, classes]` float32 label logits (take their softmax), or `[m]` int32 classes.
+
+    Where the protocol's loss is `"mse"`, logits are what a network's outputs regress to."""
     return self._stored.labels
 
   @property
@@ -205,10 +211,11 @@ class Distilled:
     test_x, test_y = self._test(self.test_set(data_dir) if test is None else test)
     augmentation = named(protocol["augment"], key="protocol.augment")
     rules = Protocol(**protocol | {"epochs": given["epochs"] or protocol["epochs"], "augment": augmentation})
+    classes = len(self.class_names) if protocol["loss"] == "mse" else None
     accuracies = evaluate_seeds(
       network,
       rules,
-      examples_of(self.images, self.labels),
+      examples_of(self.images, self.labels, num_classes=classes, loss=protocol["loss"]),
       given["lr"] or self.learned_lr,
       test_x,
       test_y,

@@ -78,7 +78,7 @@ ONLY_IN = {
   "absl": {"cli"},
   "ml_collections": {"config", "cli", "stages"},
   "flax": {"models"},
-  "optax": {"methods"},
+  "optax": {"methods", "bilevel"},  # bilevel solves inner problems by Adam
   "orbax": {"training"},
   "matplotlib": {"reporting"},
   "tensorflow_datasets": {"data"},

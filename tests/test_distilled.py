@@ -101,6 +101,7 @@ def test_numbers_are_checked(distilled, options, message):
   [
     ({"protocol": {"epochs": -1}}, r"protocol\.epochs=-1: must be at least 1"),
     ({"protocol": {"momentum": "nan"}}, r"protocol\.momentum=nan: must be a finite number"),
+    ({"protocol": {"loss": "mae"}}, r"protocol\.loss='mae': unknown; did you mean 'mse'"),
     ({"protocol": {"augment": "color_blur"}}, r"protocol\.augment='color_blur': unknown operator 'blur'"),
     ({"learned_lr": -0.1}, "learned_lr=-0.1: must be above 0"),
     ({"preprocessing": {"mean": np.array([np.nan], np.float32)}}, "mean holds values that are not finite"),
@@ -154,6 +155,19 @@ def test_a_protocol_whose_model_is_no_network_is_one_line(distilled, model):
   one = jdistill.distilled.Distilled(distilled._stored._replace(protocol=PROTOCOL | {"model": model}))
   with pytest.raises(UserError, match=r"^protocol\.model=.*: is no network; export the set again$"):
     one.evaluate(test=_examples())
+
+
+def test_the_loss_of_the_protocol_is_that_of_the_training(distilled):
+  """A regression to integer labels, which become centred one-hot vectors, as to these vectors themselves."""
+  hard = distilled._stored
+  classes = hard.labels
+  centred = (np.eye(2)[classes] - 0.5).astype(np.float32)
+  rules = PROTOCOL | {"model": MODEL, "epochs": 40, "loss": "mse", "optimizer": "adam"}
+  found = [
+    jdistill.distilled.Distilled(hard._replace(protocol=rules, labels=labels)).evaluate(seeds=2, test=_examples())
+    for labels in (classes, centred, -centred)
+  ]
+  assert found[0].accuracies == found[1].accuracies and found[0].mean > 0.9 > 0.1 > found[2].mean
 
 
 def test_a_rate_at_which_training_diverges_is_named(distilled):

@@ -6,6 +6,7 @@ from jdistill.catalog.row import Row
 
 _START = "jdistill.synthetic.initialise:start"
 _AUGMENT = "color_crop_cutout_flip_scale_rotate"
+_RANDOM = "jdistill.methods.dataset.batches:random_batches"
 _row = functools.partial(Row, family="dataset")
 _trajectory = functools.partial(
   _row,
@@ -123,6 +124,56 @@ ROWS = (
     toy={"kind": "matching", "objective": "match/loss"},
     parts={"stream": "jdistill.methods.dataset.by_class:real_batches", "start": _START},
     values={"initial": "real", "labels": "hard", "augment": _AUGMENT, "view": "flip"},
+  ),
+  _row(
+    name="kip",
+    title="Dataset Meta-Learning from Kernel Ridge-Regression",
+    authors="Timothy Nguyen and Zhourong Chen and Jaehoon Lee",
+    venue="ICLR 2021",
+    arxiv="2011.00050",
+    builder="jdistill.methods.dataset.kip:kip",
+    stages=("distill", "evaluate", "export", "report"),
+    test="tests/methods/test_kip.py",
+    toy={"kind": "regression", "objective": "krr/loss", "ridge": 1e-3},
+    parts={"stream": _RANDOM, "start": _START},
+    values={"initial": "real", "labels": "hard"},
+  ),
+  _row(
+    name="frepo",
+    title="Dataset Distillation using Neural Feature Regression",
+    authors="Yongchao Zhou and Ehsan Nezhadarya and Jimmy Ba",
+    venue="NeurIPS 2022",
+    arxiv="2206.00719",
+    builder="jdistill.methods.dataset.frepo:frepo",
+    stages=("distill", "evaluate", "export", "report"),
+    test="tests/methods/test_frepo.py",
+    toy={"kind": "regression", "objective": "krr/error", "ridge": 0.1, "image_lr": 0.03, "pool_size": 3},
+    parts={"stream": _RANDOM, "start": _START},
+    values={"initial": "real", "labels": "hard"},
+  ),
+  _row(
+    name="rcig",
+    title="Dataset Distillation with Convexified Implicit Gradients",
+    authors="Noel Loo and Ramin Hasani and Mathias Lechner and Daniela Rus",
+    venue="ICML 2023",
+    arxiv="2302.06755",
+    builder="jdistill.methods.dataset.rcig:rcig",
+    stages=("distill", "evaluate", "export", "report"),
+    test="tests/methods/test_rcig.py",
+    toy={
+      "kind": "regression",
+      "objective": "krr/loss",
+      "l2": 1e-2,
+      "image_lr": 0.03,
+      "pool_size": 3,
+      "inner_steps": 5,
+      "solver_steps": 5,
+      "tune_rates": False,
+      "inner_lr": 0.03,
+      "solver_lr": 0.3,
+    },
+    parts={"stream": _RANDOM, "start": _START},
+    values={"initial": "real", "labels": "hard"},
   ),
   _row(
     name="sre2l",

@@ -1,6 +1,8 @@
 """Evaluation: train fresh networks on a set, test them, and say how that compares."""
 
-from jdistill.evaluation.train import Protocol, accuracy, evaluate_seeds, examples_of, train_seeds
+from jdistill.evaluation.train import LOSSES, OPTIMIZERS, Protocol, accuracy, evaluate_seeds, examples_of, train_seeds
 from jdistill.models import predict
 
-__all__ = ["Protocol", "accuracy", "evaluate_seeds", "examples_of", "predict", "train_seeds"]
+__all__ = [
+  "LOSSES", "OPTIMIZERS", "Protocol", "accuracy", "evaluate_seeds", "examples_of", "predict", "train_seeds",
+]  # fmt: skip

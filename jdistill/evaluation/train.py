@@ -12,9 +12,10 @@ from jax.sharding import Mesh
 from jdistill.augment import identity
 from jdistill.base import Augmentation, Batch, DataPolicy, Key, Method, Network, Variables
 from jdistill.data.policies import shuffle
-from jdistill.methods.knowledge import StudentInput, logits, student_method
+from jdistill.methods.knowledge import Recipe, StepOutputs, StudentInput, Term, logits, student_method
 from jdistill.methods.optimizers import make_optimizer, schedule
 from jdistill.models import predict
+from jdistill.ops import centred_one_hot
 from jdistill.ops.rows import suggest_chunk_size
 from jdistill.training import run_loop, suggest_steps_per_call
 from jdistill.training.policy_stream import Row, policy_stream
@@ -24,8 +25,9 @@ from jdistill.training.side_by_side import places
 class Protocol(NamedTuple):
   """How a network is trained on a (distilled) set: the field's evaluation after DC, MTT and DATM.
 
-  SGD on the mean cross entropy with the labels; the learning rate is divided by ten once, after epoch
-  `epochs // 2 + 1`, where the velocity starts again from zero, as the released code rebuilds its optimiser.
+  SGD on the mean cross entropy with the labels, or what `optimizer` and `loss` say; the learning rate is divided by ten
+  once, after epoch `epochs // 2 + 1`, where the velocity starts again from zero, as the released code rebuilds its
+  optimiser.
 
   Attributes:
     epochs: training runs over epochs `0..epochs` inclusive.
@@ -33,6 +35,9 @@ class Protocol(NamedTuple):
     momentum: of SGD.
     weight_decay: added to the gradient.
     augment: drawn anew for every image of every step.
+    loss: `"ce"`, cross entropy with the labels' probabilities; `"mse"`, half the squared distance of the logits to the
+      labels, which are regression targets then: label logits as they are, classes as centred one-hot vectors.
+    optimizer: `"sgd"`, or `"adam"`, which has no use for `momentum`.
   """
 
   epochs: int = 1000
@@ -40,8 +45,12 @@ class Protocol(NamedTuple):
   momentum: float = 0.9
   weight_decay: float = 5e-4
   augment: Augmentation = identity()
+  loss: str = "ce"
+  optimizer: str = "sgd"
 
 
+LOSSES = ("ce", "mse")
+OPTIMIZERS = ("sgd", "adam")
 _REPEATED = 2**24  # bytes of a set that each seed may have a copy of
 _CERTAIN = 200.0  # a label logit beside zeros whose softmax is exactly 1 in float32
 
@@ -56,6 +65,13 @@ def _join(shared: _Shared, row: Row) -> StudentInput:
   return StudentInput(batch, row.step, row.epoch, lr_scale=shared.lr)
 
 
+def _squared_error(step: StepOutputs) -> jax.Array:
+  return 0.5 * jnp.sum(jnp.square(step.student.logits - step.y), axis=-1)
+
+
+_REGRESSION = Recipe({"mse": Term(_squared_error)}, needs=("labels",))
+
+
 @functools.lru_cache(maxsize=16)
 def _method(network: Network, protocol: Protocol, shape: tuple[int, ...], rows: int) -> Method:
   """Training under a protocol with a learning rate of 1, which the stream scales: one program for all rates."""
@@ -63,9 +79,9 @@ def _method(network: Network, protocol: Protocol, shape: tuple[int, ...], rows: 
   start = jax.eval_shape(network.init, jax.random.key(0))
   return student_method(
     network,
-    logits.ce(),
+    logits.ce() if protocol.loss == "ce" else _REGRESSION,
     optimizer=make_optimizer(
-      "sgd",
+      protocol.optimizer,
       schedule("step", 1.0, epochs=protocol.epochs + 1, milestones=(drop,)),
       momentum=protocol.momentum,
       weight_decay=protocol.weight_decay,
@@ -81,15 +97,23 @@ def _policy(size: int, batch_size: int) -> DataPolicy:
   return shuffle(size, batch_size, drop_last=False)
 
 
-def examples_of(images: np.ndarray, labels: np.ndarray, *, num_classes: int | None = None) -> Batch:
+def examples_of(images: np.ndarray, labels: np.ndarray, *, num_classes: int | None = None, loss: str = "ce") -> Batch:
   """A training set: images `[n,H,W,C]` with integer labels `[n]` or label logits `[n, classes]`.
 
   With `num_classes` integer labels become logits whose softmax is one-hot, so that sets of both kinds are trained on by
-  the same program.
+  the same program. For `loss="mse"` they become centred one-hot vectors (`jdistill.ops.centred_one_hot`).
+
+  Raises:
+    ValueError: integer labels without `num_classes` for `loss="mse"`.
   """
   labels = np.asarray(labels)
-  if labels.ndim == 1 and num_classes is not None:
+  if labels.ndim == 1 and loss == "mse":
+    if num_classes is None:
+      raise ValueError("examples_of: integer labels need num_classes to become regression targets")
+    labels = centred_one_hot(labels.astype(np.int32), num_classes)
+  elif labels.ndim == 1 and num_classes is not None:
     labels = _CERTAIN * np.eye(num_classes)[labels]
+  labels = np.asarray(labels)
   labels = labels.astype(np.int32 if labels.ndim == 1 else np.float32)
   return Batch(np.asarray(images), labels, np.arange(len(images), dtype=np.int32))
 

@@ -46,6 +46,9 @@ def card(distilled: "DistilledSet", digest: str, picture: str | None) -> str:
   title = str(source.get("name", "images") if isinstance(source, Mapping) else source)
   labels = "label logits, one row per image (softmax gives the target probabilities)" if soft else "integer classes"
   use = "their label logits as soft targets" if soft else "their labels"
+  if distilled.protocol.get("loss") == "mse":
+    labels = "regression targets, one row per image, the largest that of its class" if soft else labels
+    use = "the squared error of a network's outputs to their labels" + ("" if soft else " (centred one-hot)")
   blocks = [
     f"# Distilled set: {literal(title)}",
     f"{count} synthetic images of {height} x {width} x {channels}, made to train a network from scratch in place of the"

@@ -18,7 +18,7 @@ class ConvNet(nn.Module):
     width: filters per convolution.
     depth: number of blocks; taps are `block0` to `block{depth - 1}`.
     norm: `"instance"`, `"batch"`, `"group"`, `"layer"` or `"none"`.
-    act: `"relu"`, `"sigmoid"` or `"leaky_relu"` (slope 0.01).
+    act: `"relu"`, `"sigmoid"`, `"leaky_relu"` (slope 0.01) or `"softplus"` (`softplus(60 x) / 60`, a smooth ReLU).
     pooling: `"avg"`, `"max"` or `"none"`.
     groups: channel groups of `norm="group"`.
   """

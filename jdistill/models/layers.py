@@ -19,6 +19,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
   "relu": relu,
   "sigmoid": jax.nn.sigmoid,
   "leaky_relu": lambda x: jax.nn.leaky_relu(x, 0.01),
+  "softplus": lambda x: jax.nn.softplus(60 * x) / 60,  # a ReLU with second derivatives, as in RCIG (arXiv 2302.06755)
 }
 POOLINGS: dict[str, Callable[[jax.Array], jax.Array]] = {"avg": avg_pool2, "max": max_pool2, "none": lambda x: x}
 NORMS = ("instance", "batch", "group", "layer", "none")

@@ -14,7 +14,7 @@ class MLP(nn.Module):
   Attributes:
     num_classes: length of the logits.
     widths: units per hidden layer.
-    act: `"relu"`, `"sigmoid"` or `"leaky_relu"` (slope 0.01).
+    act: `"relu"`, `"sigmoid"`, `"leaky_relu"` (slope 0.01) or `"softplus"` (`softplus(60 x) / 60`, a smooth ReLU).
   """
 
   num_classes: int

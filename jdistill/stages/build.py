@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import inspect
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -67,6 +68,7 @@ def build(run: Run, initial: SyntheticSet, mesh: Mesh | None = None, route: Rout
   makers = {
     "apply": lambda: flat(run).apply,
     "network": run.network,
+    "smooth_network": lambda: run.network(smooth(run.config["model"])),
     "initial": lambda: initial,
     "teacher_apply": lambda: run.network(run.config["teacher"]).apply,
     "pixel_range": lambda: pixel_range(run),
@@ -77,6 +79,14 @@ def build(run: Run, initial: SyntheticSet, mesh: Mesh | None = None, route: Rout
   }
   wanted = [name for name in inspect.signature(row.build()).parameters if name in makers]
   return row.build()(**{name: makers[name]() for name in wanted}, **row.options_of(options))
+
+
+def smooth(section: Mapping[str, Any]) -> dict[str, Any]:
+  """A section of a network with a smooth activation in place of ReLU, where it has one: for second derivatives.
+
+  The parameters are the same.
+  """
+  return dict(section) | ({"act": "softplus"} if section.get("act") == "relu" else {})
 
 
 def flat(run: Run):

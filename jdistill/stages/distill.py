@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from jdistill import augment, catalog, export, schema
-from jdistill.base import Diverged, PyTree, UserError
+from jdistill.base import Diverged, Method, PyTree, UserError
 from jdistill.bilevel import ROUTES
 from jdistill.config import Declared, Plain, sections
 from jdistill.files import Damaged, format_bytes, read_npz, write_npz
@@ -68,8 +68,9 @@ def _complete(given: Mapping[str, Any], out: dict[str, Any]) -> None:
     )
   if how["gradient"] == "truncated" and how["window"] is None:
     raise UserError("unroll.window=None: gradient 'truncated' needs how many of the inner steps it goes back")
+  experts = out.get("teacher_train") if row.keep == "trajectory" else None
   for name in row.parts:
-    row.build(name)(**row.options_of(out["method"], name)).check(out["method"], out.get("teacher_train"))
+    row.build(name)(**row.options_of(out["method"], name)).check(out["method"], experts)
 
 
 def initial_set(run: Run) -> SyntheticSet:
@@ -110,12 +111,12 @@ def _is_whole(run: Run, path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _named(run: Run) -> Iterator[None]:
+def _named(run: Run, method: Method) -> Iterator[None]:
   """Divergence in the words of the configuration."""
   try:
     yield
   except NotFinite as error:
-    raise Diverged(f"distill: {error.finding}; {_cure(run)}") from error
+    raise Diverged(f"distill: {error.finding}; {method.cure or _cure(run)}") from error
 
 
 def _cure(run: Run) -> str:
@@ -129,7 +130,7 @@ def _loop(run: Run, feed, mesh, begin: float) -> None:
   method = build.build(run, load(run, "initial"), mesh, Route(*chosen) if chosen else None)
   checkpoints = Checkpoints(run.workdir / "checkpoints", {"config": run.hash}, log=run.log)
   progress = Progress("distill", steps, stream=run.stream)
-  with _named(run), contextlib.ExitStack() as stack:
+  with _named(run, method), contextlib.ExitStack() as stack:
     stack.callback(checkpoints.close)
     stack.callback(progress.close)
     outcome = run_loop(
@@ -149,7 +150,7 @@ def _loop(run: Run, feed, mesh, begin: float) -> None:
     run.interrupt("distill", begin, f"step {outcome.steps} of {steps} is saved")
   result = jax.device_get(method.result(outcome.state))
   if not all(np.isfinite(leaf).all() for leaf in result):
-    raise Diverged(f"distill: the learned set is not finite; {_cure(run)}")
+    raise Diverged(f"distill: the learned set is not finite; {method.cure or _cure(run)}")
   if not result.lr > 0:
     raise UserError(
       f"learned learning rate {float(result.lr):.3g}: not positive, so nothing can be trained on the set; lower the "

@@ -44,7 +44,8 @@ def check(run: Run) -> None:
 def _check_options(run: Run) -> None:
   """Refuses options that do not go together, with each other or with the network, before anything is written."""
   try:
-    build.build(run, build.empty(run), unroll=lambda *_, **__: None)
+    # builders and first states refuse options that do not fit the set or the batches
+    build.shapes(run, build.build(run, build.empty(run), unroll=lambda *_, **__: None))
   except UserError:
     raise
   except ValueError as error:  # of a builder, which knows no sections

@@ -12,10 +12,10 @@ from jdistill import augment, models, schema
 from jdistill.base import Batch, Diverged, Network, UserError
 from jdistill.config import Declared, Plain
 from jdistill.data.subset import balanced_indices
-from jdistill.evaluation import Protocol, evaluate_seeds, examples_of
+from jdistill.evaluation import LOSSES, OPTIMIZERS, Protocol, evaluate_seeds, examples_of
 from jdistill.files import format_bytes
 from jdistill.reporting import Progress, Section, comparison, units
-from jdistill.schema import Above, Range, near_matches
+from jdistill.schema import Above, Choice, Range, near_matches
 from jdistill.stages import build, distill, grid, networks, plan, relabel, train, trajectories
 from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
@@ -53,6 +53,8 @@ class Eval(NamedTuple):
   sets: tuple[str, ...] = ()
   control_lrs: tuple[schema.Positive, ...] = (0.003, 0.01, 0.03, 0.1)
   full_batch_size: Annotated[int, Range(1)] = 128
+  loss: Annotated[str, Choice(LOSSES)] = "ce"
+  optimizer: Annotated[str, Choice(OPTIMIZERS)] = "sgd"
 
 
 def _complete(given: Mapping[str, Any], out: dict[str, Any]) -> None:
@@ -72,6 +74,8 @@ def _complete(given: Mapping[str, Any], out: dict[str, Any]) -> None:
   for key in ("models", "sets"):
     if len(set(e[key])) < len(e[key]):
       raise UserError(f"eval.{key}={e[key]}: names one of them twice; name each once")
+  if e["loss"] == "mse" and "relabel" in out:
+    raise UserError("eval.loss='mse': sets with stored labels are trained on by the section relabel; set it to 'ce'")
   if not e["control_lrs"]:
     raise UserError("eval.control_lrs: empty; give at least one learning rate")
 
@@ -125,7 +129,10 @@ def soft_labels(run: Run) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
 def _sets(run: Run) -> dict[str, Callable[[int], _Set]]:
   """Builders of the sets by name and seed; each random control draws other real images for every seed."""
   c, task, e = run.config, run.task(), run.config["eval"]
-  protocol = Protocol(e["epochs"], e["batch_size"], e["momentum"], e["weight_decay"], augment.named(e["augment"]))
+  protocol = Protocol(
+    e["epochs"], e["batch_size"], e["momentum"], e["weight_decay"], augment.named(e["augment"]), e["loss"],
+    e["optimizer"],
+  )  # fmt: skip
   full = protocol._replace(epochs=e["full_epochs"], batch_size=e["full_batch_size"])
   own, initial = distill.load(run, "distilled"), distill.load(run, "initial")
   soften = soft_labels(run) if "random_soft" in e["sets"] else None
@@ -162,8 +169,9 @@ def _sets(run: Run) -> dict[str, Callable[[int], _Set]]:
 
 def _examples(run: Run, one: _Set) -> Batch:
   """Small sets have labels of the same form, so that they share their programs."""
-  small = len(one.labels) < len(run.task().teacher.y)
-  return examples_of(one.images, one.labels, num_classes=run.task().num_classes if small else None)
+  small, loss = len(one.labels) < len(run.task().teacher.y), one.protocol.loss
+  classes = run.task().num_classes if small or loss == "mse" else None
+  return examples_of(one.images, one.labels, num_classes=classes, loss=loss)
 
 
 def _choose_lr(run: Run, cell: str, network: Network, one: _Set, mesh: Mesh | None) -> float:

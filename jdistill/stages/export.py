@@ -18,7 +18,8 @@ def _run(run: Run) -> None:
     _verify(run)  # what somebody changed is not written over
   begin, c, task = time.monotonic(), run.config, run.task()
   result, row = distill.load(run, "distilled"), build.row_of(run)
-  protocol = {name: c["eval"][name] for name in ("epochs", "batch_size", "momentum", "weight_decay", "augment")}
+  names = ("epochs", "batch_size", "momentum", "weight_decay", "augment", "loss", "optimizer")
+  protocol = {name: c["eval"][name] for name in names}
   distilled = export.DistilledSet(
     images=result.images,
     labels=result.labels,

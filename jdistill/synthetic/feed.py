@@ -39,8 +39,8 @@ class Feed(NamedTuple):
   Attributes:
     stream: `(Materials) -> (step -> batch)`, host arrays of one shape.
     example: `(Materials) -> shapes` of a batch, from materials without trajectories, and with shapes for a teacher.
-    check: `(method, teacher_train) -> None`, sections of a configuration, the second `None` without teachers: refuses
-      options that do not go together.
+    check: `(method, teacher_train) -> None`, sections of a configuration, the second `None` without teachers that leave
+      trajectories: refuses options that do not go together.
   """
 
   stream: Callable[[Materials], Callable[[int], PyTree]]

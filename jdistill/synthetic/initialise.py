@@ -107,7 +107,8 @@ class Start(NamedTuple):
       each class, which `seed` decides. `expert_logits` are the last snapshots of some of the `experts` on some images.
       Raises `UserError` where a class has fewer than `ipc` images, or fewer that all experts together get right.
     empty: `(ipc, num_classes, image_shape) -> SyntheticSet` of the same form without any image, for plans.
-    check: as `Feed.check`; refuses soft labels of noise, and hard ones that a method should learn.
+    check: as `Feed.check`; refuses what needs experts where there are none, soft labels of noise, and hard ones that a
+      method should learn.
   """
 
   make: Callable[..., SyntheticSet]
@@ -134,6 +135,9 @@ def start(
   """
 
   def check(method: Mapping[str, Any], teacher_train: Mapping[str, Any] | None) -> None:
+    if teacher_train is None and (initial == "correct" or labels == "soft") and initial != "noise":
+      key, value, other = ("initial", initial, "real") if initial == "correct" else ("labels", labels, "hard")
+      raise UserError(f"method.{key}={value!r}: this method has no experts to ask; set method.{key}={other!r}")
     if initial == "noise" and labels == "soft":
       raise UserError("method.initial='noise': experts give no labels to noise; set method.labels='hard'")
     if method.get("learn_labels") and labels == "hard":

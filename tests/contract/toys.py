@@ -15,6 +15,7 @@ import numpy as np
 
 from jdistill import augment, bilevel, catalog, losses, models, schema
 from jdistill.base import Batch, Method, Network, Outputs, PyTree, Variables
+from jdistill.methods.dataset.batches import random_batches
 from jdistill.methods.dataset.by_class import class_batches
 from jdistill.methods.knowledge import StudentInput, student_method
 from jdistill.methods.optimizers import make_optimizer
@@ -116,6 +117,18 @@ def _matching(row: catalog.Row) -> Toy:
   return Toy(row.build()(network, initial, view=view, **options(row)), batch, row.toy["objective"])
 
 
+def _regression(row: catalog.Row) -> Toy:
+  """Real images of any class, whose labels are predicted from the set's."""
+  initial, x, y = _by_class()
+  initial = initial._replace(images=np.random.default_rng(1).normal(size=initial.images.shape).astype(np.float32))
+  network = models.build("mlp", num_classes=3, image_shape=(2, 2, 1), widths=(8,))
+  feed = random_batches(batch_real=12).stream(Materials(x, y, 3, 0))
+  smooth = models.build("mlp", num_classes=3, image_shape=(2, 2, 1), widths=(8,), act="softplus")
+  given = {"network": network, "smooth_network": smooth, "initial": initial}
+  given = {name: value for name, value in given.items() if row.takes(name)}
+  return Toy(row.build()(**given, **options(row)), feed, row.toy["objective"])
+
+
 def _recovery(row: catalog.Row) -> Toy:
   """Images from a random network with batch norm."""
   initial, _, _ = _by_class()
@@ -195,4 +208,5 @@ KINDS = {
   "trajectory": _trajectory,
   "matching": _matching,
   "recovery": _recovery,
+  "regression": _regression,
 }

@@ -10,6 +10,7 @@ import pytest
 from jdistill import evaluation, models
 from jdistill.augment import flip_crop
 from jdistill.evaluation import Protocol
+from jdistill.ops import centred_one_hot
 from jdistill.training import loop, parallel, programs
 
 N, SHAPE, CLASSES = 7, (2, 2, 1), 3
@@ -104,6 +105,39 @@ def test_hard_labels_are_one_hot_targets():
     functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
     train(protocol, 0.3, hard), train(protocol, 0.3, 50.0 * np.eye(CLASSES)[hard]),
   )  # fmt: skip
+
+
+def test_regression_with_adam_equals_numpy():
+  """`0.5 |f(x) - y|^2` by Adam, whose rate falls and whose moments start anew after epoch `epochs // 2 + 1`."""
+  protocol = Protocol(epochs=5, batch_size=100, weight_decay=0.05, loss="mse", optimizer="adam")
+  params, x, lr = [W.copy(), B.copy()], X.reshape(N, -1), 0.03
+  first, second, count = [0.0, 0.0], [0.0, 0.0], 0
+  for epoch in range(6):
+    error, count = (x @ params[0] + params[1] - LABELS) / N, count + 1
+    for i, gradient in enumerate((x.T @ error, error.sum(0))):
+      gradient = gradient + 0.05 * params[i]
+      first[i], second[i] = 0.9 * first[i] + 0.1 * gradient, 0.999 * second[i] + 0.001 * gradient**2
+      step = first[i] / (1 - 0.9**count) / (np.sqrt(second[i] / (1 - 0.999**count)) + 1e-8)
+      params[i] = params[i] - lr * step
+    if epoch == 3:
+      lr, first, second, count = 0.1 * lr, [0.0, 0.0], [0.0, 0.0], 0
+  check(train(protocol, 0.03), params)
+
+
+def test_classes_become_centred_targets_of_a_regression():
+  hard = np.arange(N) % CLASSES
+  want = np.eye(CLASSES)[hard] - 1 / CLASSES
+  for labels in (hard, hard.astype(np.int64)):
+    found = evaluation.examples_of(np.float32(X), labels, num_classes=CLASSES, loss="mse").y
+    np.testing.assert_allclose(found, want, rtol=1e-6)
+    assert found.dtype == np.float32
+  np.testing.assert_array_equal(evaluation.examples_of(np.float32(X), LABELS, loss="mse").y, np.float32(LABELS))
+  scaled = centred_one_hot(jnp.int32(hard), CLASSES, scaled=True)
+  np.testing.assert_allclose(scaled, want / np.sqrt(0.3), rtol=1e-6)
+  with pytest.raises(ValueError, match="need num_classes"):
+    evaluation.examples_of(np.float32(X), hard, loss="mse")
+  with pytest.raises(ValueError, match="must be integers"):
+    centred_one_hot(jnp.float32(hard), CLASSES)
 
 
 def test_augmentation_is_drawn_in_training():

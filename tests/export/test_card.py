@@ -34,6 +34,10 @@ def test_card_golden(tmp_path):
   text = (tmp_path / "README.md").read_text()
   assert "**The images are plain pixels**" in text and "- `labels` are integer classes." in text
   assert "preprocessed space" not in text and "logits" not in text
+  export.save(tmp_path, small_set()._replace(protocol={"loss": "mse"}))
+  text = (tmp_path / "README.md").read_text()
+  assert "**Train with the squared error of a network's outputs to their labels and start" in text
+  assert "- `labels` are regression targets, one row per image" in text and "softmax" not in text
 
 
 @pytest.mark.parametrize("kind", ["none", "standardize", "channel", "zca"])

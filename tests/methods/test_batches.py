@@ -1,10 +1,11 @@
-"""The batches of an inner loop: every image once a round, the short batch first."""
+"""The batches of an inner loop: every image once a round, the short batch first; and those of random real images."""
 
 import jax
 import numpy as np
 import pytest
 
-from jdistill.methods.dataset.batches import inner_batches
+from jdistill.methods.dataset.batches import inner_batches, random_batches
+from jdistill.synthetic import Materials
 
 KEY = jax.random.key(0)
 
@@ -46,3 +47,22 @@ def test_rounds_and_keys_have_orders_of_their_own():
   assert (indices[0] != np.arange(50)).any()
   np.testing.assert_array_equal(indices, rows(50, 50, 3)[0])
   assert (indices != rows(50, 50, 3, jax.random.key(1))[0]).any()
+
+
+def test_random_batches_have_no_repetition_and_all_images_equally_often():
+  x, y = np.arange(20, dtype=np.float32).reshape(20, 1, 1, 1), np.arange(20) % 3
+  feed, found = random_batches(batch_real=5), Materials(x, y, 3, seed=4)
+  batch = feed.stream(found)
+  counts = np.zeros(20)
+  for step in range(800):
+    one = batch(step)
+    assert len(set(one.ids)) == 5 and one.weight is None
+    counts[one.ids] += 1
+  np.testing.assert_array_equal(one.x[:, 0, 0, 0], one.ids)
+  np.testing.assert_array_equal(one.y, one.ids % 3)
+  assert (np.abs(counts - 200) < 5 * np.sqrt(800 * 0.25 * 0.75)).all()
+  np.testing.assert_array_equal(feed.stream(found)(7).ids, batch(7).ids)
+  assert (feed.stream(found._replace(seed=5))(7).ids != batch(7).ids).any()
+  shape = feed.example(found)
+  assert (shape.x.shape, shape.y.shape, shape.y.dtype) == ((5, 1, 1, 1), (5,), np.int32)
+  assert random_batches(batch_real=100).stream(found)(0).x.shape == (20, 1, 1, 1)

@@ -160,6 +160,7 @@ def test_convnet_is_conv_norm_relu_pool():
   [
     ("sigmoid", lambda x: 1 / (1 + np.exp(-x))),
     ("leaky_relu", lambda x: np.where(x > 0, x, 0.01 * x)),
+    ("softplus", lambda x: np.log1p(np.exp(60 * np.float64(x))) / 60),
   ],
 )
 def test_activations_and_max_pooling(act, function):

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments import compare_knowledge, datm, mtt
+from experiments import compare_knowledge, datm, mtt, sre2l
 from jdistill import catalog, cli, config, stages
 from jdistill.base import UserError
 
@@ -143,6 +143,7 @@ def _flat(mapping, prefix=""):
     (lambda c: c.update(ipc=True), "ipc=True: must be of type int"),
     (lambda c: c.update(ipc="3"), "ipc='3': must be of type int"),
     (lambda c: c.update(extra=1), "extra=1: unknown key"),
+    (lambda c: c["eval"].update(loss="mae"), "eval.loss='mae'"),
     (lambda c: c["eval"].update(sede=1), "eval.sede=1: unknown key; did you mean 'seeds'"),
     (lambda c: c["auto"].clear(), "there is no default for this data set; give --config."),
     (lambda c: c["teacher_train"].update(lr=float("nan")), "teacher_train.lr=nan"),
@@ -158,6 +159,13 @@ def test_a_mapping_that_is_no_configuration_is_refused_in_one_line(change, words
     stages.resolve(raw)
   assert words in str(caught.value)
   assert "\n" not in str(caught.value)
+
+
+def test_stored_labels_have_no_place_for_another_loss():
+  raw = sre2l.get_config("tiny").to_dict()
+  raw["eval"]["loss"] = "mse"
+  with pytest.raises(UserError, match=r"^eval\.loss='mse': sets with stored labels .*; set it to 'ce'$"):
+    stages.resolve(raw)
 
 
 def test_the_hash_is_that_of_the_values_alone():

@@ -149,9 +149,14 @@ def test_a_start_that_cannot_work_is_refused():
   answer, _, _ = experts_of([(LABELS + 1) % 3])
   with pytest.raises(UserError, match="class 0 has only 0 usable images of 6"):
     start().make(IMAGES, LABELS, ipc=2, num_classes=3, seed=4, expert_logits=answer, experts=1)
-  start().check({"learn_labels": True}, None)
+  start().check({"learn_labels": True}, {})
   with pytest.raises(UserError, match="hard labels cannot be learned"):
-    start(labels="hard").check({"learn_labels": True}, None)
+    start(labels="hard").check({"learn_labels": True}, {})
+  with pytest.raises(UserError, match=r"^method\.initial='correct': this method has no experts to ask; .*'real'$"):
+    start(labels="hard").check({}, None)
+  with pytest.raises(UserError, match=r"^method\.labels='soft': this method has no experts to ask; .*'hard'$"):
+    start(initial="real").check({}, None)
+  start(initial="real", labels="hard").check({}, None)
 
 
 def test_a_set_may_start_from_noise_with_the_classes_as_labels():

@@ -1,10 +1,41 @@
-"""The batches of an inner loop, drawn before the loop so that every step is pure and can be recomputed."""
+"""Batches: those of an inner loop, drawn before the loop so that every step is pure, and real images of any class."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jdistill.augment import repeat, show
-from jdistill.base import Augmentation, Key, PyTree, View
+from jdistill.base import Augmentation, Batch, Key, PyTree, View
+from jdistill.schema import Count
+from jdistill.synthetic import Feed, Materials
+
+
+def random_batches(*, batch_real: Count = 1024) -> Feed:
+  """A stream of random real images, without repetition within a step and drawn anew for each.
+
+  Its batches are `Batch`es of `x` `[b, height, width, channels]`, classes `y` `[b]` and positions as `ids`; `b` is
+  `batch_real`, or the number of real images if that is smaller.
+
+  Args:
+    batch_real: images per step.
+  """
+
+  def stream(found: Materials) -> Callable[[int], Batch]:
+    count, y = min(batch_real, len(found.y)), np.asarray(found.y, np.int32)
+
+    def batch(step: int) -> Batch:
+      rng = np.random.default_rng((found.seed, step))
+      positions = rng.choice(len(y), count, replace=False, shuffle=False).astype(np.int32)
+      return Batch(found.x[positions], y[positions], positions)
+
+    return batch
+
+  def example(found: Materials) -> Batch:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), stream(found)(0))
+
+  return Feed(stream, example)
 
 
 def inner_batches(key: Key, size: int, batch_size: int, steps: int) -> tuple[jax.Array, jax.Array]:
