@@ -90,6 +90,7 @@ _OWN = common.CONVNET | {
   "teacher_data_policy/drop_last": False,
   "eval/epochs": 200,
   "eval/augment": "none",
+  "eval/choose_lr": True,
   "eval/full_epochs": 20,
   "eval/full_lr": 0.03,
   "eval/full_batch_size": 64,

@@ -28,8 +28,9 @@ _RATES = (0.1, 0.05, 0.02, 0.01, 0.003, 0.001)  # of experts, and of inner steps
 _INNER = (20, 40, 10)
 _SPAN = 2  # epochs of a segment
 _WANTED = 400  # outer steps that a set needs at least to become worth something
-_MOVE = 0.04  # the first image rate to try, as the first step's root mean square, in units of network space
-_PILOT, _PILOTS = 10, 5  # steps to try a rate, and rates to try
+_MOVE = 0.02  # the first image rate to try, as the first step's root mean square, in units of network space
+_PILOT, _PILOTS = 10, 6  # steps to try a rate, and rates to try
+_NEARLY = 0.2  # share of the best gain that a smaller image rate may miss: smaller ones keep images closer to real ones
 _LABEL_MOVE = 0.002  # the same of labels, as a share of their own
 _RATE_MOVE = 0.0002  # and of the learning rate
 _HELD = 1000
@@ -268,28 +269,35 @@ def _rates(book: _Book, matcher: Matcher, alpha: float, segments: list) -> None:
 def _image_rate(
   lab: Lab, matcher: Matcher, alpha: float, rates: dict, momenta: dict, segments: list, scale: float
 ) -> tuple[float, float, str]:
-  """`(rate, seconds of a step, why)`: half of the best one after a few steps of each, for more of them are to come."""
+  """`(rate, seconds of a step, why)`: the least one that gains nearly as much as the best in a few steps."""
   own = None if lab.is_open("method/image_lr") else lab.value("method/image_lr") * scale
   found, seconds, move = {}, 0.0, own or _MOVE
-  while move not in found:
+  before = float(matcher.losses(matcher.learned(alpha), segments).mean())
+  while len(found) < _PILOTS:
     rates["images"] = move / max(scale, 1e-12)
     learned, seconds = matcher.pilot(alpha, rates, momenta, segments, _PILOT)
     losses = matcher.losses(learned, segments)
     found[move] = float(losses.mean()) if np.isfinite(losses).all() else float("inf")
-    best = min(found, key=found.get)
-    if own is not None or len(found) >= _PILOTS:
+    best = min(found.values())
+    enough = [one for one, loss in found.items() if loss <= best + _NEARLY * max(0.0, before - best)]
+    if own is not None:
       break
-    # on towards where it gets better: upwards from the largest, downwards from the least
-    move = best * 2 if best == max(found) else best / 2
+    if found[max(found)] == best:
+      move = max(found) * 2
+    elif min(enough) == min(found):
+      move = min(found) / 2
+    else:
+      break
   shown = ", ".join(f"{move / scale:.3g}: {loss:.3f}" for move, loss in sorted(found.items()))
-  return _round(best / scale / 2), seconds, f"half of the best after {_PILOT} steps, by their matching loss ({shown})"
+  reason = f"the least that gains {1 - _NEARLY:.0%} of the most in {_PILOT} steps from {before:.3f} ({shown})"
+  return _round(min(enough) / scale), seconds, reason
 
 
 def _evaluation(lab: Lab, book: _Book, curve: Curve) -> None:
   """As long trainings on the sets as the time allows; full data only where they fit."""
   size, seeds = lab.ipc * lab.num_classes, lab.value("eval/seeds")
   seconds = lab.seconds * _SHARES["evaluate"]
-  trainings = 4 * seeds + 3 * len(lab.value("eval/control_lrs"))  # and the controls' rates
+  trainings = 4 * (seeds + len(lab.value("eval/control_lrs")))  # to choose rates, too
   epochs = int(np.clip(0.7 * seconds / (trainings * size * curve.seconds_per_image), 60, 400))
   book.choose("eval/epochs", epochs, f"{trainings} trainings on {size} images in {seconds:.0f} s")
   affordable = 0.4 * seconds / (seeds * len(lab.y) * curve.seconds_per_image)

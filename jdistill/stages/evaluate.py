@@ -52,6 +52,7 @@ class Eval(NamedTuple):
   models: tuple[str, ...] = ("convnet",)
   sets: tuple[str, ...] = ()
   control_lrs: tuple[schema.Positive, ...] = (0.003, 0.01, 0.03, 0.1)
+  choose_lr: bool = False
   full_batch_size: Annotated[int, Range(1)] = 128
   loss: Annotated[str, Choice(LOSSES)] = "ce"
   optimizer: Annotated[str, Choice(OPTIMIZERS)] = "sgd"
@@ -94,6 +95,7 @@ class _Set(NamedTuple):
     images, labels: of the set.
     protocol: how networks are trained on it.
     lr: learning rate; `None` asks for a choice on validation images.
+    rates: what is tried beside `eval.control_lrs`.
     used: positions of real images that validation must not contain.
     records: makes the stored labels that networks are trained on instead, by stage `relabel`.
   """
@@ -102,6 +104,7 @@ class _Set(NamedTuple):
   labels: np.ndarray
   protocol: Protocol
   lr: float | None = None
+  rates: tuple[float, ...] = ()
   used: Sequence[int] = ()
   records: Callable[[], fkd.Records] | None = None
 
@@ -153,7 +156,8 @@ def _sets(run: Run) -> dict[str, Callable[[int], _Set]]:
   def distilled(seed: int) -> _Set:
     if "relabel" in c:
       return _Set(own.images, own.labels, protocol, c["relabel"]["lr"], records=lambda: relabel.load(run))
-    return _Set(own.images, own.labels, protocol, float(own.lr))
+    rate = float(own.lr)
+    return _Set(own.images, own.labels, protocol, None if e["choose_lr"] else rate, rates=(rate,))
 
   builders = {
     OWN: distilled,
@@ -175,8 +179,8 @@ def _examples(run: Run, one: _Set) -> Batch:
 
 
 def _choose_lr(run: Run, cell: str, network: Network, one: _Set, mesh: Mesh | None) -> float:
-  """The control's learning rate: the best of a few on real training images outside the set, never on test images."""
-  task, rates = run.task(), run.config["eval"]["control_lrs"]
+  """A learning rate: the best of a few on real training images outside the set, never on test images."""
+  task, rates = run.task(), [*run.config["eval"]["control_lrs"], *one.rates]
   free = np.setdiff1d(np.arange(len(task.teacher.y)), one.used)
   labels = task.teacher.y[free]
   least = int(np.bincount(labels, minlength=task.num_classes).min())
@@ -239,6 +243,14 @@ def _cells(run: Run) -> None:
   found.work(names, one)
   progress.close()
   found.finish()
+
+
+def rate_of(run: Run, learned: float) -> float:
+  """The rate for training on the set: the learned one, or with `eval.choose_lr` that of the first network's cell."""
+  e = run.config.get("eval", {})
+  if not e.get("choose_lr") or run.finished("evaluate", STAGE.leaves) is None:
+    return learned
+  return float(grid.load(run, _FILE)[f"{e['models'][0]}/{OWN}"].get("lr", learned))
 
 
 def _cure(name: str) -> str:
@@ -309,7 +321,8 @@ def _report(run: Run, record: Mapping[str, Any]) -> Part:
   text = (
     f"{said}.\n\nMean ± standard deviation over {e['seeds']} fresh networks. Seeds are paired: a seed has the same "
     "initial network and order for every set. Random controls draw other images for every network; learning rates of "
-    "controls were chosen on training images outside the set, the distilled set has its own."
+    "controls were chosen on training images outside the set, the distilled set has its own"
+    f"{', or one that was chosen likewise' if e['choose_lr'] else ''}."
   )
   summary = {"reference": reference, "arms": first, "models": compared}
   section = Section("Result", text, table, [("means with standard deviations over networks", figure)])

@@ -6,7 +6,7 @@ from jdistill import __version__, config, export
 from jdistill.base import UserError
 from jdistill.data import preprocess
 from jdistill.files import CHECKSUMS, verify_checksums
-from jdistill.stages import build, distill
+from jdistill.stages import build, distill, evaluate
 from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
 from jdistill.stages.workdir import on_first
@@ -23,7 +23,7 @@ def _run(run: Run) -> None:
   distilled = export.DistilledSet(
     images=result.images,
     labels=result.labels,
-    learned_lr=float(result.lr),
+    learned_lr=evaluate.rate_of(run, float(result.lr)),
     preprocessing=preprocess.to_arrays(task.preprocessing),
     class_names=task.class_names,
     protocol=protocol | {"model": c["model"]},
