@@ -59,7 +59,6 @@ _COLUMNS = (
 
 # What all official settings share.
 SHARED = common.CONVNET | {
-  "calibration/enabled": False,
   "preprocessing": "zca",
   "steps": 10000,
   "snapshot_every": 1000,
@@ -104,7 +103,6 @@ _OWN = common.CONVNET | {
 }
 
 _DIGITS = common.CONVNET_DIGITS | {
-  "calibration/enabled": False,
   "steps": 600,
   "teachers/count": 8,
   "teacher_train/epochs": 40,
@@ -129,7 +127,7 @@ _DIGITS_RANGES = {
 
 def tables() -> dict:
   """The tables behind `config.auto`: data set -> ipc -> values of keys left open."""
-  auto = {"*": {"*": _OWN}}
+  auto = {"*": {"*": SHARED, "1": _OWN}}  # the row is of unknown data alone, whatever their images per class
   auto["digits"] = {"*": _DIGITS} | {str(ipc): values for ipc, values in _DIGITS_RANGES.items()}
   for dataset, table in _OFFICIAL.items():
     depth = 4 if dataset == "tiny_imagenet" else 3
@@ -141,7 +139,8 @@ def share(auto: dict, values: Mapping) -> dict:
   """Gives values to all published rows and to unknown data; the digits have their own."""
   for dataset, table in auto.items():
     if dataset != "digits":
-      table["*"] = table["*"] | values
+      key = "1" if dataset == "*" else "*"
+      table[key] = table[key] | values
   return auto
 
 

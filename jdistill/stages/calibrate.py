@@ -47,6 +47,8 @@ def _opened(untouched: Mapping[str, Any], out: dict[str, Any]) -> None:
   which, known = out["calibration"], calibration_of(out["method"]["name"])
   if not which["enabled"]:
     which["keys"] = []
+    others = [name for name in out["stages"] if name != "calibrate"]
+    out["stages"] = others or out["stages"]
     return
   unknown = [path for path in which["keys"] if path not in known.paths]
   if unknown:

@@ -83,9 +83,10 @@ def test_a_file_named_with_a_preset_takes_the_preset_s_settings():
   assert stages.resolve(experiment)["method"]["inner_steps"] == 20  # still the row of the ipc
 
 
-def test_an_unlisted_set_without_a_preset_takes_the_shared_values():
+def test_an_unlisted_set_without_a_preset_is_calibrated():
   resolved = stages.resolve(_experiment(dataset="svhn_cropped", ipc=10))
-  assert (resolved["method"]["inner_steps"], resolved["preprocessing"], resolved["model"]["width"]) == (40, "zca", 128)
+  assert resolved["calibration"]["enabled"] and resolved["stages"][0] == "calibrate"
+  assert "calibrate" not in stages.resolve(_experiment())["stages"]
 
 
 def test_options_of_another_network_are_left_out_and_its_own_filled_in():
@@ -109,6 +110,7 @@ def test_the_result_is_plain_complete_and_stable():
     "data_dir",
     "train_size",
     "test_size",
+    "time_limit",
     "method.batch_size",
     "method.clusters",
     "method.current_start_epoch",
