@@ -72,7 +72,7 @@ def main() -> int:
   parser.add_argument("--time_limit", default="4m")
   parser.add_argument("--only", action="append", choices=list(NAMES))
   given = parser.parse_args()
-  sets, rows, verdicts = own_sets.write(given.data, given.out / "sets"), [], []
+  sets, rows, verdicts, counted = own_sets.write(given.data, given.out / "sets"), [], [], "nothing"
   for name in given.only or NAMES:
     for ipc in (1, 10):
       workdir = given.out / f"{name}-ipc{ipc}"
@@ -86,13 +86,12 @@ def main() -> int:
       rows.append(cells)
       verdicts.append(verdict)
       print(table([cells]), flush=True)
+      counted = ", ".join(f"{verdicts.count(kind)} {kind}" for kind in ("above", "even", "below"))
       if not given.only:
         _claim(name, ipc, summary, given.time_limit)
+        _page(rows, counted, given.time_limit)
   print(table(rows))
-  counted = ", ".join(f"{verdicts.count(kind)} {kind}" for kind in ("above", "even", "below"))
   print(f"{counted} of {len(verdicts)}")
-  if not given.only:
-    _page(rows, counted, given.time_limit)
   return 0
 
 

@@ -10,10 +10,12 @@ from jdistill.bilevel.implicit import (
   implicit_gradient,
   linearise,
 )
-from jdistill.bilevel.unroll import ROUTES, unroll, unroll_trace
+from jdistill.bilevel.unroll import PLAIN_SGD_ROUTES, ROUTES, UNMARKED_ROUTES, unroll, unroll_trace
 
 __all__ = [
+  "PLAIN_SGD_ROUTES",
   "ROUTES",
+  "UNMARKED_ROUTES",
   "ImplicitGradient",
   "adam_descent",
   "adam_solve",

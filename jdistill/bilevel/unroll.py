@@ -32,6 +32,8 @@ from jdistill.bilevel.inner import Batch, Carry, Inner, InnerLoss
 from jdistill.bilevel.tesla import tesla
 
 ROUTES = ("full", "remat", "mixed", "mixed_saved", "nested_remat", "truncated", "tesla")
+PLAIN_SGD_ROUTES = ("tesla",)  # which know no momentum
+UNMARKED_ROUTES = ("truncated",)  # which give no points on the way
 
 
 def unroll(

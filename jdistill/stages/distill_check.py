@@ -4,6 +4,7 @@ import jax
 
 from jdistill import augment
 from jdistill.base import UserError
+from jdistill.bilevel import PLAIN_SGD_ROUTES, UNMARKED_ROUTES
 from jdistill.data.checks import require_per_class
 from jdistill.stages import build
 from jdistill.stages.run import Run
@@ -54,10 +55,10 @@ def _check_options(run: Run) -> None:
 
 def _check_route(route: str, inner: build.InnerTraining, name: str) -> None:
   """Refuses gradient routes that cannot carry the inner training of a method."""
-  if route == "tesla" and inner.momentum:
+  if route in PLAIN_SGD_ROUTES and inner.momentum:
     raise UserError(
-      f"unroll.gradient='tesla': is for plain SGD, and {name} has an inner momentum of {inner.momentum}; use 'mixed', "
-      "or set the momentum to 0"
+      f"unroll.gradient={route!r}: is for plain SGD, and {name} has an inner momentum of {inner.momentum}; use "
+      "'mixed', or set the momentum to 0"
     )
-  if route == "truncated" and inner.marks:
-    raise UserError(f"unroll.gradient='truncated': has no points on the way, which {name} looks at; use 'mixed'")
+  if route in UNMARKED_ROUTES and inner.marks:
+    raise UserError(f"unroll.gradient={route!r}: has no points on the way, which {name} looks at; use 'mixed'")
