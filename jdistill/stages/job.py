@@ -122,7 +122,7 @@ def prepare(run: Run, job: Job) -> Prepared:
   if rows is not None and batch_size % rows.shape[parallel.DATA]:
     raise UserError(
       f"parallel.data={rows.shape[parallel.DATA]}: does not divide the {batch_size} examples of a step of {job.label}; "
-      f"change it or {job.section}.batch_size"
+      f"use a divisor, or another {job.section}.batch_size"
     )
   # the rate is an argument of the program, except where a role has an optimiser of its own
   scaled = job.recipe.outer is None or job.recipe.outer.optimizer is None

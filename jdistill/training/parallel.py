@@ -78,8 +78,8 @@ def check_rows(rows: int, mesh: Mesh) -> None:
   """
   if rows % mesh.shape[DATA]:
     raise UserError(
-      f"parallel.data={mesh.shape[DATA]}: does not divide the {rows} images of an inner step; change it or "
-      "method.batch_size"
+      f"parallel.data={mesh.shape[DATA]}: does not divide the {rows} images of an inner step; use a "
+      "divisor, or another method.batch_size"
     )
 
 

@@ -95,7 +95,7 @@ for _host in ("", "host", "host:", ":1", "host:0", "host:99999", "host:port", "a
 for _count, _index in (("0", "0"), ("-1", "0"), ("2", "2"), ("2", "-1"), ("two", "0"), ("1.5", "0"), ("2", "one")):
   _three = ["--coordinator=localhost:1", f"--num_processes={_count}", f"--process_id={_index}"]
   _CASES[f"process {_index} of {_count}"] = ([DATM, WORK, *_three], [("num_processes", "process_id")])
-for _size in ("0", "-1", "3", "1000000", "abc", "1.5"):
+for _size in ("0", "-1", "1000000", "abc", "1.5"):  # no small number, which some machines have
   for _axis in ("pool", "data"):
     _CASES[f"{_size} devices of {_axis}"] = ([DATM, WORK, f"--config.parallel.{_axis}={_size}"], [f"parallel.{_axis}"])
 

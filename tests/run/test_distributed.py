@@ -205,7 +205,10 @@ def test_a_port_in_use_is_named(refuse):
     (["data=16"], "parallel.data=16: there are 8 cpu devices; lower it"),
     (["pool=9"], "parallel.pool=9: there are 8 cpu devices; lower it"),
     (["data=0"], "parallel.data=0: must be at least 1"),
-    (["data=3"], "parallel.data=3: does not divide the 10 images of an inner step; change it or method.batch_size"),
+    (
+      ["data=3"],
+      "parallel.data=3: does not divide the 10 images of an inner step; use a divisor, or another method.batch_size",
+    ),
     (["route=map"], "parallel.route='map': unknown"),
     (["dat=2"], "unknown key"),
   ],
