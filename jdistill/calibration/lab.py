@@ -54,3 +54,18 @@ class Calibration(NamedTuple):
 
   paths: tuple[str, ...]
   choose: Callable[[Lab], list[Choice]]
+
+
+class Book:
+  """Choices so far: what is not open keeps its value."""
+
+  def __init__(self, lab: Lab):
+    self.lab, self.choices = lab, []
+
+  def choose(self, path: str, value: Any, reason: str) -> Any:
+    """The value that holds: the configuration's own where it is set."""
+    if not self.lab.is_open(path):
+      return self.lab.value(path)
+    self.choices.append(Choice(path, value, reason))
+    self.lab.log(f"calibrate: {path.replace('/', '.')}={value}: {reason}")
+    return value

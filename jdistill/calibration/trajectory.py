@@ -13,8 +13,9 @@ import jax
 import numpy as np
 
 from jdistill.augment import named
-from jdistill.calibration import Calibration, Choice, Lab
+from jdistill.calibration.lab import Book, Calibration, Choice, Lab
 from jdistill.calibration.probe import Curve, Learner, Matcher
+from jdistill.calibration.rates import choose_rates, inner_rate
 from jdistill.data.subset import balanced_indices
 from jdistill.synthetic import SyntheticSet
 
@@ -24,32 +25,11 @@ _WIDTHS = (128, 64, 32, 16)
 _EPOCH = 25  # steps of experts between two snapshots
 _BATCH = 64  # images of an expert's step
 _EPOCHS = 40  # the longest experts
-_RATES = (0.1, 0.05, 0.02, 0.01, 0.003, 0.001)  # of experts, and of inner steps
+RATES = (0.1, 0.05, 0.02, 0.01, 0.003, 0.001)  # of experts, and of inner steps
 _INNER = (20, 40, 10)
 _SPAN = 2  # epochs of a segment
 _WANTED = 400  # outer steps that a set needs at least to become worth something
-_MOVE = 0.02  # the first image rate to try, as the first step's root mean square, in units of network space
-_PILOT, _PILOTS = 10, 6  # steps to try a rate, and rates to try
-_NEARLY = 0.2  # share of the best gain that a smaller image rate may miss: smaller ones keep images closer to real ones
-_LABEL_MOVE = 0.002  # the same of labels, as a share of their own
-_RATE_MOVE = 0.0002  # and of the learning rate
 _HELD = 1000
-_OPTIONS = {"images": "image", "labels": "label", "lr": "lr"}  # what options of what is learned begin with
-
-
-class _Book:
-  """Choices so far: what is not open keeps its value."""
-
-  def __init__(self, lab: Lab):
-    self.lab, self.choices = lab, []
-
-  def choose(self, path: str, value: Any, reason: str) -> Any:
-    """The value that holds: the configuration's own where it is set."""
-    if not self.lab.is_open(path):
-      return self.lab.value(path)
-    self.choices.append(Choice(path, value, reason))
-    self.lab.log(f"calibrate: {path.replace('/', '.')}={value}: {reason}")
-    return value
 
 
 def trajectory(lab: Lab) -> list[Choice]:
@@ -58,10 +38,10 @@ def trajectory(lab: Lab) -> list[Choice]:
   The choices depend on the data, the seed, and, where a time limit is to be kept, on the speed of the machine; a run
   keeps those that it made.
   """
-  book = _Book(lab)
+  book = Book(lab)
   learner, curve, lr = _experts(lab, book)
   matcher, alpha, segments = _matching(lab, book, learner, curve, lr)
-  _rates(book, matcher, alpha, segments)
+  choose_rates(book, matcher, alpha, segments, lab.seconds * _SHARES["distill"])
   _evaluation(lab, book, curve)
   return book.choices
 
@@ -83,7 +63,7 @@ def epoch_of(size: int) -> tuple[int, int]:
 # -- experts ----------------------------------------------------------------------------------------------------------
 
 
-def _experts(lab: Lab, book: _Book) -> tuple[Learner, Curve, float]:
+def _experts(lab: Lab, book: Book) -> tuple[Learner, Curve, float]:
   free, held = _split(lab)
   parts = (lab.x[free], lab.y[free], lab.x[held], lab.y[held])
   key, options = jax.random.fold_in(jax.random.key(lab.seed), 17), {}
@@ -95,13 +75,13 @@ def _experts(lab: Lab, book: _Book) -> tuple[Learner, Curve, float]:
   if lab.is_open("model/depth"):
     options["depth"] = _depth(book, lab.x.shape[1:3])
   one = learner("none")
-  first = one.train(key, _RATES[1], 2)
+  first = one.train(key, RATES[1], 2)
   if lab.is_open("model/width"):
     wanted, reason = _width(lab, lab.value("model/width"), first.seconds_per_image)
     options["width"] = book.choose("model/width", wanted, reason)
     if wanted != lab.value("model/width"):
       one = learner("none")
-  tried = {rate: one.train(key, rate, 3).loss for rate in _RATES}
+  tried = {rate: one.train(key, rate, 3).loss for rate in RATES}
   shown = ", ".join(f"{rate:g}: {loss:.3f}" for rate, loss in tried.items())
   reason = f"half of the rate with the lowest held-out loss after 3 epochs ({shown}), for smooth experts"
   lr = book.choose("teacher_train/lr", min(tried, key=tried.get) / 2, reason)
@@ -119,7 +99,7 @@ def _experts(lab: Lab, book: _Book) -> tuple[Learner, Curve, float]:
   return one, curve, lr
 
 
-def _depth(book: _Book, sides: tuple[int, ...]) -> int:
+def _depth(book: Book, sides: tuple[int, ...]) -> int:
   """Blocks that halve the maps down to about four pixels."""
   depth = int(np.clip(round(float(np.log2(min(sides) / 4))), 1, 6))
   return book.choose("model/depth", depth, f"images of {sides[0]}x{sides[1]}, halved to about 4x4")
@@ -135,7 +115,7 @@ def _width(lab: Lab, width: int, seconds_per_image: float) -> tuple[int, str]:
   return _WIDTHS[-1], f"the least; {_WANTED} outer steps need about {needed:.0f} s"
 
 
-def _augment(book: _Book, learner: Learner, curve: Curve) -> str:
+def _augment(book: Book, learner: Learner, curve: Curve) -> str:
   """Mirroring where an expert that never saw mirrored images knows them as well."""
   plain = curve.accuracy[-1]
   mirrored = learner.accuracy(curve.trajectory[-1], learner.held[0][:, :, ::-1])
@@ -157,7 +137,7 @@ def _length(curve: Curve) -> tuple[int, str]:
   return max(epochs, 2 * _SPAN), f"an expert reaches {best}"
 
 
-def _data_of_experts(lab: Lab, book: _Book) -> None:
+def _data_of_experts(lab: Lab, book: Book) -> None:
   """Short epochs, so that trajectories have snapshots where experts change fast."""
   batch, steps = epoch_of(len(lab.y))
   batch = book.choose("teacher_train/batch_size", batch, f"for epochs of {steps} steps")
@@ -171,7 +151,7 @@ def _data_of_experts(lab: Lab, book: _Book) -> None:
 # -- matching ---------------------------------------------------------------------------------------------------------
 
 
-def initial_set(lab: Lab, book: _Book, learner: Learner, theta: np.ndarray) -> SyntheticSet:
+def initial_set(lab: Lab, book: Book, learner: Learner, theta: np.ndarray) -> SyntheticSet:
   """The set before the first step, with the labels of one expert; any real images where it knows too few of a class."""
   options = {"ipc": lab.ipc, "num_classes": lab.num_classes, "seed": lab.seed, "experts": 1}
   options["expert_logits"] = lambda images, experts: learner.logits(theta, images)[None]
@@ -186,7 +166,7 @@ def initial_set(lab: Lab, book: _Book, learner: Learner, theta: np.ndarray) -> S
   return lab.start(**start).make(lab.x, lab.y, **options)
 
 
-def _matching(lab: Lab, book: _Book, learner: Learner, curve: Curve, lr: float) -> tuple[Matcher, float, list]:
+def _matching(lab: Lab, book: Book, learner: Learner, curve: Curve, lr: float) -> tuple[Matcher, float, list]:
   options = {"augment": learner_augment(lab, book), "learn_labels": lab.value("method/learn_labels")}
   chosen = {choice.path: choice.value for choice in book.choices}
   epochs = min(len(curve.trajectory) - 1, chosen.get("teacher_train/epochs", lab.value("teacher_train/epochs")))
@@ -195,12 +175,13 @@ def _matching(lab: Lab, book: _Book, learner: Learner, curve: Curve, lr: float) 
   segments = [(curve.trajectory[t], curve.trajectory[t + _SPAN]) for t in starts]
   batch = _inner_batch(lab, book, len(initial.images), curve)
   tables = {}
+  useful = [rate for rate in RATES if lr / 6 < rate <= lr] or [lr]  # smaller ones hardly move, larger ones are unstable
   for steps in _INNER if lab.is_open("method/inner_steps") else (lab.value("method/inner_steps"),):
     matcher = Matcher(learner.network, initial, inner_steps=steps, batch_size=batch, **options)
-    tables[steps] = np.array([matcher.losses(matcher.learned(rate), segments) for rate in _RATES])
+    tables[steps] = np.array([matcher.losses(matcher.learned(rate), segments) for rate in useful])
     if steps == _INNER[0] and np.nanmin(tables[steps][:, 0]) < 0.9:
       break  # the first start can be followed; more steps would only cost
-  best = {steps: float(np.nanmin(table[:, :3].mean(1))) for steps, table in tables.items()}
+  best = {steps: float(np.nan_to_num(table[:, :3].mean(1), nan=np.inf).min()) for steps, table in tables.items()}
   inner = min(best, key=best.get)
   shown = ", ".join(f"{steps} steps: {value:.2f}" for steps, value in best.items())
   inner = book.choose("method/inner_steps", inner, f"the initial matching loss of early segments ({shown})")
@@ -210,23 +191,18 @@ def _matching(lab: Lab, book: _Book, learner: Learner, curve: Curve, lr: float) 
   highest = book.choose("method/max_start_epoch", highest, reason)
   book.choose("method/expert_epochs", _SPAN, f"{_SPAN} epochs of an expert are matched by {inner} steps")
   inside = [i for i, t in enumerate(starts) if lowest <= t < highest] or [0]
-  means = np.nan_to_num(table[:, inside].mean(1), nan=np.inf)
-  # networks are trained on the set with momentum, so a rate above that of experts would be too large there
-  own = [value if rate <= lr else np.inf for rate, value in zip(_RATES, means, strict=True)]
-  place = int(np.argmin(own))
-  shown = ", ".join(f"{rate:g}: {value:.2f}" for rate, value in zip(_RATES, means, strict=True))
-  alpha = book.choose("method/lr_init", _RATES[place], f"the initial matching loss of these segments ({shown})")
   matcher = Matcher(learner.network, initial, inner_steps=inner, batch_size=batch, **options)
-  return matcher, alpha, [segments[i] for i in inside]
+  segments = [segments[i] for i in inside]
+  return matcher, inner_rate(book, matcher, useful, segments), segments
 
 
-def learner_augment(lab: Lab, book: _Book):
+def learner_augment(lab: Lab, book: Book):
   """The augmentation of inner steps, as it was chosen."""
   chosen: Mapping[str, Any] = {choice.path: choice.value for choice in book.choices}
   return named(chosen.get("method/augment", lab.value("method/augment")))
 
 
-def _inner_batch(lab: Lab, book: _Book, size: int, curve: Curve) -> int | None:
+def _inner_batch(lab: Lab, book: Book, size: int, curve: Curve) -> int | None:
   """As many synthetic images per inner step as leave time for enough steps."""
   affordable = lab.seconds * _SHARES["distill"] / (_WANTED * _INNER[0] * 4 * curve.seconds_per_image)
   batch = int(np.clip(affordable, min(size, lab.num_classes), size))
@@ -246,59 +222,12 @@ def _range(starts: list[int], table: np.ndarray) -> tuple[int, int, str]:
   return min(first, highest - 1), highest, f"the least initial matching loss by start epoch ({shown})"
 
 
-def _rates(book: _Book, matcher: Matcher, alpha: float, segments: list) -> None:
-  """Rates of images, labels and learning rate, and how many steps the time allows."""
-  lab = book.lab
-  momenta = {name: lab.value(f"method/{option}_momentum") for name, option in _OPTIONS.items()}
-  some = segments[:: max(1, len(segments) // 4)][:4]
-  scales = matcher.scales(alpha, some)
-  rates = {"lr": _RATE_MOVE * alpha / max(scales["lr"], 1e-12)}
-  if matcher.learn_labels:
-    own = float(np.sqrt(np.mean(np.square(matcher.initial.labels))))
-    rates["labels"] = _LABEL_MOVE * own / max(scales["labels"], 1e-12)
-  rate, seconds, reason = _image_rate(lab, matcher, alpha, rates, momenta, some, scales["images"])
-  book.choose("method/image_lr", rate, reason)
-  if matcher.learn_labels:
-    book.choose("method/label_lr", _round(rates["labels"]), f"moves labels by {_LABEL_MOVE:.1%} of their size a step")
-  book.choose("method/lr_lr", _round(rates["lr"]), f"moves the learning rate by {_RATE_MOVE:.2%} a step")
-  steps = int(np.clip(lab.seconds * _SHARES["distill"] / max(seconds, 1e-9), 20, 5000))
-  steps = book.choose("steps", _floor(steps), f"{seconds:.2f} s each, {_SHARES['distill']:.0%} of the time limit")
-  book.choose("snapshot_every", max(1, steps // 6), "six pictures of the set on its way")
-
-
-def _image_rate(
-  lab: Lab, matcher: Matcher, alpha: float, rates: dict, momenta: dict, segments: list, scale: float
-) -> tuple[float, float, str]:
-  """`(rate, seconds of a step, why)`: the least one that gains nearly as much as the best in a few steps."""
-  own = None if lab.is_open("method/image_lr") else lab.value("method/image_lr") * scale
-  found, seconds, move = {}, 0.0, own or _MOVE
-  before = float(matcher.losses(matcher.learned(alpha), segments).mean())
-  while len(found) < _PILOTS:
-    rates["images"] = move / max(scale, 1e-12)
-    learned, seconds = matcher.pilot(alpha, rates, momenta, segments, _PILOT)
-    losses = matcher.losses(learned, segments)
-    found[move] = float(losses.mean()) if np.isfinite(losses).all() else float("inf")
-    best = min(found.values())
-    enough = [one for one, loss in found.items() if loss <= best + _NEARLY * max(0.0, before - best)]
-    if own is not None:
-      break
-    if found[max(found)] == best:
-      move = max(found) * 2
-    elif min(enough) == min(found):
-      move = min(found) / 2
-    else:
-      break
-  shown = ", ".join(f"{move / scale:.3g}: {loss:.3f}" for move, loss in sorted(found.items()))
-  reason = f"the least that gains {1 - _NEARLY:.0%} of the most in {_PILOT} steps from {before:.3f} ({shown})"
-  return _round(min(enough) / scale), seconds, reason
-
-
-def _evaluation(lab: Lab, book: _Book, curve: Curve) -> None:
+def _evaluation(lab: Lab, book: Book, curve: Curve) -> None:
   """As long trainings on the sets as the time allows; full data only where they fit."""
   size, seeds = lab.ipc * lab.num_classes, lab.value("eval/seeds")
   seconds = lab.seconds * _SHARES["evaluate"]
-  trainings = 4 * (seeds + len(lab.value("eval/control_lrs")))  # to choose rates, too
-  epochs = int(np.clip(0.7 * seconds / (trainings * size * curve.seconds_per_image), 60, 400))
+  trainings = 4 * (seeds + 2 * len(lab.value("eval/control_lrs")))  # to choose rates, too
+  epochs = int(np.clip(0.7 * seconds / (trainings * size * curve.seconds_per_image), 120, 400))
   book.choose("eval/epochs", epochs, f"{trainings} trainings on {size} images in {seconds:.0f} s")
   affordable = 0.4 * seconds / (seeds * len(lab.y) * curve.seconds_per_image)
   batch, steps = epoch_of(len(lab.y))
@@ -313,21 +242,16 @@ def _evaluation(lab: Lab, book: _Book, curve: Curve) -> None:
   )
 
 
-def _round(value: float) -> float:
-  return float(f"{value:.3g}")
-
-
-def _floor(steps: int) -> int:
-  return steps if steps < 100 else steps // 10 * 10
-
-
 CALIBRATION = Calibration(
   (
     *(f"model/{key}" for key in ("depth", "width")),
     "teachers/count",
     *(f"teacher_train/{key}" for key in ("lr", "epochs", "batch_size", "augment")),
     *(f"teacher_data_policy/{key}" for key in ("name", "fraction")),
-    *(f"method/{key}" for key in ("inner_steps", "expert_epochs", "batch_size", "augment", "initial", "lr_init")),
+    *(
+      f"method/{key}"
+      for key in ("inner_steps", "expert_epochs", "batch_size", "augment", "initial", "threshold", "lr_init")
+    ),
     *(f"method/{key}" for key in ("min_start_epoch", "max_start_epoch", "image_lr", "label_lr", "lr_lr")),
     "steps",
     "snapshot_every",

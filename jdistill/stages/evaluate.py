@@ -190,9 +190,11 @@ def _choose_lr(run: Run, cell: str, network: Network, one: _Set, mesh: Mesh | No
     free, labels = free[picked], labels[picked]
   if not len(free):
     return float(rates[0])
-  examples, options = _examples(run, one), {"key": run.key("validation"), "seeds": 1, "mesh": mesh}
+  examples, options = _examples(run, one), {"key": run.key("validation"), "mesh": mesh}
+  options["seeds"] = 2 if run.config["eval"]["choose_lr"] else 1
   found = [
-    evaluate_seeds(network, one.protocol, examples, lr, task.teacher.x[free], labels, **options)[0] for lr in rates
+    float(np.mean(evaluate_seeds(network, one.protocol, examples, lr, task.teacher.x[free], labels, **options)))
+    for lr in rates
   ]
   if not np.isfinite(found).any():
     raise Diverged(f"{cell}: training diverges at every rate of eval.control_lrs={tuple(rates)}; add lower ones")

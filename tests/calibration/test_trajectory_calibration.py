@@ -8,9 +8,10 @@ import pytest
 from jdistill import models
 from jdistill.augment import identity
 from jdistill.base import Segment
-from jdistill.calibration import Lab
 from jdistill.calibration import trajectory as calibration
+from jdistill.calibration.lab import Book, Lab
 from jdistill.calibration.probe import Curve, Learner, Matcher
+from jdistill.calibration.rates import inner_rate
 from jdistill.methods.dataset.trajectory import trajectory_method
 from jdistill.synthetic import SyntheticSet
 
@@ -54,7 +55,7 @@ def test_experts_stop_where_they_are_no_longer_getting_better():
 )
 def test_depth_follows_the_size_of_images(side, depth):
   lab = lab_of(is_open=lambda path: True)
-  assert calibration._depth(calibration._Book(lab), (side, side)) == depth
+  assert calibration._depth(Book(lab), (side, side)) == depth
 
 
 def lab_of(**values):
@@ -63,7 +64,7 @@ def lab_of(**values):
 
 
 def test_what_is_set_stays():
-  book = calibration._Book(lab_of(is_open=lambda path: path == "steps", value=lambda path: 7))
+  book = Book(lab_of(is_open=lambda path: path == "steps", value=lambda path: 7))
   assert book.choose("steps", 3, "why") == 3
   assert book.choose("method/image_lr", 3, "why") == 7
   assert [choice.path for choice in book.choices] == ["steps"]
@@ -123,3 +124,39 @@ def test_a_pilot_at_a_good_rate_follows_better_than_before(problem, learner):
   learned, seconds = matcher.pilot(0.1, rates, momenta, segments, 5)
   assert matcher.losses(learned, segments)[0] < before
   assert seconds > 0
+
+
+class Stub:
+  """A matcher whose least loss before learning is that of a rate at which nothing moves."""
+
+  learn_labels = False
+  before, after = {0.05: 1.3, 0.02: 1.1, 0.01: 0.97}, {0.05: np.nan, 0.02: 0.7, 0.01: 0.9}
+
+  def scales(self, lr, segments):
+    return {"images": 1e-3, "lr": 1.0}
+
+  def learned(self, lr):
+    return lr, self.before
+
+  def losses(self, learned, segments):
+    lr, table = learned
+    return np.array([table[lr]])
+
+  def pilot(self, lr, rates, momenta, segments, steps):
+    return (lr, self.after), 0.1
+
+
+def test_the_inner_rate_is_that_which_learns_and_not_that_which_stands_still():
+  lab = lab_of(is_open=lambda path: True, value=lambda path: 1.0)
+  book = Book(lab)
+  assert inner_rate(book, Stub(), [0.05, 0.02, 0.01], ["segment"]) == 0.02
+  chosen = {choice.path: choice for choice in book.choices}
+  assert chosen["method/lr_init"].value == 0.02
+  assert "0.02: 1.10 to 0.70" in chosen["method/lr_init"].reason
+  assert chosen["method/threshold"].value == pytest.approx(1.32)  # so that the first steps are not refused
+
+
+def test_methods_without_a_threshold_get_none():
+  book = Book(lab_of(is_open=lambda path: True, value=lambda path: None if path == "method/threshold" else 0.5))
+  inner_rate(book, Stub(), [0.01], ["segment"])
+  assert [choice.path for choice in book.choices] == ["method/lr_init"]

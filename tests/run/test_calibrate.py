@@ -93,7 +93,7 @@ def test_data_that_is_not_known_is_calibrated_by_default(tmp_path):
   [
     ("--config.time_limit=soon", "time_limit: 'soon' is no time; write it like '20m', '90s' or '1.5h'"),
     ("--config.time_limit=0m", "time_limit: '0m' is no time"),
-    ("--config.calibration.keys=('method/threshold',)", "calibration.keys: 'method/threshold' cannot be measured"),
+    ("--config.calibration.keys=('method/view',)", "calibration.keys: 'method/view' cannot be measured"),
   ],
 )
 def test_refuses(flag, complaint, tmp_path, call):
