@@ -1,7 +1,7 @@
 """Short looks at a task before trajectory matching: how experts learn, and how well a set can follow them."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -104,7 +104,7 @@ class Matcher:
     inner_steps, batch_size: of the inner training; all images if `None`.
     augment: of the inner steps.
     learn_labels: whether label logits are learned.
-    unroll: the gradient's route.
+    momentum: of inner steps.
   """
 
   def __init__(
@@ -116,7 +116,7 @@ class Matcher:
     batch_size: int | None,
     augment: Augmentation,
     learn_labels: bool,
-    unroll: Callable = bilevel.unroll,
+    momentum: float = 0.0,
   ):
     size, shape = initial.images.shape[0], initial.images.shape
     loss = synthetic_loss(models.flatten(network).apply, augment, shape[1:])
@@ -127,7 +127,7 @@ class Matcher:
       if not learn_labels:
         batches["labels"] = jnp.asarray(initial.labels)[indices]
       shared = {name: learned[name].reshape(size, -1) for name in ("images", "labels") if name in learned}
-      end = unroll(loss, start, shared, batches, learned["lr"], indices=indices)
+      end = bilevel.unroll(loss, start, shared, batches, learned["lr"], indices=indices, momentum=momentum)
       return trajectory_matching(end, target, start)
 
     self.value, self.gradient = jax.jit(outer), jax.jit(jax.value_and_grad(outer))

@@ -167,7 +167,9 @@ def initial_set(lab: Lab, book: Book, learner: Learner, theta: np.ndarray) -> Sy
 
 
 def _matching(lab: Lab, book: Book, learner: Learner, curve: Curve, lr: float) -> tuple[Matcher, float, list]:
+  momentum = lab.value("method/inner_momentum")
   options = {"augment": learner_augment(lab, book), "learn_labels": lab.value("method/learn_labels")}
+  options["momentum"] = momentum
   chosen = {choice.path: choice.value for choice in book.choices}
   epochs = min(len(curve.trajectory) - 1, chosen.get("teacher_train/epochs", lab.value("teacher_train/epochs")))
   initial = initial_set(lab, book, learner, curve.trajectory[epochs])
@@ -175,6 +177,7 @@ def _matching(lab: Lab, book: Book, learner: Learner, curve: Curve, lr: float) -
   segments = [(curve.trajectory[t], curve.trajectory[t + _SPAN]) for t in starts]
   batch = _inner_batch(lab, book, len(initial.images), curve)
   tables = {}
+  lr *= 1 - momentum  # with which steps are as long as without
   useful = [rate for rate in RATES if lr / 6 < rate <= lr] or [lr]  # smaller ones hardly move, larger ones are unstable
   for steps in _INNER if lab.is_open("method/inner_steps") else (lab.value("method/inner_steps"),):
     matcher = Matcher(learner.network, initial, inner_steps=steps, batch_size=batch, **options)

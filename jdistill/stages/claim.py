@@ -74,14 +74,19 @@ def read(run: Run) -> dict[str, Any] | None:
 
 def _before_calibration(found: dict[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
   """A configuration in which the values that its run measured are those of another one."""
-  if not (keys := (found.get("calibration") or {}).get("keys")):
-    return found
-  sections = {str(path).rpartition("/")[0] for path in keys}
-  return (
-    found
-    | {section: config.get(section) for section in sections if section}
-    | {str(path): config.get(path) for path in keys if "/" not in str(path)}
-  )
+  out = {key: dict(value) if isinstance(value, dict) else value for key, value in found.items()}
+  for path in (found.get("calibration") or {}).get("keys") or ():
+    section, _, key = str(path).rpartition("/")
+    # such as the teacher, which is as the model
+    copies = [name for name, one in found.items() if name == section or (section == "model" and one == found["model"])]
+    if not section:
+      out[key] = config.get(key)
+    elif key == "name":  # its options are those of the name
+      out[section] = config.get(section)
+    for name in copies:
+      if key != "name" and isinstance(out[name], dict) and isinstance(config.get(name), Mapping):
+        out[name][key] = config[name].get(key)
+  return out
 
 
 def check_alike(run: Run) -> None:

@@ -178,7 +178,7 @@ def _hooks(
   """What the loop tells: metrics to files that `stack` closes, images to snapshots."""
   c, writers, look = run.config, [], stuck_lib.watch(run, stuck)
   if not distributed.is_writer():
-    return Hooks(stop=lambda: run.stop_requested)
+    return Hooks(on_metrics=lambda step, metrics: look(metrics), stop=lambda: run.stop_requested)
 
   def on_resume(step: int) -> None:
     metrics = lines.writer(run.workdir / _METRICS, "distill", step, checkpoints)

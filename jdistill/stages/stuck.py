@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from jdistill.base import UserError
 from jdistill.stages.run import Run
+from jdistill.training import distributed
 
 _LEAST, _ROWS, _SECONDS = 3, 10, 20.0  # metrics that are looked at: the least, and enough, or those of so long
 
@@ -26,7 +27,9 @@ def watch(run: Run, stuck: Callable[[Sequence[Mapping[str, float]]], str]) -> Ca
 
   def look(metrics: Mapping[str, float]) -> None:
     rows.append(metrics)
-    if seen or len(rows) < _LEAST or (len(rows) < _ROWS and time.monotonic() - begin < _SECONDS):
+    # several processes must decide alike, whatever their clocks say
+    late = distributed.count() == 1 and time.monotonic() - begin >= _SECONDS
+    if seen or len(rows) < _LEAST or not (late or len(rows) >= _ROWS):
       return
     seen.append(True)
     why = stuck(rows)

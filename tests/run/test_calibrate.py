@@ -67,6 +67,8 @@ def test_the_same_command_measures_nothing_again(finished, call):
 def test_a_work_directory_is_recognised_by_its_config_alone(finished, call):
   work, _ = finished
   (work / "claim.json").unlink()
+  complaint = call(*OWN, "--config.eval.batch_size=7", f"--workdir={work}").complaint
+  assert "belongs to another configuration: eval.batch_size=128 (there) != 7 (now)" in complaint
   ended = call(*OWN, f"--workdir={work}")
   assert ended.code == 0, ended.err
   assert "seed=0 (there) != 1 (now)" in call(*OWN, "--config.seed=1", f"--workdir={work}").complaint
