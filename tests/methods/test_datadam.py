@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from finite_differences import numeric_gradient
+from real_batches import real_batch
 
 from jdistill import models
-from jdistill.base import Batch, Network, Outputs, UserError, Variables
+from jdistill.base import Network, Outputs, UserError, Variables
 from jdistill.losses import attention_matching
 from jdistill.methods.dataset.datadam import datadam
 from jdistill.methods.dataset.dm import dm
@@ -39,11 +40,6 @@ def pixel_by_pixel(dtype=jnp.float32):
     return Outputs(features[:, :CLASSES], features, taps)
 
   return Network(init, apply)
-
-
-def real_batch(x, weight=None):
-  index = jnp.zeros(x.shape[:2], jnp.int32)
-  return Batch(jnp.asarray(x), index, index, None if weight is None else jnp.asarray(weight))
 
 
 def build(dtype=np.float32, network=None, images=IMAGES, method=datadam, **options):

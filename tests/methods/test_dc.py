@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from finite_differences import numeric_gradient
+from real_batches import real_batch
 
 from jdistill import models
 from jdistill.augment import dsa
-from jdistill.base import Batch, Network, Outputs, Variables
+from jdistill.base import Network, Outputs, Variables
 from jdistill.losses import gradient_matching
 from jdistill.methods.dataset.dc import dc
 from jdistill.synthetic import SyntheticSet
@@ -34,11 +35,6 @@ def two_layers(dtype=jnp.float32):
     return Outputs(features @ params["b"] + params["c"][None], features)
 
   return Network(init, apply)
-
-
-def real_batch(x, weight=None):
-  index = jnp.zeros(x.shape[:2], jnp.int32)
-  return Batch(jnp.asarray(x), index, index, None if weight is None else jnp.asarray(weight))
 
 
 def build(dtype=np.float32, network=None, images=IMAGES, **options):

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from finite_differences import numeric_gradient
+from real_batches import real_batch
 
 from jdistill import models, schema
 from jdistill.augment import dsa
-from jdistill.base import Batch, Network, Outputs, UserError, Variables
+from jdistill.base import Network, Outputs, UserError, Variables
 from jdistill.methods.dataset.by_class import class_batches
 from jdistill.methods.dataset.dm import dm
 from jdistill.synthetic import SyntheticSet
@@ -32,11 +33,6 @@ def random_features(dtype=jnp.float32):
     return Outputs(features[:, :CLASSES], features)
 
   return Network(init, apply)
-
-
-def real_batch(x, weight=None):
-  index = jnp.zeros(x.shape[:2], jnp.int32)
-  return Batch(jnp.asarray(x), index, index, None if weight is None else jnp.asarray(weight))
 
 
 def build(dtype=np.float32, network=None, images=IMAGES, **options):
