@@ -79,10 +79,11 @@ def _image_rate(
 ) -> tuple[float, float, str]:
   """`(rate, seconds of a step, why)`: the least one that gains nearly as much as the best in a few steps."""
   own = None if lab.is_open("method/image_lr") else lab.value("method/image_lr") * scale
+  scale = max(scale, 1e-12)  # a gradient that vanishes is told by the run itself
   found, seconds, move = {}, 0.0, own or _MOVE
   before = float(matcher.losses(matcher.learned(alpha), segments).mean())
   while len(found) < _PILOTS:
-    rates["images"] = move / max(scale, 1e-12)
+    rates["images"] = move / scale
     learned, seconds = matcher.pilot(alpha, rates, momenta, segments, _PILOT)
     losses = matcher.losses(learned, segments)
     found[move] = float(losses.mean()) if np.isfinite(losses).all() else float("inf")
