@@ -83,7 +83,7 @@ def _run_sweep(experiment, workdir, artefacts, stream, signals) -> Mapping[str, 
   def run_cell(one, directory, log):
     return run_experiment(one, directory, artefacts=artefacts, stream=log, signals=signals)
 
-  return sweep.run(grid, workdir, run_cell, sys.stderr if stream is None else stream)
+  return sweep.run(grid, name, workdir, run_cell, sys.stderr if stream is None else stream)
 
 
 def make_run(experiment, workdir=None, artefacts=None, stream=None) -> stages.Run:

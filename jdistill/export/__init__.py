@@ -1,5 +1,6 @@
 """Distilled sets as files: the archive with its card and checksums, and formats of others."""
 
+from jdistill.export.artefact import ARRAYS as ARRAYS
 from jdistill.export.artefact import FILES as FILES
 from jdistill.export.artefact import load as load
 from jdistill.export.artefact import save as save

@@ -1,5 +1,6 @@
-"""Which unlabelled images to distil on."""
+"""Which images to distil on, and which real ones stand for all of them."""
 
+from jdistill.selection.clusters import kmeans, representative
 from jdistill.selection.confidence import (
   Mined,
   classwise_confidence_select,
@@ -7,11 +8,19 @@ from jdistill.selection.confidence import (
   near_duplicate_mask,
   selection_mixing_weight,
 )
+from jdistill.selection.coresets import CHOICES, herding, k_center, k_means, per_class
 
 __all__ = [
+  "CHOICES",
   "Mined",
   "classwise_confidence_select",
+  "herding",
+  "k_center",
+  "k_means",
+  "kmeans",
   "mine_top_k_per_class",
   "near_duplicate_mask",
+  "per_class",
+  "representative",
   "selection_mixing_weight",
 ]

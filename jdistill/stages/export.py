@@ -53,10 +53,15 @@ def _verify(run: Run) -> None:
     raise UserError(f"{where}: delete {directory} and run the same command again to write it anew") from error
 
 
+def _stored(run: Run) -> dict[str, int]:
+  """Bytes of images, labels and preprocessing together, as they are stored."""
+  return {"stored_bytes": (run.workdir / "result" / export.ARRAYS).stat().st_size}
+
+
 STAGE = Stage(
   "export",
   lambda run: on_first(lambda: _run(run)),
   leaves=("result/checksums.json",),
   verify=lambda run: on_first(lambda: _verify(run)),
-  report=lambda run, record: Part(lines=[f"the set: {run.workdir / 'result'}"]),
+  report=lambda run, record: Part(_stored(run), lines=[f"the set: {run.workdir / 'result'}"]),
 )

@@ -7,7 +7,7 @@ import numpy as np
 
 from jdistill.base import UserError
 from jdistill.schema import Count, Positive, validated
-from jdistill.synthetic.clusters import check_clusters, representative
+from jdistill.selection.clusters import check_clusters, representative
 from jdistill.synthetic.set import SyntheticSet
 
 ExpertLogits = Callable[[np.ndarray, Iterable[int]], np.ndarray]  # (images, experts) -> [experts, n, classes]

@@ -46,7 +46,7 @@ _JSON: dict[str, Callable[[bytes], bytes | None]] = {
 }
 # left alone where a run no longer reads them; the figures must be right all the same
 _SPENT = ("/checkpoints/", "/snapshots/", "artefacts/", "/curves/", "/images/")
-_TWICE = ("datm", "kd")  # families whose files are damaged in two ways, if not in all
+_TWICE = ("datm", "kd")  # families whose finished files are damaged in two ways, if not in all; others take longest
 # files that say how a run was carried out, or are made anew
 _REWRITTEN = (
   "config.json",
@@ -64,7 +64,7 @@ def cases(prepared: Path, whole: bool) -> Iterator[Case]:
 
   Args:
     prepared: where the runs lie.
-    whole: every damage of every file; else one or two in turn, and of pictures and checkpoints every fourth file.
+    whole: every damage of every file; else one or two in turn, and of pictures and checkpoints every sixth file.
   """
   for state in STATES:
     for name, below in files(prepared, state):
@@ -73,7 +73,8 @@ def cases(prepared: Path, whole: bool) -> Iterator[Case]:
       known = ANY | (_JSON if below.suffix == ".json" else {})
       turn = zlib.crc32(f"{state} {name}".encode())
       ours = below.suffix in (".json", ".jsonl", ".npz", ".npy") and "/checkpoints/" not in name
-      count = (2 if state.family in _TWICE else 1) if ours else turn % 4 == 0
+      twice = state.family in _TWICE and state.name == "finished"
+      count = (2 if twice else 1) if ours else turn % 6 == 0
       chosen = {list(known)[(turn + 3 * n) % len(known)] for n in range(count)}
       for what in known if whole else sorted(chosen):
         yield _case(prepared, state, name, below, what, known[what])

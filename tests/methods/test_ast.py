@@ -22,9 +22,9 @@ from jdistill.methods.dataset.segments import (
   segments,
   start_epoch,
 )
+from jdistill.selection.clusters import kmeans, representative, squared_distances
 from jdistill.stages import distill
 from jdistill.synthetic import Materials, start
-from jdistill.synthetic.clusters import kmeans, representative, squared_distances
 
 SCALE = 1.3
 

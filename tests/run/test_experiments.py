@@ -177,7 +177,9 @@ def _check_sweep(name, summary, work, again):
   assert (work / "figure.png").is_file()
   if "best" in summary:
     assert set(summary["best"]) == {"IPC 1"}
-    assert set(summary["groups"]["IPC 1"]) == {"early", "late", "random_hard", "random_soft"}
+    rows = {"compare_matching": {"MTT", "DM", "KIP", "random_hard", "herding_hard"}}
+    early_and_late = {"early", "late", "random_hard", "random_soft", "full_data"}
+    assert set(summary["groups"]["IPC 1"]) == rows.get(name, early_and_late)
     assert all(len(scores) == 1 for scores in summary["groups"]["IPC 1"].values())
     assert again() == summary
   else:

@@ -10,6 +10,7 @@ import jdistill
 from jdistill import stages
 from jdistill.files import read_record, sha256_arrays, verify_checksums
 from jdistill.reporting import read_jsonl, timeline_steps
+from jdistill.stages import sets
 from jdistill.teachers import ExpertBuffer
 
 TINY = "--config=experiments/datm.py:tiny"
@@ -186,3 +187,25 @@ def test_a_report_without_an_evaluation_says_so(call, tmp_path):
   assert "artefact_sha256" in summary
   assert "arms" not in summary
   assert summary["failed"] == []
+
+
+def test_every_set_that_a_run_can_compare_is_made_of_what_it_is_named_after(done):
+  config = json.loads((done / "work" / "config.json").read_text())
+  run = stages.Run(stages.resolve(config), done / "work", done / "artefacts", None)
+  run.read()
+  plain, known = sets.applicable(run.config)
+  assert plain == ["distilled", *CONTROLS] and set(known) == set(sets.LABELS) - {"random_relabelled"}
+  made, real, classes = sets.Sets(run), run.task().teacher, np.arange(10)
+  pixels = {image.tobytes(): label for image, label in zip(real.x, real.y, strict=True)}
+  for name in known:
+    one = made.make(name, 0)
+    assert one.protocol.epochs == (2 if name == "full_data" else 5)
+    labels = np.asarray(one.labels)
+    assert (labels.ndim == 2) == (name.removesuffix("_reaugmented") in ("distilled", "initial") or "soft" in name)
+    if name.startswith(("random_", "herding_", "k_center_", "k_means_")):
+      assert [pixels[image.tobytes()] for image in one.images] == classes.tolist()
+      again = made.make(name, 1)
+      assert sets.drawn_anew(name) == (not np.array_equal(again.images, one.images))
+      assert labels.ndim == 2 or labels.tolist() == classes.tolist()
+  np.testing.assert_array_equal(made.make("distilled_hard", 0).labels, classes)
+  np.testing.assert_array_equal(made.make("distilled_hard", 0).images, made.make("distilled", 0).images)

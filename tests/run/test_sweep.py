@@ -4,8 +4,9 @@ import io
 
 import pytest
 
-from experiments import compare_knowledge, datm_difficulty
+from experiments import compare_knowledge, compare_matching, datm_difficulty
 from jdistill.base import UserError
+from jdistill.evaluation import label_robust_score
 from jdistill.files import read_json, write_json
 from jdistill.reporting import comparison
 from jdistill.stages import Interrupted, resolve, sweep
@@ -36,7 +37,7 @@ def carried_out(tmp_path):
       write_json(directory / "summary.json", one(cell))
       return read_json(directory / "summary.json")  # as a run does: what is not finite is a word there
 
-    return sweep.run(grid, tmp_path / "work", run_cell, said), said.getvalue()
+    return sweep.run(grid, "experiment", tmp_path / "work", run_cell, said), said.getvalue()
 
   return run
 
@@ -92,6 +93,78 @@ def test_a_mistaken_axis_is_one_readable_line(axis, value, words):
   with pytest.raises(UserError) as caught:
     sweep.prepare(raw, resolve)
   assert str(caught.value).startswith(words) and "\n" not in str(caught.value)
+
+
+def _matching(**changes):
+  experiment = compare_matching.get_config("tiny")
+  for key, value in changes.items():
+    section, _, last = key.rpartition("__")
+    (experiment[section] if section else experiment)[last] = value
+  return experiment
+
+
+def test_series_of_other_experiments_share_what_is_set_around_them():
+  grid, name = sweep.prepare(_matching(train_size=150, eval__epochs=3), resolve)
+  assert name == "compare_matching"
+  configs = {cell.series: resolve(cell.config) for cell in grid}
+  assert {series: c["method"]["name"] for series, c in configs.items()} == {"MTT": "mtt", "DM": "dm", "KIP": "kip"}
+  assert all((c["train_size"], c["eval"]["epochs"], c["steps"]) == (150, 3, 2) for c in configs.values())
+  assert [c["eval"]["loss"] for c in configs.values()] == ["ce", "ce", "mse"]  # each base has its own otherwise
+  assert configs["MTT"]["eval"]["sets"] == ["distilled", "random_hard", "herding_hard"]
+  assert "teachers" in configs["MTT"] and "teachers" not in configs["DM"]
+
+
+@pytest.mark.parametrize(
+  ("changes", "words"),
+  [
+    (
+      {"method__batch_real": 7},
+      "method.batch_real=7: methods differ here; set it in sweep.series as 'method/batch_real'",
+    ),
+    ({"sweep__bases": {"XY": {}}}, "sweep.bases.XY: no such series"),
+    ({"sweep__bases": 3}, "sweep.bases=3: must be a mapping of series to whole configurations"),
+    ({"sweep__bases": {"DM": {"ipc": 1}}}, "sweep.bases.DM: must be a whole configuration with a section method"),
+  ],
+)
+def test_a_mistaken_base_is_one_readable_line(changes, words):
+  raw = _matching().to_dict()
+  for key, value in changes.items():
+    section, _, last = key.rpartition("__")
+    raw[section][last] = value
+  with pytest.raises(UserError) as caught:
+    sweep.prepare(raw, resolve)
+  assert str(caught.value).startswith(words) and "\n" not in str(caught.value)
+
+
+def test_an_option_that_a_base_lacks_is_refused_by_name():
+  raw = _matching().to_dict()
+  raw["teachers"] = {"count": 3}
+  with pytest.raises(UserError, match=r"teachers.count: dm has no section teachers; set it in sweep.series"):
+    sweep.prepare(raw, resolve)
+
+
+def test_rows_show_scores_costs_and_other_networks(carried_out):
+  grid, _ = sweep.prepare(_matching(), resolve)
+  shared = {"random_hard": [0.3, 0.5], "full_data": [0.9, 0.9]}
+
+  def one(cell):
+    arms = {"distilled": [0.6, 0.7], "distilled_hard": [0.5, 0.5]} | (shared if cell.series == "MTT" else {})
+    out = _summary(arms, None)
+    cost = {"seconds": {"distill": 75.0}, "peak_memory_bytes": 2.5e8, "stored_bytes": 17_000}
+    return out | cost | {"models": {"convnet": out["arms"], "mlp": _summary({"distilled": [0.4, 0.5]}, None)["arms"]}}
+
+  summary, said = carried_out(grid, one)
+  more = summary["more"]["IPC 1"]["DM"]
+  # random images and full data are those of the first series
+  assert more["label_robust_score"] == pytest.approx([sum(map(_score, (0.3, 0.2), (-0.4, -0.4))) / 2])
+  assert (more["distill seconds"], more["stored_bytes"]) == (75.0, 17_000)
+  row = next(line for line in said.splitlines() if "| " in line and " DM " in line)
+  assert all(text in row for text in ("0.650", "+0.250", "0.450", "1:15", "250.0 MB", "17.0 kB"))
+  assert summary["groups"]["IPC 1"]["full_data"] == [0.9]
+
+
+def _score(gain, loss):
+  return label_robust_score(0.5 + gain, 0.5, 0.9, 0.9 + loss)
 
 
 def _one(cell):

@@ -26,8 +26,10 @@ def kmeans(
 
 
 def squared_distances(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
-  """`[n, k]` squared Euclidean distances."""
-  return np.square(points[:, None] - centres[None]).sum(-1)
+  """`[n, k]` squared Euclidean distances, by a product of matrices: no `[n, k, d]` is made."""
+  inner = points @ centres.T
+  far = np.square(points).sum(1)[:, None] + np.square(centres).sum(1)[None] - 2 * inner
+  return np.maximum(far, 0.0)
 
 
 def _spread(rng: np.random.Generator, points: np.ndarray, clusters: int) -> np.ndarray:

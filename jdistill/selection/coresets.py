@@ -1,0 +1,133 @@
+"""Real images of a class that stand for all of it: the baselines that distilled sets are measured against.
+
+Every choice is made among points `[n, d]`, such as flattened images or a network's features, and returns positions.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from jdistill.base import UserError
+from jdistill.selection.clusters import kmeans, squared_distances
+
+
+def herding(rng: np.random.Generator, points: np.ndarray, count: int) -> np.ndarray:
+  """Greedy choice whose running mean stays nearest to the mean of all points.
+
+      i_k = argmin_i || mean(points) - (sum_{j < k} points[i_j] + points[i]) / k ||
+
+  Args:
+    rng: not used, as nothing is drawn; there so that all choices have one signature.
+    points: `[n, d]`.
+    count: how many, at most `n`.
+
+  Returns:
+    `[count]` positions in the order of their choice, none twice.
+
+  References:
+    Welling, Herding Dynamical Weights to Learn (ICML 2009); the form of iCaRL (arXiv 1611.07725, algorithm 4), as in
+    the experiments of dataset condensation (arXiv 2006.05929).
+  """
+  del rng
+  points = np.asarray(points, np.float64)
+  mean, total, picked = points.mean(0), np.zeros(points.shape[1]), []
+  free = np.ones(len(points), bool)
+  for number in range(1, count + 1):
+    # |mean - (total + p) / k|^2 without an [n, d] temporary for every step: |p|^2 / k^2 - 2 p.(mean - total / k) / k
+    far = np.einsum("nd,nd->n", points, points) / number**2 - 2 * points @ (mean - total / number) / number
+    far[~free] = np.inf
+    picked.append(int(far.argmin()))
+    free[picked[-1]] = False
+    total += points[picked[-1]]
+  return np.asarray(picked, np.int64)
+
+
+def k_center(rng: np.random.Generator, points: np.ndarray, count: int) -> np.ndarray:
+  """Greedy k-center: first the point nearest to the mean, then always the one farthest from all that were chosen.
+
+  Args:
+    rng: not used, as nothing is drawn.
+    points: `[n, d]`.
+    count: how many, at most `n`.
+
+  Returns:
+    `[count]` positions in the order of their choice, none twice.
+
+  References:
+    Sener & Savarese (arXiv 1708.00489), algorithm 1; the start at the mean is that of dataset condensation's
+    experiments.
+  """
+  del rng
+  points = np.asarray(points, np.float64)
+  picked = [int(squared_distances(points, points.mean(0, keepdims=True))[:, 0].argmin())]
+  far = squared_distances(points, points[picked])[:, 0]
+  while len(picked) < count:
+    far[picked] = -1.0  # equal points are chosen once each
+    picked.append(int(far.argmax()))
+    far = np.minimum(far, squared_distances(points, points[picked[-1:]])[:, 0])
+  return np.asarray(picked[:count], np.int64)
+
+
+def k_means(rng: np.random.Generator, points: np.ndarray, count: int) -> np.ndarray:
+  """The points nearest to the centres of `count` clusters.
+
+  Args:
+    rng: decides the starts of `kmeans`.
+    points: `[n, d]`.
+    count: how many, at most `n`.
+
+  Returns:
+    `[count]` positions, none twice: a centre whose nearest point is taken gets the next one.
+  """
+  centres = kmeans(rng, points, count)
+  far, picked = squared_distances(np.asarray(points, np.float64), centres), []
+  for centre in range(count):
+    far[picked, centre] = np.inf
+    picked.append(int(far[:, centre].argmin()))
+  return np.asarray(picked, np.int64)
+
+
+def random(rng: np.random.Generator, points: np.ndarray, count: int) -> np.ndarray:
+  """Any `count` points, none twice."""
+  return rng.permutation(len(points))[:count]
+
+
+CHOICES: dict[str, Callable[[np.random.Generator, np.ndarray, int], np.ndarray]] = {
+  "random": random,
+  "herding": herding,
+  "k_center": k_center,
+  "k_means": k_means,
+}
+
+
+def per_class(
+  choose: Callable[[np.random.Generator, np.ndarray, int], np.ndarray],
+  rng: np.random.Generator,
+  points: np.ndarray,
+  labels: np.ndarray,
+  ipc: int,
+  num_classes: int,
+) -> np.ndarray:
+  """A choice within every class.
+
+  Args:
+    choose: one of `CHOICES`, or a function like them.
+    rng: for choices that draw.
+    points: `[n, ...]`, flattened here.
+    labels: `[n]` integer labels.
+    ipc: images per class.
+    num_classes: number of classes.
+
+  Returns:
+    `[num_classes * ipc]` positions, class by class.
+
+  Raises:
+    UserError: a class has fewer than `ipc` images.
+  """
+  flat, picked = np.reshape(points, (len(points), -1)), []
+  for label in range(num_classes):
+    own = np.flatnonzero(labels == label)
+    if len(own) < ipc:
+      raise UserError(f"ipc={ipc}: class {label} has only {len(own)} images; lower ipc")
+    picked.append(own[choose(rng, flat[own], ipc)])
+  return np.concatenate(picked)

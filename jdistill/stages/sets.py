@@ -1,0 +1,185 @@
+"""The training sets that stage `evaluate` compares: the distilled one, real images, the initialisation, full data."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jdistill import augment
+from jdistill.evaluation import Protocol, augmentation_robust_score, label_robust_score
+from jdistill.selection import CHOICES, per_class
+from jdistill.stages import build, distill, networks, relabel, trajectories
+from jdistill.stages.run import Run
+from jdistill.synthetic import expert_label_logits, random_real
+from jdistill.teachers import fkd
+
+OWN = "distilled"
+HARD = "distilled_hard"
+FULL = "full_data"
+_AGAIN = "_reaugmented"  # the same set under `eval.other_augment`
+_SHOWN = {"k_center": "k-center", "k_means": "k-means"}
+REAL = tuple(f"{choice}_{kind}" for choice in CHOICES for kind in ("hard", "soft"))
+CONTROLS = (*REAL, "random_relabelled")  # the best of these is what the set is compared with
+_REAUGMENTED = tuple(name + _AGAIN for name in (OWN, "random_hard", "random_soft"))
+LABELS = {OWN: "distilled", HARD: "the distilled images, hard labels"}
+LABELS |= {
+  f"{choice}_{kind}": f"{_SHOWN.get(choice, choice)} real images, {words}"
+  for choice in CHOICES
+  for kind, words in (("hard", "hard labels"), ("soft", "teachers' soft labels"))
+}
+LABELS |= {
+  "random_relabelled": "random real images, stored labels as the set's",
+  "initial": "the initialisation",
+  FULL: "full data",
+}
+LABELS |= {name: f"{LABELS[name.removesuffix(_AGAIN)]}, other augmentation" for name in _REAUGMENTED}
+
+
+class Set(NamedTuple):
+  """One set to train on.
+
+  Attributes:
+    images, labels: of the set.
+    protocol: how networks are trained on it.
+    lr: learning rate; `None` asks for a choice on validation images.
+    rates: what is tried beside `eval.control_lrs`.
+    used: positions of real images that validation must not contain.
+    records: makes the stored labels that networks are trained on instead, by stage `relabel`.
+  """
+
+  images: np.ndarray
+  labels: np.ndarray
+  protocol: Protocol
+  lr: float | None = None
+  rates: tuple[float, ...] = ()
+  used: Sequence[int] = ()
+  records: Callable[[], fkd.Records] | None = None
+
+
+def reaugmented(name: str) -> str:
+  """What a set is called under the other augmentation."""
+  return name + _AGAIN
+
+
+def drawn_anew(name: str) -> bool:
+  """Whether every network gets other images of this set."""
+  return name.startswith("random_")
+
+
+def applicable(out: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+  """`(what is compared where nothing is asked for, all that can be)`.
+
+  Soft labels need teachers, stored ones the stage `relabel`.
+  """
+  if "relabel" in out:
+    known = [OWN, HARD, "random_hard", "random_relabelled", FULL]
+    return known, known
+  kinds = ("_hard", "_soft") if "teachers" in out else ("_hard",)
+  plain = [OWN, *(f"random{kind}" for kind in kinds), "initial", FULL]
+  others = [name for name in (*REAL, *_REAUGMENTED) if name.removesuffix(_AGAIN).endswith((*kinds, OWN))]
+  return plain, list(dict.fromkeys([*plain, HARD, *others]))
+
+
+def soft_labels(run: Run) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+  """`(images, labels) -> label logits [n, classes]`, the mean over the teachers that classify an image correctly."""
+  if build.row_of(run).keep == "trajectory":
+    buffer, count = trajectories.ready(run), run.config["teachers"]["count"]
+    logits = lambda images: trajectories.logits(run, buffer, images, range(count))  # noqa: E731
+  else:
+    found = networks.own(run)
+    logits = lambda images: networks.logits(found, images)  # noqa: E731
+  return lambda images, labels: expert_label_logits(logits(images), labels)
+
+
+def _protocol(e: Mapping[str, Any], augmentation: str) -> Protocol:
+  own = augment.named(augmentation)
+  return Protocol(e["epochs"], e["batch_size"], e["momentum"], e["weight_decay"], own, e["loss"], e["optimizer"])
+
+
+class Sets:
+  """The sets of one run, made when they are asked for."""
+
+  def __init__(self, run: Run):
+    """Args:
+    run: whose stages before `evaluate` are finished.
+    """
+    e = run.config["eval"]
+    self._run, self._soften = run, None
+    self._plain, self._other = (_protocol(e, e[key]) for key in ("augment", "other_augment"))
+    self._own, self._initial = distill.load(run, "distilled"), distill.load(run, "initial")
+
+  def make(self, name: str, seed: int) -> Set:
+    """A set by name, for the network of one seed."""
+    protocol = self._other if name.endswith(_AGAIN) else self._plain
+    return self._made(name.removesuffix(_AGAIN), seed)._replace(protocol=protocol)._replace(**self._full(name))
+
+  def _full(self, name: str) -> dict[str, Any]:
+    if name != FULL:
+      return {}
+    e = self._run.config["eval"]
+    return {"protocol": self._plain._replace(epochs=e["full_epochs"], batch_size=e["full_batch_size"])}
+
+  def _made(self, name: str, seed: int) -> Set:
+    c, real, own = self._run.config, self._run.task().teacher, self._own
+    if name == OWN:
+      return self._distilled()
+    if name == HARD:
+      return Set(own.images, self._hard(), self._plain)
+    if name == "initial":
+      return Set(self._initial.images, self._initial.labels, self._plain)
+    if name == FULL:
+      return Set(real.x, real.y, self._plain, c["eval"]["full_lr"])
+    choice, _, kind = name.rpartition("_")
+    one = self._real(choice, seed)
+    if kind == "soft":
+      self._soften = self._soften or soft_labels(self._run)
+      return one._replace(labels=self._soften(one.images, one.labels))
+    if kind == "relabelled":
+      key = jax.random.fold_in(self._run.key("random records"), seed)
+      return one._replace(lr=c["relabel"]["lr"], records=lambda: relabel.record(self._run, one.images, key))
+    return one
+
+  def _distilled(self) -> Set:
+    run, own = self._run, self._own
+    if "relabel" in run.config:
+      return Set(own.images, own.labels, self._plain, run.config["relabel"]["lr"], records=lambda: relabel.load(run))
+    rate, chosen = float(own.lr), run.config["eval"]["choose_lr"]
+    return Set(own.images, own.labels, self._plain, None if chosen else rate, rates=(rate,))
+
+  def _hard(self) -> np.ndarray:
+    """Integer labels of the distilled images, which lie class by class."""
+    labels = np.asarray(self._own.labels)
+    classes = self._run.task().num_classes
+    return labels if labels.ndim == 1 else np.repeat(np.arange(classes, dtype=np.int32), len(labels) // classes)
+
+  def _real(self, choice: str, seed: int) -> Set:
+    c, task = self._run.config, self._run.task()
+    rng = np.random.default_rng((c["seed"], 3, *([seed] if choice == "random" else [])))
+    if choice == "random":
+      picked = random_real(rng, task.teacher.y, c["ipc"], task.num_classes)
+    else:
+      picked = per_class(CHOICES[choice], rng, task.teacher.x, task.teacher.y, c["ipc"], task.num_classes)
+    return Set(task.teacher.x[picked], task.teacher.y[picked], self._plain, used=picked)
+
+
+def ranking(arms: Mapping[str, Mapping[str, Any]], metric: str) -> dict[str, list[float]]:
+  """DD-Ranking's scores by name, one figure per network, as far as their sets are there.
+
+  Args:
+    arms: sets by name, with one accuracy per network under `scores`.
+    metric: that of `scores`.
+  """
+  scores = {name: arm["scores"][metric] for name, arm in arms.items() if "scores" in arm and "failed" not in arm}
+  kind = next((one for one in ("random_soft", "random_hard") if one in scores), None)
+  found = {}
+  if kind and {OWN, FULL, HARD} <= scores.keys():
+    columns = zip(*(scores[name] for name in (OWN, kind, FULL, HARD)), strict=True)
+    found["label_robust_score"] = [label_robust_score(*row) for row in columns]
+  both = [OWN, kind, reaugmented(OWN), reaugmented(kind or "")]
+  if kind and scores.keys() >= set(both):
+    rows = zip(*(scores[name] for name in both), strict=True)
+    found["augmentation_robust_score"] = [
+      augmentation_robust_score(own_again - real_again, own - real) for own, real, own_again, real_again in rows
+    ]
+  return found

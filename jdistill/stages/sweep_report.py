@@ -1,0 +1,202 @@
+"""What the runs of a sweep came to: runs with a set beside each other, runs with arms in turn."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jdistill.files import format_bytes, read_json, write_json
+from jdistill.reporting import Section, comparison, duration, environment, format_table, mean_std, write_report
+from jdistill.stages import sets
+from jdistill.stages.report import failed_section, flatten
+
+Summary = Mapping[str, Any]
+Results = Mapping[tuple[str, str], Mapping[int, Summary]]  # (group, series) -> seed -> what a run came to
+_SHOWN = (*sets.CONTROLS, sets.FULL)  # of the first series, beside every series' own set
+_PAIRED = (
+  "Differences are means of paired differences from the best set of real images in the group, with Student's 95% "
+  "interval over the repetitions that both have."
+)
+
+
+class _Outcome(NamedTuple):
+  """Figures for scripts, and what a reader sees."""
+
+  summary: dict[str, Any]
+  sections: list[Section]
+  text: str
+
+
+def line(summary: Summary) -> str:
+  """What a run came to."""
+  label = sets.OWN if sets.OWN in summary["arms"] else next(iter(summary["arms"]))
+  own = summary["arms"][label]
+  if "failed" in own:
+    return f"{label} failed"
+  gap = f", {comparison.gap_text(own)} against {summary['reference']}" if own.get("difference") else ""
+  return f"{label}: {summary['metric']} {own['mean']:.4f}{gap}"
+
+
+def write(
+  name: str, results: Results, failed: Mapping[str, str], workdir: Path, show: Callable[[str], None]
+) -> Mapping[str, Any]:
+  """Writes `summary.json`, `figure.png`, `report.md` and `report.html` of a sweep, and shows its table.
+
+  Args:
+    name: of the experiment.
+    results: what the runs came to, without those that failed.
+    failed: what became of the others.
+    workdir: where the files go.
+    show: prints a line.
+  """
+  first = next(iter(next(iter(results.values())).values()))
+  found = (_sets if sets.OWN in first["arms"] else _arms)(results, first, workdir)
+  summary = found.summary | {"metric": first["metric"], "failed": dict(failed)}
+  sections = [*found.sections, *failed_section(failed)]
+  sections.append(Section("Environment", table=(["what", "value"], flatten(environment()))))
+  write_report(workdir, name, sections)
+  write_json(workdir / "summary.json", summary)
+  show(f"\n{found.text}\nfigure: {workdir / 'figure.png'}; report: {workdir / 'report.html'}")
+  return read_json(workdir / "summary.json")
+
+
+def _sets(results: Results, first: Summary, workdir: Path) -> _Outcome:
+  """Each series' own set by group, over independent repetitions; the controls are those of the first series."""
+  metric, higher = first["metric"], first.get("higher_is_better", True)
+  tables, rows, best, groups, more = {}, [], {}, {}, {}
+  for group in dict.fromkeys(group for group, _ in results):
+    found = {series: runs for (name, series), runs in results.items() if name == group}
+    scores = {series: _means(runs, sets.OWN) for series, runs in found.items()}
+    shown = next(iter(found.values()))
+    scores |= {name: _means(shown, name) for name in _SHOWN if name not in found}
+    scores = {name: values for name, values in scores.items() if values}
+    reference = _best([name for name in sets.CONTROLS if name in scores], scores, higher)
+    tables[group] = _compared(scores, metric, reference)
+    groups[group] = {name: list(values.values()) for name, values in scores.items()}
+    more[group] = {series: _cost(runs) | _ranking(runs, shown, metric) for series, runs in found.items()}
+    columns, found_rows = comparison.table(
+      tables[group], metric, reference, digits=3, columns=_columns(more[group], found, metric)
+    )
+    rows.append((columns, [[group, *row] for row in found_rows]))
+    own = [name for name in scores if name in found]
+    if own:
+      best[group] = _best(own, scores, higher)
+  comparison.bars(workdir / "figure.png", tables, metric)
+  said = "; ".join(f"{group}: {f'{best[group]} is best' if group in best else 'every set failed'}" for group in tables)
+  headers, body = _joined(rows)
+  repetitions = max(len(runs) for runs in results.values())
+  text = (
+    f"{said}.\n\nMean ± standard deviation over {repetitions} independent repetitions (teachers, distillation and "
+    f"evaluation anew), each the mean over its evaluation networks. {_PAIRED}"
+  )
+  section = Section("Result", text, (headers, body), [(f"{metric} by group and series", workdir / "figure.png")])
+  summary = {"best": best, "groups": groups, "more": more}
+  return _Outcome(summary, [section], f"{format_table(headers, body)}\n{said}")
+
+
+def _means(runs: Mapping[int, Summary], name: str) -> dict[int, float]:
+  """The means of a set by repetition, of those in which it did not fail."""
+  return {seed: one["arms"][name]["mean"] for seed, one in runs.items() if "mean" in one["arms"].get(name, {})}
+
+
+def _best(names: list[str], scores: Mapping[str, Mapping[int, float]], higher: bool) -> str | None:
+  sign = 1 if higher else -1
+  return max(names, key=lambda name: sign * np.mean(list(scores[name].values())), default=None)
+
+
+def _compared(scores: Mapping[str, Mapping[int, float]], metric: str, reference: str | None) -> dict[str, dict]:
+  """Cells as `comparison.compare` makes them; differences are over the repetitions that both have."""
+  cells = comparison.compare({name: {"scores": {metric: list(v.values())}} for name, v in scores.items()}, metric, None)
+  for name, cell in cells.items():
+    shared = [seed for seed in scores[name] if reference is not None and seed in scores[reference]]
+    if shared:
+      pair = [[scores[one][seed] for seed in shared] for one in (name, reference)]
+      cell["difference"], cell["half_width"] = comparison.paired_difference(*pair)
+  return cells
+
+
+def _cost(runs: Mapping[int, Summary]) -> dict[str, float]:
+  """Seconds of every stage on average, the most memory, and the bytes of the stored set."""
+  summaries = list(runs.values())
+  stages = dict.fromkeys(stage for one in summaries for stage in one.get("seconds", {}))
+  out = {f"{stage} seconds": float(np.mean([one["seconds"].get(stage, 0.0) for one in summaries])) for stage in stages}
+  for key in ("peak_memory_bytes", "stored_bytes"):
+    known = [one[key] for one in summaries if one.get(key)]
+    out |= {key: max(known)} if known else {}
+  return out
+
+
+def _ranking(runs: Mapping[int, Summary], shown: Mapping[int, Summary], metric: str) -> dict[str, list[float]]:
+  """DD-Ranking's scores by repetition; sets that a run lacks are those of the first series."""
+  found: dict[str, list[float]] = {}
+  for seed, one in runs.items():
+    others = {name: arm for name, arm in shown.get(seed, {"arms": {}})["arms"].items() if sets.OWN not in name}
+    for name, values in sets.ranking(others | dict(one["arms"]), metric).items():
+      found.setdefault(name, []).append(float(np.mean(values)))
+  return found
+
+
+def _columns(
+  more: Mapping[str, Mapping[str, Any]], found: Mapping[str, Mapping[int, Summary]], metric: str
+) -> dict[str, dict[str, str]]:
+  """What a row shows beside its accuracy."""
+  columns: dict[str, dict[str, str]] = {}
+  networks = dict.fromkeys(name for runs in found.values() for one in runs.values() for name in one.get("models", {}))
+  for network in list(networks)[1:]:
+    own = {series: _of_network(runs, network) for series, runs in found.items()}
+    columns[f"{network}: {metric}"] = {series: mean_std(values) for series, values in own.items() if values}
+  for name, heading in (("label_robust_score", "LRS"), ("augmentation_robust_score", "ARS")):
+    columns[heading] = {series: mean_std(one[name]) for series, one in more.items() if name in one}
+  for stage in ("teachers", "distill"):
+    key = f"{stage} seconds"
+    columns[stage] = {series: duration(one[key]) for series, one in more.items() if one.get(key)}
+  for key, heading in (("peak_memory_bytes", "peak memory"), ("stored_bytes", "stored")):
+    columns[heading] = {series: format_bytes(one[key]) for series, one in more.items() if key in one}
+  return columns
+
+
+def _of_network(runs: Mapping[int, Summary], network: str) -> list[float]:
+  cells = [one.get("models", {}).get(network, {}).get(sets.OWN, {}) for one in runs.values()]
+  return [cell["mean"] for cell in cells if "mean" in cell]
+
+
+def _joined(tables: list[tuple[list[str], list[list[str]]]]) -> tuple[list[str], list[list[str]]]:
+  """One table of those of all groups, whose columns differ."""
+  first = tables[0][0][:1]
+  named = [[_neutral(heading) for heading in columns] for columns, _ in tables]
+  headings = list(dict.fromkeys(heading for columns in named for heading in columns[1:]))
+  body = []
+  for columns, (_, rows) in zip(named, tables, strict=True):
+    for group, label, *cells in rows:
+      known = dict(zip(columns[1:], cells, strict=True))
+      body.append([group, label, *(known.get(heading, "") for heading in headings)])
+  return ["group", *("run" if heading == "arm" else heading for heading in first), *headings], body
+
+
+def _neutral(heading: str) -> str:
+  """Groups may differ in which control is best: the column is the same."""
+  return "against the best real images (95%)" if heading.startswith("against ") else heading
+
+
+def _arms(results: Results, first: Summary, workdir: Path) -> _Outcome:
+  """One sorted table per run, and the differences from the reference beside each other."""
+  metric, reference = first["metric"], first["reference"]
+  tables, sections, text = {}, [], []
+  for (group, series), runs in results.items():
+    for number, summary in enumerate(runs.values()):
+      name = f"{group}, {series}" + (f", repetition {number}" if len(runs) > 1 else "")
+      tables[name] = summary["arms"]
+      table = comparison.table(summary["arms"], metric, reference)
+      sections.append(Section(name, line(summary) + ".", table))
+      text.append(f"{name}\n{line(summary)}\n\n{format_table(*table)}\n")
+  comparison.bars(workdir / "figure.png", tables, f"{metric} against {reference}", differences=True)
+  caption = "differences from the reference; whiskers are 95% intervals of paired differences"
+  sections[0] = sections[0]._replace(images=[(caption, workdir / "figure.png")])
+  gaps: dict[str, dict[str, tuple[float, float]]] = {}
+  for name, arms in tables.items():
+    for label, arm in arms.items():
+      if "difference" in arm:
+        gaps.setdefault(label, {})[name] = (arm["difference"], float(arm["half_width"]))
+  mean = {label: float(np.mean([gap for gap, _ in found.values()])) for label, found in gaps.items()}
+  return _Outcome({"reference": reference, "differences": gaps, "mean_differences": mean}, sections, "\n".join(text))
