@@ -77,6 +77,7 @@ SHARED = common.CONVNET | {
 # these are only what stands in its place before.
 _OWN = common.CONVNET | {
   "calibration/enabled": True,
+  "keep": "best",
   "model/width": 32,
   "steps": 200,
   "snapshot_every": 50,

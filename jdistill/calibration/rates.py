@@ -6,6 +6,7 @@ from jdistill.calibration.lab import Book, Lab
 from jdistill.calibration.probe import Matcher
 
 _MOVE = 0.02  # the first image rate to try, as the first step's root mean square, in units of network space
+_MOVES = (_MOVE, _MOVE / 5)  # at which inner rates are compared
 _PILOT, _PILOTS = 10, 6  # steps to try a rate, and rates to try
 _NEARLY = 0.2  # share of the best gain that a smaller image rate may miss: smaller ones keep images closer to real ones
 _LABEL_MOVE = 0.002  # the same of labels, as a share of their own
@@ -26,9 +27,11 @@ def inner_rate(book: Book, matcher: Matcher, tried: list[float], segments: list)
     before[rate] = float(matcher.losses(matcher.learned(rate), some).mean())
     after[rate] = float("inf")
     if all(np.isfinite(one) for one in scales.values()):
-      rates = _first_rates(matcher, rate, scales) | {"images": _MOVE / max(scales["images"], 1e-12)}
-      learned, _ = matcher.pilot(rate, rates, momenta, some, _PILOT)
-      after[rate] = float(np.nan_to_num(matcher.losses(learned, some).mean(), nan=np.inf))
+      rates = _first_rates(matcher, rate, scales)
+      for move in _MOVES:  # a rate is not to blame for images that move too fast at it
+        rates["images"] = move / max(scales["images"], 1e-12)
+        learned, _ = matcher.pilot(rate, rates, momenta, some, _PILOT)
+        after[rate] = min(after[rate], float(np.nan_to_num(matcher.losses(learned, some).mean(), nan=np.inf)))
   best = min(after, key=after.get)
   shown = ", ".join(f"{rate:g}: {before[rate]:.2f} to {after[rate]:.2f}" for rate in after)
   book.choose("method/lr_init", best, f"the least matching loss after {_PILOT} steps ({shown})")
@@ -71,7 +74,7 @@ def choose_rates(book: Book, matcher: Matcher, alpha: float, segments: list, sec
   book.choose("method/lr_lr", _round(rates["lr"]), f"moves the learning rate by {_RATE_MOVE:.2%} a step")
   steps = int(np.clip(seconds_left / max(seconds, 1e-9), 20, 5000))
   steps = book.choose("steps", _floor(steps), f"{seconds:.2f} s each, in {seconds_left:.0f} s")
-  book.choose("snapshot_every", max(1, steps // 6), "six pictures of the set on its way")
+  book.choose("snapshot_every", max(1, -(-steps // 4)), "four sets on its way to choose from")
 
 
 def _image_rate(

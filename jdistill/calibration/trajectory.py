@@ -229,7 +229,9 @@ def _evaluation(lab: Lab, book: Book, curve: Curve) -> None:
   """As long trainings on the sets as the time allows; full data only where they fit."""
   size, seeds = lab.ipc * lab.num_classes, lab.value("eval/seeds")
   seconds = lab.seconds * _SHARES["evaluate"]
-  trainings = 4 * (seeds + 2 * len(lab.value("eval/control_lrs")))  # to choose rates, too
+  rates = 2 * len(lab.value("eval/control_lrs"))
+  trainings = 4 * (seeds + rates)  # to choose rates, too
+  trainings += 2 * rates + 18 if lab.value("keep") == "best" else 0  # five sets, the first and last at all rates
   epochs = int(np.clip(0.7 * seconds / (trainings * size * curve.seconds_per_image), 120, 400))
   book.choose("eval/epochs", epochs, f"{trainings} trainings on {size} images in {seconds:.0f} s")
   affordable = 0.4 * seconds / (seeds * len(lab.y) * curve.seconds_per_image)

@@ -37,6 +37,7 @@ from jdistill.stages.workdir import on_first
 from jdistill.synthetic import SyntheticSet
 from jdistill.training import Checkpoints, Hooks, NotFinite, distributed, run_loop
 
+SETS, KEPT = "sets", "stages/kept.npz"  # sets on the way, by step, and the one that stage `keep` chose of them
 _LEAVES, _METRICS = ("stages/initial.npz", "stages/distilled.npz"), "metrics.jsonl"
 
 
@@ -47,6 +48,7 @@ class Keys(NamedTuple):
   ipc: Annotated[int, Range(1)] = 1
   snapshot_every: Annotated[int, Range(1)] | None = None
   stop_if_stuck: bool = True
+  keep: Literal["last", "best"] = "last"
 
 
 class Unroll(NamedTuple):
@@ -161,7 +163,7 @@ def _loop(run: Run, feed, mesh, begin: float) -> None:
   run.finish(
     "distill",
     begin,
-    _LEAVES,
+    (*_LEAVES, *(str(path.relative_to(run.workdir)) for path in on_the_way(run))),
     metrics=on_first(lambda: run.checksums(run.workdir / _METRICS)),
     steps=steps,
     seconds_per_step=outcome.step_seconds,
@@ -199,13 +201,22 @@ def _hooks(
   def on_snapshot(step: int, result: PyTree) -> None:
     images = jax.device_get(result.images)[:: c["ipc"]][:10]  # the first of each class: what the timeline shows
     write_npz(run.workdir / "snapshots" / f"{step:07d}.npz", {"pixels": run.task().pixels(images)})
+    if c["keep"] == "best":
+      write_npz(run.workdir / SETS / f"{step:07d}.npz", jax.device_get(result)._asdict())
 
   return Hooks(on_resume, on_metrics, on_snapshot, stop=lambda: run.stop_requested)
 
 
 def load(run: Run, name: str) -> SyntheticSet:
-  """`"initial"` or `"distilled"`, as left by this stage."""
-  return SyntheticSet(**read_npz(run.workdir / "stages" / f"{name}.npz"))
+  """`"initial"` or `"distilled"`, as left by this stage, or the set that stage `keep` chose."""
+  path = run.workdir / "stages" / f"{name}.npz"
+  kept = run.workdir / KEPT
+  return SyntheticSet(**read_npz(kept if name == "distilled" and "keep" in run.config["stages"] else path))
+
+
+def on_the_way(run: Run) -> list[Path]:
+  """The sets of the snapshots, where they are compared."""
+  return sorted((run.workdir / SETS).glob("*.npz")) if run.config["keep"] == "best" else []
 
 
 def _progress(run: Run) -> str:

@@ -9,20 +9,18 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jdistill import augment, models, schema
-from jdistill.base import Batch, Diverged, Network, UserError
+from jdistill.base import Diverged, Network, UserError
 from jdistill.config import Declared, Plain
-from jdistill.data.subset import balanced_indices
-from jdistill.evaluation import LOSSES, OPTIMIZERS, evaluate_seeds, examples_of
+from jdistill.evaluation import LOSSES, OPTIMIZERS, evaluate_seeds
 from jdistill.files import format_bytes
 from jdistill.reporting import Progress, Section, comparison, mean_std, units
 from jdistill.schema import Above, Choice, Range, near_matches
-from jdistill.stages import build, grid, plan, relabel, sets, train
+from jdistill.stages import build, grid, plan, relabel, sets, train, validation
 from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
 from jdistill.stages.workdir import on_first
 
 _FILE = "evaluations.json"
-_VALIDATION = 1000  # real training images on which the controls' learning rates are chosen
 
 
 class Eval(NamedTuple):
@@ -79,31 +77,11 @@ def _check(run: Run) -> None:
     augment.named(run.config["eval"][key], key=f"eval.{key}")
 
 
-def _examples(run: Run, one: sets.Set) -> Batch:
-  """Small sets have labels of the same form, so that they share their programs."""
-  small, loss = len(one.labels) < len(run.task().teacher.y), one.protocol.loss
-  classes = run.task().num_classes if small or loss == "mse" else None
-  return examples_of(one.images, one.labels, num_classes=classes, loss=loss)
-
-
 def _choose_lr(run: Run, cell: str, network: Network, one: sets.Set, mesh: Mesh | None) -> float:
   """A learning rate: the best of a few on real training images outside the set, never on test images."""
-  task, rates = run.task(), [*run.config["eval"]["control_lrs"], *one.rates]
-  free = np.setdiff1d(np.arange(len(task.teacher.y)), one.used)
-  labels = task.teacher.y[free]
-  least = int(np.bincount(labels, minlength=task.num_classes).min())
-  count = min(_VALIDATION, least * task.num_classes)
-  if count >= task.num_classes:
-    picked = balanced_indices(labels, count, task.num_classes, seed=run.config["seed"], key="validation")
-    free, labels = free[picked], labels[picked]
-  if not len(free):
-    return float(rates[0])
-  examples, options = _examples(run, one), {"key": run.key("validation"), "mesh": mesh}
-  options["seeds"] = 2 if run.config["eval"]["choose_lr"] else 1
-  found = [
-    float(np.mean(evaluate_seeds(network, one.protocol, examples, lr, task.teacher.x[free], labels, **options)))
-    for lr in rates
-  ]
+  rates = [*run.config["eval"]["control_lrs"], *one.rates]
+  seeds = 2 if run.config["eval"]["choose_lr"] else 1
+  found = validation.accuracies(run, network, one, rates, seeds=seeds, mesh=mesh)
   if not np.isfinite(found).any():
     raise Diverged(f"{cell}: training diverges at every rate of eval.control_lrs={tuple(rates)}; add lower ones")
   return float(rates[int(np.nanargmax(found))])
@@ -139,7 +117,7 @@ def _cells(run: Run) -> None:
         scores += _replayed(run, cell, network, own_sets, entry, list(range(seed, seed + at_once)))
       else:
         entry["label_bytes"] = int(np.asarray(first.labels).nbytes)
-        examples = [_examples(run, one) for one in own_sets]
+        examples = [validation.examples(run, one) for one in own_sets]
         examples = examples if len(examples) > 1 else examples[0]
         options = {"key": run.key("evaluate"), "seeds": at_once, "first": seed, "mesh": mesh}
         new = evaluate_seeds(network, first.protocol, examples, entry["lr"], task.test.x, task.test.y, **options)

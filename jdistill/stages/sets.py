@@ -92,7 +92,8 @@ def soft_labels(run: Run) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
   return lambda images, labels: expert_label_logits(logits(images), labels)
 
 
-def _protocol(e: Mapping[str, Any], augmentation: str) -> Protocol:
+def protocol(e: Mapping[str, Any], augmentation: str) -> Protocol:
+  """How networks are trained on a set, by the section `eval` and an augmentation by name."""
   own = augment.named(augmentation)
   return Protocol(e["epochs"], e["batch_size"], e["momentum"], e["weight_decay"], own, e["loss"], e["optimizer"])
 
@@ -106,7 +107,7 @@ class Sets:
     """
     e = run.config["eval"]
     self._run, self._soften = run, None
-    self._plain, self._other = (_protocol(e, e[key]) for key in ("augment", "other_augment"))
+    self._plain, self._other = (protocol(e, e[key]) for key in ("augment", "other_augment"))
     self._own, self._initial = distill.load(run, "distilled"), distill.load(run, "initial")
 
   def make(self, name: str, seed: int) -> Set:
@@ -150,8 +151,8 @@ class Sets:
   def _hard(self) -> np.ndarray:
     """Integer labels of the distilled images, which lie class by class."""
     labels = np.asarray(self._own.labels)
-    classes = self._run.task().num_classes
-    return labels if labels.ndim == 1 else np.repeat(np.arange(classes, dtype=np.int32), len(labels) // classes)
+    size = len(labels) // self._run.task().num_classes
+    return labels if labels.ndim == 1 else (np.arange(len(labels)) // size).astype(np.int32)
 
   def _real(self, choice: str, seed: int) -> Set:
     c, task = self._run.config, self._run.task()

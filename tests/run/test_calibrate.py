@@ -122,6 +122,6 @@ def test_a_run_that_learns_nothing_stops_and_goes_on_if_asked(tmp_path, call):
 def test_the_rate_of_the_set_is_chosen_like_the_controls(finished):
   work, _ = finished
   rate = json.loads((work / "stages" / "evaluations.json").read_text())["mlp/distilled"]["lr"]
-  learned = float(np.load(work / "stages" / "distilled.npz")["lr"])
+  learned = float(np.load(work / "stages" / "kept.npz")["lr"])
   assert any(np.isclose(rate, one) for one in (0.003, 0.01, 0.03, 0.1, learned))
   assert np.isclose(jdistill.load(work / "result").learned_lr, rate)

@@ -1,0 +1,92 @@
+"""Stage `keep`: of the sets on the way of a distillation, the one that networks learn most from.
+
+Matching losses say how well a set does what it is asked to, not what it is worth. With `keep="best"` the sets of all
+snapshots, the initial one among them, are compared on real training images, and later stages see the best.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jdistill.base import Diverged, UserError
+from jdistill.config import Declared
+from jdistill.files import read_npz, write_npz
+from jdistill.reporting import Section
+from jdistill.stages import distill, sets, validation
+from jdistill.stages.run import Run
+from jdistill.stages.stage import Part, Stage
+from jdistill.stages.workdir import on_first
+from jdistill.synthetic import SyntheticSet
+
+_LEAVES = (distill.KEPT,)
+_SEEDS = 2  # networks of a set and a rate
+
+
+def _opened(untouched: Mapping[str, Any], out: dict[str, Any]) -> None:
+  """The stage is there where it has something to do."""
+  if out["keep"] == "last":
+    out["stages"] = [name for name in out["stages"] if name != "keep"]
+    if not out["stages"]:
+      raise UserError("stages=('keep',): there is nothing to choose from with keep='last'; set keep='best'")
+  elif "keep" not in out["stages"] and "evaluate" in out["stages"]:
+    raise UserError("keep='best': is the work of the stage keep; add it to config.stages before evaluate")
+
+
+def _run(run: Run) -> None:
+  begin = time.monotonic()
+  found = on_first(lambda: _choose(run))
+  run.finish("keep", begin, _LEAVES, **found)
+
+
+def _choose(run: Run) -> dict[str, Any]:
+  """Compares the sets, writes the best, and gives their accuracies by step."""
+  known = {int(path.stem): SyntheticSet(**read_npz(path)) for path in distill.on_the_way(run)}
+  if not known:
+    raise UserError(f"keep='best': no set is left in {run.workdir / distill.SETS}; run again in another --workdir")
+  first, last = min(known), max(known)
+  rates, scores = [float(rate) for rate in run.config["eval"]["control_lrs"]], {step: {} for step in known}
+  own = {step: float(f"{float(one.lr):.6g}") for step, one in known.items()}  # not a second time for float32's sake
+  for step in dict.fromkeys((first, last)):
+    _score(run, known[step], [*rates, own[step]], scores[step])
+  good = [max(scores[step], key=scores[step].get) for step in (first, last)]
+  for step in sorted(known):
+    _score(run, known[step], [*good, own[step]], scores[step])
+  # the ends were tried at more rates, which would favour them
+  best = {step: max(scores[step][rate] for rate in (*good, own[step])) for step in sorted(known)}
+  step = max(best, key=lambda step: (best[step], step))
+  if not best[step] > -1:
+    raise Diverged(f"keep: training diverges on every set at rates {rates}; add lower ones to eval.control_lrs")
+  shown = ", ".join(f"{step}: {value:.3f}" for step, value in best.items())
+  run.log(f"keep: the set of step {step} of {last}; accuracy on real training images by step: {shown}")
+  write_npz(run.workdir / distill.KEPT, known[step]._asdict())
+  return {"step": step, "last": last, "accuracies": {str(step): value for step, value in best.items()}}
+
+
+def _score(run: Run, one: SyntheticSet, rates: list[float], scores: dict[float, float]) -> None:
+  """Adds the accuracies of a set at rates that were not tried on it; below all others where training diverges."""
+  e = run.config["eval"]
+  network = run.network(e["models"][0])
+  new = [rate for rate in dict.fromkeys(rates) if rate not in scores]
+  given = sets.Set(one.images, one.labels, sets.protocol(e, e["augment"]))
+  found = validation.accuracies(run, network, given, new, seeds=_SEEDS)
+  scores |= {rate: value if np.isfinite(value) else -1.0 for rate, value in zip(new, found, strict=True)}
+
+
+def _report(run: Run, record: Mapping[str, Any]) -> Part:
+  rows = [[step, f"{value:.3f}"] for step, value in record["accuracies"].items()]
+  text = (
+    f"Networks learn most from the set of step {record['step']} of {record['last']}: mean accuracy of {_SEEDS} on real "
+    "training images, at the best of a few rates. This set is the result."
+  )
+  line = f"the set of step {record['step']} of {record['last']} was kept"
+  section = Section("Kept set", text, (("step", "accuracy"), rows))
+  return Part({"kept_step": record["step"]}, lines=[line], sections=[section])
+
+
+def _plan(run: Run) -> list[tuple[str, ...]]:
+  return [("compares the sets of all snapshots by networks trained on them", "")]
+
+
+STAGE = Stage("keep", _run, Declared(opened=_opened), _LEAVES, plan=_plan, report=_report)
