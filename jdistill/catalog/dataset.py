@@ -18,6 +18,13 @@ _trajectory = functools.partial(
   keep="trajectory",
   calibration="jdistill.calibration.trajectory:CALIBRATION",
 )
+_recovery = functools.partial(
+  _row,
+  builder="jdistill.methods.dataset.sre2l:sre2l",
+  stages=("teachers", "distill", "relabel", "evaluate", "export", "report"),
+  toy={"kind": "recovery", "objective": "recover/loss"},
+  parts={"stream": "jdistill.methods.dataset.sre2l:teacher_stream", "start": _START},
+)
 _MTT = {"learn_labels": False, "threshold": None, "labels": "hard", "initial": "real", "augment": _AUGMENT}
 
 ROWS = (
@@ -175,17 +182,22 @@ ROWS = (
     parts={"stream": _RANDOM, "start": _START},
     values={"initial": "real", "labels": "hard"},
   ),
-  _row(
+  _recovery(
     name="sre2l",
     title="Squeeze, Recover and Relabel: Dataset Condensation at ImageNet Scale From A New Perspective",
     authors="Zeyuan Yin and Eric Xing and Zhiqiang Shen",
     venue="NeurIPS 2023",
     arxiv="2306.13092",
-    builder="jdistill.methods.dataset.sre2l:sre2l",
-    stages=("teachers", "distill", "relabel", "evaluate", "export", "report"),
     test="tests/methods/test_sre2l.py",
-    toy={"kind": "recovery", "objective": "recover/loss"},
-    parts={"stream": "jdistill.methods.dataset.sre2l:teacher_stream", "start": _START},
     values={"initial": "noise", "labels": "hard"},
+  ),
+  _recovery(
+    name="dwa",
+    title="Diversity-Driven Synthesis: Enhancing Dataset Distillation through Directed Weight Adjustment",
+    authors="Jiawei Du and Xin Zhang and Juncheng Hu and Wenxin Huang and Joey Tianyi Zhou",
+    venue="NeurIPS 2024",
+    arxiv="2409.17612",
+    test="tests/methods/test_dwa.py",
+    values={"initial": "real", "labels": "hard", "direction": "gradient", "variance_weight": 11.0},
   ),
 )

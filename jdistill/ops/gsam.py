@@ -6,12 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from jdistill.base import PyTree
+from jdistill.ops.ascent import global_norm
 
 _TINY = 1e-12
-
-
-def _global_norm(tree: PyTree) -> jax.Array:
-  return jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)))
 
 
 def gsam_gradient(
@@ -49,10 +46,10 @@ def gsam_gradient(
   """
   value, g0 = value_and_grad(params)
   scale = jax.tree.map(jnp.abs if adaptive else jnp.ones_like, params)
-  norm = _global_norm(jax.tree.map(lambda s, g: s * g, scale, g0))
+  norm = global_norm(jax.tree.map(lambda s, g: s * g, scale, g0))
   perturbed = jax.tree.map(lambda p, s, g: p + rho / (norm + _TINY) * jnp.square(s) * g, params, scale, g0)
   _, g1 = value_and_grad(perturbed)
-  norm0, norm1 = _global_norm(g0), _global_norm(g1)
+  norm0, norm1 = global_norm(g0), global_norm(g1)
   inner = sum(jax.tree.leaves(jax.tree.map(lambda a, b: jnp.sum(a * b), g0, g1)))
   cosine = inner / (norm0 * norm1 + _TINY)
   orthogonal = jax.tree.map(lambda a, b: a - cosine * norm0 * b / (norm1 + _TINY), g0, g1)

@@ -70,6 +70,10 @@ def _complete(given: Mapping[str, Any], out: dict[str, Any]) -> None:
     )
   if how["gradient"] == "truncated" and how["window"] is None:
     raise UserError("unroll.window=None: gradient 'truncated' needs how many of the inner steps it goes back")
+  if row.takes("pixel_range") and out["preprocessing"] == "zca":
+    raise UserError(
+      f"preprocessing='zca': whitened pixels have no range, to which {row.name} clips its images; use 'channel'"
+    )
   experts = out.get("teacher_train") if row.keep == "trajectory" else None
   for name in row.parts:
     row.build(name)(**row.options_of(out["method"], name)).check(out["method"], experts)

@@ -50,6 +50,9 @@ def _check_options(run: Run) -> None:
   except UserError:
     raise
   except ValueError as error:  # of a builder, which knows no sections
+    what, _, why = str(error).partition(": ")
+    if what == "teacher_apply":
+      raise UserError(f"teacher.name={run.config['teacher']['name']!r}: {why}") from error
     raise UserError(f"method: {error}") from error
 
 

@@ -37,12 +37,14 @@ def ask(source: TargetSource, x: PyTree, ids: jax.Array) -> tuple[Outputs, ...]:
   return source.targets(source.arrays, jax.random.key(0), batch, None, jnp.zeros((), jnp.int32))
 
 
-def committee(networks: Sequence[Network], variables: Sequence[Variables]) -> TargetSource:
+def committee(networks: Sequence[Network], variables: Sequence[Variables], *, train: bool = False) -> TargetSource:
   """Frozen networks that look at every batch, in evaluation mode: running statistics, no dropout.
 
   Args:
     networks: one or several; the first is the one that methods for a single teacher use.
     variables: their parameters and statistics, in the same order.
+    train: look in train mode instead: batch norm takes the statistics of the batch, so that an image's targets depend
+      on its neighbours, and dropout is on. Nothing is learned.
 
   Returns:
     A `TargetSource` whose targets have one entry per network.
@@ -56,8 +58,9 @@ def committee(networks: Sequence[Network], variables: Sequence[Variables]) -> Ta
     )
 
   def targets(arrays: PyTree, key: Key, batch: Batch, record: PyTree, step: jax.Array) -> tuple[Outputs, ...]:
-    del key, record, step
-    found = [n.apply(v.params, batch.x, stats=v.stats) for n, v in zip(networks, arrays, strict=True)]
+    del record, step
+    how = {"train": True, "rngs": {"dropout": key}} if train else {}
+    found = [n.apply(v.params, batch.x, stats=v.stats, **how) for n, v in zip(networks, arrays, strict=True)]
     counts = {out.logits.shape[-1] for out in found}
     if len(counts) > 1:
       raise UserError(f"teacher: its networks have {sorted(counts)} classes; they must have the same ones")
@@ -65,4 +68,5 @@ def committee(networks: Sequence[Network], variables: Sequence[Variables]) -> Ta
 
   arrays = tuple(Variables(*v) for v in variables)
   several = f", {len(networks)} networks" if len(networks) > 1 else ""
-  return TargetSource(targets, arrays, nbytes(arrays), f"online{several}")
+  mode = ", train mode" if train else ""
+  return TargetSource(targets, arrays, nbytes(arrays), f"online{several}{mode}")

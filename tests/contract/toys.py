@@ -136,7 +136,7 @@ def _recovery(row: catalog.Row) -> Toy:
   teacher = jax.device_get(network.init(jax.random.key(5)))
   ends = (np.float32([-2.0]), np.float32([2.0]))
   sizes = {"iterations": 40, "block_size": 3, "jitter": 1}
-  method = row.build()(network.apply, initial, ends, **(sizes | options(row)))
+  method = row.build()(network.apply, initial, ends, **(own_values(row) | sizes | options(row)))
   return Toy(method, lambda step: teacher, row.toy["objective"])
 
 

@@ -5,58 +5,28 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from finite_differences import numeric_gradient
+from recovery_problem import (
+  CLASSES,
+  IMAGES,
+  LABELS,
+  RANGE,
+  RNG,
+  SHAPE,
+  TEACHER,
+  apply,
+  build,
+  on_device,
+  reference_loss,
+)
 from sklearn.datasets import load_digits
 
 from jdistill import augment, losses, models, schema
-from jdistill.base import Outputs, Variables
+from jdistill.base import Variables
 from jdistill.methods.dataset import sre2l as module
 from jdistill.methods.dataset.sre2l import sre2l, sre2l_blocks
 from jdistill.synthetic import SyntheticSet
 
-SHAPE, CLASSES = (2, 2, 1), 3
 KEY = jax.random.key(5)
-RNG = np.random.default_rng(0)
-LABELS = np.repeat(np.arange(CLASSES, dtype=np.int32), 2)
-IMAGES = RNG.normal(size=(6, *SHAPE))
-RANGE = (np.array([-1.5]), np.array([1.2]))
-# two "layers" whose names do not stand in the order in which they are passed
-TEACHER = Variables(
-  RNG.normal(size=(4, CLASSES)),
-  {
-    "norm9": {"mean": RNG.normal(size=4), "var": RNG.uniform(0.5, 2, 4)},
-    "norm1": {"mean": RNG.normal(size=CLASSES), "var": RNG.uniform(0.5, 2, CLASSES)},
-  },
-)
-
-
-def apply(params, x, *, train=False, stats=None, **_):
-  """A linear network whose norm inputs are its pixels and its logits."""
-  assert not train
-  pixels = x.reshape(x.shape[0], -1)
-  logits = pixels @ params
-  moments = lambda rows: (jnp.mean(rows, 0), jnp.var(rows, 0))  # noqa: E731
-  return Outputs(logits, pixels, {}, {"norm9": moments(pixels), "norm1": moments(logits)}, stats)
-
-
-def on_device(dtype):
-  return jax.tree.map(lambda a: jnp.asarray(a.astype(dtype)), TEACHER)
-
-
-def build(dtype=np.float32, **options):
-  initial = SyntheticSet(jnp.asarray(IMAGES.astype(dtype)), jnp.asarray(LABELS), jnp.asarray(0.1, dtype))
-  method = sre2l(apply, initial, tuple(bound.astype(dtype) for bound in RANGE), **({"jitter": 0} | options))
-  return method, on_device(dtype)
-
-
-def reference_loss(x, y, r_bn, first=10.0):
-  pixels = x.reshape(len(x), -1)
-  logits = pixels @ TEACHER.params
-  log_probs = logits - np.log(np.exp(logits).sum(1, keepdims=True))
-  total = -log_probs[np.arange(len(y)), y].mean()
-  for rows, layer, weight in ((pixels, "norm9", first), (logits, "norm1", 1.0)):
-    stats = TEACHER.stats[layer]
-    total += r_bn * weight * (np.linalg.norm(rows.mean(0) - stats["mean"]) + np.linalg.norm(rows.var(0) - stats["var"]))
-  return total
 
 
 def test_two_blocks_equal_adam_by_hand(x64):
@@ -142,7 +112,7 @@ def test_mistakes_and_options():
   with pytest.raises(ValueError, match=r"the teacher has no batch norm.*convnet_bn"):
     sre2l(without, initial, RANGE).init(KEY, teacher)
   fields = schema.fields(sre2l)
-  assert fields["r_bn"].low == 0 and fields["block_size"].low == 1
+  assert fields["r_bn"].low == 0 and fields["block_size"].low == 2
   with pytest.raises(ValueError, match=r"method.r_bn=-1.0: must be at least 0"):
     build(r_bn=-1.0)
 

@@ -108,6 +108,33 @@ def test_batch_norm_cannot_be_matched(refuse):
   assert "model.name='convnet_bn'" in refuse("--config.model.name=convnet_bn", config=digits)
 
 
+RECOVERY = {
+  "a teacher without batch norm": (
+    ["teacher.name=convnet"],
+    ["teacher.name='convnet': the teacher has no batch norm", "'convnet_bn'"],
+  ),
+  "a way of negative length": (["method.rho=-1"], ["method.rho=-1.0: must be at least 0"]),
+  "blocks of one image": (["method.block_size=1"], ["method.block_size=1: must be at least 2"]),
+  "a direction from noise": (["method.initial=noise"], ["method.initial='noise'", "method.direction='none'"]),
+  "whitened images": (["preprocessing=zca"], ["preprocessing='zca'", "use 'channel'"]),
+  "more initial images than there are": (["ipc=30"], ["ipc=30: class", "at most"]),
+  "a batch of one for a teacher in train mode": (
+    ["relabel.teacher_mode=train", "relabel.batch_size=1"],
+    ["relabel.batch_size=1", "relabel.teacher_mode='eval'"],
+  ),
+  "an unknown mode": (["relabel.teacher_mode=test"], ["relabel.teacher_mode='test'", "train"]),
+  "an unknown augmentation": (["relabel.augment=flop"], ["relabel.augment='flop': unknown operator"]),
+}
+
+
+@pytest.mark.parametrize("name", RECOVERY)
+def test_a_mistake_in_recovery_is_one_readable_line(refuse, name):
+  overrides, words = RECOVERY[name]
+  complaint = refuse(*(f"--config.{one}" for one in overrides), config="--config=experiments/dwa.py:tiny")
+  for word in words:
+    assert word in complaint
+
+
 def test_options_of_a_builder_that_do_not_go_together(refuse):
   complaint = refuse("--config.method.classes_at_once=3", config="--config=experiments/dm.py:tiny")
   assert "method: dm: classes_at_once=3 does not divide 10 classes; give a divisor" in complaint

@@ -43,6 +43,19 @@ def test_it_looks_in_evaluation_mode():
   assert teacher.nbytes == nbytes(variables)
 
 
+def test_it_may_look_in_train_mode():
+  """With the statistics of the batch: the answers are those of an untrained network's batch norm, whatever ran."""
+  network = models.build("convnet_bn", num_classes=2, image_shape=(4, 4, 1), width=2, depth=1)
+  variables = network.init(jax.random.key(0))
+  moved = variables._replace(stats=jax.tree.map(lambda leaf: leaf + 3, variables.stats))
+  found = [ask(committee([network], [one], train=True), X, IDS)[0].logits for one in (variables, moved)]
+  np.testing.assert_array_equal(*found)
+  wanted = network.apply(variables.params, X, train=True, stats=variables.stats).logits
+  np.testing.assert_allclose(found[0], wanted, rtol=1e-5, atol=1e-6)
+  assert np.abs(found[0] - ask(committee([network], [moved]), X, IDS)[0].logits).max() > 0.01
+  assert committee([network], [variables], train=True).name == "online, train mode"
+
+
 def test_what_does_not_fit_is_refused_in_one_line():
   network, weights = linear(), linear().init(jax.random.key(0))
   for networks, variables in (([], []), ([network], []), ([network], [weights] * 2)):

@@ -1,17 +1,24 @@
-"""SRe2L's recovery: images on which a trained network is sure of a class and sees the statistics of real data."""
+"""SRe2L and DWA: images on which a trained network is sure of a class and sees the statistics of real data."""
 
 import functools
-from typing import Annotated, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jdistill.augment import compose, flip, resized_crop, roll_jitter
-from jdistill.base import Apply, Augmentation, Key, Method, Metrics, Variables
+from jdistill.base import Apply, Augmentation, Key, Method, Metrics, PyTree, UserError, Variables
 from jdistill.losses import bn_stat_loss, cross_entropy, soft_cross_entropy
+from jdistill.ops.ascent import ascend, global_norm, random_step
 from jdistill.schema import Above, Count, NonNegative, Positive, Range, Size, validated
 from jdistill.synthetic import Feed, SyntheticSet
+
+_FOR_DIRECTION = 1 << 16  # folded into a step's key; small numbers are those of the augmentation's draws
+
+# `(key, teacher, x, y) -> parameters` for the block of images `x` in network space with labels `y`
+Adjust = Callable[[Key, Variables, jax.Array, jax.Array], PyTree]
 
 
 class SRe2LState(NamedTuple):
@@ -23,6 +30,7 @@ class SRe2LState(NamedTuple):
     moments: `(first, second)` of Adam, of the current block.
     count: scalar int32, steps done.
     lr: of the initial set; not learned.
+    adjusted: the teacher's parameters as they were moved for the current block; `()` where they stay.
   """
 
   images: jax.Array
@@ -30,6 +38,7 @@ class SRe2LState(NamedTuple):
   moments: tuple[jax.Array, jax.Array]
   count: jax.Array
   lr: jax.Array
+  adjusted: PyTree = ()
 
 
 def sre2l_blocks(labels: np.ndarray, block_size: int) -> np.ndarray:
@@ -57,7 +66,16 @@ def sre2l_blocks(labels: np.ndarray, block_size: int) -> np.ndarray:
 
 def teacher_stream() -> Feed:
   """The stream of `sre2l`: the teacher's variables in every step."""
-  return Feed(lambda found: lambda step: found.teacher, lambda found: found.teacher)
+
+  def check(method: Mapping[str, Any], teacher_train: Mapping[str, Any] | None) -> None:
+    del teacher_train
+    if method["direction"] == "gradient" and method["initial"] == "noise":
+      raise UserError(
+        "method.initial='noise': the gradient that moves the teacher is that of real images; set method.initial='real',"
+        " or method.direction='none'"
+      )
+
+  return Feed(lambda found: lambda step: found.teacher, lambda found: found.teacher, check)
 
 
 @validated("method")
@@ -67,17 +85,21 @@ def sre2l(
   pixel_range: tuple[jax.Array, jax.Array],
   *,
   iterations: Count = 1000,
-  block_size: Count = 100,
+  block_size: Annotated[int, Range(2)] = 100,
   image_lr: Positive = 0.25,
   b1: Annotated[float, Range(0, 0.9999)] = 0.5,
   b2: Annotated[float, Range(0, 0.9999)] = 0.9,
   r_bn: NonNegative = 0.01,
+  variance_weight: NonNegative = 1.0,
   first_layer_multiplier: NonNegative = 10.0,
   crop_scale: Annotated[float, Above(0), Range(high=1)] | None = None,
   flip_images: bool = False,
   jitter: Size = 4,
+  direction: Literal["gradient", "random", "none"] = "none",
+  ascent_steps: Size = 12,
+  rho: NonNegative = 0.015,
 ) -> Method:
-  """Builds SRe2L's recovery of images from one trained network with batch norm.
+  """Builds SRe2L's or DWA's recovery of images from one trained network with batch norm.
 
   The set is recovered in blocks of images, one after another (`sre2l_blocks`). Every step is one update of one block,
   by Adam, along the gradient of
@@ -90,42 +112,56 @@ def sre2l(
   activations of one block are in memory at a time. Total variation and squared norm of the images, whose weights the
   published settings have at 0, are left out.
 
+  DWA first moves the teacher's weights by `ascent_steps` ascents of the cross entropy of the block's initial images, as
+  the block's first step shows them, `rho` long in all (`jdistill.ops.ascent.ascend`). Running statistics stay. Every
+  block starts from the weights as they were trained. With `direction="random"` they move by `rho` in a random
+  direction instead.
+
   Args:
     teacher_apply: the trained network.
-    initial: where recovery starts: noise in the paper (`jdistill.synthetic.start(initial="noise")`), or real images.
+    initial: where recovery starts: noise in SRe2L (`jdistill.synthetic.start(initial="noise")`), real images in DWA.
     pixel_range: lowest and highest value per channel in network space, `[channels]` each.
-    iterations: K, updates per block.
-    block_size: images per block; clipped to the size of the set.
+    iterations: updates per block.
+    block_size: images per block, whose statistics are matched; clipped to the size of the set.
     image_lr, b1, b2: Adam on images.
     r_bn: weight of the batch-norm statistics.
+    variance_weight: `r_var`, how much more variances count than means; 11 in DWA on small images, 2 on ImageNet.
     first_layer_multiplier: how much more the first batch norm counts than the others.
     crop_scale: smallest share of the area that a random resized crop keeps (0.08 for ImageNet); `None` for no crops.
     flip_images: mirror with probability 1/2.
     jitter: largest roll in pixels (32 for ImageNet).
+    direction: in which the teacher's weights move before each block.
+    ascent_steps: K, of the direction `"gradient"`; 0 leaves the weights where they are.
+    rho: how far the weights move, in the norm over all parameters.
 
   Returns:
     A `Method` whose stream gives the teacher's `Variables` in every step, so that they are no constants of the program,
-    and whose result is a `SyntheticSet` in the order of `initial`.
+    and whose result is a `SyntheticSet` in the order of `initial`. Where weights move, the metric `adjust/norm` is
+    their distance from the trained ones.
 
   Raises:
-    ValueError: in `init`, a teacher without batch norm.
+    ValueError: with the direction `"gradient"`, initial images outside of the pixel range; in `init`, a teacher without
+      batch norm.
 
   References:
     Yin et al., "Squeeze, Recover and Relabel: Dataset Condensation at ImageNet Scale From A New Perspective" (arXiv
-    2306.13092), sec. 3.2.
+    2306.13092), sec. 3.2; Du et al., "Diversity-Driven Synthesis: Enhancing Dataset Distillation through Directed
+    Weight Adjustment" (arXiv 2409.17612), alg. 1. In DWA's released code the gradients of the ascents also enter the
+    first update of the images, and blocks that are recovered by one call start from each other's weights; not here.
   """
   blocks = sre2l_blocks(initial.labels, block_size)
   augment = recovery_augmentation(crop_scale=crop_scale, flip_images=flip_images, jitter=jitter)
-  loss = functools.partial(recover_loss, teacher_apply, r_bn=r_bn, first_layer_multiplier=first_layer_multiplier)
+  weights = {"r_bn": r_bn, "variance_weight": variance_weight, "first_layer_multiplier": first_layer_multiplier}
+  loss = functools.partial(recover_loss, teacher_apply, **weights)
+  adjust = weight_adjustment(teacher_apply, direction, steps=ascent_steps, rho=rho)
+  if direction == "gradient":
+    check_pixels(initial.images, pixel_range)
   low, high = (jnp.asarray(bound).reshape(1, 1, 1, -1) for bound in pixel_range)
 
   def init(key: Key, teacher: Variables) -> SRe2LState:
     del key
-    images = jnp.asarray(initial.images)[blocks]
-    check_batch_norm(teacher_apply, teacher, jax.ShapeDtypeStruct(images.shape[1:], images.dtype))
-    moments = (jnp.zeros_like(images[0]), jnp.zeros_like(images[0]))
-    labels, lr = jnp.asarray(initial.labels)[blocks], jnp.array(initial.lr, copy=True)
-    return SRe2LState(images, labels, moments, jnp.zeros((), jnp.int32), lr)
+    check_batch_norm(teacher_apply, teacher, jnp.asarray(initial.images)[blocks[0]])
+    return _start(initial, blocks, () if adjust is None else teacher.params)
 
   def step(key: Key, state: SRe2LState, teacher: Variables) -> tuple[SRe2LState, Metrics]:
     number, place = state.count // iterations, state.count % iterations
@@ -133,25 +169,39 @@ def sre2l(
     number = jnp.minimum(number, len(blocks) - 1)
     x, y = state.images[number], state.labels[number]
     record = augment.sample(key, x.shape)
-    (_, metrics), grads = jax.value_and_grad(lambda x: loss(teacher, augment.apply(record, x), y), has_aux=True)(x)
+    seen, adjusted, moved_by = teacher, state.adjusted, {}
+    if adjust is not None:
+      fresh = lambda: adjust(jax.random.fold_in(key, _FOR_DIRECTION), teacher, augment.apply(record, x), y)  # noqa: E731
+      adjusted = jax.lax.cond(place == 0, fresh, lambda: state.adjusted)
+      seen = teacher._replace(params=adjusted)
+      moved_by = {"adjust/norm": global_norm(jax.tree.map(jnp.subtract, adjusted, teacher.params))}
+    (_, metrics), grads = jax.value_and_grad(lambda x: loss(seen, augment.apply(record, x), y), has_aux=True)(x)
     moments = jax.tree.map(lambda moment: jnp.where(place == 0, jnp.zeros_like(moment), moment), state.moments)
-    direction, moments = _adam(grads, moments, place + 1, b1, b2)
+    change, moments = _adam(grads, moments, place + 1, b1, b2)
     rate = image_lr * _half_cosine(place, iterations).astype(x.dtype)
-    moved = jnp.where(active, jnp.clip(x - rate * direction, low, high), x)
-    metrics |= {
-      "gradient/images": jnp.sqrt(jnp.sum(jnp.square(grads))),
-      "recover/lr": rate,
-    }
+    moved = jnp.where(active, jnp.clip(x - rate * change, low, high), x)
+    metrics |= {"gradient/images": global_norm(grads), "recover/lr": rate} | moved_by
     images = state.images.at[number].set(moved)
-    return SRe2LState(images, state.labels, moments, state.count + 1, state.lr), metrics
+    return SRe2LState(images, state.labels, moments, state.count + 1, state.lr, adjusted), metrics
 
-  def result(state: SRe2LState) -> SyntheticSet:
-    size = initial.images.shape[0]
-    own = jnp.argsort(jnp.asarray(blocks.reshape(-1)[:size]))
-    flat = lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:size][own]  # noqa: E731
-    return SyntheticSet(flat(state.images), flat(state.labels), state.lr)
+  stuck = _without_gradient if adjust is not None else lambda rows: ""
+  result = functools.partial(_collected, blocks=blocks, size=len(initial.images))
+  return Method(init, step, result, steps=len(blocks) * iterations, stuck=stuck)
 
-  return Method(init, step, result, steps=len(blocks) * iterations)
+
+def _start(initial: SyntheticSet, blocks: np.ndarray, params: PyTree) -> SRe2LState:
+  """The state before the first step, whose arrays are its own."""
+  images, labels = jnp.asarray(initial.images)[blocks], jnp.asarray(initial.labels)[blocks]
+  moments = (jnp.zeros_like(images[0]), jnp.zeros_like(images[0]))
+  lr, adjusted = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), (initial.lr, params))
+  return SRe2LState(images, labels, moments, jnp.zeros((), jnp.int32), lr, adjusted)
+
+
+def _collected(state: SRe2LState, *, blocks: np.ndarray, size: int) -> SyntheticSet:
+  """The images in the order of the initial set."""
+  own = jnp.argsort(jnp.asarray(blocks.reshape(-1)[:size]))
+  flat = lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:size][own]  # noqa: E731
+  return SyntheticSet(flat(state.images), flat(state.labels), state.lr)
 
 
 def recover_loss(
@@ -161,6 +211,7 @@ def recover_loss(
   y: jax.Array,
   *,
   r_bn: float,
+  variance_weight: float = 1.0,
   first_layer_multiplier: float = 10.0,
 ) -> tuple[jax.Array, Metrics]:
   """What recovery descends: `mean_i CE(f(x_i), y_i) + r_bn bn_stat_loss(x)`, the teacher in evaluation mode.
@@ -171,7 +222,7 @@ def recover_loss(
     x: `[b, height, width, channels]`, augmented.
     y: `[b]` integer labels, or `[b, classes]` label logits.
     r_bn: weight of the statistics.
-    first_layer_multiplier: see `jdistill.losses.bn_stat_loss`.
+    variance_weight, first_layer_multiplier: see `jdistill.losses.bn_stat_loss`.
 
   Returns:
     The scalar, and its parts as metrics.
@@ -180,7 +231,8 @@ def recover_loss(
   compare = soft_cross_entropy if y.ndim == 2 else cross_entropy
   class_loss = jnp.mean(compare(out.logits, y))
   running = [(teacher.stats[name]["mean"], teacher.stats[name]["var"]) for name in out.norm_inputs]
-  statistics = bn_stat_loss(list(out.norm_inputs.values()), running, first_layer_multiplier=first_layer_multiplier)
+  weights = {"first_layer_multiplier": first_layer_multiplier, "variance_weight": variance_weight}
+  statistics = bn_stat_loss(list(out.norm_inputs.values()), running, **weights)
   total = class_loss + r_bn * statistics
   return total, {"recover/loss": total, "recover/cross_entropy": class_loss, "recover/bn": statistics}
 
@@ -193,14 +245,66 @@ def recovery_augmentation(*, crop_scale: float | None, flip_images: bool, jitter
   return compose(*parts, roll_jitter(jitter))
 
 
-def check_batch_norm(apply: Apply, variables: Variables, images: jax.ShapeDtypeStruct) -> None:
+def weight_adjustment(teacher_apply: Apply, direction: str, *, steps: int, rho: float) -> Adjust | None:
+  """How the teacher's weights move before a block; see `sre2l`.
+
+  Args:
+    teacher_apply: the trained network, asked in evaluation mode.
+    direction: `"gradient"` of the mean cross entropy, `"random"` or `"none"`.
+    steps: how many ascents the gradient's direction takes.
+    rho: how far.
+
+  Returns:
+    An `Adjust`; `None` where nothing moves.
+  """
+  if direction == "none" or rho == 0 or (direction == "gradient" and steps == 0):
+    return None
+  if direction == "random":
+    return lambda key, teacher, x, y: random_step(key, teacher.params, rho=rho)
+
+  def adjust(key: Key, teacher: Variables, x: jax.Array, y: jax.Array) -> PyTree:
+    del key
+
+    def loss(params: PyTree) -> jax.Array:
+      compare = soft_cross_entropy if y.ndim == 2 else cross_entropy
+      return jnp.mean(compare(teacher_apply(params, x, stats=teacher.stats).logits, y))
+
+    return ascend(jax.grad(loss), teacher.params, rho=rho, steps=steps)
+
+  return adjust
+
+
+def check_pixels(images: jax.Array, pixel_range: tuple[jax.Array, jax.Array]) -> None:
+  """Raises `ValueError` if images `[m, height, width, channels]` leave the range to which recovery clips them."""
+  pixels, (low, high) = np.asarray(images), (np.asarray(bound) for bound in pixel_range)
+  ends, slack = (pixels.min((0, 1, 2)), pixels.max((0, 1, 2))), 1e-3 * (high - low)
+  wrong = np.flatnonzero((ends[0] < low - slack) | (ends[1] > high + slack))
+  if len(wrong):
+    c = wrong[0]
+    raise ValueError(
+      f"initial: channel {c} of its images goes from {ends[0][c]:.3g} to {ends[1][c]:.3g}, and pixel_range from "
+      f"{low[c]:.3g} to {high[c]:.3g}; give the range of their own normalisation"
+    )
+
+
+def check_batch_norm(apply: Apply, variables: Variables, images: jax.Array) -> None:
   """Raises `ValueError` unless the network has batch norm, whose statistics recovery matches."""
   seen = jax.eval_shape(lambda v, x: apply(v.params, x, stats=v.stats).norm_inputs, variables, images)
   if not seen:
     raise ValueError(
-      "sre2l: the teacher has no batch norm, whose statistics recovery matches; take a network that has, such as "
-      "'convnet_bn' or 'resnet18_bn'"
+      "teacher_apply: the teacher has no batch norm, whose statistics recovery matches; take a network that has, such "
+      "as 'convnet_bn' or 'resnet18_bn'"
     )
+
+
+def _without_gradient(rows: Sequence[Mapping[str, float]]) -> str:
+  """What is told where the teacher's weights did not move."""
+  if all(row["adjust/norm"] > 0 for row in rows):
+    return ""
+  return (
+    "The teacher is so sure of the initial images that its loss has no gradient to move along (adjust/norm is 0); "
+    "train it for fewer epochs (teacher_train.epochs), or set method.direction='none'."
+  )
 
 
 def _adam(
