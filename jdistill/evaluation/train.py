@@ -33,11 +33,11 @@ class Protocol(NamedTuple):
     epochs: training runs over epochs `0..epochs` inclusive.
     batch_size: images per step; at most the size of the set.
     momentum: of SGD.
-    weight_decay: added to the gradient.
+    weight_decay: added to the gradient; with `"adamw"` apart from it.
     augment: drawn anew for every image of every step.
     loss: `"ce"`, cross entropy with the labels' probabilities; `"mse"`, half the squared distance of the logits to the
       labels, which are regression targets then: label logits as they are, classes as centred one-hot vectors.
-    optimizer: `"sgd"`, or `"adam"`, which has no use for `momentum`.
+    optimizer: `"sgd"`, or `"adam"` or `"adamw"`, which have no use for `momentum`.
   """
 
   epochs: int = 1000
@@ -50,7 +50,7 @@ class Protocol(NamedTuple):
 
 
 LOSSES = ("ce", "mse")
-OPTIMIZERS = ("sgd", "adam")
+OPTIMIZERS = ("sgd", "adam", "adamw")
 _REPEATED = 2**24  # bytes of a set that each seed may have a copy of
 _CERTAIN = 200.0  # a label logit beside zeros whose softmax is exactly 1 in float32
 
