@@ -56,9 +56,12 @@ _DIGITS = common.CONVNET_DIGITS | {
   "teacher_train/lr": 0.01,
   "teacher_train/weight_decay": 5e-4,
   "teacher_train/schedule": "constant",
+  "teacher_train/milestones": (),
   "teacher_train/augment": "none",
   "method/batch_real": 64,
   "method/frequencies": 256,
+  "eval/optimizer": "sgd",  # as DM's, with the same rates
+  "eval/control_lrs": (0.003, 0.01, 0.03, 0.1),
 }
 
 
