@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jdistill import augment, models, schema
-from jdistill.base import Batch, Diverged, Network, UserError
+from jdistill.base import Batch, Diverged, Network, UserError, View
 from jdistill.config import Declared, Plain
 from jdistill.data.subset import balanced_indices
 from jdistill.evaluation import LOSSES, OPTIMIZERS, Protocol, evaluate_seeds, examples_of
@@ -56,6 +56,7 @@ class Eval(NamedTuple):
   full_batch_size: Annotated[int, Range(1)] = 128
   loss: Annotated[str, Choice(LOSSES)] = "ce"
   optimizer: Annotated[str, Choice(OPTIMIZERS)] = "sgd"
+  view: str = "none"
 
 
 def _complete(given: Mapping[str, Any], out: dict[str, Any]) -> None:
@@ -77,6 +78,8 @@ def _complete(given: Mapping[str, Any], out: dict[str, Any]) -> None:
       raise UserError(f"eval.{key}={e[key]}: names one of them twice; name each once")
   if e["loss"] == "mse" and "relabel" in out:
     raise UserError("eval.loss='mse': sets with stored labels are trained on by the section relabel; set it to 'ce'")
+  if e["view"] != "none" and "relabel" in out:
+    raise UserError(f"eval.view={e['view']!r}: stored labels are of images as they are; set it to 'none'")
   if not e["control_lrs"]:
     raise UserError("eval.control_lrs: empty; give at least one learning rate")
 
@@ -98,6 +101,7 @@ class _Set(NamedTuple):
     rates: what is tried beside `eval.control_lrs`.
     used: positions of real images that validation must not contain.
     records: makes the stored labels that networks are trained on instead, by stage `relabel`.
+    view: what networks are shown in the place of each image; `None` for the image.
   """
 
   images: np.ndarray
@@ -107,6 +111,7 @@ class _Set(NamedTuple):
   rates: tuple[float, ...] = ()
   used: Sequence[int] = ()
   records: Callable[[], fkd.Records] | None = None
+  view: View | None = None
 
 
 def _check(run: Run) -> None:
@@ -116,6 +121,7 @@ def _check(run: Run) -> None:
   for name in run.config["eval"]["models"]:
     run.network(name)
   augment.named(run.config["eval"]["augment"], key="eval.augment")
+  augment.view(run.config["eval"]["view"], key="eval.view", image_shape=task.input_shape)
 
 
 def soft_labels(run: Run) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
@@ -138,6 +144,7 @@ def _sets(run: Run) -> dict[str, Callable[[int], _Set]]:
   )  # fmt: skip
   full = protocol._replace(epochs=e["full_epochs"], batch_size=e["full_batch_size"])
   own, initial = distill.load(run, "distilled"), distill.load(run, "initial")
+  view = augment.view(e["view"]).view
   soften = soft_labels(run) if "random_soft" in e["sets"] else None
 
   def random_control(seed: int) -> _Set:
@@ -157,7 +164,7 @@ def _sets(run: Run) -> dict[str, Callable[[int], _Set]]:
     if "relabel" in c:
       return _Set(own.images, own.labels, protocol, c["relabel"]["lr"], records=lambda: relabel.load(run))
     rate = float(own.lr)
-    return _Set(own.images, own.labels, protocol, None if e["choose_lr"] else rate, rates=(rate,))
+    return _Set(own.images, own.labels, protocol, None if e["choose_lr"] else rate, rates=(rate,), view=view)
 
   builders = {
     OWN: distilled,
@@ -165,7 +172,7 @@ def _sets(run: Run) -> dict[str, Callable[[int], _Set]]:
     "random_hard": random_control,
     "random_soft": softened,
     "random_relabelled": relabelled,
-    "initial": lambda seed: _Set(initial.images, initial.labels, protocol),
+    "initial": lambda seed: _Set(initial.images, initial.labels, protocol, view=view),
     "full_data": lambda seed: _Set(task.teacher.x, task.teacher.y, full, e["full_lr"]),
   }
   return {name: builders[name] for name in e["sets"]}
@@ -175,7 +182,7 @@ def _examples(run: Run, one: _Set) -> Batch:
   """Small sets have labels of the same form, so that they share their programs."""
   small, loss = len(one.labels) < len(run.task().teacher.y), one.protocol.loss
   classes = run.task().num_classes if small or loss == "mse" else None
-  return examples_of(one.images, one.labels, num_classes=classes, loss=loss)
+  return examples_of(one.images, one.labels, num_classes=classes, loss=loss, view=one.view)
 
 
 def _choose_lr(run: Run, cell: str, network: Network, one: _Set, mesh: Mesh | None) -> float:

@@ -98,6 +98,44 @@ def expert_label_logits(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
   return mean.astype(np.float32)
 
 
+_MOSAICS = {"mosaic2": 2, "mosaic3": 3}
+
+
+def mosaics(
+  rng: np.random.Generator, images: np.ndarray, labels: np.ndarray, ipc: int, num_classes: int, side: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Images `[num_classes * ipc, ...]` of `side x side` tiles, random real images of one class made smaller, and labels.
+
+  Of every `side` rows and columns of a real image one is kept, as in the released code of NCFM.
+
+  Args:
+    rng: decides which images.
+    images: `[n, height, width, channels]`, whose height and width `side` divides.
+    labels: `[n]`.
+    ipc: mosaics per class.
+    num_classes: number of classes.
+    side: tiles along an axis.
+
+  Raises:
+    UserError: a class has fewer than `side^2 ipc` images, or `side` does not divide the images.
+  """
+  count, (height, width) = side**2, images.shape[1:3]
+  least = int(np.bincount(labels, minlength=num_classes).min())
+  if least < ipc * count:
+    raise UserError(
+      f"method.initial='mosaic{side}': needs {count} real images for each of ipc={ipc}, and a class has only {least}; "
+      "lower ipc, or set method.initial='real'"
+    )
+  if height % side or width % side:
+    raise UserError(
+      f"method.initial='mosaic{side}': images of {height} x {width} pixels cannot be made of {side} x {side} equal "
+      "tiles; set method.initial='real'"
+    )
+  picked = random_real(rng, labels, ipc * count, num_classes)
+  tiles = images[picked][:, ::side, ::side].reshape(-1, side, side, height // side, width // side, images.shape[-1])
+  return tiles.transpose(0, 1, 3, 2, 4, 5).reshape(-1, *images.shape[1:]), labels[picked[::count]]
+
+
 class Start(NamedTuple):
   """How a synthetic set starts, as `start` makes it.
 
@@ -119,7 +157,7 @@ class Start(NamedTuple):
 @validated("method")
 def start(
   *,
-  initial: Literal["correct", "real", "noise", "representative"] = "correct",
+  initial: Literal["correct", "real", "noise", "representative", "mosaic2", "mosaic3"] = "correct",
   clusters: Count | None = None,
   labels: Literal["soft", "hard"] = "soft",
   lr_init: Positive = 0.01,
@@ -128,7 +166,8 @@ def start(
 
   Args:
     initial: from `"correct"`, real images that an expert classifies correctly, `"real"`, any, `"noise"`, `N(0, 1)` in
-      network space, or `"representative"`, those nearest to the centres of clusters in the logits of the first expert.
+      network space, `"representative"`, those nearest to the centres of clusters in the logits of the first expert, or
+      `"mosaic2"` or `"mosaic3"`, images each made of four or nine real ones (`mosaics`), for the view of the same name.
     clusters: per class, for `"representative"`; a divisor of the images per class, or `None` for as many as these.
     labels: `"soft"`, the logits that experts give to these images, or `"hard"`, their classes.
     lr_init: learning rate for training on the set, before it is learned.
@@ -163,6 +202,10 @@ def start(
     if initial == "noise":
       blank = empty(ipc, num_classes, images.shape[1:])
       return blank._replace(images=rng.normal(size=blank.images.shape).astype(np.float32))
+    if initial in _MOSAICS:
+      made, picked = mosaics(rng, images, classes, ipc, num_classes, _MOSAICS[initial])
+      own = expert_label_logits(expert_logits(made, range(experts)), picked) if labels == "soft" else picked
+      return SyntheticSet(made, own, np.float32(lr_init))
     if initial == "real":
       picked = random_real(rng, classes, ipc, num_classes)
     elif initial == "representative":
