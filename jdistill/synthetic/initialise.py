@@ -119,6 +119,7 @@ def mosaics(
   Raises:
     UserError: a class has fewer than `side^2 ipc` images, or `side` does not divide the images.
   """
+  _check_tiles(side, images.shape[1:])
   count, (height, width) = side**2, images.shape[1:3]
   least = int(np.bincount(labels, minlength=num_classes).min())
   if least < ipc * count:
@@ -126,14 +127,17 @@ def mosaics(
       f"method.initial='mosaic{side}': needs {count} real images for each of ipc={ipc}, and a class has only {least}; "
       "lower ipc, or set method.initial='real'"
     )
-  if height % side or width % side:
-    raise UserError(
-      f"method.initial='mosaic{side}': images of {height} x {width} pixels cannot be made of {side} x {side} equal "
-      "tiles; set method.initial='real'"
-    )
   picked = random_real(rng, labels, ipc * count, num_classes)
   tiles = images[picked][:, ::side, ::side].reshape(-1, side, side, height // side, width // side, images.shape[-1])
   return tiles.transpose(0, 1, 3, 2, 4, 5).reshape(-1, *images.shape[1:]), labels[picked[::count]]
+
+
+def _check_tiles(side: int, image_shape: tuple[int, ...]) -> None:
+  if any(size % side for size in image_shape[:2]):
+    raise UserError(
+      f"method.initial='mosaic{side}': images of {image_shape[0]} x {image_shape[1]} pixels cannot be made of {side} x "
+      f"{side} equal tiles; set method.initial='real'"
+    )
 
 
 class Start(NamedTuple):
@@ -147,11 +151,13 @@ class Start(NamedTuple):
     empty: `(ipc, num_classes, image_shape) -> SyntheticSet` of the same form without any image, for plans.
     check: as `Feed.check`; refuses what needs experts where there are none, soft labels of noise, and hard ones that a
       method should learn.
+    reals: how many real images go into each.
   """
 
   make: Callable[..., SyntheticSet]
   empty: Callable[[int, int, tuple[int, ...]], SyntheticSet]
   check: Callable[[Mapping[str, Any], Mapping[str, Any] | None], None]
+  reals: int = 1
 
 
 @validated("method")
@@ -188,6 +194,7 @@ def start(
 
   def empty(ipc: int, num_classes: int, image_shape: tuple[int, ...]) -> SyntheticSet:
     check_clusters(clusters, ipc)
+    _check_tiles(_MOSAICS.get(initial, 1), image_shape)
     classes = np.repeat(np.arange(num_classes, dtype=np.int32), ipc)
     own = np.eye(num_classes, dtype=np.float32)[classes] if labels == "soft" else classes
     return SyntheticSet(np.zeros((len(classes), *image_shape), np.float32), own, np.float32(lr_init))
@@ -217,7 +224,7 @@ def start(
       own = expert_label_logits(expert_logits(images[picked], range(experts)), own)
     return SyntheticSet(images[picked], own, np.float32(lr_init))
 
-  return Start(make, empty, check)
+  return Start(make, empty, check, _MOSAICS.get(initial, 1) ** 2)
 
 
 def _known(images, labels, ipc: int, num_classes: int, seed: int, expert_logits: ExpertLogits, experts: int):
