@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jdistill import data, export, models, schema
-from jdistill.augment import named
+from jdistill.augment import named, view
 from jdistill.base import Diverged, UserError
 from jdistill.data import checks, preprocess
 from jdistill.evaluation import LOSSES, OPTIMIZERS, Protocol, evaluate_seeds, examples_of
@@ -26,6 +26,7 @@ class _Protocol(NamedTuple):
   augment: str
   loss: Annotated[str, schema.Choice(LOSSES)] = "ce"
   optimizer: Annotated[str, schema.Choice(OPTIMIZERS)] = "sgd"
+  view: str = "none"
 
 
 class _Arguments(NamedTuple):
@@ -86,6 +87,7 @@ class Distilled:
     self._preprocessing = preprocess.from_arrays(stored.preprocessing)
     self._protocol = _checked("protocol", stored.protocol, _Protocol)
     named(self._protocol["augment"], key="protocol.augment")
+    view(self._protocol["view"], key="protocol.view", image_shape=self.images.shape[1:])
 
   @property
   def images(self) -> np.ndarray:
@@ -173,7 +175,7 @@ class Distilled:
   ) -> Evaluation:
     """Trains fresh networks on the set under its own protocol and tests them.
 
-    Soft labels, learned rate, preprocessing of the test images and augmentation are applied as they were meant.
+    Soft labels, learned rate, preprocessing of the test images, augmentation and view are applied as they were meant.
 
     Args:
       model: a network of `jdistill.models.names()`; the one the set was distilled with if `None`.
@@ -210,12 +212,14 @@ class Distilled:
       raise UserError(f"model {model or name!r}: {error}") from error
     test_x, test_y = self._test(self.test_set(data_dir) if test is None else test)
     augmentation = named(protocol["augment"], key="protocol.augment")
-    rules = Protocol(**protocol | {"epochs": given["epochs"] or protocol["epochs"], "augment": augmentation})
+    changed = {"epochs": given["epochs"] or protocol["epochs"], "augment": augmentation}
+    rules = Protocol(**{name: value for name, value in protocol.items() if name != "view"} | changed)
     classes = len(self.class_names) if protocol["loss"] == "mse" else None
+    shown = view(protocol["view"]).view
     accuracies = evaluate_seeds(
       network,
       rules,
-      examples_of(self.images, self.labels, num_classes=classes, loss=protocol["loss"]),
+      examples_of(self.images, self.labels, num_classes=classes, loss=protocol["loss"], view=shown),
       given["lr"] or self.learned_lr,
       test_x,
       test_y,

@@ -170,6 +170,20 @@ def test_the_loss_of_the_protocol_is_that_of_the_training(distilled):
   assert found[0].accuracies == found[1].accuracies and found[0].mean > 0.9 > 0.1 > found[2].mean
 
 
+def test_the_view_of_the_protocol_is_shown(distilled):
+  """Each image with its mirror image is a set of its own."""
+  hard, rules = distilled._stored, PROTOCOL | {"model": MODEL, "epochs": 5}
+  both = np.stack([hard.images, hard.images[:, :, ::-1]], 1).reshape(-1, *hard.images.shape[1:])
+  whole = hard._replace(images=both, labels=np.repeat(hard.labels, 2, axis=0), protocol=rules)
+  found = [
+    jdistill.distilled.Distilled(one).evaluate(seeds=2, test=_examples())
+    for one in (hard._replace(protocol=rules | {"view": "flip"}), whole)
+  ]
+  assert found[0].accuracies == found[1].accuracies
+  with pytest.raises(UserError, match=r"^protocol\.view='mirror': unknown view; choose one of none, flip"):
+    jdistill.distilled.Distilled(hard._replace(protocol=rules | {"view": "mirror"}))
+
+
 def test_a_rate_at_which_training_diverges_is_named(distilled):
   with pytest.raises(UserError, match=r"^evaluate\.lr=1e\+30: training on the set diverges; give a lower one$"):
     distilled.evaluate(seeds=1, lr=1e30, test=_examples())

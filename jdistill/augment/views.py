@@ -1,10 +1,12 @@
 """Views: what a method looks at in the place of each synthetic image, on its way into whatever the method does."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jdistill import base
 from jdistill.augment import basic
@@ -19,11 +21,13 @@ class NamedView(NamedTuple):
     view: itself; `None` for images as they are.
     always: the operator of `dsa` that is not one of those drawn from beside it, but applied to every batch first.
     caution: why it does not suit signs, if it does not.
+    divides: what height and width of the images must be multiples of.
   """
 
   view: base.View | None
   always: str = ""
   caution: str = ""
+  divides: int = 1
 
 
 def flip_pairs(images: jax.Array) -> jax.Array:
@@ -58,22 +62,81 @@ def flip() -> NamedView:
   )
 
 
-_VIEWS: dict[str, Callable[[], NamedView]] = {"none": lambda: NamedView(None), "flip": flip}
+def tiles(images: jax.Array, side: int) -> jax.Array:
+  """The `side x side` tiles of each image, each enlarged to the image's own size (multi-formation, "decoding").
+
+  Bilinear: with `n` pixels of the image and `m = n / side` of a tile along an axis, output pixel `i` is interpolated at
+  `(i + 1/2) / side - 1/2` of the tile, whose border is continued beyond it.
+
+  Args:
+    images: `[n, height, width, channels]`.
+    side: a divisor of height and width.
+
+  Returns:
+    `[n, side^2, height, width, channels]`, row by row.
+
+  Raises:
+    UserError: images of another rank.
+    ValueError: `side` does not divide height and width.
+
+  References:
+    Kim et al., "Dataset Condensation via Efficient Synthetic-Data Parameterization" (arXiv 2205.14959). The released
+    codes of IDC and NCFM fill images up where `side` does not divide them.
+  """
+  basic.check_shape(images.shape)
+  n, height, width, channels = images.shape
+  if height % side or width % side:
+    raise ValueError(f"tiles: {height} x {width} pixels cannot be cut into {side} x {side} equal tiles")
+  cut = images.reshape(n, side, height // side, side, width // side, channels)
+  rows, columns = (jnp.asarray(_enlargement(size, side), images.dtype) for size in (height, width))
+  out = jnp.einsum("Hh,Ww,nahbwc->nabHWc", rows, columns, cut, precision=jax.lax.Precision.HIGHEST)
+  return out.reshape(n, side**2, height, width, channels)
 
 
-def view(name: str, *, key: str = "view") -> NamedView:
+def _enlargement(size: int, side: int) -> np.ndarray:
+  """`[size, size / side]`: what each pixel of an enlarged tile takes of the pixels of the tile along one axis."""
+  short = size // side
+  place = np.clip((np.arange(size) + 0.5) / side - 0.5, 0, short - 1)
+  return np.maximum(0, 1 - np.abs(place[:, None] - np.arange(short)[None]))
+
+
+def mosaic(side: int) -> NamedView:
+  """IDC's multi-formation: each image is a mosaic of smaller ones, and all that is shown are these, enlarged.
+
+  What is learned so has to be shown so to the networks that are trained on it: `eval.view`.
+  """
+  return NamedView(base.View(side**2, functools.partial(tiles, side=side)), divides=side)
+
+
+_VIEWS: dict[str, Callable[[], NamedView]] = {
+  "none": lambda: NamedView(None),
+  "flip": flip,
+  "mosaic2": lambda: mosaic(2),
+  "mosaic3": lambda: mosaic(3),
+}
+
+
+def view(name: str, *, key: str = "view", image_shape: tuple[int, ...] = ()) -> NamedView:
   """A view by the name that configurations use.
 
   Args:
-    name: `"none"`, or `"flip"`, each image and its mirror image.
+    name: `"none"`; `"flip"`, each image and its mirror image; `"mosaic2"` or `"mosaic3"`, the four or nine tiles of
+      each image, enlarged.
     key: what messages call it.
+    image_shape: `(height, width, channels)` of what it is for, where it is known.
 
   Raises:
-    UserError: an unknown name.
+    UserError: an unknown name, or images that it cannot divide.
   """
   if name not in _VIEWS:
     raise base.UserError(f"{key}={name!r}: unknown view; choose one of {', '.join(_VIEWS)}")
-  return _VIEWS[name]()
+  found = _VIEWS[name]()
+  if any(size % found.divides for size in image_shape[:2]):
+    raise base.UserError(
+      f"{key}={name!r}: images of {image_shape[0]} x {image_shape[1]} pixels cannot be cut into equal tiles; choose "
+      "another view, or images of another size"
+    )
+  return found
 
 
 def show(view: base.View | None, images: jax.Array) -> jax.Array:

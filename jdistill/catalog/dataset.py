@@ -120,6 +120,21 @@ ROWS = (
     values={"initial": "real", "labels": "hard", "augment": _AUGMENT},
   ),
   _row(
+    name="ncfm",
+    title="Dataset Distillation with Neural Characteristic Function: A Minmax Perspective",
+    authors="Shaobo Wang and Yicun Yang and Zhiyuan Liu and Chenghao Sun and Xuming Hu and Conghui He and "
+    "Linfeng Zhang",
+    venue="CVPR 2025",
+    arxiv="2502.20653",
+    builder="jdistill.methods.dataset.ncfm:ncfm",
+    stages=("teachers", "distill", "keep", "evaluate", "export", "report"),
+    test="tests/methods/test_ncfm.py",
+    toy={"kind": "extraction", "objective": "match/loss", "frequencies": 16, "match_weight": 0.3, "image_lr": 0.1},
+    parts={"stream": "jdistill.methods.dataset.extractors:extractors", "start": _START},
+    values={"initial": "real", "labels": "hard", "augment": _AUGMENT},
+    keep="trajectory",
+  ),
+  _row(
     name="fyi",
     title="FYI: Flip Your Images for Dataset Distillation",
     authors="Byunggwan Son and Youngmin Oh and Donghyeon Baek and Bumsub Ham",

@@ -160,22 +160,24 @@ def require_same_shape(
     raise UserError(f"{name}: {one} images are {train} but {other} images are {test}; resize or convert one of them")
 
 
-def require_per_class(labels: np.ndarray, class_names: Sequence[str], count: int, key: str) -> None:
-  """Refuses a set whose smallest training class has fewer than `count` images.
+def require_per_class(labels: np.ndarray, class_names: Sequence[str], count: int, key: str, each: int = 1) -> None:
+  """Refuses a set whose smallest training class has fewer than `count * each` images.
 
   Args:
     labels: `[n]` integer labels of the training images.
     class_names: names of all classes.
     count: images needed from every class.
     key: what needs them (`"ipc"`), named in the message.
+    each: how many images go into one.
 
   Raises:
     UserError: naming the key, its value, the smallest class and the largest value that works.
   """
   sizes = np.bincount(labels, minlength=len(class_names))
   smallest = int(np.argmin(sizes))
-  if sizes[smallest] < count:
+  if sizes[smallest] < count * each:
+    told = f", and {each} go into each" if each > 1 else ""
     raise UserError(
-      f"{key}={count}: class {smallest} ({class_names[smallest]!r}) has only {sizes[smallest]} training images; set "
-      f"{key} to at most {sizes[smallest]} or raise train_size"
+      f"{key}={count}: class {smallest} ({class_names[smallest]!r}) has only {sizes[smallest]} training images{told}; "
+      f"set {key} to at most {sizes[smallest] // each} or raise train_size"
     )

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jdistill.augment import identity
-from jdistill.base import Augmentation, Batch, DataPolicy, Key, Method, Network, Variables
+from jdistill.augment import identity, show
+from jdistill.base import Augmentation, Batch, DataPolicy, Key, Method, Network, Variables, View
 from jdistill.data.policies import shuffle
 from jdistill.methods.knowledge import Recipe, StepOutputs, StudentInput, Term, logits, student_method
 from jdistill.methods.optimizers import make_optimizer, schedule
@@ -33,11 +33,11 @@ class Protocol(NamedTuple):
     epochs: training runs over epochs `0..epochs` inclusive.
     batch_size: images per step; at most the size of the set.
     momentum: of SGD.
-    weight_decay: added to the gradient.
+    weight_decay: added to the gradient; with `"adamw"` apart from it.
     augment: drawn anew for every image of every step.
     loss: `"ce"`, cross entropy with the labels' probabilities; `"mse"`, half the squared distance of the logits to the
       labels, which are regression targets then: label logits as they are, classes as centred one-hot vectors.
-    optimizer: `"sgd"`, or `"adam"`, which has no use for `momentum`.
+    optimizer: `"sgd"`, or `"adam"` or `"adamw"`, which have no use for `momentum`.
   """
 
   epochs: int = 1000
@@ -50,7 +50,7 @@ class Protocol(NamedTuple):
 
 
 LOSSES = ("ce", "mse")
-OPTIMIZERS = ("sgd", "adam")
+OPTIMIZERS = ("sgd", "adam", "adamw")
 _REPEATED = 2**24  # bytes of a set that each seed may have a copy of
 _CERTAIN = 200.0  # a label logit beside zeros whose softmax is exactly 1 in float32
 
@@ -97,11 +97,19 @@ def _policy(size: int, batch_size: int) -> DataPolicy:
   return shuffle(size, batch_size, drop_last=False)
 
 
-def examples_of(images: np.ndarray, labels: np.ndarray, *, num_classes: int | None = None, loss: str = "ce") -> Batch:
+def examples_of(
+  images: np.ndarray,
+  labels: np.ndarray,
+  *,
+  num_classes: int | None = None,
+  loss: str = "ce",
+  view: View | None = None,
+) -> Batch:
   """A training set: images `[n,H,W,C]` with integer labels `[n]` or label logits `[n, classes]`.
 
   With `num_classes` integer labels become logits whose softmax is one-hot, so that sets of both kinds are trained on by
-  the same program. For `loss="mse"` they become centred one-hot vectors (`jdistill.ops.centred_one_hot`).
+  the same program. For `loss="mse"` they become centred one-hot vectors (`jdistill.ops.centred_one_hot`). With a `view`
+  the examples are all that it shows in the place of the images, with their labels.
 
   Raises:
     ValueError: integer labels without `num_classes` for `loss="mse"`.
@@ -115,6 +123,8 @@ def examples_of(images: np.ndarray, labels: np.ndarray, *, num_classes: int | No
     labels = _CERTAIN * np.eye(num_classes)[labels]
   labels = np.asarray(labels)
   labels = labels.astype(np.int32 if labels.ndim == 1 else np.float32)
+  if view is not None:
+    images, labels = show(view, jnp.asarray(images)), np.repeat(labels, view.copies, axis=0)
   return Batch(np.asarray(images), labels, np.arange(len(images), dtype=np.int32))
 
 

@@ -61,6 +61,7 @@ def card(distilled: "DistilledSet", digest: str, picture: str | None) -> str:
         f"- **Train with {use} and start from the learned rate** {distilled.learned_lr:.6g}: images, labels and rate"
         " were learned together, and each is worth less alone.",
         f"- `labels` are {labels}.",
+        *_tiles(distilled.protocol),
       )
     ),
     "## Load it",
@@ -84,6 +85,12 @@ def card(distilled: "DistilledSet", digest: str, picture: str | None) -> str:
     names = ", ".join(f"{index} {literal(name)}" for index, name in enumerate(distilled.class_names))
     blocks += ["## Classes", names]
   return "\n\n".join(blocks) + "\n"
+
+
+def _tiles(protocol: Mapping[str, Any]) -> list[str]:
+  """A line about what is shown in the place of an image, where it is not the image."""
+  name = protocol.get("view", "none")
+  return [] if name == "none" else [f"- Networks are shown the view {literal(str(name))} in the place of each image."]
 
 
 def _space(kind: str) -> str:

@@ -12,7 +12,11 @@ from jdistill.losses.contrastive import CRDState, crd_inbatch, crd_init, crd_los
 from jdistill.losses.correlation import dist_loss, pearson
 from jdistill.losses.decoupled import dkd_loss, ofa_loss, ofa_target_weights
 from jdistill.losses.direction import direction_only_loss, norm_direction_loss, norm_only_loss
-from jdistill.losses.distribution import attention_matching, distribution_matching
+from jdistill.losses.distribution import (
+  attention_matching,
+  characteristic_function_discrepancy,
+  distribution_matching,
+)
 from jdistill.losses.feature import (
   attention_loss,
   attention_map,
@@ -49,6 +53,7 @@ __all__ = [
   "attention_matching",
   "bn_stat_loss",
   "channel_wise_kl",
+  "characteristic_function_discrepancy",
   "cka_linear",
   "contextual_similarity_loss",
   "crd_inbatch",

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdistill.losses.feature import attention_map
-from jdistill.ops.checks import check_rank, keep, leading_mask
+from jdistill.ops.checks import check_at_least, check_rank, keep, known, leading_mask
+from jdistill.ops.pairwise import gram, safe_norm, safe_sqrt
 from jdistill.ops.precision import widen
 
 
@@ -104,6 +105,88 @@ def attention_matching(
     distribution_matching(attention(r, real_weight), attention(s, synthetic_weight), **weights)
     for r, s in zip(real, synthetic, strict=True)
   )
+
+
+def characteristic_function_discrepancy(
+  real: jax.Array,
+  synthetic: jax.Array,
+  frequencies: jax.Array,
+  *,
+  amplitude_weight: float = 0.5,
+  phase_weight: float = 0.5,
+  root: bool = True,
+  real_weight: jax.Array | None = None,
+  synthetic_weight: jax.Array | None = None,
+) -> jax.Array:
+  """NCFM: distance of the characteristic functions of real and synthetic embeddings, summed over classes.
+
+  With `Phi_c(t) = mean_b exp(i <t, real[c, b]>)`, `Psi_c` the same of the synthetic embeddings, and `a` and `p` the two
+  weights,
+
+      sum_c mean_k sqrt(a (|Phi_c| - |Psi_c|)^2 + p 2 |Phi_c| |Psi_c| (1 - cos(arg Phi_c - arg Psi_c)))   at t_k
+
+  Both parts together are `|Phi_c - Psi_c|^2`, so equal weights `a = p` give `sqrt(a) |Phi_c - Psi_c|`.
+
+  Args:
+    real: `[C, b, F]` embeddings of real images by class. No gradient.
+    synthetic: `[C, ipc, F]` embeddings of the synthetic images of the same classes.
+    frequencies: `[K, F]`, `t_k`, the same for all classes. They have a gradient, for samplers that maximise.
+    amplitude_weight, phase_weight: `a` and `p`, at least 0; `alpha` and `1 - alpha` in the paper, two numbers in the
+      released code.
+    root: without it the square root is left out: the mean of squared distances.
+    real_weight: `[C, b]` weights of the means, at least 0; zero marks padding, whose embedding may be anything, NaN
+      too. `None` weighs all alike.
+    synthetic_weight: `[C, ipc]`, the same for the other side.
+
+  Returns:
+    A scalar: summed over classes, the mean over frequencies. A class where one side has no weight adds nothing. Where
+    the two functions agree at a frequency, its gradient is zero. (The released code puts the phase's part at 1e-12 at
+    least.)
+
+  Raises:
+    ValueError: embeddings that are not `[C, n, F]` with the same `C` and `F`, frequencies that are not `[K, F]` with
+      one at least, weights of another shape, or a negative `a` or `p`.
+
+  Cost: `C (b + ipc) K (F + 2)` multiplications and `2 C (b + ipc) K` numbers kept for the backward pass.
+
+  References:
+    Wang et al., "Dataset Distillation with Neural Characteristic Function: A Minmax Perspective" (arXiv 2502.20653),
+    the discrepancy NCFD.
+  """
+  name = "characteristic_function_discrepancy"
+  check_rank(name, "real", real, 3)
+  check_rank(name, "synthetic", synthetic, 3)
+  check_rank(name, "frequencies", frequencies, 2)
+  check_at_least(name, 0, amplitude_weight=amplitude_weight, phase_weight=phase_weight)
+  real, synthetic, frequencies = widen(real), widen(synthetic), widen(frequencies)
+  if (real.shape[0], real.shape[2]) != (synthetic.shape[0], synthetic.shape[2]):
+    raise ValueError(f"{name}: real {real.shape} and synthetic {synthetic.shape} differ in classes or features")
+  if frequencies.shape[1] != real.shape[2] or not frequencies.shape[0]:
+    raise ValueError(f"{name}: frequencies {frequencies.shape} do not fit {real.shape[2]} features; give [K, features]")
+  phi, real_some = _characteristic(name, jax.lax.stop_gradient(real), real_weight, frequencies)
+  psi, synthetic_some = _characteristic(name, synthetic, synthetic_weight, frequencies)
+  apart = phi - psi
+  # |Phi| - |Psi| by the difference of squares: digits of near functions would cancel in the difference of norms
+  sums, norms = phi + psi, safe_norm(phi) + safe_norm(psi)
+  amplitude = jnp.square(jnp.sum(apart * sums, axis=-1) / jnp.where(norms > 0, norms, 1))
+  whole = jnp.sum(jnp.square(apart), axis=-1)
+  if known(amplitude_weight) and known(phase_weight) and amplitude_weight == phase_weight:
+    squared = amplitude_weight * whole
+  else:
+    squared = amplitude_weight * amplitude + phase_weight * jnp.maximum(whole - amplitude, 0)
+  distance = jnp.mean(safe_sqrt(squared) if root else squared, axis=-1)
+  return jnp.sum(jnp.where(real_some & synthetic_some, distance, 0))
+
+
+def _characteristic(
+  name: str, x: jax.Array, weight: jax.Array | None, frequencies: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Real and imaginary part `[C, K, 2]` of the weighted characteristic function, and which classes have any weight."""
+  if weight is not None and np.shape(weight) == x.shape[:2]:
+    x = keep(x, jnp.asarray(weight).astype(bool))  # a sine of NaN would spoil the gradient
+  angle = gram(x, jnp.broadcast_to(frequencies, (x.shape[0], *frequencies.shape)))
+  parts, some = _means(name, jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1), weight)
+  return jnp.stack(jnp.split(parts, 2, axis=-1), axis=-1), some
 
 
 def _means(name: str, x: jax.Array, weight: jax.Array | None) -> tuple[jax.Array, jax.Array]:

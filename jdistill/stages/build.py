@@ -174,7 +174,8 @@ def materials(run: Run, *, real: bool = True) -> Materials:
     shapes = jax.eval_shape(network.init, jax.random.key(0))
     found = found._replace(teacher=teachers.first(run).variables[0] if real else shapes)
   if row.keep == "trajectory" and real:
-    found = found._replace(segment=trajectories.ready(run).segment)
+    buffer = trajectories.ready(run)
+    found = found._replace(segment=buffer.segment, epochs=buffer.epochs)
   return found._replace(teachers=count)
 
 

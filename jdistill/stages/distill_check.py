@@ -14,10 +14,10 @@ from jdistill.training import distributed, parallel
 def check(run: Run) -> None:
   """Refuses sets, devices and networks that cannot work."""
   task, c = run.task(), run.config
-  require_per_class(task.teacher.y, task.class_names, c["ipc"], "ipc")
+  require_per_class(task.teacher.y, task.class_names, c["ipc"], "ipc", build.part(run, "start").reals)
   network = run.network()
   augment.named(c["method"].get("augment", "none"), key="method.augment")
-  augment.view(c["method"].get("view", "none"), key="method.view")
+  augment.view(c["method"].get("view", "none"), key="method.view", image_shape=task.input_shape)
   if build.row_of(run).takes("apply") and jax.tree.leaves(jax.eval_shape(network.init, jax.random.key(0)).stats):
     key = "name" if c["model"]["name"].endswith("_bn") else "norm"
     cure = "running statistics have no place in a matched trajectory; use 'instance' or 'group'"

@@ -42,6 +42,7 @@ class Eval(NamedTuple):
   full_batch_size: Annotated[int, Range(1)] = 128
   loss: Annotated[str, Choice(LOSSES)] = "ce"
   optimizer: Annotated[str, Choice(OPTIMIZERS)] = "sgd"
+  view: str = "none"
 
 
 def _complete(given: Mapping[str, Any], out: dict[str, Any]) -> None:
@@ -63,6 +64,8 @@ def _complete(given: Mapping[str, Any], out: dict[str, Any]) -> None:
       raise UserError(f"eval.{key}={e[key]}: names one of them twice; name each once")
   if e["loss"] == "mse" and "relabel" in out:
     raise UserError("eval.loss='mse': sets with stored labels are trained on by the section relabel; set it to 'ce'")
+  if e["view"] != "none" and "relabel" in out:
+    raise UserError(f"eval.view={e['view']!r}: stored labels are of images as they are; set it to 'none'")
   if not e["control_lrs"]:
     raise UserError("eval.control_lrs: empty; give at least one learning rate")
 
@@ -75,6 +78,7 @@ def _check(run: Run) -> None:
     run.network(name)
   for key in ("augment", "other_augment"):
     augment.named(run.config["eval"][key], key=f"eval.{key}")
+  augment.view(run.config["eval"]["view"], key="eval.view", image_shape=task.input_shape)
 
 
 def _choose_lr(run: Run, cell: str, network: Network, one: sets.Set, mesh: Mesh | None) -> float:

@@ -18,7 +18,7 @@ def _run(run: Run) -> None:
     _verify(run)  # what somebody changed is not written over
   begin, c, task = time.monotonic(), run.config, run.task()
   result, row = distill.load(run, "distilled"), build.row_of(run)
-  names = ("epochs", "batch_size", "momentum", "weight_decay", "augment", "loss", "optimizer")
+  names = ("epochs", "batch_size", "momentum", "weight_decay", "augment", "loss", "optimizer", "view")
   protocol = {name: c["eval"][name] for name in names}
   distilled = export.DistilledSet(
     images=result.images,

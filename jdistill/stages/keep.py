@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jdistill import augment
 from jdistill.base import Diverged, UserError
 from jdistill.config import Declared
 from jdistill.files import read_npz, write_npz
@@ -69,7 +70,8 @@ def _score(run: Run, one: SyntheticSet, rates: list[float], scores: dict[float, 
   e = run.config["eval"]
   network = run.network(e["models"][0])
   new = [rate for rate in dict.fromkeys(rates) if rate not in scores]
-  given = sets.Set(one.images, one.labels, sets.protocol(e, e["augment"]))
+  view = augment.view(e["view"]).view
+  given = sets.Set(one.images, one.labels, sets.protocol(e, e["augment"]), view=view)
   found = validation.accuracies(run, network, given, new, seeds=_SEEDS)
   scores |= {rate: value if np.isfinite(value) else -1.0 for rate, value in zip(new, found, strict=True)}
 

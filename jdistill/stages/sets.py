@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from jdistill import augment
+from jdistill.base import View
 from jdistill.evaluation import Protocol, augmentation_robust_score, label_robust_score
 from jdistill.selection import CHOICES, per_class
 from jdistill.stages import build, distill, networks, relabel, trajectories
@@ -46,6 +47,7 @@ class Set(NamedTuple):
     rates: what is tried beside `eval.control_lrs`.
     used: positions of real images that validation must not contain.
     records: makes the stored labels that networks are trained on instead, by stage `relabel`.
+    view: what networks are shown in the place of each image; `None` for the image.
   """
 
   images: np.ndarray
@@ -55,6 +57,7 @@ class Set(NamedTuple):
   rates: tuple[float, ...] = ()
   used: Sequence[int] = ()
   records: Callable[[], fkd.Records] | None = None
+  view: View | None = None
 
 
 def reaugmented(name: str) -> str:
@@ -108,6 +111,7 @@ class Sets:
     e = run.config["eval"]
     self._run, self._soften = run, None
     self._plain, self._other = (protocol(e, e[key]) for key in ("augment", "other_augment"))
+    self._view = augment.view(e["view"]).view  # of what was learned, and of its start
     self._own, self._initial = distill.load(run, "distilled"), distill.load(run, "initial")
 
   def make(self, name: str, seed: int) -> Set:
@@ -126,9 +130,9 @@ class Sets:
     if name == OWN:
       return self._distilled()
     if name == HARD:
-      return Set(own.images, self._hard(), self._plain)
+      return Set(own.images, self._hard(), self._plain, view=self._view)
     if name == "initial":
-      return Set(self._initial.images, self._initial.labels, self._plain)
+      return Set(self._initial.images, self._initial.labels, self._plain, view=self._view)
     if name == FULL:
       return Set(real.x, real.y, self._plain, c["eval"]["full_lr"])
     choice, _, kind = name.rpartition("_")
@@ -146,7 +150,8 @@ class Sets:
     if "relabel" in run.config:
       return Set(own.images, own.labels, self._plain, run.config["relabel"]["lr"], records=lambda: relabel.load(run))
     rate, chosen = float(own.lr), run.config["eval"]["choose_lr"]
-    return Set(own.images, own.labels, self._plain, None if chosen else rate, rates=(rate,))
+    lr = None if chosen else rate
+    return Set(own.images, own.labels, self._plain, lr, rates=(rate,), view=self._view)
 
   def _hard(self) -> np.ndarray:
     """Integer labels of the distilled images, which lie class by class."""

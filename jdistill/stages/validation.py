@@ -18,7 +18,7 @@ def examples(run: Run, one: Set) -> Batch:
   """Small sets have labels of the same form, so that they share their programs."""
   small, loss = len(one.labels) < len(run.task().teacher.y), one.protocol.loss
   classes = run.task().num_classes if small or loss == "mse" else None
-  return examples_of(one.images, one.labels, num_classes=classes, loss=loss)
+  return examples_of(one.images, one.labels, num_classes=classes, loss=loss, view=one.view)
 
 
 def held_out(run: Run, used: Sequence[int]) -> np.ndarray:

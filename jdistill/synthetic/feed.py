@@ -18,6 +18,7 @@ class Materials(NamedTuple):
     parameters: of its network.
     shapes: of its network's parameters, in the order in which they lie in the flat vector.
     segment: `(teacher, first epoch, epochs) -> (parameters, parameters)` at the ends of a piece of a trajectory.
+    epochs: of every trajectory; its last piece ends there.
     teachers: how many there are.
     teacher: variables of the first teacher.
   """
@@ -29,6 +30,7 @@ class Materials(NamedTuple):
   parameters: int = 0
   shapes: tuple[tuple[int, ...], ...] = ()
   segment: Callable[[int, int, int], tuple[np.ndarray, np.ndarray]] | None = None
+  epochs: int = 0
   teachers: int = 0
   teacher: Variables | None = None
 

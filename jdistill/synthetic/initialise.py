@@ -98,6 +98,48 @@ def expert_label_logits(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
   return mean.astype(np.float32)
 
 
+_MOSAICS = {"mosaic2": 2, "mosaic3": 3}
+
+
+def mosaics(
+  rng: np.random.Generator, images: np.ndarray, labels: np.ndarray, ipc: int, num_classes: int, side: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Images `[num_classes * ipc, ...]` of `side x side` tiles, random real images of one class made smaller, and labels.
+
+  Of every `side` rows and columns of a real image one is kept, as in the released code of NCFM.
+
+  Args:
+    rng: decides which images.
+    images: `[n, height, width, channels]`, whose height and width `side` divides.
+    labels: `[n]`.
+    ipc: mosaics per class.
+    num_classes: number of classes.
+    side: tiles along an axis.
+
+  Raises:
+    UserError: a class has fewer than `side^2 ipc` images, or `side` does not divide the images.
+  """
+  _check_tiles(side, images.shape[1:])
+  count, (height, width) = side**2, images.shape[1:3]
+  least = int(np.bincount(labels, minlength=num_classes).min())
+  if least < ipc * count:
+    raise UserError(
+      f"method.initial='mosaic{side}': needs {count} real images for each of ipc={ipc}, and a class has only {least}; "
+      "lower ipc, or set method.initial='real'"
+    )
+  picked = random_real(rng, labels, ipc * count, num_classes)
+  tiles = images[picked][:, ::side, ::side].reshape(-1, side, side, height // side, width // side, images.shape[-1])
+  return tiles.transpose(0, 1, 3, 2, 4, 5).reshape(-1, *images.shape[1:]), labels[picked[::count]]
+
+
+def _check_tiles(side: int, image_shape: tuple[int, ...]) -> None:
+  if any(size % side for size in image_shape[:2]):
+    raise UserError(
+      f"method.initial='mosaic{side}': images of {image_shape[0]} x {image_shape[1]} pixels cannot be made of {side} x "
+      f"{side} equal tiles; set method.initial='real'"
+    )
+
+
 class Start(NamedTuple):
   """How a synthetic set starts, as `start` makes it.
 
@@ -109,17 +151,19 @@ class Start(NamedTuple):
     empty: `(ipc, num_classes, image_shape) -> SyntheticSet` of the same form without any image, for plans.
     check: as `Feed.check`; refuses what needs experts where there are none, soft labels of noise, and hard ones that a
       method should learn.
+    reals: how many real images go into each.
   """
 
   make: Callable[..., SyntheticSet]
   empty: Callable[[int, int, tuple[int, ...]], SyntheticSet]
   check: Callable[[Mapping[str, Any], Mapping[str, Any] | None], None]
+  reals: int = 1
 
 
 @validated("method")
 def start(
   *,
-  initial: Literal["correct", "real", "noise", "representative"] = "correct",
+  initial: Literal["correct", "real", "noise", "representative", "mosaic2", "mosaic3"] = "correct",
   clusters: Count | None = None,
   labels: Literal["soft", "hard"] = "soft",
   lr_init: Positive = 0.01,
@@ -128,7 +172,8 @@ def start(
 
   Args:
     initial: from `"correct"`, real images that an expert classifies correctly, `"real"`, any, `"noise"`, `N(0, 1)` in
-      network space, or `"representative"`, those nearest to the centres of clusters in the logits of the first expert.
+      network space, `"representative"`, those nearest to the centres of clusters in the logits of the first expert, or
+      `"mosaic2"` or `"mosaic3"`, images each made of four or nine real ones (`mosaics`), for the view of the same name.
     clusters: per class, for `"representative"`; a divisor of the images per class, or `None` for as many as these.
     labels: `"soft"`, the logits that experts give to these images, or `"hard"`, their classes.
     lr_init: learning rate for training on the set, before it is learned.
@@ -149,6 +194,7 @@ def start(
 
   def empty(ipc: int, num_classes: int, image_shape: tuple[int, ...]) -> SyntheticSet:
     check_clusters(clusters, ipc)
+    _check_tiles(_MOSAICS.get(initial, 1), image_shape)
     classes = np.repeat(np.arange(num_classes, dtype=np.int32), ipc)
     own = np.eye(num_classes, dtype=np.float32)[classes] if labels == "soft" else classes
     return SyntheticSet(np.zeros((len(classes), *image_shape), np.float32), own, np.float32(lr_init))
@@ -163,6 +209,10 @@ def start(
     if initial == "noise":
       blank = empty(ipc, num_classes, images.shape[1:])
       return blank._replace(images=rng.normal(size=blank.images.shape).astype(np.float32))
+    if initial in _MOSAICS:
+      made, picked = mosaics(rng, images, classes, ipc, num_classes, _MOSAICS[initial])
+      own = expert_label_logits(expert_logits(made, range(experts)), picked) if labels == "soft" else picked
+      return SyntheticSet(made, own, np.float32(lr_init))
     if initial == "real":
       picked = random_real(rng, classes, ipc, num_classes)
     elif initial == "representative":
@@ -174,7 +224,7 @@ def start(
       own = expert_label_logits(expert_logits(images[picked], range(experts)), own)
     return SyntheticSet(images[picked], own, np.float32(lr_init))
 
-  return Start(make, empty, check)
+  return Start(make, empty, check, _MOSAICS.get(initial, 1) ** 2)
 
 
 def _known(images, labels, ipc: int, num_classes: int, seed: int, expert_logits: ExpertLogits, experts: int):

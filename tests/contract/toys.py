@@ -65,10 +65,9 @@ def _images(count: int, num_classes: int = 3, shape: tuple[int, ...] = (2, 2, 1)
   return jnp.float32(rng.normal(size=(count, *shape))), jnp.asarray(rng.integers(0, num_classes, count), jnp.int32)
 
 
-def _trajectory(row: catalog.Row) -> Toy:
-  """Eight images of 2x2 pixels and three classes; teachers that really trained, so that there is something to match."""
+def _teachers(x, y) -> tuple[Network, Callable, int]:
+  """A flat network, segments of teachers of it that really trained on these examples, and how many epochs they had."""
   network = models.flatten(models.build("mlp", num_classes=3, image_shape=(2, 2, 1), widths=(6,)))
-  x, y = _images(30)
   gradient = jax.jit(jax.grad(lambda theta: jnp.mean(losses.cross_entropy(network.apply(theta, x).logits, y))))
 
   @functools.lru_cache
@@ -81,13 +80,20 @@ def _trajectory(row: catalog.Row) -> Toy:
   def segment(teacher: int, epoch: int, epochs: int) -> tuple[np.ndarray, np.ndarray]:
     return trajectory(teacher)[epoch], trajectory(teacher)[epoch + epochs]
 
+  return network, segment, 2
+
+
+def _trajectory(row: catalog.Row) -> Toy:
+  """Eight images of 2x2 pixels and three classes; teachers that really trained, so that there is something to match."""
+  x, y = _images(30)
+  network, segment, epochs = _teachers(x, y)
   soft = row.fields()["labels"].default == "soft"
   labels = np.random.default_rng(1).normal(size=(8, 3)).astype(np.float32) if soft else np.arange(8, dtype=np.int32) % 3
   sizes = {"inner_steps": 4, "batch_size": 4, "image_lr": 0.5, "label_lr": 0.5, "lr_lr": 1e-3}
   initial = SyntheticSet(x[:8], labels, np.float32(0.2))
   unroll = functools.partial(bilevel.unroll, gradient=row.gradient)
   method = row.build()(network.apply, initial, unroll=unroll, **(own_values(row) | sizes | options(row)))
-  found = Materials(x, y, 3, 0, network.size, network.shapes, segment, teachers=6)
+  found = Materials(x, y, 3, 0, network.size, network.shapes, segment, epochs, teachers=6)
   ranges = {"expert_epochs": 2, "max_start_epoch": 1}
   feed = row.build("stream")(**(row.options_of(row.values, "stream") | ranges))
   return Toy(method, feed.stream(found), row.toy["objective"])
@@ -115,6 +121,15 @@ def _matching(row: catalog.Row) -> Toy:
 
   view = augment.view(row.values.get("view", "none")).view
   return Toy(row.build()(network, initial, view=view, **options(row)), batch, row.toy["objective"])
+
+
+def _extraction(row: catalog.Row) -> Toy:
+  """Real images class by class in networks between the start and the end of teachers."""
+  initial, x, y = _by_class()
+  network, segment, epochs = _teachers(x, y)
+  found = Materials(x, y, 3, 0, network.size, network.shapes, segment, epochs, teachers=6)
+  method = row.build()(network.apply, initial, (np.float32([-2.0]), np.float32([6.0])), **options(row))
+  return Toy(method, row.build("stream")(batch_real=4).stream(found), row.toy["objective"])
 
 
 def _regression(row: catalog.Row) -> Toy:
@@ -207,6 +222,7 @@ KINDS = {
   "tokens": _tokens,
   "trajectory": _trajectory,
   "matching": _matching,
+  "extraction": _extraction,
   "recovery": _recovery,
   "regression": _regression,
 }

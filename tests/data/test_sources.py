@@ -263,3 +263,5 @@ def test_require_per_class(tmp_path):
   require_per_class(data.train_y, data.class_names, 1, "ipc")
   with pytest.raises(UserError, match=r"ipc=2: class 2 \('2'\) has only 1 training images; set ipc to at most 1 or"):
     require_per_class(data.train_y, data.class_names, 2, "ipc")
+  with pytest.raises(UserError, match=r"ipc=1: .* only 1 training images, and 4 go into each; set ipc to at most 0 or"):
+    require_per_class(data.train_y, data.class_names, 1, "ipc", each=4)

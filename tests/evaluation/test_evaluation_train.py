@@ -9,6 +9,7 @@ import pytest
 
 from jdistill import evaluation, models
 from jdistill.augment import flip_crop
+from jdistill.base import View
 from jdistill.evaluation import Protocol
 from jdistill.ops import centred_one_hot
 from jdistill.training import loop, parallel, programs
@@ -263,3 +264,12 @@ def test_integer_labels_as_logits_are_the_same_labels():
   want = train(protocol, 0.5, labels=hard)
   got = evaluation.train_seeds(LINEAR, protocol, examples, 0.5, key=KEY, seeds=1)
   np.testing.assert_allclose(got.params["w"][0], want["w"], rtol=1e-6)
+
+
+def test_a_view_makes_more_examples_with_their_labels():
+  view = View(2, lambda x: jnp.stack([x, -x], axis=1))
+  x = np.float32(X[:3])
+  shown = evaluation.examples_of(x, np.array([2, 0, 1]), num_classes=3, view=view)
+  want = evaluation.examples_of(np.stack([x, -x], 1).reshape(-1, *X.shape[1:]), [2, 2, 0, 0, 1, 1], num_classes=3)
+  for a, b in zip(shown[:3], want[:3], strict=True):
+    np.testing.assert_array_equal(a, b)

@@ -102,6 +102,14 @@ def _class_sets(s, t, where):
   return losses.distribution_matching(t, s, real_weight=weight, synthetic_weight=weight)
 
 
+def _characteristics(s, t, where, **numbers):
+  weight = None if where is None else jnp.asarray(where)[None]
+  s, t = jnp.asarray(s)[None], jnp.asarray(t)[None]
+  return losses.characteristic_function_discrepancy(
+    t, s, jnp.float32(formulas.FREQUENCIES), real_weight=weight, synthetic_weight=weight, **numbers
+  )
+
+
 def _class_maps(s, t, where, **numbers):
   weight = None if where is None else jnp.asarray(where)[None]
   s, t = [jnp.asarray(s)[None]], [jnp.asarray(t)[None]]
@@ -133,6 +141,9 @@ TABLE: Mapping[str, Loss] = {
   "attention_matching": Loss(_class_maps, MAP, {"power": 4.0}, result="scalar"),
   "bn_stat_loss": Loss(_moments, result="scalar", masked=False, batched=False),
   "channel_wise_kl": Loss(plain(losses.channel_wise_kl), MAP, HEAT, shift=(1, 2)),
+  "characteristic_function_discrepancy": Loss(
+    _characteristics, numbers={"amplitude_weight": 0.75, "phase_weight": 0.5}, result="scalar"
+  ),
   "cka_linear": Loss(plain(losses.cka_linear), (2,), result="scalar", least=2, shift=(0,)),
   "contextual_similarity_loss": Loss(plain(losses.contextual_similarity_loss), (3, 4), tolerance=(2e-5, 1e-3)),
   "crd_inbatch": Loss(plain(losses.crd_inbatch), numbers={"temperature": 0.1}, least=2),
@@ -211,8 +222,8 @@ TABLE: Mapping[str, Loss] = {
   ),
 }  # fmt: skip
 VALIDATED = {
-  "delta", "entropy_weight", "eps", "epsilon", "exponent", "floor", "momentum", "power", "sensitivity", "sigma",
-  "tau_hi", "tau_lo", "temperature",
+  "amplitude_weight", "delta", "entropy_weight", "eps", "epsilon", "exponent", "floor", "momentum", "phase_weight",
+  "power", "sensitivity", "sigma", "tau_hi", "tau_lo", "temperature",
 }  # fmt: skip
 
 

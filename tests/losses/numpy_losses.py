@@ -15,6 +15,7 @@ MEANS = np.array([[1.0, 0.0, 2.0, -1.0], [0.5, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0
 HEAD = np.array([[1.0, -0.5], [0.25, 0.5], [-1.0, 0.75], [0.5, 0.5]])
 BANKS = np.random.default_rng(3).normal(size=(2, 6, 4))
 NEGATIVES = np.array([[1, 2, 5], [0, 3, 4], [4, 4, 1], [0, 2, 5], [5, 1, 0]])
+FREQUENCIES = np.array([[0.5, -0.25, 0.0, 1.0], [0.25, 0.5, -0.5, 0.25], [-1.0, 0.0, 0.25, 0.5]])
 START = np.array([4.0, 0.0, -4.0, 1.0])
 
 
@@ -292,6 +293,13 @@ def hsic1(s, t, rows):
 
 def distribution_matching(s, t, rows):
   return np.sum((s.mean(0) - t.mean(0)) ** 2)
+
+
+def characteristic_function_discrepancy(s, t, rows, amplitude_weight, phase_weight):
+  phi, psi = (np.exp(1j * FREQUENCIES @ x.T).mean(1) if len(x) else np.zeros(3) for x in (t, s))
+  amplitude = (abs(phi) - abs(psi)) ** 2
+  phase = 2 * abs(phi) * abs(psi) * (1 - np.cos(np.angle(phi) - np.angle(psi)))
+  return np.mean(np.sqrt(amplitude_weight * amplitude + phase_weight * phase))
 
 
 def attention_matching(s, t, rows, power):

@@ -103,3 +103,34 @@ def test_an_operator_can_be_taken_out_of_the_draw_of_one():
 def test_mistakes():
   with pytest.raises(UserError, match=r"method.batch_size=5: 2 views of each image do not fill an inner step evenly"):
     trajectory_method(FLAT.apply, INITIAL, batch_size=5, learn_labels=False, view=TWICE)
+
+
+@pytest.mark.parametrize("side", [2, 3])
+def test_tiles_are_enlarged_as_by_a_loop_over_pixels(side):
+  """Against interpolation at half-pixel places with a continued border, pixel by pixel."""
+  images = RNG.normal(size=(2, 6, 12, 2))
+  named = augment.view(f"mosaic{side}", image_shape=images.shape[1:])
+  assert named.view.copies == side**2
+  found = np.asarray(named.view.images(jnp.float32(images)))
+  high, wide = 6 // side, 12 // side
+  for number, (a, b) in enumerate(np.ndindex(side, side)):
+    tile = images[:, a * high : (a + 1) * high, b * wide : (b + 1) * wide]
+    for i, j in np.ndindex(6, 12):
+      total = 0.0
+      for axis_i, weight_i in _neighbours(i, side, high):
+        for axis_j, weight_j in _neighbours(j, side, wide):
+          total = total + weight_i * weight_j * tile[:, axis_i, axis_j]
+      np.testing.assert_allclose(found[:, number, i, j], total, rtol=1e-5, atol=1e-6)
+
+
+def _neighbours(place, side, size):
+  place = (place + 0.5) / side - 0.5
+  low = int(np.floor(place))
+  return [(min(max(n, 0), size - 1), w) for n, w in ((low, 1 - (place - low)), (low + 1, place - low))]
+
+
+def test_images_that_cannot_be_cut_are_refused():
+  with pytest.raises(UserError, match=r"eval.view='mosaic3': images of 8 x 9 pixels cannot be cut into equal tiles"):
+    augment.view("mosaic3", key="eval.view", image_shape=(8, 9, 1))
+  with pytest.raises(ValueError, match="8 x 9 pixels cannot be cut into 2 x 2"):
+    augment.view("mosaic2").view.images(jnp.zeros((1, 8, 9, 1)))

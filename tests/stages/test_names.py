@@ -16,7 +16,6 @@ WORDS = {
   "labels": "a field of `SyntheticSet`",
   "outer": "a field of `Recipe`",
   "state": "a field of `Outcome`",
-  "view": "what a method is shown of a synthetic set, handed over to it",
   "taps": "a field of `Outputs`",
 }
 

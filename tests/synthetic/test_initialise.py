@@ -170,3 +170,24 @@ def test_a_set_may_start_from_noise_with_the_classes_as_labels():
   np.testing.assert_array_equal(again.images, found.images)
   with pytest.raises(UserError, match=r"method\.initial='noise': experts give no labels to noise"):
     start(initial="noise").check({}, None)
+
+
+def test_mosaics_are_made_of_small_real_images_of_one_class():
+  rng = np.random.default_rng(0)
+  y = np.array([0, 1] * 12)
+  images = rng.normal(size=(24, 4, 6, 1)).astype(np.float32)
+  options = {"ipc": 2, "num_classes": 2, "seed": 5, "expert_logits": None, "experts": 0}
+  made = start(initial="mosaic2", labels="hard").make(images, y, **options)
+  assert made.images.shape == (4, 4, 6, 1) and made.labels.tolist() == [0, 0, 1, 1]
+  used = []
+  for image, label in zip(made.images, made.labels, strict=True):
+    for a, b in np.ndindex(2, 2):
+      tile = image[2 * a : 2 * a + 2, 3 * b : 3 * b + 3]
+      used += [i for i in range(24) if (images[i, ::2, ::2] == tile).all() and y[i] == label]
+  assert len(used) == len(set(used)) == 16
+  again = start(initial="mosaic2", labels="hard").make(images, y, **options)
+  np.testing.assert_array_equal(again.images, made.images)
+  with pytest.raises(UserError, match=r"method.initial='mosaic2': needs 4 real images for each of ipc=4, .* only 12"):
+    start(initial="mosaic2", labels="hard").make(images, y, **options | {"ipc": 4})
+  with pytest.raises(UserError, match=r"method.initial='mosaic3': images of 4 x 6 pixels cannot be made of 3 x 3"):
+    start(initial="mosaic3", labels="hard").make(images, y, **options | {"ipc": 1})

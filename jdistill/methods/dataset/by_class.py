@@ -71,12 +71,13 @@ def real_batches(*, batch_real: Count = 256) -> Feed:
 
 
 def over_classes(
-  gradient: Callable[[PyTree], tuple[jax.Array, jax.Array]], rows: PyTree, classes_at_once: int | None
-) -> tuple[jax.Array, jax.Array]:
+  gradient: Callable[[PyTree], tuple[PyTree, jax.Array]], rows: PyTree, classes_at_once: int | None
+) -> tuple[PyTree, jax.Array]:
   """A loss that is a sum over classes, with its gradient in their images, a group of classes at a time.
 
   Args:
-    gradient: `(rows of some classes) -> (loss, gradient [c, ipc, ...])`.
+    gradient: `(rows of some classes) -> (loss, gradient [c, ipc, ...])`. In the place of the loss may be a pytree of
+      whatever else is a sum over classes, such as a gradient in what they share.
     rows: a pytree whose leaves have classes on the first axis.
     classes_at_once: a divisor of their number; `None` for all.
 
@@ -87,7 +88,8 @@ def over_classes(
     return gradient(rows)
   groups = jax.tree.map(lambda leaf: leaf.reshape(-1, classes_at_once, *leaf.shape[1:]), rows)
   values, grads = jax.lax.map(gradient, groups)
-  return jnp.sum(values), grads.reshape(-1, *grads.shape[2:])
+  sums = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), values)
+  return sums, grads.reshape(-1, *grads.shape[2:])
 
 
 def augmented(augment: Augmentation | None, keys: Key, images: jax.Array) -> jax.Array:
