@@ -71,9 +71,10 @@ def test_an_experiment_says_how_to_run_it_and_defaults_to_its_first_preset(name)
 def test_every_preset_resolves(name, preset):
   experiment = _module(name).get_config(preset)
   grid = [cell.config for cell in sweep.cells(experiment)] if experiment.get("sweep") else [experiment]
+  bases = experiment.get("sweep", {}).get("bases", {}).values()  # experiments of other names
   for one in grid:
     resolved = stages.resolve(one)
-    assert resolved["name"] == name
+    assert resolved["name"] in ([base.name for base in bases] or [name])
     assert resolved["method"]["name"] in catalog.names()
     if "_ipc" in preset:
       assert preset == f"{resolved['dataset']}_ipc{resolved['ipc']}"
