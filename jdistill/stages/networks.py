@@ -212,6 +212,11 @@ def model_of(one: TeacherSpec) -> Mapping[str, Any]:
   return _stored(one)["identity"]["model"]
 
 
+def method_of(one: TeacherSpec) -> Mapping[str, Any]:
+  """The section `teacher_method` of teachers of one kind, also of stored ones; errors are those of `model_of`."""
+  return one.sections["teacher_method"] if one.stored is None else _stored(one)["identity"]["method"]
+
+
 def _stored(one: TeacherSpec) -> dict[str, Any]:
   path = Path(one.stored).expanduser()
   if not (path / _RECORD).is_file():
@@ -309,3 +314,13 @@ def logits(found: Teachers, images: np.ndarray) -> np.ndarray:
   """Logits `[networks, n, classes]` of all teachers on images in network space."""
   pairs = zip(found.networks, found.variables, strict=True)
   return np.stack([predict(network, variables, images) for network, variables in pairs])
+
+
+def features(network: Network, variables: Variables, images: np.ndarray) -> np.ndarray:
+  """What enters the head of one network, `[n, D]`, on images in network space."""
+  return predict(_embedding(network), variables, images)
+
+
+@functools.lru_cache(maxsize=32)
+def _embedding(network: Network) -> Callable[[Variables, PyTree], jax.Array]:
+  return lambda variables, x: network.apply(variables.params, x, stats=variables.stats).embedding
