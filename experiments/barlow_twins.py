@@ -31,7 +31,7 @@ def get_config(preset: str = "digits") -> common.ConfigDict:
   config.reference = "untrained"
   if preset == "tiny":
     common.tiny(config)
-    config.student = common.network("convnet_bn", width=4, depth=1)
+    config.student = common.network("mlp", widths=(16,))
     config.method.features = 8
     config.task.teacher_size, config.task.labelled_size = 50, 20
   return config

@@ -1,10 +1,20 @@
 """Evaluation: train fresh networks on a set, test them, and say how that compares."""
 
-from jdistill.evaluation.probe import Scale, ridge_probe
-from jdistill.evaluation.train import LOSSES, OPTIMIZERS, Protocol, accuracy, evaluate_seeds, examples_of, train_seeds
+from jdistill.evaluation.pretrained import Pretrained, embeddings, pretrained
+from jdistill.evaluation.probe import Scale, linear_network, ridge_probe
+from jdistill.evaluation.train import (
+  FEATURES,
+  LOSSES,
+  OPTIMIZERS,
+  Protocol,
+  accuracy,
+  evaluate_seeds,
+  examples_of,
+  train_seeds,
+)
 from jdistill.models import predict
 
 __all__ = [
-  "LOSSES", "OPTIMIZERS", "Protocol", "Scale", "accuracy", "evaluate_seeds", "examples_of", "predict", "ridge_probe",
-  "train_seeds",
+  "FEATURES", "LOSSES", "OPTIMIZERS", "Pretrained", "Protocol", "Scale", "accuracy", "embeddings", "evaluate_seeds",
+  "examples_of", "linear_network", "predict", "pretrained", "ridge_probe", "train_seeds",
 ]  # fmt: skip

@@ -1,10 +1,13 @@
 """Linear classifiers on frozen features: what a representation is worth."""
 
+import functools
 from collections.abc import Callable
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jdistill.base import UserError
+from jdistill.base import Key, Network, Outputs, PyTree, UserError, Variables
 
 
 class Scale:
@@ -52,3 +55,18 @@ def ridge_probe(
   gram = rows.T @ rows / len(rows) + ridge * np.eye(rows.shape[1])
   weights = np.linalg.solve(gram, rows.T @ (targets - mean) / len(rows))
   return lambda other: (scale(other) @ weights + mean).astype(np.float32)
+
+
+@functools.lru_cache(maxsize=64)
+def linear_network(width: int, num_classes: int) -> Network:
+  """A linear classifier of features `[n, width]` that starts from zeros, for probes trained like any other network."""
+
+  def init(key: Key) -> Variables:
+    del key
+    return Variables({"kernel": jnp.zeros((width, num_classes)), "bias": jnp.zeros(num_classes)})
+
+  def apply(params: PyTree, x: jax.Array, *, train=False, rngs=None, stats=None, sites=None) -> Outputs:
+    del train, rngs, sites
+    return Outputs(x @ params["kernel"] + params["bias"][None], x, stats=stats or {})
+
+  return Network(init, apply)

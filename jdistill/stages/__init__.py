@@ -20,6 +20,7 @@ from jdistill.stages import (
   report,
   students,
   teachers,
+  transfer,
   tune,
 )
 from jdistill.stages.run import Run
@@ -35,6 +36,7 @@ STAGES: dict[str, Stage] = {
     distill.STAGE,
     relabel.STAGE,
     evaluate.STAGE,
+    transfer.STAGE,
     tune.STAGE,
     students.STAGE,
     export.STAGE,

@@ -314,13 +314,3 @@ def logits(found: Teachers, images: np.ndarray) -> np.ndarray:
   """Logits `[networks, n, classes]` of all teachers on images in network space."""
   pairs = zip(found.networks, found.variables, strict=True)
   return np.stack([predict(network, variables, images) for network, variables in pairs])
-
-
-def features(network: Network, variables: Variables, images: np.ndarray) -> np.ndarray:
-  """What enters the head of one network, `[n, D]`, on images in network space."""
-  return predict(_embedding(network), variables, images)
-
-
-@functools.lru_cache(maxsize=32)
-def _embedding(network: Network) -> Callable[[Variables, PyTree], jax.Array]:
-  return lambda variables, x: network.apply(variables.params, x, stats=variables.stats).embedding

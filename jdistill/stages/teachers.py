@@ -11,6 +11,7 @@ from jdistill import augment, catalog, schema
 from jdistill.base import UserError
 from jdistill.config import Declared, Plain, sections
 from jdistill.config.common import TRAIN
+from jdistill.evaluation import embeddings
 from jdistill.files import format_bytes
 from jdistill.models.predict import predict
 from jdistill.reporting import Section
@@ -130,7 +131,7 @@ def judged(run: Run, one: TeacherSpec) -> networks.Teachers:
   task, scores = run.task(one.sections["task"]), []
   probed = recipe_of(networks.method_of(one)).probed
   for network, variables in zip(found.networks, found.variables, strict=True):
-    asked = functools.partial(networks.features if probed else predict, network, variables)
+    asked = functools.partial(embeddings if probed else predict, network, variables)
     logits = probe(asked, network, task.teacher, np.arange(len(task.teacher.y))) if probed else asked
     _check_knowledge(logits, task, one.name)
     scores.append(dict(task.score(logits, task.test)))

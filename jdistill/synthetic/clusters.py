@@ -4,6 +4,8 @@ import numpy as np
 
 from jdistill.base import UserError
 
+_AT_ONCE = 2**22  # numbers of differences that are held at once
+
 
 def kmeans(
   rng: np.random.Generator, points: np.ndarray, clusters: int, *, restarts: int = 10, iterations: int = 100
@@ -26,17 +28,20 @@ def kmeans(
 
 
 def squared_distances(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
-  """`[n, k]` squared Euclidean distances."""
-  return np.square(points[:, None] - centres[None]).sum(-1)
+  """`[n, k]` squared Euclidean distances, exactly 0 for equal rows."""
+  rows = max(1, _AT_ONCE // max(centres.size, 1))
+  parts = [points[begin : begin + rows] for begin in range(0, max(len(points), 1), rows)]
+  return np.concatenate([np.square(part[:, None] - centres[None]).sum(-1) for part in parts])
 
 
 def _spread(rng: np.random.Generator, points: np.ndarray, clusters: int) -> np.ndarray:
   """k-means++: every centre is a point, drawn in proportion to its squared distance from those before it."""
   centres = points[rng.integers(len(points))][None]
+  far = squared_distances(points, centres)[:, 0]
   while len(centres) < clusters:
-    far = squared_distances(points, centres).min(1)
     share = far / far.sum() if far.sum() > 0 else None  # all points are centres already
     centres = np.concatenate([centres, points[rng.choice(len(points), p=share)][None]])
+    far = np.minimum(far, squared_distances(points, centres[-1:])[:, 0])
   return centres
 
 
@@ -52,6 +57,23 @@ def _lloyd(points: np.ndarray, centres: np.ndarray, iterations: int) -> np.ndarr
     count = members.sum(0)[:, None]
     centres = np.where(count > 0, members.T @ points / np.maximum(count, 1), centres)
   return centres
+
+
+def central(rng: np.random.Generator, points: np.ndarray, clusters: int) -> np.ndarray:
+  """Positions `[clusters]` of the points nearest to the centres of k-means, each centre's own where that is free.
+
+  Args:
+    rng: decides the start, of which there is one.
+    points: `[n, d]`, at least as many as clusters.
+    clusters: how many.
+  """
+  points = np.asarray(points, np.float64)
+  far = squared_distances(points, kmeans(rng, points, clusters, restarts=1, iterations=30))
+  picked: list[int] = []
+  for centre in range(clusters):
+    far[picked, centre] = np.inf
+    picked.append(int(far[:, centre].argmin()))
+  return np.asarray(picked)
 
 
 def representative(
