@@ -1,16 +1,19 @@
 """KRR-ST: Self-Supervised Dataset Distillation for Transfer Learning (arXiv 2310.06511, ICLR 2024).
 
-  python -m jdistill.run --config=experiments/krr_st.py                    5,000 MNIST images to scikit-learn's digits
-      --config.transfer.targets="('digits','usps.npz','omniglot.npz')"                  (extra `mnist`, and your files)
-  python -m jdistill.run --config=experiments/krr_st.py:digits             scikit-learn digits to themselves
-  python -m jdistill.run --config=experiments/krr_st.py:cifar100           the published values, for accelerators
+  python -m jdistill.run --config=experiments/krr_st.py               MNIST to scikit-learn's digits (extra `mnist`)
+  python -m jdistill.run --config=experiments/krr_st.py:usps --config.dataset=SETS/usps.npz    USPS to four other sets
+      --config.transfer.targets="('digits','SETS/mnist.npz','SETS/alphabets.npz','SETS/spoken_digits.npz')"
+  python -m jdistill.run --config=experiments/krr_st.py:digits        scikit-learn digits to themselves
+  python -m jdistill.run --config=experiments/krr_st.py:cifar100      the published values, for accelerators
 
 A target model learns without labels (Barlow Twins); images and feature targets are learned, from which ridge regression
 predicts its features of real images; fresh networks are trained on them and judged by a linear probe on other data,
 beside those trained on as many random and k-means images with the target model's features, and untrained ones. The
-paper fine-tunes (`--config.transfer.by=finetune`) and stops by iterations, not epochs; its target model is a ResNet-18
-with 512 features, its networks double their width in every block. Its table's figures are not repeated here: they were
-not at hand.
+files of `usps` are made by `python -m benchmarks.own_sets`; they hold drawings and spectrograms in grey.
+
+The paper fine-tunes (`--config.transfer.by=finetune`) and counts iterations, not epochs; its target model is a
+ResNet-18 with 512 features, and its networks double their width in every block. The figures of its tables were not at
+hand.
 """
 
 from . import common
@@ -18,11 +21,11 @@ from . import common
 
 def presets() -> list[str]:
   """The names after the colon."""
-  return ["mnist5k", "digits", "cifar100", "tiny_imagenet", "tiny"]
+  return ["mnist5k", "usps", "digits", "cifar100", "tiny_imagenet", "tiny"]
 
 
 def get_config(preset: str = "mnist5k") -> common.ConfigDict:
-  """The experiment; `preset` is `mnist5k`, `digits`, `cifar100`, `tiny_imagenet` or `tiny`."""
+  """The experiment; `preset` is `mnist5k`, `usps`, `digits`, `cifar100`, `tiny_imagenet` or `tiny`."""
   common.check_preset(preset, presets())
   config = common.base("krr_st", {"name": "krr_st"})
   config.dataset, config.preprocessing, config.ipc, config.validation_size = "mnist5k", "channel", 10, 500
@@ -37,6 +40,8 @@ def get_config(preset: str = "mnist5k") -> common.ConfigDict:
   config.pretrain.update({"epochs": 600, "batch_size": 100})
   config.transfer.update({"targets": ("digits",), "train_size": 1000, "test_size": 1000, "seeds": 3})
   config.probe.epochs = 100
+  if preset == "usps":
+    _usps(config)
   if preset in ("digits", "tiny"):
     _digits(config)
   if preset in ("cifar100", "tiny_imagenet"):
@@ -50,6 +55,19 @@ def get_config(preset: str = "mnist5k") -> common.ConfigDict:
     config.transfer.update({"seeds": 2, "train_size": 100, "test_size": 50})
     config.pretrain.epochs, config.probe.epochs, config.finetune.epochs = 2, 2, 2
   return config
+
+
+def _usps(config: common.ConfigDict) -> None:
+  """2,000 images of 16x16 without labels, 50 learned ones, and small networks: a few minutes on a CPU."""
+  config.dataset, config.train_size, config.test_size, config.ipc = "usps.npz", 2000, 1000, 5
+  config.validation_size = 100
+  config.teacher, config.model = (common.network("convnet_bn", width=16, depth=2) for _ in range(2))
+  config.teacher_method.features = 128
+  config.teacher_train.update({"epochs": 20, "batch_size": 128})
+  config.method.update({"batch_real": 128, "iterations": 400, "reset_after": 100})
+  config.pretrain.update({"epochs": 300, "batch_size": 50})
+  config.transfer.update({"targets": ("digits", "mnist.npz", "alphabets.npz", "spoken_digits.npz")})
+  config.transfer.update({"train_size": 400, "test_size": 400})
 
 
 def _digits(config: common.ConfigDict) -> None:
