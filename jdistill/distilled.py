@@ -10,9 +10,18 @@ import numpy as np
 
 from jdistill import data, export, models, schema
 from jdistill.augment import named, view
-from jdistill.base import Diverged, UserError
+from jdistill.base import Diverged, Network, UserError
 from jdistill.data import checks, preprocess
-from jdistill.evaluation import LOSSES, OPTIMIZERS, Protocol, evaluate_seeds, examples_of
+from jdistill.evaluation import (
+  FEATURES,
+  LOSSES,
+  OPTIMIZERS,
+  Pretrained,
+  Protocol,
+  evaluate_seeds,
+  examples_of,
+  pretrained,
+)
 from jdistill.files import user_path
 
 
@@ -24,7 +33,7 @@ class _Protocol(NamedTuple):
   momentum: Annotated[float, schema.Range(0, 0.999)]
   weight_decay: schema.NonNegative
   augment: str
-  loss: Annotated[str, schema.Choice(LOSSES)] = "ce"
+  loss: Annotated[str, schema.Choice((*LOSSES, FEATURES))] = "ce"
   optimizer: Annotated[str, schema.Choice(OPTIMIZERS)] = "sgd"
   view: str = "none"
 
@@ -98,7 +107,8 @@ class Distilled:
   def labels(self) -> np.ndarray:
     """`[m, classes]` float32 label logits (take their softmax), or `[m]` int32 classes.
 
-    Where the protocol's loss is `"mse"`, logits are what a network's outputs regress to."""
+    Where the protocol's loss is `"mse"`, logits are what a network's outputs regress to; where it is `"features"`, they
+    are feature targets `[m, width]`, which belong to no classes."""
     return self._stored.labels
 
   @property
@@ -196,20 +206,9 @@ class Distilled:
     """
     given = _checked("evaluate", {"seeds": seeds, "epochs": epochs, "lr": lr, "seed": seed}, _Arguments)
     protocol = self._protocol
-    own = self._stored.protocol.get("model", {})
-    if not isinstance(own, Mapping) or not isinstance(own.get("name", ""), str):
-      raise UserError(f"protocol.model={own!r}: is no network; export the set again")
-    if not isinstance(model, str | None):
-      raise UserError(f"model={model!r}: must be the name of a network; choose one of {', '.join(models.names())}")
-    own = dict(own)
-    name = own.pop("name", "convnet")
-    if model in (None, name):
-      options = {key: tuple(value) if isinstance(value, list) else value for key, value in own.items()} | options
-    shape = self.images.shape[1:]
-    try:
-      network = models.build(model or name, num_classes=len(self.class_names), image_shape=shape, **options)
-    except UserError as error:
-      raise UserError(f"model {model or name!r}: {error}") from error
+    if protocol["loss"] == FEATURES:
+      raise UserError("evaluate: this set has feature targets and trains no classifier; use pretrain()")
+    name, network = self._network(model, len(self.class_names), options)
     test_x, test_y = self._test(self.test_set(data_dir) if test is None else test)
     augmentation = named(protocol["augment"], key="protocol.augment")
     changed = {"epochs": given["epochs"] or protocol["epochs"], "augment": augmentation}
@@ -229,7 +228,63 @@ class Distilled:
     if not np.isfinite(accuracies).all():
       rate = given["lr"] or self.learned_lr
       raise Diverged(f"evaluate.lr={rate:.3g}: training on the set diverges; give a lower one")
-    return Evaluation(model or name, tuple(accuracies))
+    return Evaluation(name, tuple(accuracies))
+
+  def pretrain(
+    self,
+    model: str | None = None,
+    *,
+    seeds: int = 1,
+    epochs: int | None = None,
+    lr: float | None = None,
+    seed: int = 0,
+    **options: Any,
+  ) -> list[Pretrained]:
+    """Trains fresh networks on a set with feature targets, under its own protocol.
+
+    Args:
+      model: a network of `jdistill.models.names()`; the one the set was distilled with if `None`.
+      seeds: how many networks.
+      epochs, lr: instead of the protocol's.
+      seed: decides initialisations and orders.
+      **options: options of the network, such as `width=64`.
+
+    Returns:
+      One `Pretrained` per seed.
+
+    Raises:
+      UserError: the set has labels of classes; an unknown network or option, or a number out of its bounds.
+    """
+    given = _checked("pretrain", {"seeds": seeds, "epochs": epochs, "lr": lr, "seed": seed}, _Arguments)
+    protocol = self._protocol
+    if protocol["loss"] != FEATURES:
+      raise UserError("pretrain: this set has labels of classes and no feature targets; use evaluate()")
+    _, network = self._network(model, self.labels.shape[1], options)
+    augmentation = named(protocol["augment"], key="protocol.augment")
+    rules = Protocol(**protocol | {"epochs": given["epochs"] or protocol["epochs"], "augment": augmentation})
+    examples, rate = examples_of(self.images, self.labels, loss=FEATURES), given["lr"] or self.learned_lr
+    found = pretrained(network, rules, examples, rate, self.preprocess, seed=given["seed"], seeds=given["seeds"])
+    if found is None:
+      raise Diverged(f"pretrain.lr={rate:.3g}: training on the set diverges; give a lower one")
+    return found
+
+  def _network(self, model: str | None, outputs: int, options: dict[str, Any]) -> tuple[str, Network]:
+    """The name and the network that a user asks for, with the set's own options where it is the set's own."""
+    own = self._stored.protocol.get("model", {})
+    if not isinstance(own, Mapping) or not isinstance(own.get("name", ""), str):
+      raise UserError(f"protocol.model={own!r}: is no network; export the set again")
+    if not isinstance(model, str | None):
+      raise UserError(f"model={model!r}: must be the name of a network; choose one of {', '.join(models.names())}")
+    own = dict(own)
+    name = own.pop("name", "convnet")
+    if model in (None, name):
+      options = {key: tuple(value) if isinstance(value, list) else value for key, value in own.items()} | options
+    shape = self.images.shape[1:]
+    try:
+      network = models.build(model or name, num_classes=outputs, image_shape=shape, **options)
+    except UserError as error:
+      raise UserError(f"model {model or name!r}: {error}") from error
+    return model or name, network
 
   def to_png_folder(self, directory: str | os.PathLike) -> list[Path]:
     """`jdistill.export.to_png_folder` of this set: one PNG per image, lossy."""
@@ -256,6 +311,7 @@ class Distilled:
 
   def __repr__(self) -> str:
     labels = "soft labels" if self.labels.ndim == 2 else "hard labels"
+    labels = "feature targets" if self._protocol["loss"] == FEATURES else labels
     return f"Distilled({self.images.shape[0]} images {self.images.shape[1:]}, {labels}, lr {self.learned_lr:.4g})"
 
 

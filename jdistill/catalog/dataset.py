@@ -215,4 +215,27 @@ ROWS = (
     test="tests/methods/test_dwa.py",
     values={"initial": "real", "labels": "hard", "direction": "gradient", "variance_weight": 11.0},
   ),
+  _row(
+    name="krr_st",
+    title="Self-Supervised Dataset Distillation for Transfer Learning",
+    authors="Dong Bok Lee and Seanie Lee and Joonho Ko and Kenji Kawaguchi and Juho Lee and Sung Ju Hwang",
+    venue="ICLR 2024",
+    arxiv="2310.06511",
+    builder="jdistill.methods.dataset.krr_st:krr_st",
+    stages=("teachers", "distill", "transfer", "export", "report"),
+    test="tests/methods/test_krr_st.py",
+    toy={
+      "kind": "regression",
+      "objective": "krr/loss",
+      "outer_lr": 0.03,
+      "ridge": 1e-3,
+      "pool_size": 3,
+      "reset_after": 4,
+    },
+    parts={
+      "stream": "jdistill.methods.dataset.krr_st:unlabelled_batches",
+      "start": "jdistill.synthetic.features:feature_start",
+    },
+    values={"augment": "crop_flip"},
+  ),
 )

@@ -249,4 +249,15 @@ ROWS = (
     test="tests/methods/test_smooth.py",
     toy={"objective": "loss/ce", "penalty_weight": 0.1},
   ),
+  _row(
+    name="barlow_twins",
+    title="Barlow Twins: Self-Supervised Learning via Redundancy Reduction",
+    authors="Jure Zbontar and Li Jing and Ishan Misra and Yann LeCun and Stephane Deny",
+    venue="ICML 2021",
+    arxiv="2103.03230",
+    builder="jdistill.methods.knowledge.barlow_twins:barlow_twins",
+    test="tests/methods/test_barlow_twins.py",
+    toy={"objective": "loss/barlow_twins", "features": 8, "layers": 2, "crop_scale": None, "operators": "none"},
+    tasks=("supervised", "unlabelled"),
+  ),
 )

@@ -1,10 +1,22 @@
 """Evaluation: train fresh networks on a set, test them, and say how that compares."""
 
+from jdistill.evaluation.pretrained import Pretrained, embeddings, pretrained
+from jdistill.evaluation.probe import Scale, linear_network, ridge_probe
 from jdistill.evaluation.ranking import augmentation_robust_score, label_robust_score
-from jdistill.evaluation.train import LOSSES, OPTIMIZERS, Protocol, accuracy, evaluate_seeds, examples_of, train_seeds
+from jdistill.evaluation.train import (
+  FEATURES,
+  LOSSES,
+  OPTIMIZERS,
+  Protocol,
+  accuracy,
+  evaluate_seeds,
+  examples_of,
+  train_seeds,
+)
 from jdistill.models import predict
 
 __all__ = [
-  "LOSSES", "OPTIMIZERS", "Protocol", "accuracy", "augmentation_robust_score", "evaluate_seeds", "examples_of",
-  "label_robust_score", "predict", "train_seeds",
+  "FEATURES", "LOSSES", "OPTIMIZERS", "Pretrained", "Protocol", "Scale", "accuracy", "augmentation_robust_score",
+  "embeddings", "evaluate_seeds", "examples_of", "label_robust_score", "linear_network", "predict", "pretrained",
+  "ridge_probe", "train_seeds",
 ]  # fmt: skip

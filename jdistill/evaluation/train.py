@@ -27,16 +27,17 @@ class Protocol(NamedTuple):
 
   SGD on the mean cross entropy with the labels, or what `optimizer` and `loss` say; the learning rate is divided by ten
   once, after epoch `epochs // 2 + 1`, where the velocity starts again from zero, as the released code rebuilds its
-  optimiser.
+  optimiser. Feature targets are regressed to at a constant rate instead (KRR-ST, arXiv 2310.06511).
 
   Attributes:
-    epochs: training runs over epochs `0..epochs` inclusive.
+    epochs: training runs over epochs `0..epochs` inclusive; over `epochs` of them for feature targets.
     batch_size: images per step; at most the size of the set.
     momentum: of SGD.
     weight_decay: added to the gradient; with `"adamw"` apart from it.
     augment: drawn anew for every image of every step.
     loss: `"ce"`, cross entropy with the labels' probabilities; `"mse"`, half the squared distance of the logits to the
-      labels, which are regression targets then: label logits as they are, classes as centred one-hot vectors.
+      labels, which are regression targets then: label logits as they are, classes as centred one-hot vectors;
+      `"features"`, the mean over the entries of the squared distance of the logits to feature targets.
     optimizer: `"sgd"`, or `"adam"` or `"adamw"`, which have no use for `momentum`.
   """
 
@@ -48,8 +49,13 @@ class Protocol(NamedTuple):
   loss: str = "ce"
   optimizer: str = "sgd"
 
+  @property
+  def length(self) -> int:
+    """How many epochs there are."""
+    return self.epochs + (self.loss != FEATURES)
 
-LOSSES = ("ce", "mse")
+
+LOSSES, FEATURES = ("ce", "mse"), "features"
 OPTIMIZERS = ("sgd", "adam", "adamw")
 _REPEATED = 2**24  # bytes of a set that each seed may have a copy of
 _CERTAIN = 200.0  # a label logit beside zeros whose softmax is exactly 1 in float32
@@ -69,23 +75,31 @@ def _squared_error(step: StepOutputs) -> jax.Array:
   return 0.5 * jnp.sum(jnp.square(step.student.logits - step.y), axis=-1)
 
 
-_REGRESSION = Recipe({"mse": Term(_squared_error)}, needs=("labels",))
+def _mean_squared_error(step: StepOutputs) -> jax.Array:
+  return jnp.mean(jnp.square(step.student.logits - step.y), axis=-1)
+
+
+_RECIPES = {
+  "mse": Recipe({"mse": Term(_squared_error)}, needs=("labels",)),
+  FEATURES: Recipe({"mse": Term(_mean_squared_error)}, needs=("labels",)),
+}
 
 
 @functools.lru_cache(maxsize=16)
 def _method(network: Network, protocol: Protocol, shape: tuple[int, ...], rows: int) -> Method:
   """Training under a protocol with a learning rate of 1, which the stream scales: one program for all rates."""
-  drop = protocol.epochs // 2 + 2  # the first epoch with the lower rate
+  # the first epoch with the lower rate
+  drops = () if protocol.loss == FEATURES else (protocol.epochs // 2 + 2,)
   start = jax.eval_shape(network.init, jax.random.key(0))
   return student_method(
     network,
-    logits.ce() if protocol.loss == "ce" else _REGRESSION,
+    logits.ce() if protocol.loss == "ce" else _RECIPES[protocol.loss],
     optimizer=make_optimizer(
       protocol.optimizer,
-      schedule("step", 1.0, epochs=protocol.epochs + 1, milestones=(drop,)),
+      schedule("step", 1.0, epochs=protocol.length, milestones=drops),
       momentum=protocol.momentum,
       weight_decay=protocol.weight_decay,
-      restart=(drop,),
+      restart=drops,
     ),
     augment=protocol.augment,
     chunk_size=suggest_chunk_size(network.apply, start.params, shape, rows, stats=start.stats),
@@ -154,7 +168,7 @@ def train_seeds(
   data = jax.tree.map(lambda *leaves: np.concatenate([np.asarray(leaf) for leaf in leaves]), *sets)
   size = len(sets[0].ids)
   members = np.stack([np.arange(size) + (size * i if len(sets) > 1 else 0) for i in range(len(filled))])
-  rows, numbers, epochs = min(protocol.batch_size, size), [first + i for i in filled], protocol.epochs + 1
+  rows, numbers, epochs = min(protocol.batch_size, size), [first + i for i in filled], protocol.length
   key_order, key = jax.random.split(key)
   policy = _policy(size, rows)
   stream = policy_stream(

@@ -49,24 +49,32 @@ def card(distilled: "DistilledSet", digest: str, picture: str | None) -> str:
   if distilled.protocol.get("loss") == "mse":
     labels = "regression targets, one row per image, the largest that of its class" if soft else labels
     use = "the squared error of a network's outputs to their labels" + ("" if soft else " (centred one-hot)")
+  purpose, load = "train a network from scratch in place of the whole data set", "print(distilled.evaluate())"
+  rate = "start from the learned rate", "images, labels and rate were learned together, and each is worth less alone"
+  if distilled.protocol.get("loss") == "features":
+    labels, use = (
+      "feature targets, one row per image; they belong to no classes",
+      "the mean squared error to its labels",
+    )
+    use = f"{use}, through a head of {distilled.labels.shape[-1]} outputs that is thrown away afterwards"
+    purpose, load = "pre-train a network whose features are used elsewhere", "network = distilled.pretrain()[0]"
+    rate = "take the rate", "images and labels were learned together, and each is worth less alone"
   blocks = [
     f"# Distilled set: {literal(title)}",
-    f"{count} synthetic images of {height} x {width} x {channels}, made to train a network from scratch in place of the"
-    " whole data set.",
+    f"{count} synthetic images of {height} x {width} x {channels}, made to {purpose}.",
     *([f"![the images, preprocessing undone]({picture})"] if picture else []),
     "## Before you use it",
     "\n".join(
       (
         f"- {_space(kind)}",
-        f"- **Train with {use} and start from the learned rate** {distilled.learned_lr:.6g}: images, labels and rate"
-        " were learned together, and each is worth less alone.",
+        f"- **Train with {use} and {rate[0]}** {distilled.learned_lr:.6g}: {rate[1]}.",
         f"- `labels` are {labels}.",
         *_tiles(distilled.protocol),
       )
     ),
     "## Load it",
     "With jdistill:",
-    _code("import jdistill", "", 'distilled = jdistill.load(".")', "print(distilled.evaluate())"),
+    _code("import jdistill", "", 'distilled = jdistill.load(".")', load),
     "With NumPy alone, preprocessing undone:",
     _code(
       "import numpy as np",

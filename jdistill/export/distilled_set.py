@@ -13,11 +13,12 @@ class DistilledSet(NamedTuple):
 
   Attributes:
     images: `[m, height, width, channels]` float32, in the preprocessed space.
-    labels: `[m, classes]` float32 label logits, or `[m]` int32 classes.
-    learned_lr: the learning rate to train with, learned together with the images.
+    labels: `[m, classes]` float32 label logits, `[m]` int32 classes, or `[m, width]` float32 feature targets of a set
+      that pre-trains networks, whose protocol has the loss `"features"`.
+    learned_lr: the learning rate to train with; of most methods learned together with the images.
     preprocessing: what maps pixels to the space of the images and back, as `jdistill.data.preprocess.to_arrays` gives
       it: `kind` (a string), `mean`, `scale`, `inverse` and `vectors`.
-    class_names: in the order of the labels; may be empty.
+    class_names: in the order of the labels; may be empty, and is for feature targets.
     protocol: JSON-able; how a network is trained on the set and scored.
     provenance: JSON-able; method, config, data set and versions that made it.
   """

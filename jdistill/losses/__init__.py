@@ -41,7 +41,7 @@ from jdistill.losses.logit import (
 from jdistill.losses.ranking import plackett_luce_nll, pld_loss, teacher_optimal_permutation
 from jdistill.losses.relation import rkd_angle_loss, rkd_distance_loss
 from jdistill.losses.segmentation import segmentation_cross_entropy
-from jdistill.losses.similarity import channel_wise_kl, cka_linear, hsic1
+from jdistill.losses.similarity import barlow_twins, channel_wise_kl, cka_linear, hsic1
 from jdistill.losses.swing import noisy_soft_targets, swing_kd_loss, swing_temperature
 from jdistill.losses.trajectory import trajectory_matching
 from jdistill.losses.transport import sinkd_batch_loss, sinkd_sample_loss, sinkhorn_distance, sinkhorn_plan
@@ -51,6 +51,7 @@ __all__ = [
   "attention_loss",
   "attention_map",
   "attention_matching",
+  "barlow_twins",
   "bn_stat_loss",
   "channel_wise_kl",
   "characteristic_function_discrepancy",

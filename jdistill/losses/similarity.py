@@ -8,7 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdistill.losses._checks import check_temperature, scaled
-from jdistill.ops.checks import check_batch, check_rank, check_same_shape, keep, leading_mask, row_mask
+from jdistill.ops.checks import (
+  check_at_least,
+  check_batch,
+  check_positive,
+  check_rank,
+  check_same_shape,
+  keep,
+  leading_mask,
+  row_mask,
+)
 from jdistill.ops.logits import EXCLUDED, log_probs
 from jdistill.ops.pairwise import gram, safe_sqrt
 from jdistill.ops.precision import widen
@@ -116,6 +125,51 @@ def hsic1(x: jax.Array, y: jax.Array, *, where: jax.Array | None = None) -> jax.
   total = jnp.sum(k * l) + jnp.sum(rows_k) * jnp.sum(rows_l) / ((n - 1) * (n - 2))
   total = total - 2 / (n - 2) * jnp.sum(rows_k * rows_l)
   return jnp.where(enough, total / (n * (n - 3)), 0)
+
+
+def barlow_twins(
+  a: jax.Array, b: jax.Array, *, redundancy_weight: float = 0.005, eps: float = 1e-5, where: jax.Array | None = None
+) -> jax.Array:
+  """Barlow Twins: features of two views that agree across views and do not repeat each other.
+
+      C_ij = 1/n sum_k u_ki v_kj,   loss = sum_i (1 - C_ii)^2 + redundancy_weight sum_(i != j) C_ij^2
+
+  with `u` and `v` the columns of `a` and `b` less their means over the batch, divided by `sqrt(var + eps)` (biased
+  variance, as a batch norm without scale does it). It needs no labels, and no pairs but those of the same example.
+  **Coupled over the batch.**
+
+  Args:
+    a: `[n, D]`, projections of one view of each example. Differentiable.
+    b: `[n, D]`, of another view. Differentiable.
+    redundancy_weight: of the entries off the diagonal, at least 0; 0.005 for 8192 features in the paper.
+    eps: added to the variances, in squared units of the features: a constant feature correlates with nothing and has a
+      finite gradient.
+    where: `[n]`; excluded examples count for nothing.
+
+  Returns:
+    A scalar, summed over the entries of `C`; at least 0, `D` for constant features, and 0 without any example.
+
+  Raises:
+    ValueError: if `a` and `b` are not matrices of one shape, there is one example, `redundancy_weight < 0`,
+      `eps <= 0`, or `where` is not `[n]`.
+
+  Cost: `n D^2` on matrix units.
+
+  References:
+    Zbontar et al., "Barlow Twins: Self-Supervised Learning via Redundancy Reduction" (arXiv 2103.03230), eqs. 1 and 2.
+  """
+  name = "barlow_twins"
+  check_same_shape(name, a=a, b=b)
+  check_at_least(name, 0, redundancy_weight=redundancy_weight)
+  check_positive(name, eps=eps)
+  a, b, valid = _representations(name, a, b, 2, where)
+  count = jnp.maximum(jnp.sum(valid), 1).astype(a.dtype)
+  u, v = (x / jnp.sqrt(jnp.sum(jnp.square(x), axis=0, keepdims=True) / count + eps) for x in (a, b))
+  cross = gram(u.T, v.T) / count  # [D, D]
+  diagonal = jnp.diagonal(cross)
+  off = jnp.sum(jnp.square(cross)) - jnp.sum(jnp.square(diagonal))
+  loss = jnp.sum(jnp.square(1 - diagonal)) + redundancy_weight * jnp.maximum(off, 0)
+  return jnp.where(jnp.any(valid), loss, 0)
 
 
 def channel_wise_kl(

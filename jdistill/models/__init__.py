@@ -4,6 +4,7 @@ from jdistill.models.adapters import from_equinox, from_function, from_linen, fr
 from jdistill.models.flat import FlatNetwork, flatten
 from jdistill.models.predict import predict
 from jdistill.models.registry import build, describe, names, options
+from jdistill.models.transplant import head_mask, with_head_of
 
 __all__ = [
   "FlatNetwork",
@@ -14,7 +15,9 @@ __all__ = [
   "from_function",
   "from_linen",
   "from_nnx",
+  "head_mask",
   "names",
   "options",
   "predict",
+  "with_head_of",
 ]

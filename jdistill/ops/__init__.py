@@ -1,7 +1,7 @@
 """Numerical building blocks: fast derivatives (convolution, pooling, norms), distances, tokens, means by class."""
 
 from jdistill.ops.conv import conv2d
-from jdistill.ops.kernels import linear_kernel, nngp_kernel, ntk_kernel, rbf_kernel
+from jdistill.ops.kernels import append_bias, linear_kernel, nngp_kernel, ntk_kernel, rbf_kernel
 from jdistill.ops.label_codes import encode_noised_labels, fixed_codes
 from jdistill.ops.means import check_class_counts, class_means
 from jdistill.ops.one_hot import centred_one_hot
@@ -14,6 +14,7 @@ from jdistill.ops.tokens import sample_tokens, tokenize_feature_map
 
 __all__ = [
   "adaptive_average_pool",
+  "append_bias",
   "avg_pool2",
   "batch_norm",
   "centred_one_hot",

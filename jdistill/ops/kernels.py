@@ -27,6 +27,13 @@ def linear_kernel(x: jax.Array, z: jax.Array) -> jax.Array:
   return gram(x, z) / x.shape[1]
 
 
+def append_bias(features: jax.Array) -> jax.Array:
+  """Features `[n, D]` with a column of ones, `[n, D + 1]`: products of such rows are the kernel of a regression whose
+  constant is penalised like its weights."""
+  check_rank("append_bias", "features", features, 2)
+  return jnp.concatenate([features, jnp.ones((features.shape[0], 1), features.dtype)], axis=1)
+
+
 def rbf_kernel(x: jax.Array, z: jax.Array, *, gamma: float | None = None) -> jax.Array:
   """`k(x, z) = exp(-gamma |x - z|^2)`.
 

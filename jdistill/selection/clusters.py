@@ -4,6 +4,8 @@ import numpy as np
 
 from jdistill.base import UserError
 
+_AT_ONCE = 2**22  # numbers of differences that are held at once
+
 
 def kmeans(
   rng: np.random.Generator, points: np.ndarray, clusters: int, *, restarts: int = 10, iterations: int = 100
@@ -26,19 +28,20 @@ def kmeans(
 
 
 def squared_distances(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
-  """`[n, k]` squared Euclidean distances, by a product of matrices: no `[n, k, d]` is made."""
-  inner = points @ centres.T
-  far = np.square(points).sum(1)[:, None] + np.square(centres).sum(1)[None] - 2 * inner
-  return np.maximum(far, 0.0)
+  """`[n, k]` squared Euclidean distances, exactly 0 for equal rows."""
+  rows = max(1, _AT_ONCE // max(centres.size, 1))
+  parts = [points[begin : begin + rows] for begin in range(0, max(len(points), 1), rows)]
+  return np.concatenate([np.square(part[:, None] - centres[None]).sum(-1) for part in parts])
 
 
 def _spread(rng: np.random.Generator, points: np.ndarray, clusters: int) -> np.ndarray:
   """k-means++: every centre is a point, drawn in proportion to its squared distance from those before it."""
   centres = points[rng.integers(len(points))][None]
+  far = squared_distances(points, centres)[:, 0]
   while len(centres) < clusters:
-    far = squared_distances(points, centres).min(1)
     share = far / far.sum() if far.sum() > 0 else None  # all points are centres already
     centres = np.concatenate([centres, points[rng.choice(len(points), p=share)][None]])
+    far = np.minimum(far, squared_distances(points, centres[-1:])[:, 0])
   return centres
 
 

@@ -21,6 +21,7 @@ from jdistill.stages import (
   report,
   students,
   teachers,
+  transfer,
   tune,
 )
 from jdistill.stages.run import Run
@@ -37,6 +38,7 @@ STAGES: dict[str, Stage] = {
     keep.STAGE,
     relabel.STAGE,
     evaluate.STAGE,
+    transfer.STAGE,
     tune.STAGE,
     students.STAGE,
     export.STAGE,

@@ -14,10 +14,12 @@ from jdistill import augment, bilevel, catalog, models
 from jdistill.base import Method
 from jdistill.catalog import Row
 from jdistill.data import preprocess
+from jdistill.evaluation import embeddings
 from jdistill.ops import suggest_chunk_size
 from jdistill.stages import teachers, trajectories
 from jdistill.stages.run import Run
 from jdistill.synthetic import Materials, SyntheticSet
+from jdistill.tasks import Task
 from jdistill.training import parallel
 
 AUTO = "auto"
@@ -67,7 +69,7 @@ def build(run: Run, initial: SyntheticSet, mesh: Mesh | None = None, route: Rout
   view = augment.view(options.get("view", "none"))
   makers = {
     "apply": lambda: flat(run).apply,
-    "network": run.network,
+    "network": lambda: run.network(task=_as_wide_as(run, initial)),
     "smooth_network": lambda: run.network(smooth(run.config["model"])),
     "initial": lambda: initial,
     "teacher_apply": lambda: run.network(run.config["teacher"]).apply,
@@ -79,6 +81,36 @@ def build(run: Run, initial: SyntheticSet, mesh: Mesh | None = None, route: Rout
   }
   wanted = [name for name in inspect.signature(row.build()).parameters if name in makers]
   return row.build()(**{name: makers[name]() for name in wanted}, **row.options_of(options))
+
+
+def _as_wide_as(run: Run, initial: SyntheticSet) -> Task:
+  """The task with as many outputs as the set's targets are wide."""
+  task, labels = run.task(), np.shape(initial.labels)
+  return task._replace(num_classes=labels[1]) if len(labels) == 2 else task
+
+
+def teacher_width(run: Run) -> int:
+  """How many features enter the head of the run's teacher; 0 for methods whose builders take none."""
+  if not row_of(run).takes("teacher_apply"):
+    return 0
+  network, shape = run.network(run.config["teacher"]), (1, *run.task().input_shape)
+  variables = jax.eval_shape(network.init, jax.random.key(0))
+  seen = jax.eval_shape(
+    lambda v, x: network.apply(v.params, x, stats=v.stats).embedding, variables, jax.ShapeDtypeStruct(shape, np.float32)
+  )
+  return seen.shape[1]
+
+
+def embed(run: Run):
+  """The features of the run's teacher, `(images) -> [n, D]`; `None` for methods whose builders take none."""
+  if not row_of(run).takes("teacher_apply"):
+    return None
+
+  def found(images: np.ndarray) -> np.ndarray:
+    own = teachers.first(run)
+    return embeddings(own.networks[0], own.variables[0], images)
+
+  return found
 
 
 def smooth(section: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,7 +193,7 @@ def steps(run: Run) -> int | None:
 def empty(run: Run) -> SyntheticSet:
   """A starting set of the right shapes with nothing in it."""
   task = run.task()
-  return part(run, "start").empty(run.config["ipc"], task.num_classes, task.input_shape)
+  return part(run, "start").empty(run.config["ipc"], task.num_classes, task.input_shape, teacher_width(run))
 
 
 def materials(run: Run, *, real: bool = True) -> Materials:

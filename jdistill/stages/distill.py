@@ -91,6 +91,7 @@ def initial_set(run: Run) -> SyntheticSet:
     seed=run.config["seed"],
     expert_logits=None if buffer is None else lambda images, experts: trajectories.logits(run, buffer, images, experts),
     experts=teachers["count"],
+    embed=build.embed(run),
   )
 
 

@@ -5,6 +5,7 @@ import time
 from jdistill import __version__, config, export
 from jdistill.base import UserError
 from jdistill.data import preprocess
+from jdistill.evaluation import FEATURES
 from jdistill.files import CHECKSUMS, verify_checksums
 from jdistill.stages import build, distill, evaluate
 from jdistill.stages.run import Run
@@ -19,14 +20,17 @@ def _run(run: Run) -> None:
   begin, c, task = time.monotonic(), run.config, run.task()
   result, row = distill.load(run, "distilled"), build.row_of(run)
   names = ("epochs", "batch_size", "momentum", "weight_decay", "augment", "loss", "optimizer", "view")
-  protocol = {name: c["eval"][name] for name in names}
+  if "pretrain" in c:  # targets are features, and belong to no classes
+    protocol, lr, class_names = c["pretrain"] | {"loss": FEATURES, "view": "none"}, c["pretrain"]["lr"], ()
+  else:
+    protocol, lr, class_names = c["eval"], evaluate.rate_of(run, float(result.lr)), task.class_names
   distilled = export.DistilledSet(
     images=result.images,
     labels=result.labels,
-    learned_lr=evaluate.rate_of(run, float(result.lr)),
+    learned_lr=lr,
     preprocessing=preprocess.to_arrays(task.preprocessing),
-    class_names=task.class_names,
-    protocol=protocol | {"model": c["model"]},
+    class_names=class_names,
+    protocol={name: protocol[name] for name in names} | {"model": c["model"]},
     provenance={
       "method": row.name,
       "paper": f"{row.title} ({row.paper})",

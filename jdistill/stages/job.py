@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from jdistill import augment
 from jdistill.base import Augmentation, Batch, DataPolicy, Method, Network, PyTree, TargetSource, UserError, Variables
 from jdistill.data.policies import shuffle
+from jdistill.evaluation import ridge_probe
 from jdistill.methods.knowledge import Recipe, Sharpness, StudentInput, Trained, look, predictor, student_method
 from jdistill.methods.optimizers import make_optimizer, schedule
 from jdistill.models import predict
@@ -227,7 +228,31 @@ def _predictor(network: Network, recipe: _Same) -> Callable[[PyTree, PyTree], Py
 
 
 def predictions(job: Job, trained: Trained, index: int) -> Callable[[PyTree], PyTree]:
-  """One finished network as `(x) -> logits` on the host, batch by batch."""
+  """One finished network as `(x) -> logits` on the host, batch by batch.
+
+  Where a recipe is `probed`, they are those of a linear probe that is fitted to the labels of its training examples.
+  """
   function = _predictor(job.network, _Same(job.recipe))
   own = jax.tree.map(lambda leaf: jnp.asarray(leaf[index]), trained)
-  return lambda x: predict(function, (own, job.constants), x)
+
+  def asked(x: PyTree) -> PyTree:
+    return predict(function, (own, job.constants), x)
+
+  return probe(asked, job.network, job.data, job.members[index]) if job.recipe.probed else asked
+
+
+def probe(
+  features: Callable[[PyTree], np.ndarray], network: Network, data: Batch, members: np.ndarray
+) -> Callable[[PyTree], np.ndarray]:
+  """Features `(x) -> [n, D]` as `(x) -> scores`, by `ridge_probe` on labelled members of the data."""
+  labels = np.asarray(data.y)[members]
+  own = members[labels >= 0]
+  x = jax.tree.map(lambda leaf: np.asarray(leaf)[own], data.x)
+  variables = jax.eval_shape(network.init, jax.random.key(0))
+  form = jax.eval_shape(lambda v, x: network.apply(v.params, x, stats=v.stats), variables, jax.tree.map(_first, x))
+  found = ridge_probe(features(x), labels[labels >= 0], form.logits.shape[-1])
+  return lambda x: found(features(x))
+
+
+def _first(leaf: np.ndarray) -> np.ndarray:
+  return leaf[:1]

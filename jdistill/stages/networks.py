@@ -212,6 +212,11 @@ def model_of(one: TeacherSpec) -> Mapping[str, Any]:
   return _stored(one)["identity"]["model"]
 
 
+def method_of(one: TeacherSpec) -> Mapping[str, Any]:
+  """The section `teacher_method` of teachers of one kind, also of stored ones; errors are those of `model_of`."""
+  return one.sections["teacher_method"] if one.stored is None else _stored(one)["identity"]["method"]
+
+
 def _stored(one: TeacherSpec) -> dict[str, Any]:
   path = Path(one.stored).expanduser()
   if not (path / _RECORD).is_file():

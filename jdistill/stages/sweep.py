@@ -167,8 +167,8 @@ def prepare(experiment: Mapping[str, Any], resolve: Callable[[dict], Mapping]) -
     except UserError as error:
       raise UserError(f"sweep, {cell.group}, {cell.series}: {error}") from error
   chosen = resolved[0]["stages"]
-  if "report" not in chosen or not {"evaluate", "students"} & set(chosen):
-    raise UserError(f"stages={chosen}: a sweep compares results; it needs evaluate or students, and report")
+  if "report" not in chosen or not {"evaluate", "transfer", "students"} & set(chosen):
+    raise UserError(f"stages={chosen}: a sweep compares results; it needs evaluate, transfer or students, and report")
   return grid, experiment.get("name") or resolved[0]["name"]
 
 

@@ -1,18 +1,23 @@
 """Stage `teachers`: trains what a run learns from, or finds it among the artefacts: networks, or their trajectories."""
 
+import functools
 import time
 from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
+
+import numpy as np
 
 from jdistill import augment, catalog, schema
 from jdistill.base import UserError
 from jdistill.config import Declared, Plain, sections
 from jdistill.config.common import TRAIN
+from jdistill.evaluation import embeddings
 from jdistill.files import format_bytes
 from jdistill.models.predict import predict
 from jdistill.reporting import Section
 from jdistill.schema import Range
 from jdistill.stages import job_plan, locked, networks, train, trajectories
+from jdistill.stages.job import probe
 from jdistill.stages.networks import TeacherSpec, recipe_of
 from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
@@ -124,8 +129,10 @@ def judged(run: Run, one: TeacherSpec) -> networks.Teachers:
   if one.stored is None:
     return found
   task, scores = run.task(one.sections["task"]), []
+  probed = recipe_of(networks.method_of(one)).probed
   for network, variables in zip(found.networks, found.variables, strict=True):
-    logits = lambda x, network=network, variables=variables: predict(network, variables, x)  # noqa: E731
+    asked = functools.partial(embeddings if probed else predict, network, variables)
+    logits = probe(asked, network, task.teacher, np.arange(len(task.teacher.y))) if probed else asked
     _check_knowledge(logits, task, one.name)
     scores.append(dict(task.score(logits, task.test)))
   return found._replace(scores=scores)

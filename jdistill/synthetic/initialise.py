@@ -10,6 +10,7 @@ from jdistill.schema import Count, Positive, validated
 from jdistill.selection.clusters import check_clusters, representative
 from jdistill.synthetic.set import SyntheticSet
 
+Embed = Callable[[np.ndarray], np.ndarray]  # images -> features [n, width]
 ExpertLogits = Callable[[np.ndarray, Iterable[int]], np.ndarray]  # (images, experts) -> [experts, n, classes]
 
 
@@ -144,11 +145,13 @@ class Start(NamedTuple):
   """How a synthetic set starts, as `start` makes it.
 
   Attributes:
-    make: `(images, labels, *, ipc, num_classes, seed, expert_logits, experts) -> SyntheticSet` before the first step,
-      on the host: from real images `[n, height, width, channels]` in network space and their labels `[n]`, `ipc` of
-      each class, which `seed` decides. `expert_logits` are the last snapshots of some of the `experts` on some images.
-      Raises `UserError` where a class has fewer than `ipc` images, or fewer that all experts together get right.
-    empty: `(ipc, num_classes, image_shape) -> SyntheticSet` of the same form without any image, for plans.
+    make: `(images, labels, *, ipc, num_classes, seed, expert_logits, experts, embed) -> SyntheticSet` before the first
+      step, on the host: from real images `[n, height, width, channels]` in network space and their labels `[n]`, `ipc`
+      of each class, which `seed` decides. `expert_logits` are the last snapshots of some of the `experts` on some
+      images, `embed` gives a teacher's features; `None` where a run has no such teachers. Raises `UserError` where a
+      class has fewer than `ipc` images, or fewer that all experts together get right.
+    empty: `(ipc, num_classes, image_shape, width) -> SyntheticSet` of the same form without any image, for plans;
+      `width` is that of a teacher's features.
     check: as `Feed.check`; refuses what needs experts where there are none, soft labels of noise, and hard ones that a
       method should learn.
     reals: how many real images go into each.
@@ -192,14 +195,15 @@ def start(
     if method.get("teacher_label") and method.get("learn_labels"):
       raise UserError("method.teacher_label=True: replaces the labels in every step; set method.learn_labels=False")
 
-  def empty(ipc: int, num_classes: int, image_shape: tuple[int, ...]) -> SyntheticSet:
+  def empty(ipc: int, num_classes: int, image_shape: tuple[int, ...], width: int = 0) -> SyntheticSet:
+    del width
     check_clusters(clusters, ipc)
     _check_tiles(_MOSAICS.get(initial, 1), image_shape)
     classes = np.repeat(np.arange(num_classes, dtype=np.int32), ipc)
     own = np.eye(num_classes, dtype=np.float32)[classes] if labels == "soft" else classes
     return SyntheticSet(np.zeros((len(classes), *image_shape), np.float32), own, np.float32(lr_init))
 
-  def make(images, classes, *, ipc: int, num_classes: int, seed: int, expert_logits: ExpertLogits, experts: int):
+  def make(images, classes, *, ipc: int, num_classes: int, seed: int, expert_logits: ExpertLogits, experts: int, **_):
     rng = np.random.default_rng((seed, 2))
     if expert_logits is None and (initial in ("correct", "representative") or labels == "soft"):
       raise UserError(

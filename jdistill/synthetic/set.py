@@ -10,7 +10,7 @@ class SyntheticSet(NamedTuple):
 
   Attributes:
     images: `[m, height, width, channels]` in network space.
-    labels: `[m, classes]` label logits, or `[m]` integer labels.
+    labels: `[m, classes]` label logits, `[m]` integer labels, or `[m, width]` feature vectors of sets that pre-train.
     lr: scalar learning rate for training on them.
   """
 

@@ -15,7 +15,6 @@ import numpy as np
 
 from jdistill import augment, bilevel, catalog, losses, models, schema
 from jdistill.base import Batch, Method, Network, Outputs, PyTree, Variables
-from jdistill.methods.dataset.batches import random_batches
 from jdistill.methods.dataset.by_class import class_batches
 from jdistill.methods.knowledge import StudentInput, student_method
 from jdistill.methods.optimizers import make_optimizer
@@ -136,10 +135,17 @@ def _regression(row: catalog.Row) -> Toy:
   """Real images of any class, whose labels are predicted from the set's."""
   initial, x, y = _by_class()
   initial = initial._replace(images=np.random.default_rng(1).normal(size=initial.images.shape).astype(np.float32))
-  network = models.build("mlp", num_classes=3, image_shape=(2, 2, 1), widths=(8,))
-  feed = random_batches(batch_real=12).stream(Materials(x, y, 3, 0))
+  found, teacher = Materials(x, y, 3, 0), models.build("mlp", num_classes=3, image_shape=(2, 2, 1), widths=(6,))
+  if row.takes("teacher_apply"):  # targets are its features
+    found = found._replace(teacher=teacher.init(jax.random.key(5)))
+    embed = lambda x: np.asarray(teacher.apply(found.teacher.params, x).embedding)  # noqa: E731
+    pixels = np.concatenate([x, -x])
+    initial = row.build("start")().make(pixels, None, ipc=8, num_classes=3, seed=0, embed=embed)
+  width = np.shape(initial.labels)[1] if np.ndim(initial.labels) == 2 else 3
+  network = models.build("mlp", num_classes=width, image_shape=(2, 2, 1), widths=(8,))
+  feed = row.build("stream")(batch_real=12).stream(found)
   smooth = models.build("mlp", num_classes=3, image_shape=(2, 2, 1), widths=(8,), act="softplus")
-  given = {"network": network, "smooth_network": smooth, "initial": initial}
+  given = {"network": network, "smooth_network": smooth, "initial": initial, "teacher_apply": teacher.apply}
   given = {name: value for name, value in given.items() if row.takes(name)}
   return Toy(row.build()(**given, **options(row)), feed, row.toy["objective"])
 

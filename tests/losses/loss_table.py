@@ -139,6 +139,9 @@ TABLE: Mapping[str, Loss] = {
   "attention_loss": Loss(plain(losses.attention_loss), MAP, {"power": 2.0}),
   "attention_map": Loss(lambda s, t, where, **k: losses.attention_map(s, **k), MAP, {"power": 3.0}, masked=False),
   "attention_matching": Loss(_class_maps, MAP, {"power": 4.0}, result="scalar"),
+  "barlow_twins": Loss(
+    plain(losses.barlow_twins), (3,), {"redundancy_weight": 0.3, "eps": 1e-5}, result="scalar", least=2, shift=(0,)
+  ),
   "bn_stat_loss": Loss(_moments, result="scalar", masked=False, batched=False),
   "channel_wise_kl": Loss(plain(losses.channel_wise_kl), MAP, HEAT, shift=(1, 2)),
   "characteristic_function_discrepancy": Loss(
@@ -223,7 +226,7 @@ TABLE: Mapping[str, Loss] = {
 }  # fmt: skip
 VALIDATED = {
   "amplitude_weight", "delta", "entropy_weight", "eps", "epsilon", "exponent", "floor", "momentum", "phase_weight",
-  "power", "sensitivity", "sigma", "tau_hi", "tau_lo", "temperature",
+  "power", "redundancy_weight", "sensitivity", "sigma", "tau_hi", "tau_lo", "temperature",
 }  # fmt: skip
 
 

@@ -291,6 +291,13 @@ def hsic1(s, t, rows):
   return total / (n * (n - 3))
 
 
+def barlow_twins(s, t, rows, redundancy_weight, eps):
+  u, v = ((x - x.mean(0)) / np.sqrt(x.var(0) + eps) for x in (s, t))
+  cross = sum(np.outer(one, other) for one, other in zip(u, v, strict=True)) / len(u)
+  weights = np.where(np.eye(len(cross)), 1, redundancy_weight)
+  return np.sum(weights * (np.eye(len(cross)) - cross) ** 2)
+
+
 def distribution_matching(s, t, rows):
   return np.sum((s.mean(0) - t.mean(0)) ** 2)
 

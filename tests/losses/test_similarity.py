@@ -193,3 +193,20 @@ def test_bfloat16():
 def test_wrong_arguments(call, match):
   with pytest.raises(ValueError, match=match):
     call()
+
+
+def test_barlow_twins_of_whitened_features_and_of_correlations(x64):
+  """Features that correlate with themselves alone cost nothing; NumPy's own correlations give the rest."""
+  rng = np.random.default_rng(3)
+  x = rng.normal(size=(9, 4))
+  white = np.linalg.svd(x - x.mean(0), full_matrices=False)[0]
+  loss = jax.jit(similarity.barlow_twins, static_argnames=("redundancy_weight", "eps"))
+  np.testing.assert_allclose(loss(jnp.asarray(white), jnp.asarray(3 * white), eps=1e-16), 0, atol=1e-12)
+  y = x @ rng.normal(size=(4, 4)) + rng.normal(size=(9, 4))
+  cross = np.corrcoef(x.T, y.T)[:4, 4:]
+  same, other = np.sum((1 - np.diag(cross)) ** 2), np.sum(cross**2) - np.sum(np.diag(cross) ** 2)
+  np.testing.assert_allclose(
+    loss(jnp.asarray(x), jnp.asarray(y), redundancy_weight=0.25, eps=1e-16), same + 0.25 * other
+  )
+  with pytest.raises(ValueError, match="redundancy_weight must be >= 0"):
+    similarity.barlow_twins(jnp.asarray(x), jnp.asarray(y), redundancy_weight=-1.0)

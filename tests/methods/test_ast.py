@@ -22,6 +22,7 @@ from jdistill.methods.dataset.segments import (
   segments,
   start_epoch,
 )
+from jdistill.selection import clusters, k_means
 from jdistill.selection.clusters import kmeans, representative, squared_distances
 from jdistill.stages import distill
 from jdistill.synthetic import Materials, start
@@ -158,6 +159,19 @@ def test_clusters_are_as_good_as_those_of_scikit_learn(seed):
   want = KMeans(5, n_init=20, random_state=0).fit(points).inertia_
   assert squared_distances(points, centres).min(1).sum() == pytest.approx(want, rel=1e-6)
   np.testing.assert_array_equal(centres, kmeans(np.random.default_rng(0), points, 5))
+
+
+def test_central_points_are_distinct_and_near_the_centres(monkeypatch):
+  rng = np.random.default_rng(3)
+  middles = 20 * rng.normal(size=(4, 3))
+  points = np.concatenate([middles + 0.1 * rng.normal(size=(4, 3)) for _ in range(9)])
+  picked = k_means(np.random.default_rng(0), points, 4)
+  assert sorted((picked % 4).tolist()) == [0, 1, 2, 3]
+  same = np.concatenate([np.zeros((5, 2)), np.ones((1, 2))])
+  assert len(set(k_means(np.random.default_rng(0), same, 3).tolist())) == 3
+  want = squared_distances(points, middles)
+  monkeypatch.setattr(clusters, "_AT_ONCE", 30)  # a few rows at a time
+  np.testing.assert_array_equal(squared_distances(points, middles), want)
 
 
 def test_representative_images_are_those_in_the_middle():

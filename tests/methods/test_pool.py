@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jdistill import models
-from jdistill.methods.dataset.pool import model_pool
+from jdistill.methods.dataset.pool import mean_squared_error, model_pool
 from jdistill.methods.optimizers import make_optimizer
 
 KEY = jax.random.key(0)
@@ -69,6 +69,29 @@ def test_an_old_network_is_replaced_by_a_fresh_one():
   jax.tree.map(np.testing.assert_array_equal, others(twice, 1), others(state, 1))
   # many updates at once count as many
   np.testing.assert_array_equal(step(KEY, state, 0, x, y, jnp.int32(9)).age, [0, 2])
+
+
+def test_a_late_replacement_takes_the_place_of_an_update_and_sets_the_age_back():
+  """The released KRR-ST replaces such a network at every later visit, as it forgets to."""
+  losses = []
+
+  def loss(logits, targets):
+    losses.append(logits.shape)
+    return mean_squared_error(logits, targets)
+
+  pool = model_pool(network(), make_optimizer("sgd", 0.1), size=1, reset_after=2, loss=loss, late=True)
+  step, state, x, y = jax.jit(pool.step), pool.init(KEY), jnp.float32(X), jnp.float32(Y)
+  ages, weights = [], [np.asarray(state.variables.params["w"][0])]
+  for number in range(5):
+    state = step(jax.random.key(number), state, 0, x, y)
+    ages.append(int(state.age[0]))
+    weights.append(np.asarray(state.variables.params["w"][0]))
+  assert ages == [1, 2, 0, 1, 2] and losses == [(M, CLASSES)]
+  fresh = network().init(jax.random.split(jax.random.key(2))[0])
+  np.testing.assert_array_equal(weights[3], fresh.params["w"])
+  flat = X.reshape(M, 2)
+  want = weights[0] - 0.1 * 2 * flat.T @ (flat @ weights[0] - Y) / (M * CLASSES)  # a mean over columns, too
+  np.testing.assert_allclose(weights[1], want, rtol=1e-5)
 
 
 def test_batches_are_drawn_without_repetition():

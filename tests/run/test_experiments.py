@@ -212,7 +212,8 @@ def test_the_tiny_variant_runs_to_the_end(name, tmp_path):
       assert all(math.isfinite(value) for value in arm["scores"][metric])
       assert arm["mean"] == pytest.approx(np.mean(arm["scores"][metric]))
     if own == "distilled":
-      assert summary["models"][experiment.eval.models[0]] == arms
+      models = experiment.eval.models if "eval" in experiment else [experiment.model.name]
+      assert summary["models"][models[0]] == arms
       soft = name == "datm" or catalog.row(name).toy.get("kind") == "regression"
       assert jdistill.load(work).labels.ndim == (2 if soft else 1)
 

@@ -41,6 +41,16 @@ class Pool(NamedTuple):
   step: Callable[..., PoolState]
 
 
+def half_squared_error(logits: jax.Array, targets: jax.Array) -> jax.Array:
+  """`mean_i 1/2 |f_i - y_i|^2`, a sum over columns and a mean over rows."""
+  return 0.5 * jnp.mean(jnp.sum(jnp.square(logits - targets), axis=1))
+
+
+def mean_squared_error(logits: jax.Array, targets: jax.Array) -> jax.Array:
+  """The mean over rows and columns of the squared differences."""
+  return jnp.mean(jnp.square(logits - targets))
+
+
 def model_pool(
   network: Network,
   optimizer: optax.GradientTransformation,
@@ -48,8 +58,10 @@ def model_pool(
   size: int,
   reset_after: int,
   batch_size: int | None = None,
+  loss: Callable[[jax.Array, jax.Array], jax.Array] = half_squared_error,
+  late: bool = False,
 ) -> Pool:
-  """Builds a pool; networks descend `mean_i 1/2 |f(x_i) - y_i|^2` in training mode.
+  """Builds a pool; networks descend a regression loss, by default `mean_i 1/2 |f(x_i) - y_i|^2`, in training mode.
 
   Args:
     network: what is drawn.
@@ -57,10 +69,12 @@ def model_pool(
     size: how many there are.
     reset_after: updates after which one is replaced.
     batch_size: images of an update, drawn without repetition if there are more; `None` for all.
+    loss: `(logits [b, k], targets [b, k]) -> scalar`.
+    late: a network is replaced at the visit after its last update, in place of one, and has the age 0 then; otherwise
+      right after its last update.
 
   References:
-    Zhou, Nezhadarya and Ba (FRePo, arXiv 2206.00719), alg. 1. The released code replaces a network at the visit after
-    its last update, in place of one.
+    Zhou, Nezhadarya and Ba (FRePo, arXiv 2206.00719), alg. 1. The released code is `late`.
   """
 
   def fresh(key: Key) -> PoolState:
@@ -80,11 +94,11 @@ def model_pool(
       picked = jax.random.choice(key, images.shape[0], (batch_size,), replace=False)
       images, targets = images[picked], targets[picked]
 
-    def loss(params: PyTree) -> tuple[jax.Array, PyTree]:
+    def error(params: PyTree) -> tuple[jax.Array, PyTree]:
       out = network.apply(params, images, train=True, stats=one.variables.stats)
-      return 0.5 * jnp.mean(jnp.sum(jnp.square(out.logits - targets), axis=1)), out.stats
+      return loss(out.logits, targets), out.stats
 
-    grads, stats = jax.grad(loss, has_aux=True)(one.variables.params)
+    grads, stats = jax.grad(error, has_aux=True)(one.variables.params)
     updates, opt_state = optimizer.update(grads, one.opt_state, one.variables.params)
     params = optax.apply_updates(one.variables.params, updates)
     return PoolState(Variables(params, stats), opt_state, one.age + 1)
@@ -94,10 +108,15 @@ def model_pool(
   ) -> PoolState:
     images, targets = lax.stop_gradient((images, targets))
     key_fresh, key_batch = jax.random.split(key)
-    one = lax.fori_loop(
-      0, steps, lambda i, one: update(jax.random.fold_in(key_batch, i), one, images, targets), _member(state, number)
-    )
-    one = lax.cond(one.age >= reset_after, lambda: fresh(key_fresh), lambda: one)
+    before = _member(state, number)
+
+    def trained() -> PoolState:
+      return lax.fori_loop(
+        0, steps, lambda i, one: update(jax.random.fold_in(key_batch, i), one, images, targets), before
+      )
+
+    one = before if late else trained()
+    one = lax.cond(one.age >= reset_after, lambda: fresh(key_fresh), trained if late else lambda: one)
     return jax.tree.map(lambda all_of, new: all_of.at[number].set(new), state, one)
 
   return Pool(init, draw, step)

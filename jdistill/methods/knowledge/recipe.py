@@ -111,6 +111,12 @@ def student_logits(outputs: Outputs, variables: Mapping[str, Variables], constan
   return outputs.logits
 
 
+def student_features(outputs: Outputs, variables: Mapping[str, Variables], constants: PyTree) -> jax.Array:
+  """The embedding, for students that learn no head; see `Recipe.probed`."""
+  del variables, constants
+  return outputs.embedding
+
+
 class Recipe(NamedTuple):
   """A method as a value: everything in which it differs from plain training. Only `terms` is asked for.
 
@@ -129,6 +135,8 @@ class Recipe(NamedTuple):
     trainable: role -> `(epoch) -> bool`; roles that are not named train all the time. (The stages of a plan.)
     predict: `(Outputs, variables by role, constants) -> logits` of the finished student.
     keeps: the parts that `predict` needs.
+    probed: `predict` gives features `[B, D]` and no logits, since nothing is learned of classes; a run then predicts by
+      a linear probe on them (`jdistill.evaluation.ridge_probe`), which alone sees labels.
     needs: `"teacher"`, `"held_out"`, `"labels"`: what a run must provide; for messages.
   """
 
@@ -143,4 +151,5 @@ class Recipe(NamedTuple):
   trainable: Mapping[str, Callable[[jax.Array], jax.Array]] = {}
   predict: Callable[[Outputs, Mapping[str, Variables], PyTree], jax.Array] = student_logits
   keeps: tuple[str, ...] = ()
+  probed: bool = False
   needs: tuple[str, ...] = ("teacher",)

@@ -6,7 +6,7 @@ from jdistill.models.connectors.maps import hint_regressor, review_fusion, revie
 from jdistill.models.connectors.taps import read_tap, tap_pairs
 from jdistill.models.connectors.tokens import square_map, token_projector
 from jdistill.models.connectors.transfer import feature_transfer, last_map
-from jdistill.models.connectors.vector import discriminator, embedding_heads, embedding_map, mlp_head
+from jdistill.models.connectors.vector import discriminator, embedding_heads, embedding_map, mlp_head, projector
 
 __all__ = [
   "connector",
@@ -17,6 +17,7 @@ __all__ = [
   "hint_regressor",
   "last_map",
   "mlp_head",
+  "projector",
   "read_tap",
   "review_fusion",
   "review_levels",

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
 from jdistill.base import Connector, Outputs
 from jdistill.models.connectors.base import connector
@@ -65,6 +66,36 @@ def mlp_head(
     inputs: `(student, teachers) -> [B, ...]`, where it is not the student's embedding.
   """
   return connector(lambda student, teachers: _Head(widths), inputs or (lambda student, teachers: student.embedding))
+
+
+class _Projector(nn.Module):
+  widths: tuple[int, ...]
+  views: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array, *, train: bool, record: Recorder) -> jax.Array:
+    last = len(self.widths) - 1
+    for number, width in enumerate(self.widths):
+      x = Dense(width, name=f"dense{number}")(x)
+      if number < last:
+        norm = Norm("batch", name=f"norm{number}")
+        parts = jnp.split(x, self.views) if train else [x]
+        x = relu(jnp.concatenate([norm(part, train=train, record=record) for part in parts]))
+    return x
+
+
+def projector(widths: tuple[int, ...], *, views: int = 1) -> Connector:
+  """Dense layers with batch norm and ReLU between them, on the student's embedding `[views B, D]`.
+
+  Args:
+    widths: of the layers; the last has neither norm nor ReLU.
+    views: equal parts of the rows, of which batch norm takes the moments one by one.
+
+  References:
+    The projector of Barlow Twins (arXiv 2103.03230), sec. 2.2; its last layers have no biases, which the loss there
+    does not see.
+  """
+  return connector(lambda student, teachers: _Projector(widths, views), lambda student, teachers: student.embedding)
 
 
 def embedding_heads(features: int) -> dict[str, Connector]:
