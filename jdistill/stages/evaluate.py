@@ -86,9 +86,10 @@ def _choose_lr(run: Run, cell: str, network: Network, one: sets.Set, mesh: Mesh 
   rates = [*run.config["eval"]["control_lrs"], *one.rates]
   seeds = 2 if run.config["eval"]["choose_lr"] else 1
   found = validation.accuracies(run, network, one, rates, seeds=seeds, mesh=mesh)
-  if not np.isfinite(found).any():
+  finite = {rate: value for rate, value in found.items() if np.isfinite(value)}
+  if not finite:
     raise Diverged(f"{cell}: training diverges at every rate of eval.control_lrs={tuple(rates)}; add lower ones")
-  return float(rates[int(np.nanargmax(found))])
+  return max(finite, key=lambda rate: (finite[rate], -rate))
 
 
 def _run(run: Run) -> None:

@@ -47,15 +47,17 @@ def _choose(run: Run) -> dict[str, Any]:
   if not known:
     raise UserError(f"keep='best': no set is left in {run.workdir / distill.SETS}; run again in another --workdir")
   first, last = min(known), max(known)
-  rates, scores = [float(rate) for rate in run.config["eval"]["control_lrs"]], {step: {} for step in known}
-  own = {step: float(f"{float(one.lr):.6g}") for step, one in known.items()}  # not a second time for float32's sake
-  for step in dict.fromkeys((first, last)):
-    _score(run, known[step], [*rates, own[step]], scores[step])
-  good = [max(scores[step], key=scores[step].get) for step in (first, last)]
-  for step in sorted(known):
-    _score(run, known[step], [*good, own[step]], scores[step])
-  # the ends were tried at more rates, which would favour them
-  best = {step: max(scores[step][rate] for rate in (*good, own[step])) for step in sorted(known)}
+  rates = [float(rate) for rate in run.config["eval"]["control_lrs"]]
+  of_last = _accuracies(run, known[last], [*rates, float(known[last].lr)])
+  rate = max(of_last, key=of_last.get)
+  own = rate == float(known[last].lr)  # then those before it are trained on at their own, too
+  best = {last: of_last[rate]}
+  if first != last:  # the start knows nothing of the rates that were learned
+    best[first] = max(_accuracies(run, known[first], rates).values())
+  for step in sorted(known.keys() - {first, last}):
+    here = float(known[step].lr) if own else rate
+    best[step] = _accuracies(run, known[step], [here])[here]
+  best = dict(sorted(best.items()))
   step = max(best, key=lambda step: (best[step], step))
   if not best[step] > -1:
     raise Diverged(f"keep: training diverges on every set at rates {rates}; add lower ones to eval.control_lrs")
@@ -65,15 +67,12 @@ def _choose(run: Run) -> dict[str, Any]:
   return {"step": step, "last": last, "accuracies": {str(step): value for step, value in best.items()}}
 
 
-def _score(run: Run, one: SyntheticSet, rates: list[float], scores: dict[float, float]) -> None:
-  """Adds the accuracies of a set at rates that were not tried on it; below all others where training diverges."""
+def _accuracies(run: Run, one: SyntheticSet, rates: list[float]) -> dict[float, float]:
+  """Accuracy by learning rate, below all others where training diverges."""
   e = run.config["eval"]
-  network = run.network(e["models"][0])
-  new = [rate for rate in dict.fromkeys(rates) if rate not in scores]
-  view = augment.view(e["view"]).view
-  given = sets.Set(one.images, one.labels, sets.protocol(e, e["augment"]), view=view)
-  found = validation.accuracies(run, network, given, new, seeds=_SEEDS)
-  scores |= {rate: value if np.isfinite(value) else -1.0 for rate, value in zip(new, found, strict=True)}
+  given = sets.Set(one.images, one.labels, sets.protocol(e, e["augment"]), view=augment.view(e["view"]).view)
+  found = validation.accuracies(run, run.network(e["models"][0]), given, rates, seeds=_SEEDS)
+  return {rate: value if np.isfinite(value) else -1.0 for rate, value in found.items()}
 
 
 def _report(run: Run, record: Mapping[str, Any]) -> Part:

@@ -12,6 +12,7 @@ from jdistill.stages.run import Run
 from jdistill.stages.sets import Set
 
 _IMAGES = 1000
+_CLEARLY = 0.03  # a difference of accuracies that is more than the noise of a network or two
 
 
 def examples(run: Run, one: Set) -> Batch:
@@ -33,13 +34,26 @@ def held_out(run: Run, used: Sequence[int]) -> np.ndarray:
   return free
 
 
-def accuracies(
-  run: Run, network: Network, one: Set, rates: Sequence[float], *, seeds: int, mesh: Mesh | None = None
-) -> list[float]:
-  """Mean accuracy at every learning rate of networks trained on a set; NaN where one diverges, 0 without images."""
+def accuracy(run: Run, network: Network, one: Set, rate: float, *, seeds: int, mesh: Mesh | None = None) -> float:
+  """Mean accuracy of networks trained on a set at a learning rate; NaN where one diverges, 0 without images."""
   task, rows = run.task(), held_out(run, one.used)
   if not len(rows):
-    return [0.0] * len(rates)
+    return 0.0
   x, y = task.teacher.x[rows], task.teacher.y[rows]
   options = {"key": run.key("validation"), "seeds": seeds, "mesh": mesh}
-  return [float(np.mean(evaluate_seeds(network, one.protocol, examples(run, one), r, x, y, **options))) for r in rates]
+  return float(np.mean(evaluate_seeds(network, one.protocol, examples(run, one), rate, x, y, **options)))
+
+
+def accuracies(
+  run: Run, network: Network, one: Set, rates: Sequence[float], *, seeds: int, mesh: Mesh | None = None
+) -> dict[float, float]:
+  """`rate -> accuracy` from the largest rate downwards, until it is clearly less than at a larger one.
+
+  Smaller rates than the best only train less far, so the rest need not be tried.
+  """
+  found: dict[float, float] = {}
+  for rate in sorted(dict.fromkeys(map(float, rates)), reverse=True):
+    found[rate] = accuracy(run, network, one, rate, seeds=seeds, mesh=mesh)
+    if np.nanmax([*found.values(), -1.0]) - found[rate] > _CLEARLY:
+      break
+  return found
