@@ -67,7 +67,7 @@ def _usps(config: common.ConfigDict) -> None:
   config.method.update({"batch_real": 128, "iterations": 400, "reset_after": 100, "outer_lr": 0.03})
   config.pretrain.update({"epochs": 300, "batch_size": 50})
   config.transfer.update({"targets": ("digits", "mnist.npz", "alphabets.npz", "spoken_digits.npz")})
-  config.transfer.update({"train_size": 400, "test_size": 400})
+  config.transfer.update({"train_size": 400, "test_size": 300, "seeds": 5})
 
 
 def _digits(config: common.ConfigDict) -> None:
