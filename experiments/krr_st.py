@@ -64,10 +64,10 @@ def _usps(config: common.ConfigDict) -> None:
   config.teacher, config.model = (common.network("convnet_bn", width=16, depth=2) for _ in range(2))
   config.teacher_method.features = 128
   config.teacher_train.update({"epochs": 20, "batch_size": 128})
-  config.method.update({"batch_real": 128, "iterations": 400, "reset_after": 100})
+  config.method.update({"batch_real": 128, "iterations": 400, "reset_after": 100, "outer_lr": 0.03})
   config.pretrain.update({"epochs": 300, "batch_size": 50})
   config.transfer.update({"targets": ("digits", "mnist.npz", "alphabets.npz", "spoken_digits.npz")})
-  config.transfer.update({"train_size": 400, "test_size": 400})
+  config.transfer.update({"train_size": 400, "test_size": 300, "seeds": 5})
 
 
 def _digits(config: common.ConfigDict) -> None:
