@@ -212,7 +212,7 @@ class Distilled:
     test_x, test_y = self._test(self.test_set(data_dir) if test is None else test)
     augmentation = named(protocol["augment"], key="protocol.augment")
     changed = {"epochs": given["epochs"] or protocol["epochs"], "augment": augmentation}
-    rules = Protocol(**{name: value for name, value in protocol.items() if name != "view"} | changed)
+    rules = _rules(protocol, changed)
     classes = len(self.class_names) if protocol["loss"] == "mse" else None
     shown = view(protocol["view"]).view
     accuracies = evaluate_seeds(
@@ -261,7 +261,7 @@ class Distilled:
       raise UserError("pretrain: this set has labels of classes and no feature targets; use evaluate()")
     _, network = self._network(model, self.labels.shape[1], options)
     augmentation = named(protocol["augment"], key="protocol.augment")
-    rules = Protocol(**protocol | {"epochs": given["epochs"] or protocol["epochs"], "augment": augmentation})
+    rules = _rules(protocol, {"epochs": given["epochs"] or protocol["epochs"], "augment": augmentation})
     examples, rate = examples_of(self.images, self.labels, loss=FEATURES), given["lr"] or self.learned_lr
     found = pretrained(network, rules, examples, rate, self.preprocess, seed=given["seed"], seeds=given["seeds"])
     if found is None:
@@ -313,6 +313,11 @@ class Distilled:
     labels = "soft labels" if self.labels.ndim == 2 else "hard labels"
     labels = "feature targets" if self._protocol["loss"] == FEATURES else labels
     return f"Distilled({self.images.shape[0]} images {self.images.shape[1:]}, {labels}, lr {self.learned_lr:.4g})"
+
+
+def _rules(stored: Mapping[str, Any], changed: Mapping[str, Any]) -> Protocol:
+  """A set's protocol with some of it changed; its view is a matter of the examples."""
+  return Protocol(**{name: value for name, value in stored.items() if name != "view"} | dict(changed))
 
 
 def load(path: str | os.PathLike) -> Distilled:

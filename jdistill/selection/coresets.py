@@ -68,21 +68,19 @@ def k_center(rng: np.random.Generator, points: np.ndarray, count: int) -> np.nda
   return np.asarray(picked[:count], np.int64)
 
 
-def k_means(
-  rng: np.random.Generator, points: np.ndarray, count: int, *, restarts: int = 10, iterations: int = 100
-) -> np.ndarray:
+def k_means(rng: np.random.Generator, points: np.ndarray, count: int, *, restarts: int = 10) -> np.ndarray:
   """The points nearest to the centres of `count` clusters.
 
   Args:
     rng: decides the starts of `kmeans`.
     points: `[n, d]`.
     count: how many, at most `n`.
-    restarts, iterations: of `kmeans`; fewer for many points and clusters.
+    restarts: of `kmeans`; fewer for many points and clusters.
 
   Returns:
     `[count]` positions, none twice: a centre whose nearest point is taken gets the next one.
   """
-  centres = kmeans(rng, points, count, restarts=restarts, iterations=iterations)
+  centres = kmeans(rng, points, count, restarts=restarts)
   far, picked = squared_distances(np.asarray(points, np.float64), centres), []
   for centre in range(count):
     far[picked, centre] = np.inf

@@ -80,7 +80,7 @@ def sets_of(run: Run) -> dict[str, Callable[[int], Batch]]:
 
   def kmeans(seed: int) -> Batch:
     rng = np.random.default_rng((run.config["seed"], 5, seed))
-    return real(k_means(rng, wanted(), size, restarts=1, iterations=30))  # clusters are many here
+    return real(k_means(rng, wanted(), size, restarts=1))  # clusters are many here
 
   return {
     OWN: lambda seed: examples_of(own.images, own.labels, loss=FEATURES),

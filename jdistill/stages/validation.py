@@ -52,7 +52,7 @@ def accuracies(
   Smaller rates than the best only train less far, so the rest need not be tried.
   """
   found: dict[float, float] = {}
-  for rate in sorted(dict.fromkeys(map(float, rates)), reverse=True):
+  for rate in sorted(set(map(float, rates)))[::-1]:
     found[rate] = accuracy(run, network, one, rate, seeds=seeds, mesh=mesh)
     if np.nanmax([*found.values(), -1.0]) - found[rate] > _CLEARLY:
       break

@@ -11,7 +11,7 @@ from jax import lax
 from jdistill.augment import identity
 from jdistill.base import Apply, Augmentation, Batch, Key, Method, Metrics, Network, UserError, Variables
 from jdistill.methods.dataset.batches import random_batches
-from jdistill.methods.dataset.pool import PoolState, mean_squared_error, model_pool
+from jdistill.methods.dataset.pool import Pool, PoolState, mean_squared_error, model_pool
 from jdistill.methods.dataset.regression import CURE, gradient_norms
 from jdistill.methods.optimizers import make_optimizer, schedule
 from jdistill.methods.roles import Role, init_roles, update_roles
@@ -141,14 +141,6 @@ def krr_st(
     late=True,
   )
 
-  def warmed(key: Key, state: PoolState, images: jax.Array, targets: jax.Array) -> PoolState:
-    ages = jax.random.randint(key, (pool_size,), min(1, reset_after - 1), reset_after)
-
-    def train(number: jax.Array, state: PoolState) -> PoolState:
-      return pool.step(jax.random.fold_in(key, number), state, number, images, targets, ages[number])
-
-    return lax.fori_loop(0, pool_size, train, state)
-
   def init(key: Key, example: Taught) -> KRRSTState:
     del example
     key_pool, key_ages = jax.random.split(key)
@@ -156,7 +148,7 @@ def krr_st(
     networks = pool.init(key_pool)
     networks = networks._replace(age=jnp.zeros_like(networks.age))
     if warm_pool:
-      networks = warmed(key_ages, networks, learned["images"], learned["labels"])
+      networks = _warmed(pool, key_ages, networks, learned, pool_size, reset_after)
     count, lr = jnp.zeros((), jnp.int32), jnp.array(initial.lr, copy=True)
     return KRRSTState(init_roles(optimizers, {"set": learned}), networks, count, lr)
 
@@ -181,6 +173,20 @@ def krr_st(
     return SyntheticSet(**state.roles["set"].params, lr=state.lr)
 
   return Method(init, step, result, steps=iterations, cure=f"{CURE} (outer_lr, pool_lr)")
+
+
+def _warmed(
+  pool: Pool, key: Key, state: PoolState, learned: dict[str, jax.Array], pool_size: int, reset_after: int
+) -> PoolState:
+  """Every network after a random number of steps on the initial set, fewer than `reset_after`."""
+  ages = jax.random.randint(key, (pool_size,), min(1, reset_after - 1), reset_after)
+
+  def train(number: jax.Array, state: PoolState) -> PoolState:
+    return pool.step(
+      jax.random.fold_in(key, number), state, number, learned["images"], learned["labels"], ages[number]
+    )
+
+  return lax.fori_loop(0, pool_size, train, state)
 
 
 def krr_st_loss(
