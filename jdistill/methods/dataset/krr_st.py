@@ -182,9 +182,7 @@ def _warmed(
   ages = jax.random.randint(key, (pool_size,), min(1, reset_after - 1), reset_after)
 
   def train(number: jax.Array, state: PoolState) -> PoolState:
-    return pool.step(
-      jax.random.fold_in(key, number), state, number, learned["images"], learned["labels"], ages[number]
-    )
+    return pool.step(jax.random.fold_in(key, number), state, number, learned["images"], learned["labels"], ages[number])
 
   return lax.fori_loop(0, pool_size, train, state)
 
