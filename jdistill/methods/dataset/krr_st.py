@@ -159,10 +159,9 @@ def krr_st(
     wanted = lax.stop_gradient(teacher_apply(taught.teacher.params, x, stats=taught.teacher.stats).embedding)
     number, variables = pool.draw(key_draw, state.pool)
     learned = state.roles["set"].params
-    (loss, explained), grads = jax.value_and_grad(
-      lambda own: krr_st_loss(network.apply, variables, own["images"], own["labels"], x, wanted, ridge=ridge),
-      has_aux=True,
-    )(learned)
+    outer = lambda own: krr_st_loss(network.apply, variables, *own, x, wanted, ridge=ridge)  # noqa: E731
+    (loss, explained), grads = jax.value_and_grad(outer, has_aux=True)((learned["images"], learned["labels"]))
+    grads = {"images": grads[0], "labels": grads[1]}
     roles = update_roles(optimizers, state.roles, {"set": grads}, epoch=state.count.astype(jnp.float32))
     moved = roles["set"].params
     networks = pool.step(key_pool, state.pool, number, moved["images"], moved["labels"])
