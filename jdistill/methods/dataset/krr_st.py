@@ -158,10 +158,8 @@ def krr_st(
     x = augment.apply(augment.sample(key_augment, taught.batch.x.shape), taught.batch.x)
     wanted = lax.stop_gradient(teacher_apply(taught.teacher.params, x, stats=taught.teacher.stats).embedding)
     number, variables = pool.draw(key_draw, state.pool)
-    learned = state.roles["set"].params
-    outer = lambda own: krr_st_loss(network.apply, variables, *own, x, wanted, ridge=ridge)  # noqa: E731
-    (loss, explained), grads = jax.value_and_grad(outer, has_aux=True)((learned["images"], learned["labels"]))
-    grads = {"images": grads[0], "labels": grads[1]}
+    outer = lambda s: krr_st_loss(network.apply, variables, s["images"], s["labels"], x, wanted, ridge=ridge)  # noqa: E731
+    (loss, explained), grads = jax.value_and_grad(outer, has_aux=True)(state.roles["set"].params)
     roles = update_roles(optimizers, state.roles, {"set": grads}, epoch=state.count.astype(jnp.float32))
     moved = roles["set"].params
     networks = pool.step(key_pool, state.pool, number, moved["images"], moved["labels"])
