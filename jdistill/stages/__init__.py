@@ -15,6 +15,7 @@ from jdistill.stages import (
   distill,
   evaluate,
   export,
+  federate,
   locked,
   relabel,
   report,
@@ -37,6 +38,7 @@ STAGES: dict[str, Stage] = {
     evaluate.STAGE,
     tune.STAGE,
     students.STAGE,
+    federate.STAGE,
     export.STAGE,
   )
 }
