@@ -23,7 +23,7 @@ from typing import Any
 from . import common, common_federated
 from .common_federated import LOCAL, VIRTUAL, options
 
-_ANCHORS = {"anchor_ipc": 2, "anchor_steps": 100, "refresh_steps": 50}
+_ANCHORS = {"anchor_ipc": 2, "anchor_steps": 50, "refresh_steps": 50}
 _PAPER = {"lr": 0.01, "local_epochs": 1, "local_batch": 32}
 _PAPER_VIRTUAL = {"virtual_ipc": 50, "warmup_steps": 10000, "batch_real": 256, "augment": common.DSA}
 _NO_FLIP = common.DSA.replace("flip_", "")  # a mirrored digit is another sign

@@ -1,6 +1,7 @@
 """The clients' side: one client's data and states, and its answer to every request of the server."""
 
 import contextlib
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,13 +88,25 @@ class Participant:
     return self._known[name]
 
   def _join(self, request: Request, work: Work, programs: dict[str, Callable]) -> Reply:
-    """Makes the first state, unless it is there from an earlier attempt."""
+    """Makes the first state, unless it is there from an earlier attempt.
+
+    Variants that begin alike share it: it is kept under a hash of the program and of what the program is given.
+    """
     start = request._replace(version=0)
     with contextlib.suppress(UserError):
       self._load(start, work)
       return Reply()
     key = client_key(round_key(work.key(request.seed), 0), self._index)
-    self._save(start, 0, programs["join"](key, work.data))
+    given = {str(i): leaf for i, leaf in enumerate(_leaves((jax.random.key_data(key), work.data)))}
+    text = programs["join"].lower(key, work.data).as_text()
+    name = hashlib.sha256(f"{text}{sha256_arrays(given)}".encode()).hexdigest()[:16]
+    shared = self._directory / "joined" / f"{name}.npz"
+    try:
+      state = self._read(shared, work)
+    except UserError:
+      state = programs["join"](key, work.data)
+      self._write(shared, state)
+    self._save(start, 0, state)
     return Reply()
 
   def _score(self, request: Request, work: Work, programs: dict[str, Callable], state, message) -> Reply:
@@ -117,9 +130,7 @@ class Participant:
 
   def _save(self, request: Request, before: int, state: PyTree) -> None:
     path = self.path(request.work, request.seed, request.version)
-    arrays = {f"{i:04d}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(jax.device_get(state)))}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_npz(path, arrays | {_DIGEST: np.asarray(sha256_arrays(arrays))})
+    self._write(path, state)
     # the server may miss the answer that tells of this one, and the first one costs most
     for old in path.parent.glob("*.npz"):
       if int(old.stem) not in (0, before, request.version):
@@ -129,16 +140,20 @@ class Participant:
   def _load(self, request: Request, work: Work) -> PyTree:
     name = (request.work, request.seed, request.version)
     if self._last[0] != name:
-      path = self.path(*name)
-      arrays = read_npz(path)
-      if str(arrays.pop(_DIGEST, "")) != sha256_arrays(arrays):
-        raise UserError(
-          f"{path} is damaged or was edited (its checksum differs): delete {path.parents[1]} and run again"
-        )
-      shapes = jax.eval_shape(work.federation.join, jax.random.key(0), work.data)
-      leaves = [jnp.asarray(arrays[key]) for key in sorted(arrays)]
-      self._last = name, jax.tree.unflatten(jax.tree.structure(shapes), leaves)
+      self._last = name, self._read(self.path(*name), work)
     return self._last[1]
+
+  def _write(self, path: Path, state: PyTree) -> None:
+    arrays = {f"{i:04d}": leaf for i, leaf in enumerate(_leaves(state))}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_npz(path, arrays | {_DIGEST: np.asarray(sha256_arrays(arrays))})
+
+  def _read(self, path: Path, work: Work) -> PyTree:
+    arrays = read_npz(path)
+    if str(arrays.pop(_DIGEST, "")) != sha256_arrays(arrays):
+      raise UserError(f"{path} is damaged or was edited (its checksum differs): delete {path.parents[1]} and run again")
+    shapes = jax.eval_shape(work.federation.join, jax.random.key(0), work.data)
+    return jax.tree.unflatten(jax.tree.structure(shapes), [jnp.asarray(arrays[key]) for key in sorted(arrays)])
 
 
 def _leaves(tree: PyTree) -> list[np.ndarray]:
