@@ -18,6 +18,7 @@ _ROOMS = (
   "data",
   "evaluation",
   "export",
+  "federated",
   "losses",
   "methods",
   "models",

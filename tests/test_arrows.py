@@ -34,23 +34,26 @@ MAY_IMPORT = {
   "teachers": NUMBERS | {"files", "data", "models"},
   "training": NUMBERS | {"files", "data", "models"},
   # methods take data policies and connectors from the rooms that have them
-  "methods": NUMBERS | {"synthetic", "data", "models"},
+  "methods": NUMBERS | {"synthetic", "data", "models", "federated"},
   # protocols are a method in the one loop
   "evaluation": NUMBERS | {"data", "models", "training", "methods"},
   # short looks at a task
   "calibration": NUMBERS | {"synthetic", "data", "models", "methods"},
   # what people see and take away
+  # what carries the messages of a federation, and keeps states on both sides
+  "transports": GROUND | {"files", "models", "federated"},
   "reporting": GROUND | {"files"},
   "export": GROUND | {"files", "data", "reporting"},
   "distilled": GROUND | {"files", "augment", "data", "models", "evaluation", "export"},
   # data and scores
-  "tasks": GROUND | {"ops", "data", "evaluation", "selection", "losses", "models"},
+  "tasks": GROUND | {"ops", "data", "evaluation", "selection", "losses", "models", "federated"},
   # names, configurations, runs
+  "federated": GROUND | {"ops", "losses"},
   "catalog": GROUND | {"methods", "tasks"},
   "config": GROUND | {"files", "data", "models", "methods", "tasks", "catalog"},
   "stages": NUMBERS
   | {"files", "synthetic", "data", "models", "teachers", "training", "methods", "evaluation", "tasks"}
-  | {"calibration", "reporting", "export", "catalog", "config"},
+  | {"federated", "transports", "calibration", "reporting", "export", "catalog", "config"},
   "experiment_files": GROUND | {"files"},
   "cli": GROUND | {"experiment_files", "config"},
   "run": GROUND | {"files", "cli", "experiment_files", "catalog", "config", "stages", "reporting", "training"},
@@ -58,8 +61,8 @@ MAY_IMPORT = {
 
 # Reading, writing, printing and logging: nobody else does.
 MAY_DO_IO = {
-  "files", "data", "teachers", "training", "reporting", "export", "distilled", "stages", "experiment_files",
-  "cli", "run"
+  "files", "data", "teachers", "training", "transports", "reporting", "export", "distilled", "stages",
+  "experiment_files", "cli", "run",
 }  # fmt: skip
 IO_CALLS = {"open", "print", "input"}
 IO_MODULES = {
@@ -83,6 +86,7 @@ ONLY_IN = {
   "matplotlib": {"reporting"},
   "tensorflow_datasets": {"data"},
   "torch": {"export"},
+  "flwr": {"transports"},
 }
 PRIVATE_MODULES = {"ctypes", "cffi", "jaxlib"}
 FORBIDDEN_MODULES = {"pickle", "dill", "joblib", "shelve", "marshal"}  # loading them runs what is in the file

@@ -153,8 +153,9 @@ def test_generated_parts_show_every_system_key_and_option():
     assert f"`{row.name}`" in systems and row.paper in systems and f"`{row.config}`" in systems
     for key in row.fields():
       assert row.policy or f"`{key}=" in methods
-  for key in ("steps", "ipc", "unroll.gradient", "teachers.count", "train.lr", "targets.source", "eval.seeds", "seeds"):
+  for key in ("steps", "ipc", "unroll.gradient", "teachers.count", "train.lr", "targets.source", "eval.seeds"):
     assert keys.count(f"| `{key}` ") == 1, key
+  assert keys.count("| `seeds` ") == 2  # of students and of federations
   assert "`fraction=0.1`" in policies and "`remat`" in keys
   with pytest.raises(ValueError, match="no place for systems"):
     pages.rewritten("a page without its place", ("systems",))

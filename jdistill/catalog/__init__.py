@@ -8,13 +8,13 @@ import re
 
 from jdistill import schema
 from jdistill.base import UserError
-from jdistill.catalog import dataset, knowledge, selection
+from jdistill.catalog import dataset, federated, knowledge, selection
 from jdistill.catalog.row import Row, load
 from jdistill.schema import near_matches
 
 __all__ = ["Row", "citation", "load", "names", "policy", "policy_fields", "policy_names", "row", "rows", "table"]
 
-_ROWS: tuple[Row, ...] = dataset.ROWS + knowledge.ROWS + selection.ROWS
+_ROWS: tuple[Row, ...] = dataset.ROWS + knowledge.ROWS + selection.ROWS + federated.ROWS
 
 # Data policies that no paper of their own stands for, or that a method of the table brings with it.
 _POLICIES = {

@@ -9,7 +9,8 @@ import ml_collections
 
 from jdistill.files import to_jsonable
 
-_HOW = ("parallel", "memory_limit", "stop_if_stuck")  # what says how a run is carried out and not what it is
+# what says how a run is carried out and not what it is
+_HOW = ("parallel", "memory_limit", "stop_if_stuck", "transport")
 
 
 def determining(raw: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ What is of use beside losses is elsewhere: distances, tokens, pooling and class 
 
 from jdistill.losses._checks import masked_mean
 from jdistill.losses.adversarial import discriminator_loss, generator_loss
+from jdistill.losses.alignment import mean_distance, rbf_mmd, supervised_contrastive
 from jdistill.losses.batch_norm import bn_stat_loss
 from jdistill.losses.compose import warmup_weight, weighted_sum
 from jdistill.losses.contrastive import CRDState, crd_inbatch, crd_init, crd_loss, crd_negatives, info_nce, nt_xent
@@ -82,6 +83,7 @@ __all__ = [
   "local_preserving_loss",
   "logit_gap_weights",
   "masked_mean",
+  "mean_distance",
   "noisy_soft_targets",
   "norm_direction_loss",
   "norm_only_loss",
@@ -91,6 +93,7 @@ __all__ = [
   "pearson",
   "plackett_luce_nll",
   "pld_loss",
+  "rbf_mmd",
   "reverse_kl",
   "review_hcl_loss",
   "rkd_angle_loss",
@@ -101,6 +104,7 @@ __all__ = [
   "sinkhorn_distance",
   "sinkhorn_plan",
   "soft_cross_entropy",
+  "supervised_contrastive",
   "swing_kd_loss",
   "swing_temperature",
   "teacher_optimal_permutation",

@@ -15,6 +15,7 @@ from jdistill.stages import (
   distill,
   evaluate,
   export,
+  federate,
   keep,
   locked,
   relabel,
@@ -41,6 +42,7 @@ STAGES: dict[str, Stage] = {
     transfer.STAGE,
     tune.STAGE,
     students.STAGE,
+    federate.STAGE,
     export.STAGE,
   )
 }

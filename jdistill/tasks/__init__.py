@@ -11,7 +11,7 @@ from jdistill.tasks.task import Request, Task, fingerprint, take
 
 __all__ = ["Request", "Task", "builder", "fingerprint", "names", "take"]
 
-_NAMES = ("supervised", "long_tailed", "segmentation", "web", "noisy_labels", "canaries", "unlabelled")
+_NAMES = ("supervised", "long_tailed", "segmentation", "web", "noisy_labels", "canaries", "unlabelled", "clients")
 
 
 def names() -> list[str]:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdistill import augment, bilevel, catalog, losses, models, schema
+from jdistill import augment, bilevel, catalog, federated, losses, models, schema
 from jdistill.base import Batch, Method, Network, Outputs, PyTree, Variables
 from jdistill.methods.dataset.by_class import class_batches
 from jdistill.methods.knowledge import StudentInput, student_method
@@ -221,6 +221,17 @@ def _tokens(row: catalog.Row, **extra) -> Toy:
   return _taught(row, network, teacher, data, 0.5, **extra)
 
 
+def _federated(row: catalog.Row) -> Toy:
+  """Two clients with nine images of 2x2 pixels each; one sees them at half the contrast."""
+  _, x, y = _by_class()
+  network = models.build("mlp", num_classes=3, image_shape=(2, 2, 1), widths=(8,))
+  data = federated.stacked_batches([(x[:9], y[:9]), (0.5 * x[9:], y[9:])])
+  given = {"network": network, "num_classes": 3, "image_shape": (2, 2, 1)}
+  given = {name: value for name, value in given.items() if row.takes(name)}
+  federation = row.build()(**given, **(own_values(row) | options(row)))
+  return Toy(federated.joint_method(federation, 2), lambda step: data, row.toy["objective"])
+
+
 # Data policies have contract tests of their own, in `test_policies.py`.
 KINDS = {
   "student": _student,
@@ -231,4 +242,5 @@ KINDS = {
   "extraction": _extraction,
   "recovery": _recovery,
   "regression": _regression,
+  "federated": _federated,
 }

@@ -123,6 +123,10 @@ def _to_means(function, sides):
   return call
 
 
+def _two_groups(function):
+  return lambda s, t, where, **numbers: function(s, t, where=where, second_where=where, **numbers)
+
+
 def _graphs(s, t, where):
   return losses.local_preserving_loss(*(jnp.asarray(x)[:, : len(s)] for x in (s, t)), where=where)
 
@@ -183,6 +187,7 @@ TABLE: Mapping[str, Loss] = {
     lambda s, t, where: losses.logit_gap_weights(s, t), classes=True, masked=False, learns=False
   ),
   "masked_mean": Loss(lambda s, t, where: losses.masked_mean(jnp.asarray(s), where), result="scalar"),
+  "mean_distance": Loss(_two_groups(losses.mean_distance), result="scalar"),
   "norm_direction_loss": Loss(_to_means(losses.norm_direction_loss, 2)),
   "norm_only_loss": Loss(plain(losses.norm_only_loss)),
   "nt_xent": Loss(plain(losses.nt_xent), numbers={"temperature": 0.1}, result="views", least=2),
@@ -190,6 +195,7 @@ TABLE: Mapping[str, Loss] = {
   "pearson": Loss(_pearson, numbers={"eps": 1e-8}, shift=(-1,)),
   "plackett_luce_nll": on_logits(_by_order, lambda f: f),
   "pld_loss": on_logits(losses.pld_loss, labelled, numbers=HEAT),
+  "rbf_mmd": Loss(_two_groups(losses.rbf_mmd), numbers={"scale": 4.0}, result="scalar"),
   "reverse_kl": on_logits(losses.reverse_kl, numbers=HEAT),
   "review_hcl_loss": Loss(
     lambda s, t, where: losses.review_hcl_loss(jnp.asarray(s), jnp.asarray(t), where=where), (3, 3, 2)
@@ -213,6 +219,10 @@ TABLE: Mapping[str, Loss] = {
     numbers={"entropy_weight": 0.5}, result="scalar", tolerance=(2e-4, 2e-2),
   ),
   "soft_cross_entropy": on_logits(losses.soft_cross_entropy, numbers=HEAT),
+  "supervised_contrastive": Loss(
+    lambda s, t, where, **k: losses.supervised_contrastive(s, _first(formulas.LABELS, s), where=where, **k),
+    numbers={"temperature": 0.1}, least=2,
+  ),
   "swing_kd_loss": on_logits(
     _swing, lambda f: f, numbers={"tau_lo": 1.0, "tau_hi": 3.0, "epsilon": np.inf, "sensitivity": 1.0}
   ),
@@ -226,7 +236,7 @@ TABLE: Mapping[str, Loss] = {
 }  # fmt: skip
 VALIDATED = {
   "amplitude_weight", "delta", "entropy_weight", "eps", "epsilon", "exponent", "floor", "momentum", "phase_weight",
-  "power", "redundancy_weight", "sensitivity", "sigma", "tau_hi", "tau_lo", "temperature",
+  "power", "redundancy_weight", "scale", "sensitivity", "sigma", "tau_hi", "tau_lo", "temperature",
 }  # fmt: skip
 
 

@@ -263,6 +263,28 @@ def nt_xent(s, t, rows, temperature):
   return -log_softmax(scores)[np.arange(2 * n), (np.arange(2 * n) + n) % (2 * n)]
 
 
+def supervised_contrastive(s, t, rows, temperature):
+  z, labels, out = unit(s), LABELS[rows], []
+  for i in range(len(z)):
+    others = [j for j in range(len(z)) if j != i]
+    log_p = log_softmax(z[others] @ z[i] / temperature)
+    positives = [k for k, j in enumerate(others) if labels[j] == labels[i]]
+    out.append(-log_p[positives].mean() if positives else 0.0)
+  return np.array(out)
+
+
+def rbf_mmd(s, t, rows, scale):
+  def mean(x, y):
+    d = ((x[:, None] - y[None]) ** 2).sum(-1)
+    return sum(np.exp(-d / (2.0**i * scale)).mean() for i in range(-2, 3))
+
+  return mean(s, s) + mean(t, t) - 2 * mean(s, t)
+
+
+def mean_distance(s, t, rows):
+  return np.linalg.norm(s.mean(0) - t.mean(0))
+
+
 def crd_inbatch(s, t, rows, temperature):
   return nt_xent(s, t, rows, temperature).reshape(2, -1).mean(0)
 
