@@ -15,7 +15,8 @@ class Row(NamedTuple):
   Attributes:
     name: its key in `config.method.name`, or in `config.data_policy.name` for a data policy; its experiment is
       `experiments/NAME.py`.
-    family: a label: `dataset`, `knowledge`, `selection`, `curriculum`, `language`, `synthesis` or `diffusion`.
+    family: a label: `dataset`, `knowledge`, `selection`, `curriculum`, `language`, `synthesis`,
+      `diffusion` or `federated`.
     title: the paper's title.
     authors, venue: of the paper.
     builder: `"module:function"`.

@@ -122,7 +122,10 @@ class _Flower:
     environment = os.environ | dict(self._how.environment) | {_SECRET: self._secret}
     self._logs.mkdir(parents=True, exist_ok=True)
     with open(self._log(k), "ab") as log:
-      self._processes[k] = subprocess.Popen(self._command(k, self._address), env=environment, stdout=log, stderr=log)
+      # in a session of its own: Ctrl-C asks this process to stop after the round, which needs the clients
+      self._processes[k] = subprocess.Popen(
+        self._command(k, self._address), env=environment, stdout=log, stderr=log, start_new_session=True
+      )
     self._how.log(f"client {k}: process {self._processes[k].pid}{' in its place' if again else ''}")
 
   def _log(self, k: int) -> Path:
