@@ -64,6 +64,11 @@ def show(run: Run, text: str) -> None:
     UserError: an unknown topology, no libtpu, or rows of a batch that cannot be spread.
   """
   wanted = chips.parse_topology(text)
+  if not {"ipc", "student"} & run.config.keys():
+    raise UserError(
+      f"--topology={text}: plans steps of the stages distill and students, and this run has "
+      f"{', '.join(run.config['stages'])}; leave it out"
+    )
   use_cpu()
   devices = find_devices(wanted)
   source = take_shapes(run)

@@ -6,6 +6,7 @@ import pytest
 
 from jdistill import experiment_files, run, stages
 from jdistill.base import UserError
+from jdistill.stages import topology
 
 
 def experiment(name="fedlgd", **changes):
@@ -54,6 +55,12 @@ def test_mistakes_are_refused_before_anything_is_written(case, tmp_path):
 def test_the_transport_is_no_part_of_the_name_of_a_run():
   names = {stages.label(stages.resolve(experiment(transport__name=name))) for name in ("in_process", "flower")}
   assert len(names) == 1
+
+
+def test_a_plan_for_tpus_is_refused(tmp_path):
+  one = run.make_run(experiment(), tmp_path / "work", stream=io.StringIO())
+  with pytest.raises(UserError, match=r"--topology=v5e:2x4: plans steps of .*, and this run has federate, report"):
+    topology.show(one, "v5e:2x4")
 
 
 @pytest.mark.slow
