@@ -4,6 +4,7 @@ Matching losses say how well a set does what it is asked to, not what it is wort
 snapshots, the initial one among them, are compared on real training images, and later stages see the best.
 """
 
+import functools
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -48,15 +49,16 @@ def _choose(run: Run) -> dict[str, Any]:
     raise UserError(f"keep='best': no set is left in {run.workdir / distill.SETS}; run again in another --workdir")
   first, last = min(known), max(known)
   rates = [float(rate) for rate in run.config["eval"]["control_lrs"]]
-  of_last = _accuracies(run, known[last], [*rates, float(known[last].lr)])
+  accuracies = functools.partial(_accuracies, run, sets.started_from(run))
+  of_last = accuracies(known[last], [*rates, float(known[last].lr)])
   rate = max(of_last, key=of_last.get)
   own = rate == float(known[last].lr)  # then those before it are trained on at their own, too
   best = {last: of_last[rate]}
   if first != last:  # the start knows nothing of the rates that were learned
-    best[first] = max(_accuracies(run, known[first], rates).values())
+    best[first] = max(accuracies(known[first], rates).values())
   for step in sorted(known.keys() - {first, last}):
     here = float(known[step].lr) if own else rate
-    best[step] = _accuracies(run, known[step], [here])[here]
+    best[step] = accuracies(known[step], [here])[here]
   best = dict(sorted(best.items()))
   step = max(best, key=lambda step: (best[step], step))
   if not best[step] > -1:
@@ -67,10 +69,10 @@ def _choose(run: Run) -> dict[str, Any]:
   return {"step": step, "last": last, "accuracies": {str(step): value for step, value in best.items()}}
 
 
-def _accuracies(run: Run, one: SyntheticSet, rates: list[float]) -> dict[float, float]:
+def _accuracies(run: Run, used: np.ndarray, one: SyntheticSet, rates: list[float]) -> dict[float, float]:
   """Accuracy by learning rate, below all others where training diverges."""
   e = run.config["eval"]
-  given = sets.Set(one.images, one.labels, sets.protocol(e, e["augment"]), view=augment.view(e["view"]).view)
+  given = sets.Set(one.images, one.labels, sets.protocol(e, e["augment"]), used=used, view=augment.view(e["view"]).view)
   found = validation.accuracies(run, run.network(e["models"][0]), given, rates, seeds=_SEEDS)
   return {rate: value if np.isfinite(value) else -1.0 for rate, value in found.items()}
 

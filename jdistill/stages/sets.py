@@ -1,5 +1,6 @@
 """The training sets that stage `evaluate` compares: the distilled one, real images, the initialisation, full data."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -95,6 +96,12 @@ def soft_labels(run: Run) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
   return lambda images, labels: expert_label_logits(logits(images), labels)
 
 
+def started_from(run: Run) -> np.ndarray:
+  """Positions of the real images that the set started from, which a choice must not be tested on."""
+  own = {image.tobytes() for image in np.asarray(distill.load(run, "initial").images)}
+  return np.flatnonzero([image.tobytes() in own for image in np.asarray(run.task().teacher.x)])
+
+
 def protocol(e: Mapping[str, Any], augmentation: str) -> Protocol:
   """How networks are trained on a set, by the section `eval` and an augmentation by name."""
   own = augment.named(augmentation)
@@ -112,6 +119,7 @@ class Sets:
     self._run, self._soften = run, None
     self._plain, self._other = (protocol(e, e[key]) for key in ("augment", "other_augment"))
     self._view = augment.view(e["view"]).view  # of what was learned, and of its start
+    self._used = functools.cache(lambda: started_from(run))
     self._own, self._initial = distill.load(run, "distilled"), distill.load(run, "initial")
 
   def make(self, name: str, seed: int) -> Set:
@@ -130,9 +138,10 @@ class Sets:
     if name == OWN:
       return self._distilled()
     if name == HARD:
-      return Set(own.images, self._hard(), self._plain, view=self._view)
+      return Set(own.images, self._hard(), self._plain, used=self._used(), view=self._view)
     if name == "initial":
-      return Set(self._initial.images, self._initial.labels, self._plain, view=self._view)
+      initial = self._initial
+      return Set(initial.images, initial.labels, self._plain, used=self._used(), view=self._view)
     if name == FULL:
       return Set(real.x, real.y, self._plain, c["eval"]["full_lr"])
     choice, _, kind = name.rpartition("_")
@@ -150,8 +159,9 @@ class Sets:
     if "relabel" in run.config:
       return Set(own.images, own.labels, self._plain, run.config["relabel"]["lr"], records=lambda: relabel.load(run))
     rate, chosen = float(own.lr), run.config["eval"]["choose_lr"]
-    lr = None if chosen else rate
-    return Set(own.images, own.labels, self._plain, lr, rates=(rate,), view=self._view)
+    if not chosen:
+      return Set(own.images, own.labels, self._plain, rate, view=self._view)
+    return Set(own.images, own.labels, self._plain, rates=(rate,), used=self._used(), view=self._view)
 
   def _hard(self) -> np.ndarray:
     """Integer labels of the distilled images, which lie class by class."""

@@ -201,6 +201,10 @@ def test_every_set_that_a_run_can_compare_is_made_of_what_it_is_named_after(done
     one = made.make(name, 0)
     assert one.protocol.epochs == (2 if name == "full_data" else 5)
     labels = np.asarray(one.labels)
+    used = {real.x[position].tobytes() for position in one.used}
+    if name not in ("distilled", "distilled_reaugmented", "full_data"):  # a learned rate needs no images for a choice
+      start = made.make("initial", 0) if name.startswith("distilled") else one
+      assert used == {image.tobytes() for image in start.images}
     assert (labels.ndim == 2) == (name.removesuffix("_reaugmented") in ("distilled", "initial") or "soft" in name)
     if name.startswith(("random_", "herding_", "k_center_", "k_means_")):
       assert [pixels[image.tobytes()] for image in one.images] == classes.tolist()
