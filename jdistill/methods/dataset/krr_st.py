@@ -11,7 +11,7 @@ from jax import lax
 from jdistill.augment import identity
 from jdistill.base import Apply, Augmentation, Batch, Key, Method, Metrics, Network, UserError, Variables
 from jdistill.methods.dataset.batches import random_batches
-from jdistill.methods.dataset.pool import PoolState, mean_squared_error, model_pool
+from jdistill.methods.dataset.pool import Pool, PoolState, mean_squared_error, model_pool
 from jdistill.methods.dataset.regression import CURE, gradient_norms
 from jdistill.methods.optimizers import make_optimizer, schedule
 from jdistill.methods.roles import Role, init_roles, update_roles
@@ -141,14 +141,6 @@ def krr_st(
     late=True,
   )
 
-  def warmed(key: Key, state: PoolState, images: jax.Array, targets: jax.Array) -> PoolState:
-    ages = jax.random.randint(key, (pool_size,), min(1, reset_after - 1), reset_after)
-
-    def train(number: jax.Array, state: PoolState) -> PoolState:
-      return pool.step(jax.random.fold_in(key, number), state, number, images, targets, ages[number])
-
-    return lax.fori_loop(0, pool_size, train, state)
-
   def init(key: Key, example: Taught) -> KRRSTState:
     del example
     key_pool, key_ages = jax.random.split(key)
@@ -156,7 +148,7 @@ def krr_st(
     networks = pool.init(key_pool)
     networks = networks._replace(age=jnp.zeros_like(networks.age))
     if warm_pool:
-      networks = warmed(key_ages, networks, learned["images"], learned["labels"])
+      networks = warmed(pool, key_ages, networks, learned["images"], learned["labels"], reset_after)
     count, lr = jnp.zeros((), jnp.int32), jnp.array(initial.lr, copy=True)
     return KRRSTState(init_roles(optimizers, {"set": learned}), networks, count, lr)
 
@@ -181,6 +173,19 @@ def krr_st(
     return SyntheticSet(**state.roles["set"].params, lr=state.lr)
 
   return Method(init, step, result, steps=iterations, cure=f"{CURE} (outer_lr, pool_lr)")
+
+
+def warmed(
+  pool: Pool, key: Key, state: PoolState, images: jax.Array, targets: jax.Array, reset_after: int
+) -> PoolState:
+  """Networks of a pool after random numbers of updates, each in `[1, reset_after)`."""
+  size = state.age.shape[0]
+  ages = jax.random.randint(key, (size,), min(1, reset_after - 1), reset_after)
+
+  def train(number: jax.Array, state: PoolState) -> PoolState:
+    return pool.step(jax.random.fold_in(key, number), state, number, images, targets, ages[number])
+
+  return lax.fori_loop(0, size, train, state)
 
 
 def krr_st_loss(
