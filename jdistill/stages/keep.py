@@ -1,7 +1,8 @@
 """Stage `keep`: of the sets on the way of a distillation, the one that networks learn most from.
 
 Matching losses say how well a set does what it is asked to, not what it is worth. With `keep="best"` the sets of all
-snapshots, the initial one among them, are compared on real training images, and later stages see the best.
+snapshots, the initial one among them, are compared on real training images, and later stages see the best, with the
+learning rate at which it was.
 """
 
 import functools
@@ -51,22 +52,28 @@ def _choose(run: Run) -> dict[str, Any]:
   rates = [float(rate) for rate in run.config["eval"]["control_lrs"]]
   accuracies = functools.partial(_accuracies, run, sets.started_from(run))
   of_last = accuracies(known[last], [*rates, float(known[last].lr)])
-  rate = max(of_last, key=of_last.get)
+  _, rate = _best(of_last)
   own = rate == float(known[last].lr)  # then those before it are trained on at their own, too
-  best = {last: of_last[rate]}
+  best = {last: (of_last[rate], rate)}
   if first != last:  # the start knows nothing of the rates that were learned
-    best[first] = max(accuracies(known[first], rates).values())
+    best[first] = _best(accuracies(known[first], rates))
   for step in sorted(known.keys() - {first, last}):
-    here = float(known[step].lr) if own else rate
-    best[step] = accuracies(known[step], [here])[here]
-  best = dict(sorted(best.items()))
-  step = max(best, key=lambda step: (best[step], step))
-  if not best[step] > -1:
+    best[step] = _best(accuracies(known[step], [float(known[step].lr) if own else rate]))
+  found = {step: accuracy for step, (accuracy, _) in sorted(best.items())}
+  step = max(found, key=lambda step: (found[step], step))
+  if not found[step] > -1:
     raise Diverged(f"keep: training diverges on every set at rates {rates}; add lower ones to eval.control_lrs")
-  shown = ", ".join(f"{step}: {value:.3f}" for step, value in best.items())
+  shown = ", ".join(f"{step}: {value:.3f}" for step, value in found.items())
   run.log(f"keep: the set of step {step} of {last}; accuracy on real training images by step: {shown}")
-  write_npz(run.workdir / distill.KEPT, known[step]._asdict())
-  return {"step": step, "last": last, "accuracies": {str(step): value for step, value in best.items()}}
+  kept = known[step]._replace(lr=np.float32(best[step][1]))
+  write_npz(run.workdir / distill.KEPT, kept._asdict())
+  return {"step": step, "last": last, "accuracies": {str(step): value for step, value in found.items()}}
+
+
+def _best(accuracies: dict[float, float]) -> tuple[float, float]:
+  """The highest accuracy and its rate."""
+  rate = max(accuracies, key=accuracies.get)
+  return accuracies[rate], rate
 
 
 def _accuracies(run: Run, used: np.ndarray, one: SyntheticSet, rates: list[float]) -> dict[float, float]:

@@ -42,7 +42,9 @@ def test_the_best_set_is_kept_evaluated_and_exported(preferring, call, tmp_path,
   ended, tried = preferring(tmp_path / "work", call, step)
   assert f"the set of step {step} of 4 was kept" in ended.err
   wanted = read_npz(tmp_path / "work" / "sets" / f"{step:07d}.npz")
-  np.testing.assert_array_equal(jdistill.load(tmp_path / "work").images, wanted["images"])
+  loaded = jdistill.load(tmp_path / "work")
+  np.testing.assert_array_equal(loaded.images, wanted["images"])
+  assert loaded.learned_lr == pytest.approx(0.05)  # the rate at which it was best
   assert json.loads((tmp_path / "work" / "summary.json").read_text())["kept_step"] == step
   assert "## Kept set" in (tmp_path / "work" / "report.md").read_text()
   assert tried == pytest.approx([0.05] * len(tried)) and len(tried) <= 4  # one rate, and as learned

@@ -148,7 +148,7 @@ def krr_st(
     networks = pool.init(key_pool)
     networks = networks._replace(age=jnp.zeros_like(networks.age))
     if warm_pool:
-      networks = _warmed(pool, key_ages, networks, learned, pool_size, reset_after)
+      networks = warmed(pool, key_ages, networks, learned["images"], learned["labels"], reset_after)
     count, lr = jnp.zeros((), jnp.int32), jnp.array(initial.lr, copy=True)
     return KRRSTState(init_roles(optimizers, {"set": learned}), networks, count, lr)
 
@@ -158,8 +158,11 @@ def krr_st(
     x = augment.apply(augment.sample(key_augment, taught.batch.x.shape), taught.batch.x)
     wanted = lax.stop_gradient(teacher_apply(taught.teacher.params, x, stats=taught.teacher.stats).embedding)
     number, variables = pool.draw(key_draw, state.pool)
-    outer = lambda s: krr_st_loss(network.apply, variables, s["images"], s["labels"], x, wanted, ridge=ridge)  # noqa: E731
-    (loss, explained), grads = jax.value_and_grad(outer, has_aux=True)(state.roles["set"].params)
+    learned = state.roles["set"].params
+    (loss, explained), grads = jax.value_and_grad(
+      lambda own: krr_st_loss(network.apply, variables, own["images"], own["labels"], x, wanted, ridge=ridge),
+      has_aux=True,
+    )(learned)
     roles = update_roles(optimizers, state.roles, {"set": grads}, epoch=state.count.astype(jnp.float32))
     moved = roles["set"].params
     networks = pool.step(key_pool, state.pool, number, moved["images"], moved["labels"])
@@ -172,16 +175,17 @@ def krr_st(
   return Method(init, step, result, steps=iterations, cure=f"{CURE} (outer_lr, pool_lr)")
 
 
-def _warmed(
-  pool: Pool, key: Key, state: PoolState, learned: dict[str, jax.Array], pool_size: int, reset_after: int
+def warmed(
+  pool: Pool, key: Key, state: PoolState, images: jax.Array, targets: jax.Array, reset_after: int
 ) -> PoolState:
-  """Every network after a random number of steps on the initial set, fewer than `reset_after`."""
-  ages = jax.random.randint(key, (pool_size,), min(1, reset_after - 1), reset_after)
+  """Networks of a pool after random numbers of updates, each in `[1, reset_after)`."""
+  size = state.age.shape[0]
+  ages = jax.random.randint(key, (size,), min(1, reset_after - 1), reset_after)
 
   def train(number: jax.Array, state: PoolState) -> PoolState:
-    return pool.step(jax.random.fold_in(key, number), state, number, learned["images"], learned["labels"], ages[number])
+    return pool.step(jax.random.fold_in(key, number), state, number, images, targets, ages[number])
 
-  return lax.fori_loop(0, pool_size, train, state)
+  return lax.fori_loop(0, size, train, state)
 
 
 def krr_st_loss(
