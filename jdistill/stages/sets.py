@@ -161,7 +161,8 @@ class Sets:
     rate, chosen = float(own.lr), run.config["eval"]["choose_lr"]
     if not chosen:
       return Set(own.images, own.labels, self._plain, rate, view=self._view)
-    return Set(own.images, own.labels, self._plain, rates=(rate,), used=self._used(), view=self._view)
+    tried = (float(f"{rate:.6g}"),)  # one of the controls' own is not tried twice for float32's sake
+    return Set(own.images, own.labels, self._plain, rates=tried, used=self._used(), view=self._view)
 
   def _hard(self) -> np.ndarray:
     """Integer labels of the distilled images, which lie class by class."""
