@@ -132,14 +132,8 @@ def krr_st(
   augment = augment or identity()
   rate = schedule("linear", outer_lr, epochs=iterations, final_lr=1e-3 * outer_lr)
   optimizers = {"set": make_optimizer("adamw", rate, clip=outer_clip or None)}
-  pool = model_pool(
-    network,
-    make_optimizer("sgd", pool_lr, momentum=pool_momentum, weight_decay=pool_decay),
-    size=pool_size,
-    reset_after=reset_after,
-    loss=mean_squared_error,
-    late=True,
-  )
+  sgd = make_optimizer("sgd", pool_lr, momentum=pool_momentum, weight_decay=pool_decay)
+  pool = model_pool(network, sgd, size=pool_size, reset_after=reset_after, loss=mean_squared_error, late=True)
 
   def init(key: Key, example: Taught) -> KRRSTState:
     del example
@@ -149,8 +143,8 @@ def krr_st(
     networks = networks._replace(age=jnp.zeros_like(networks.age))
     if warm_pool:
       networks = warmed(pool, key_ages, networks, learned["images"], learned["labels"], reset_after)
-    count, lr = jnp.zeros((), jnp.int32), jnp.array(initial.lr, copy=True)
-    return KRRSTState(init_roles(optimizers, {"set": learned}), networks, count, lr)
+    lr = jnp.array(initial.lr, copy=True)
+    return KRRSTState(init_roles(optimizers, {"set": learned}), networks, jnp.zeros((), jnp.int32), lr)
 
   def step(key: Key, state: KRRSTState, taught: Taught) -> tuple[KRRSTState, Metrics]:
     check_images(taught.batch, initial)
