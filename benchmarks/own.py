@@ -115,8 +115,8 @@ def _page(rows: list[list[str]], counted: str, limit: str) -> None:
 
     python -m benchmarks.own --data=DIR --time_limit={limit}
 
-One run each on two CPU cores, with a limit that large evaluations exceed. The preset measured its values on training images
-([own_data.md](../own_data.md)). Five fresh networks per row; random controls draw other images for each of them.
+One run each on two CPU cores, with a limit that large evaluations exceed. The preset measured its values on training
+images ([own_data.md](../own_data.md)). Five fresh networks per row; random controls draw other images for each of them.
 Learning rates, that of the distilled set included, were chosen on training images. The difference is the mean of paired
 differences with its 95% interval (Student); above and below go by two standard errors, as beside it: {counted} of
 {len(rows)}.
