@@ -101,6 +101,9 @@ def first(run: Run) -> networks.Teachers:
   return networks.own(run)
 
 
+_LOGITS = {"relabel", "evaluate", "tune", "students"}  # stages that ask teachers for logits
+
+
 def _train(run: Run, one: TeacherSpec) -> None:
   task, count = run.task(one.sections["task"]), one.count
   job = networks.job_of(run, one, list(range(count)))
@@ -147,6 +150,11 @@ def _check(run: Run) -> None:
     method = one.sections["teacher_method"]
     if "teacher" in recipe_of(method).needs:
       raise UserError(f"{one.name}: teacher_method.name={method['name']!r}: learns from a teacher itself; choose 'ce'")
+    if recipe_of(method).probed and _LOGITS & set(run.config["stages"]):
+      raise UserError(
+        f"{one.name}: teacher_method.name={method['name']!r}: learns features and no logits, for which "
+        f"{run.config['method']['name']} asks its teachers; choose 'ce'"
+      )
     augment.named(one.sections["teacher_train"]["augment"], key="teacher_train.augment")
     size, total = one.sections["teacher_train"]["batch_size"], len(run.task(one.sections["task"]).teacher.y)
     if size > total and keeps(run) == TRAJECTORY:  # elsewhere a batch is then the whole set

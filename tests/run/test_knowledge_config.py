@@ -72,6 +72,10 @@ CASES = {
     [("committee", {"wide": {"teacher/width": 3}})],
     ["committee.wide: teacher.width=3", "'widths'"],
   ),
+  "a teacher without logits": (
+    [("teacher_method.name", "barlow_twins")],
+    ["teacher_method.name='barlow_twins'", "learns features and no logits", "choose 'ce'"],
+  ),
   "a teacher that needs one": ([("teacher_method.name", "kd")], ["teacher_method.name='kd'", "choose 'ce'"]),
   "no teachers": ([("teachers.count", 0)], ["teachers.count=0: must be at least 1"]),
   "an unknown source": ([("targets.source", "cache")], ["targets.source='cache': unknown", "'cached'"]),
