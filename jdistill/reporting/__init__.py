@@ -3,6 +3,7 @@
 from jdistill.reporting.environment import environment as environment
 from jdistill.reporting.environment import matmul_peak as matmul_peak
 from jdistill.reporting.environment import peak_memory_bytes as peak_memory_bytes
+from jdistill.reporting.environment import restart_peak_memory as restart_peak_memory
 from jdistill.reporting.grids import can_be_shown as can_be_shown
 from jdistill.reporting.grids import image_grid as image_grid
 from jdistill.reporting.grids import save_png as save_png

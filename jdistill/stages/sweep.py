@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 from jdistill.base import UserError
 from jdistill.config import checked_order, flat_keys
 from jdistill.files import disk_errors
-from jdistill.reporting import duration
+from jdistill.reporting import duration, restart_peak_memory
 from jdistill.schema import Field, check_known, checked, near_matches
 from jdistill.stages import locked, sweep_report
 from jdistill.stages.report import failures
@@ -191,6 +191,7 @@ def _run(grid: list[Cell], name: str, workdir: Path, run_cell: Callable, stream:
   failed: dict[str, str] = {}
   for number, cell in enumerate(grid, 1):
     begin = time.monotonic()
+    restart_peak_memory()  # of this run, with what others have left
     directory = workdir / "cells" / cell.name
     show(f"run {number}/{len(grid)}: {cell.group}, {cell.series}, seed {cell.seed}: log in {directory}.log")
     directory.parent.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -57,6 +58,16 @@ def test_git_is_not_installed(tmp_path, monkeypatch):
   (tmp_path / ".git").mkdir()
   monkeypatch.setenv("PATH", str(tmp_path))
   assert module._git(tmp_path) == (None, None)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forgets the peak of a process")
+def test_the_peak_can_be_counted_anew():
+  block = np.ones(128_000_000, np.uint8)
+  before = module.peak_memory_bytes()
+  assert block[-1] == 1
+  del block
+  module.restart_peak_memory()
+  assert module.peak_memory_bytes() < before - 64_000_000
 
 
 def test_peak_memory_sees_an_allocation():
