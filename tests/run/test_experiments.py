@@ -206,7 +206,8 @@ def test_the_tiny_variant_runs_to_the_end(name, tmp_path):
     _check_sweep(name, summary, work, once)
   else:
     arms, metric = summary["arms"], summary["metric"]
-    own = "distilled" if "evaluate" in experiment.stages else experiment.get("subject") or experiment.method.name
+    has_set = {"evaluate", "transfer"} & set(experiment.stages)
+    own = "distilled" if has_set else experiment.get("subject") or experiment.method.name
     assert own in arms and summary["reference"] in arms and summary["failed"] == []
     for arm in arms.values():
       assert all(math.isfinite(value) for value in arm["scores"][metric])
