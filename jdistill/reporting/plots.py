@@ -81,6 +81,9 @@ def curves(
   _save(figure, path)
 
 
+_READABLE = 80  # characters that fit side by side below an axis
+
+
 def grouped_bars(
   path: str | os.PathLike,
   groups: Sequence[str],
@@ -119,11 +122,14 @@ def grouped_bars(
       label=name,
     )
     handles.append(bars)
-  axes.set_xticks(centres, [str(group).replace(", ", "\n") for group in groups])
+  names = [str(group).replace(", ", "\n") for group in groups]
+  crowded = sum(map(len, names)) > _READABLE
+  axes.set_xticks(centres, names, **({"rotation": 40, "ha": "right"} if crowded else {}))
   axes.grid(visible=False, axis="x")
   axes.set_ylim(*ylim)
   if len(handles) > 1:
-    columns = min(3, len(handles))
+    columns = min(3 if len(handles) < 10 else 4, len(handles))
+    figure.set_figheight(figure.get_figheight() + 0.22 * max(0, -(-len(handles) // columns) - 3))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
   _save(figure, path)
 
