@@ -188,7 +188,9 @@ def ranking(arms: Mapping[str, Mapping[str, Any]], metric: str) -> dict[str, lis
     metric: that of `scores`.
   """
   scores = {name: arm["scores"][metric] for name, arm in arms.items() if "scores" in arm and "failed" not in arm}
-  kind = next((one for one in ("random_soft", "random_hard") if one in scores), None)
+  soft = arms.get(OWN, {}).get("label_bytes", 1) > arms.get(HARD, {}).get("label_bytes", 0)
+  kinds = ("random_soft", "random_hard") if soft else ("random_hard",)  # random images with labels like the set's
+  kind = next((one for one in kinds if one in scores), None)
   found = {}
   if kind and {OWN, FULL, HARD} <= scores.keys():
     columns = zip(*(scores[name] for name in (OWN, kind, FULL, HARD)), strict=True)

@@ -31,6 +31,9 @@ def test_a_run_has_the_scores_whose_sets_it_compared():
   # random images with soft labels, where they are there
   soft = sets.ranking(arms | _arms(random_soft=[0.6, 0.6]), "accuracy")["label_robust_score"]
   assert soft[0] == pytest.approx(label_robust_score(0.8, 0.6, 0.9, 0.6))
+  # which are no match for a set with hard labels
+  hard = {name: arm | {"label_bytes": 40} for name, arm in (arms | _arms(random_soft=[0.6, 0.6])).items()}
+  assert sets.ranking(hard, "accuracy") == found
   again = _arms(distilled_reaugmented=[0.7, 0.7], random_hard_reaugmented=[0.6, 0.3])
   robust = sets.ranking(arms | again, "accuracy")["augmentation_robust_score"]
   assert robust == pytest.approx([augmentation_robust_score(0.1, 0.3), augmentation_robust_score(0.4, 0.2)])
