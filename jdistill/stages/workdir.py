@@ -198,9 +198,16 @@ class WorkDirectory:
       )
       distributed.request_stop()
 
+    def lost(unraisable, former=sys.unraisablehook):
+      # one that Python raised where nothing can be raised, as in a destructor: the run stops at the next safe point
+      if not isinstance(unraisable.exc_value, KeyboardInterrupt):
+        former(unraisable)
+
     before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    hook, sys.unraisablehook = sys.unraisablehook, lost
     try:
       yield
     finally:
+      sys.unraisablehook = hook
       for number, former in before.items():
         signal.signal(number, former)

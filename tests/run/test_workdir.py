@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -337,3 +338,23 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(call, tmp
   again = call(TINY, *wild)  # it goes on from the good state, to the same end
   assert again.code == 1
   assert again.err.splitlines()[-1] == complaint
+
+
+def test_an_interrupt_inside_a_destructor_is_told_to_nobody(tmp_path, monkeypatch):
+  """Python can raise nothing there, and would print a traceback; other mistakes are told as ever."""
+  told = []
+  monkeypatch.setattr(sys, "unraisablehook", lambda lost: told.append(lost.exc_type))
+  run = jdistill.run.make_run(datm.get_config("tiny"), tmp_path / "work", stream=io.StringIO())
+
+  class Falls:
+    def __init__(self, error):
+      self.error = error
+
+    def __del__(self):
+      raise self.error
+
+  with run.catch_signals():
+    Falls(KeyboardInterrupt())
+    Falls(ValueError())
+  Falls(KeyboardInterrupt())
+  assert told == [ValueError, KeyboardInterrupt]
