@@ -47,15 +47,19 @@ def take(directory: str | os.PathLike) -> Lock:
   directory = Path(directory)
   made = [path for path in (directory, *directory.parents) if not path.exists()]
   path = directory / LOCK
+  failure: Exception = Held("another process")
   for _ in range(_ATTEMPTS):
-    directory.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(FileNotFoundError):
+    try:
+      directory.mkdir(parents=True, exist_ok=True)
       descriptor = _exclusive(path) if fcntl is None else _flock(path)
-      if descriptor is not None:
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-        return Lock(path, descriptor, made)
-  raise Held("another process")
+    except (FileNotFoundError, FileExistsError) as error:  # of directories, which others may remove just now
+      failure = error
+      continue
+    if descriptor is not None:
+      os.ftruncate(descriptor, 0)
+      os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+      return Lock(path, descriptor, made)
+  raise failure
 
 
 def _flock(path: Path) -> int | None:

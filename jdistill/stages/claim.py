@@ -8,7 +8,7 @@ from typing import Any
 
 from jdistill import config as config_lib
 from jdistill.base import UserError
-from jdistill.files import Damaged, read_json, read_record, remove_leftovers, take, write_json, write_record
+from jdistill.files import Damaged, Held, read_json, read_record, remove_leftovers, take, write_json, write_record
 from jdistill.reporting import environment
 from jdistill.stages import locked
 from jdistill.stages.run import Run
@@ -23,7 +23,8 @@ def check_artefacts(run: Run) -> None:
   if "teachers" not in run.config and run.config["preprocessing"] != "zca":
     return
   if not run.artefacts.is_dir():
-    locked.writable("--artefacts", run.artefacts, lambda: take(run.artefacts).release())
+    with contextlib.suppress(Held):  # another process, which is just finding out the same
+      locked.writable("--artefacts", run.artefacts, lambda: take(run.artefacts).release())
 
 
 def check(run: Run) -> None:

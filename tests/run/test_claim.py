@@ -5,13 +5,14 @@ import os
 import shutil
 import socket
 import threading
+import types
 
 import numpy as np
 import pytest
 
 from jdistill import data
 from jdistill.files import take
-from jdistill.stages import locked, train
+from jdistill.stages import claim, locked, train
 from jdistill.teachers import ExpertBuffer
 
 TINY = "--config=experiments/datm.py:tiny"
@@ -136,3 +137,25 @@ def test_data_that_changed_are_refused_by_name(call, tmp_path, finished):
   assert complaint.endswith(" now); put the former data back, or choose another --workdir")
   path.write_bytes(before)
   assert call(*command).code == 0
+
+
+def test_runs_that_begin_together_do_not_refuse_each_other_over_new_artefacts(tmp_path):
+  """Each looks whether it could write there, for which it takes the lock for a moment."""
+  together, failed = threading.Barrier(4), []
+
+  def look():
+    try:
+      for number in range(100):
+        run = types.SimpleNamespace(config={"teachers": {}}, artefacts=tmp_path / str(number) / "new")
+        together.wait()
+        claim.check_artefacts(run)
+    except Exception as error:
+      failed.append(error)
+      together.abort()
+
+  threads = [threading.Thread(target=look) for _ in range(4)]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  assert not [error for error in failed if not isinstance(error, threading.BrokenBarrierError)]

@@ -145,7 +145,7 @@ def test_two_processes_compute_what_one_does(runs, one, tmp_path):
 def test_stopped_and_killed_processes_all_end_and_the_same_command_goes_on(runs, one, finish, tmp_path):
   two = "--config.parallel.data=2"
   said, codes = runs.disturb(tmp_path, 1, signal.SIGINT, 3, two)
-  assert codes == [130, 130], said
+  assert codes == [130, 130], "\n".join(said)
   (last,) = {text.splitlines()[-1] for text in said}  # whichever was asked, all save and stop at the same step
   assert last.startswith("jdistill: stopped; step ")
   step = int(last.split("step ")[1].split()[0])
