@@ -79,6 +79,8 @@ _OWN = common.CONVNET | {
   "calibration/enabled": True,
   "keep": "best",
   "model/width": 32,
+  "warm_up_steps": 100,
+  "warm_up/batch_real": 64,
   "steps": 200,
   "snapshot_every": 50,
   "teachers/count": 3,

@@ -20,7 +20,7 @@ from jdistill.data.subset import balanced_indices
 from jdistill.synthetic import SyntheticSet
 
 # what share of the time limit each part of a run may take; the rest is for reading data and for compilation
-_SHARES = {"teachers": 0.12, "distill": 0.42, "evaluate": 0.22}
+_SHARES = {"teachers": 0.12, "warm_up": 0.13, "distill": 0.29, "evaluate": 0.22}
 _WIDTHS = (128, 64, 32, 16)
 _EPOCH = 25  # steps of experts between two snapshots
 _BATCH = 64  # images of an expert's step
@@ -42,6 +42,7 @@ def trajectory(lab: Lab) -> list[Choice]:
   learner, curve, lr = _experts(lab, book)
   matcher, alpha, segments = _matching(lab, book, learner, curve, lr)
   choose_rates(book, matcher, alpha, segments, lab.seconds * _SHARES["distill"])
+  _warm_up(lab, book, curve)
   _evaluation(lab, book, curve)
   return book.choices
 
@@ -225,13 +226,27 @@ def _range(starts: list[int], table: np.ndarray) -> tuple[int, int, str]:
   return min(first, highest - 1), highest, f"the least initial matching loss by start epoch ({shown})"
 
 
+def _warm_up(lab: Lab, book: Book, curve: Curve) -> None:
+  """How far another method moves the images first."""
+  chosen: Mapping[str, Any] = {choice.path: choice.value for choice in book.choices}
+  mirrored = chosen.get("method/augment", lab.value("method/augment")) == "flip"
+  augment = "color_crop_cutout_flip_scale_rotate" if mirrored else "color_crop_cutout_scale_rotate"
+  book.choose("warm_up/augment", augment, "with mirroring" if mirrored else "without mirroring, as for the rest")
+  real = min(lab.value("warm_up/batch_real"), len(lab.y) // lab.num_classes)
+  images = lab.num_classes * (real / 2 + lab.ipc)  # real ones are not differentiated
+  seconds = lab.seconds * _SHARES["warm_up"]
+  steps = int(np.clip(seconds / (images * curve.seconds_per_image), 20, 2000))
+  reason = f"{images:.0f} images each, in {seconds:.0f} s"
+  book.choose("warm_up_steps", steps if steps < 100 else steps // 10 * 10, reason)
+
+
 def _evaluation(lab: Lab, book: Book, curve: Curve) -> None:
   """As long trainings on the sets as the time allows; full data only where they fit."""
   size, seeds = lab.ipc * lab.num_classes, lab.value("eval/seeds")
   seconds = lab.seconds * _SHARES["evaluate"]
   rates = 2 * len(lab.value("eval/control_lrs"))
   trainings = 4 * (seeds + rates)  # to choose rates, too
-  trainings += 2 * rates + 18 if lab.value("keep") == "best" else 0  # five sets, the first and last at all rates
+  trainings += 2 * rates + 20 if lab.value("keep") == "best" else 0  # six sets, the first and last at all rates
   epochs = int(np.clip(0.7 * seconds / (trainings * size * curve.seconds_per_image), 120, 400))
   book.choose("eval/epochs", epochs, f"{trainings} trainings on {size} images in {seconds:.0f} s")
   affordable = 0.4 * seconds / (seeds * len(lab.y) * curve.seconds_per_image)
@@ -258,6 +273,8 @@ CALIBRATION = Calibration(
       for key in ("inner_steps", "expert_epochs", "batch_size", "augment", "initial", "threshold", "lr_init")
     ),
     *(f"method/{key}" for key in ("min_start_epoch", "max_start_epoch", "image_lr", "label_lr", "lr_lr")),
+    "warm_up/augment",
+    "warm_up_steps",
     "steps",
     "snapshot_every",
     *(f"eval/{key}" for key in ("epochs", "augment", "sets", "full_epochs")),

@@ -11,7 +11,7 @@ _row = functools.partial(Row, family="dataset")
 _trajectory = functools.partial(
   _row,
   builder="jdistill.methods.dataset.trajectory:trajectory_method",
-  stages=("calibrate", "teachers", "distill", "keep", "evaluate", "export", "report"),
+  stages=("calibrate", "teachers", "warm_up", "distill", "keep", "evaluate", "export", "report"),
   test="tests/methods/test_trajectory.py",
   toy={"kind": "trajectory", "objective": "match/loss"},
   parts={"stream": "jdistill.methods.dataset.segments:segments", "start": _START},

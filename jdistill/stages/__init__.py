@@ -24,6 +24,7 @@ from jdistill.stages import (
   teachers,
   transfer,
   tune,
+  warm_up,
 )
 from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
@@ -35,6 +36,7 @@ STAGES: dict[str, Stage] = {
   for stage in (
     calibrate.STAGE,
     teachers.STAGE,
+    warm_up.STAGE,
     distill.STAGE,
     keep.STAGE,
     relabel.STAGE,

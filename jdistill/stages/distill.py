@@ -38,7 +38,8 @@ from jdistill.synthetic import SyntheticSet
 from jdistill.training import Checkpoints, Hooks, NotFinite, distributed, run_loop
 
 SETS, KEPT = "sets", "stages/kept.npz"  # sets on the way, by step, and the one that stage `keep` chose of them
-_LEAVES, _METRICS = ("stages/initial.npz", "stages/distilled.npz"), "metrics.jsonl"
+INITIAL, WARM = "stages/initial.npz", "stages/warm_up.npz"  # before the first step, and as stage `warm_up` left it
+_LEAVES, _METRICS = (INITIAL, "stages/distilled.npz"), "metrics.jsonl"
 
 
 class Keys(NamedTuple):
@@ -102,10 +103,16 @@ def _run(run: Run) -> None:
     run.log(f"distill: method.view={c['method']['view']!r} on dataset={c['dataset']!r}: {told}")
   # a run without the stage `teachers` still needs them
   feed = build.part(run, "stream").stream(build.materials(run))
-  initial = run.workdir / "stages" / "initial.npz"
-  on_first(lambda: None if _is_whole(run, initial) else write_npz(initial, initial_set(run)._asdict()))
+  begin_with(run)
   mesh = run.mesh("data", build.data_devices(run))
   run.together(mesh, lambda: _loop(run, feed, mesh, begin))
+
+
+def begin_with(run: Run) -> SyntheticSet:
+  """The initial set, which is written where it is not there yet."""
+  path = run.workdir / INITIAL
+  on_first(lambda: None if _is_whole(run, path) else write_npz(path, initial_set(run)._asdict()))
+  return load(run, "initial")
 
 
 def _is_whole(run: Run, path: Path) -> bool:
@@ -134,7 +141,7 @@ def _cure(run: Run) -> str:
 def _loop(run: Run, feed, mesh, begin: float) -> None:
   c, steps = run.config, build.steps(run)
   chosen = on_first(lambda: (found := gradient.choose(run, mesh)) and list(found))
-  method = build.build(run, load(run, "initial"), mesh, Route(*chosen) if chosen else None)
+  method = build.build(run, load(run, starts_from(run)), mesh, Route(*chosen) if chosen else None)
   checkpoints = Checkpoints(run.workdir / "checkpoints", {"config": run.hash}, log=run.log)
   progress = Progress("distill", steps, stream=run.stream)
   with _named(run, method), contextlib.ExitStack() as stack:
@@ -213,10 +220,15 @@ def _hooks(
 
 
 def load(run: Run, name: str) -> SyntheticSet:
-  """`"initial"` or `"distilled"`, as left by this stage, or the set that stage `keep` chose."""
+  """`"initial"`, `"warm_up"` or `"distilled"`, as left by stages, or the set that stage `keep` chose of the last."""
   path = run.workdir / "stages" / f"{name}.npz"
   kept = run.workdir / KEPT
   return SyntheticSet(**read_npz(kept if name == "distilled" and "keep" in run.config["stages"] else path))
+
+
+def starts_from(run: Run) -> str:
+  """The name of the set before the first step."""
+  return "warm_up" if "warm_up" in run.config["stages"] else "initial"
 
 
 def on_the_way(run: Run) -> list[Path]:

@@ -1,8 +1,8 @@
 """Stage `keep`: of the sets on the way of a distillation, the one that networks learn most from.
 
 Matching losses say how well a set does what it is asked to, not what it is worth. With `keep="best"` the sets of all
-snapshots, the initial one among them, are compared on real training images, and later stages see the best, with the
-learning rate at which it was.
+snapshots, the initial one among them and the real images before a warm-up, are compared on real training images, and
+later stages see the best, with the learning rate at which it was.
 """
 
 import functools
@@ -25,6 +25,7 @@ from jdistill.synthetic import SyntheticSet
 
 _LEAVES = (distill.KEPT,)
 _SEEDS = 2  # networks of a set and a rate
+_BEFORE = -1  # in the place of the step: the images before stage `warm_up`
 
 
 def _opened(untouched: Mapping[str, Any], out: dict[str, Any]) -> None:
@@ -48,6 +49,8 @@ def _choose(run: Run) -> dict[str, Any]:
   known = {int(path.stem): SyntheticSet(**read_npz(path)) for path in distill.on_the_way(run)}
   if not known:
     raise UserError(f"keep='best': no set is left in {run.workdir / distill.SETS}; run again in another --workdir")
+  if distill.starts_from(run) == "warm_up":
+    known[_BEFORE] = distill.load(run, "initial")
   first, last = min(known), max(known)
   rates = [float(rate) for rate in run.config["eval"]["control_lrs"]]
   accuracies = functools.partial(_accuracies, run, sets.started_from(run))
@@ -63,11 +66,15 @@ def _choose(run: Run) -> dict[str, Any]:
   step = max(found, key=lambda step: (found[step], step))
   if not found[step] > -1:
     raise Diverged(f"keep: training diverges on every set at rates {rates}; add lower ones to eval.control_lrs")
-  shown = ", ".join(f"{step}: {value:.3f}" for step, value in found.items())
-  run.log(f"keep: the set of step {step} of {last}; accuracy on real training images by step: {shown}")
+  shown = ", ".join(f"{_name(step)}: {value:.3f}" for step, value in found.items())
+  run.log(f"keep: the set of step {_name(step)} of {last}; accuracy on real training images by step: {shown}")
   kept = known[step]._replace(lr=np.float32(best[step][1]))
   write_npz(run.workdir / distill.KEPT, kept._asdict())
   return {"step": step, "last": last, "accuracies": {str(step): value for step, value in found.items()}}
+
+
+def _name(step: int | str) -> str:
+  return "before warm_up" if int(step) == _BEFORE else str(step)
 
 
 def _best(accuracies: dict[float, float]) -> tuple[float, float]:
@@ -85,12 +92,12 @@ def _accuracies(run: Run, used: np.ndarray, one: SyntheticSet, rates: list[float
 
 
 def _report(run: Run, record: Mapping[str, Any]) -> Part:
-  rows = [[step, f"{value:.3f}"] for step, value in record["accuracies"].items()]
+  rows = [[_name(step), f"{value:.3f}"] for step, value in record["accuracies"].items()]
   text = (
-    f"Networks learn most from the set of step {record['step']} of {record['last']}: mean accuracy of {_SEEDS} on real "
-    "training images, at the best of a few rates. This set is the result."
+    f"Networks learn most from the set of step {_name(record['step'])} of {record['last']}: mean accuracy of {_SEEDS} "
+    "on real training images, at the best of a few rates. This set is the result."
   )
-  line = f"the set of step {record['step']} of {record['last']} was kept"
+  line = f"the set of step {_name(record['step'])} of {record['last']} was kept"
   section = Section("Kept set", text, (("step", "accuracy"), rows))
   return Part({"kept_step": record["step"]}, lines=[line], sections=[section])
 

@@ -42,6 +42,12 @@ class Run(WorkDirectory):
     self._tasks: dict[str, Task] = {}
     self._last: tuple[tuple, Any] = ((), None)
 
+  def within(self, name: str, config: Mapping[str, Any]) -> "Run":
+    """A run in the directory `name` of this one's, of another configuration with the same data, log and stop."""
+    other = Run(config, self.workdir / name, self.artefacts, self.stream)
+    other.load, other.fit, other._tasks, other._asked = self.load, self.fit, self._tasks, self._asked
+    return other
+
   # -- data and networks ----------------------------------------------------------------------------------------------
 
   def task(self, section: Mapping[str, Any] | None = None) -> Task:

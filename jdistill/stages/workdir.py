@@ -42,10 +42,19 @@ class WorkDirectory:
     self.stream = stream if stream is not None else sys.stderr
     if not distributed.is_writer():
       self.stream = _Silence()
-    self.stop_requested = False
+    self._asked = [False]  # whether to stop; shared with runs inside this one
     self.hash = config_lib.config_hash(config)
     self._digests: dict[tuple, str] = {}
     self._told: set[Path] = set()
+
+  @property
+  def stop_requested(self) -> bool:
+    """Whether this process was asked to stop."""
+    return self._asked[0]
+
+  @stop_requested.setter
+  def stop_requested(self, value: bool) -> None:
+    self._asked[0] = value
 
   def log(self, line: str) -> None:
     """Prints one line about what happens."""
