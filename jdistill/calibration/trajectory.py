@@ -232,6 +232,8 @@ def _warm_up(lab: Lab, book: Book, curve: Curve) -> None:
   mirrored = chosen.get("method/augment", lab.value("method/augment")) == "flip"
   augment = "color_crop_cutout_flip_scale_rotate" if mirrored else "color_crop_cutout_scale_rotate"
   book.choose("warm_up/augment", augment, "with mirroring" if mirrored else "without mirroring, as for the rest")
+  reason = f"an image's gradient is 1/{lab.ipc} of that of its class's mean, and there are few steps"
+  book.choose("warm_up/image_lr", max(1.0, 0.5 * lab.ipc), reason)
   real = min(lab.value("warm_up/batch_real"), len(lab.y) // lab.num_classes)
   images = lab.num_classes * (real / 2 + lab.ipc)  # real ones are not differentiated
   seconds = lab.seconds * _SHARES["warm_up"]
@@ -273,7 +275,7 @@ CALIBRATION = Calibration(
       for key in ("inner_steps", "expert_epochs", "batch_size", "augment", "initial", "threshold", "lr_init")
     ),
     *(f"method/{key}" for key in ("min_start_epoch", "max_start_epoch", "image_lr", "label_lr", "lr_lr")),
-    "warm_up/augment",
+    *(f"warm_up/{key}" for key in ("augment", "image_lr")),
     "warm_up_steps",
     "steps",
     "snapshot_every",
