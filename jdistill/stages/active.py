@@ -162,7 +162,7 @@ def _look(run: Run, found: rounds_lib.Rounds, entry: Mapping[str, Any], number: 
     if number == how["rounds"]:
       continue
     pool, places = rounds_lib.look(found, said, seed, asked, how)
-    own = select(np.random.default_rng((run.config["seed"], seed, number, 61)), pool, how["queries"])
+    own = np.sort(select(np.random.default_rng((run.config["seed"], seed, number, 61)), pool, how["queries"]))
     chosen.append(places[own].tolist())
     for name, value in rounds_lib.figures_of(found, pool, own).items():
       columns.setdefault(name, []).append(value)
