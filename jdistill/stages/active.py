@@ -157,14 +157,12 @@ def _look(run: Run, found: rounds_lib.Rounds, entry: Mapping[str, Any], number: 
     said = rounds_lib.predictions(found, job, trained, seed)
     for name, value in said["scores"].items():
       scores.setdefault(name, []).append(value)
-    known = np.concatenate([found.start[seed], asked[seed]])
-    columns.setdefault("classes", []).append(float(len(np.unique(found.task.data.y[known]))))
     if number == how["rounds"]:
       continue
     pool, places = rounds_lib.look(found, said, seed, asked, how)
     own = np.sort(select(np.random.default_rng((run.config["seed"], seed, number, 61)), pool, how["queries"]))
     chosen.append(places[own].tolist())
-    for name, value in rounds_lib.figures_of(found, pool, own).items():
+    for name, value in rounds_lib.figures_of(pool, own, found.task.data.y[places[own]]).items():
       columns.setdefault(name, []).append(value)
   record = {"answers": int(found.start.shape[1] + asked.shape[1]), "scores": scores, **columns}
   record["ids"] = [found.task.data.ids[np.asarray(one)].tolist() for one in chosen]
@@ -200,6 +198,7 @@ def _report(run: Run, record: Mapping[str, Any]) -> Part:
   whole = {label: cell for label, cell in compared.items() if "failed" not in cell}
   columns = {
     "right answers": {label: _mean(cell, "right") for label, cell in whole.items()},
+    "classes": {label: _mean(cell, "classes", 2) for label, cell in whole.items()},
     "gain": {label: _mean(cell, "gain") for label, cell in whole.items()},
     "seconds": {label: f"{cell['seconds']:.1f}" for label, cell in whole.items()},
   }
@@ -209,15 +208,16 @@ def _report(run: Run, record: Mapping[str, Any]) -> Part:
     f"{said}.\n\nMean ± standard deviation over {c['seeds']} seeds after {c['active']['rounds']} rounds of "
     f"{c['active']['queries']} queries, on the test examples. Seeds are paired: a seed has the same labelled start, "
     "initial students and order in every arm. Right answers are the share of the queried examples whose class the "
-    "teacher gets right, gain is their mean 1 - margin when they were asked about."
+    "teacher gets right, classes is how many classes the queries of a round are of, gain is their mean 1 - margin when "
+    "they were asked about."
   )
   sections = [Section("Result", text, table, _figures(run, whole, task.metric)), _by_round(whole, task.metric)]
   return Part({"reference": reference, "arms": compared}, table, said, sections=sections)
 
 
-def _mean(cell: Mapping[str, Any], name: str) -> str:
+def _mean(cell: Mapping[str, Any], name: str, digits: int = 3) -> str:
   values = [np.mean(one[name]) for one in cell["rounds"] if name in one]
-  return f"{np.mean(values):.3f}" if values else ""
+  return f"{np.mean(values):.{digits}f}" if values else ""
 
 
 def _by_round(cells: Mapping[str, Any], metric: str) -> Section:

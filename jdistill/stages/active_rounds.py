@@ -205,9 +205,15 @@ def answers(rounds: Rounds, asked: np.ndarray, how: Mapping[str, Any]) -> np.nda
   return np.concatenate([labels[rounds.start], later[asked]], axis=1)
 
 
-def figures_of(rounds: Rounds, pool: Pool, chosen: np.ndarray) -> dict[str, float]:
-  """What the queries of one seed are like: their mean gain, and how often the teacher is right about them."""
-  out = {"gain": float(np.mean(margin_gain(pool.probabilities[chosen])))}
+def figures_of(pool: Pool, chosen: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+  """What the queries of one seed are like: gain, classes, and how often the teacher is right about them.
+
+  Args:
+    pool: what they were chosen from.
+    chosen: `[q]` positions in it.
+    labels: `[q]` their right classes.
+  """
+  out = {"gain": float(np.mean(margin_gain(pool.probabilities[chosen]))), "classes": float(len(np.unique(labels)))}
   if pool.right is not None:
     out |= {"right": float(pool.right[chosen].mean()), "pool_right": float(pool.right.mean())}
   if pool.teacher_mistakes is not None:
