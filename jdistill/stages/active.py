@@ -108,8 +108,8 @@ def _arm(run: Run, cells: grid.Grid, label: str, students: dict[str, Network]) -
   entry = cells.cells.setdefault(label, {"arm": found.arm, "asked": [], "rounds": [], "seconds": 0.0, "begun": True})
   spent = entry["seconds"]
   before = None
-  if not how["scratch"] and entry["rounds"]:
-    before = _train(run, found, entry, len(entry["rounds"]) - 1, None)[1].variables["student"]
+  for number in range(0 if how["scratch"] else len(entry["rounds"])):  # from their checkpoints
+    before = _train(run, found, entry, number, before)[1].variables["student"]
   for number in range(len(entry["rounds"]), how["rounds"] + 1):
     cells.stop_if_asked(f"{label}: round {number} of {how['rounds']} comes next")
     job, trained = _train(run, found, entry, number, before)
