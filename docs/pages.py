@@ -16,7 +16,7 @@ from jdistill.files import write_text
 from jdistill.reporting import format_table
 from jdistill.schema import REQUIRED, Field
 
-FILES = {"README.md": ("systems",), "docs/configuration.md": ("keys", "methods", "policies")}
+FILES = {"README.md": ("systems",), "docs/configuration.md": ("keys", "methods", "policies", "selectors")}
 
 
 def systems() -> str:
@@ -66,6 +66,12 @@ def policies() -> str:
   return format_table(["data policy", "options"], rows, align="ll")
 
 
+def selectors() -> str:
+  """The options of every selector of queries."""
+  rows = [[f"`{name}`", _options(catalog.selector_fields(name))] for name in catalog.selector_names()]
+  return format_table(["selector", "options"], rows, align="ll")
+
+
 def _options(fields: dict[str, Field]) -> str:
   return ", ".join(f"`{key}={field.default!r}`" for key, field in fields.items())
 
@@ -92,8 +98,9 @@ def rewritten(text: str, names: tuple[str, ...]) -> str:
   Raises:
     ValueError: it has no place for one of them.
   """
+  makers = {"systems": systems, "keys": keys, "methods": methods, "policies": policies, "selectors": selectors}
   for name in names:
-    made = {"systems": systems, "keys": keys, "methods": methods, "policies": policies}[name]()
+    made = makers[name]()
     pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
     if not pattern.search(text):
       raise ValueError(f"no place for {name}: add <!-- {name} --> and <!-- /{name} -->")

@@ -96,6 +96,12 @@ def test_data_policies_have_names_builders_and_options():
   assert catalog.policy_fields("rs2")["fraction"].default == 0.1
 
 
+def test_selectors_of_queries_have_names_builders_and_options():
+  for name in catalog.selector_names():
+    assert callable(catalog.selector(name)()) and catalog.selector_fields(name) == schema.fields(catalog.selector(name))
+  assert catalog.selector_fields("rad")["mistakes"].default is None
+
+
 def test_what_a_builder_takes():
   assert catalog.row("datm").takes("unroll") and not catalog.row("dm").takes("unroll")
   assert catalog.row("sre2l").takes("teacher_apply") and not catalog.row("kd").takes("apply")

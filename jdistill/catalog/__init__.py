@@ -12,7 +12,21 @@ from jdistill.catalog import dataset, federated, knowledge, selection
 from jdistill.catalog.row import Row, load
 from jdistill.schema import near_matches
 
-__all__ = ["Row", "citation", "load", "names", "policy", "policy_fields", "policy_names", "row", "rows", "table"]
+__all__ = [
+  "Row",
+  "citation",
+  "load",
+  "names",
+  "policy",
+  "policy_fields",
+  "policy_names",
+  "row",
+  "rows",
+  "selector",
+  "selector_fields",
+  "selector_names",
+  "table",
+]
 
 _ROWS: tuple[Row, ...] = dataset.ROWS + knowledge.ROWS + selection.ROWS + federated.ROWS
 
@@ -23,6 +37,11 @@ _POLICIES = {
   "kd3": "jdistill.methods.knowledge.kd3:kd3_policy",
   "ssld": "jdistill.methods.knowledge.ssld:ssld_policy",
 } | {row.name: row.builder for row in _ROWS if row.policy}
+
+# What rounds of queries ask about: `() -> Selector` with options.
+_SELECTORS = (
+  "random", "margin", "entropy", "least_confidence", "class_balanced", "k_center", "badge", "pcoreset", "rad", "oracle",
+)  # fmt: skip
 
 
 def rows() -> tuple[Row, ...]:
@@ -61,6 +80,22 @@ def policy(name: str):
 def policy_fields(name: str) -> dict[str, schema.Field]:
   """The options of a data policy."""
   return schema.fields(policy(name))
+
+
+def selector_names() -> list[str]:
+  """The names of all selectors of queries."""
+  return list(_SELECTORS)
+
+
+def selector(name: str):
+  """The builder of a selector of queries, `(*, options) -> (rng, pool, count) -> positions`."""
+  return load(f"jdistill.selection.queries:{name}")
+
+
+@functools.cache
+def selector_fields(name: str) -> dict[str, schema.Field]:
+  """The options of a selector of queries."""
+  return schema.fields(selector(name))
 
 
 def citation(name: str) -> str:

@@ -90,3 +90,8 @@ def task(default: Mapping[str, Any] | None = None) -> Named:
 def data_policy(default: Mapping[str, Any] | None = None) -> Named:
   """A section that names a data policy."""
   return Named(catalog.policy_names, catalog.policy_fields, default or {"name": "shuffle"}, open=True)
+
+
+def selector() -> Named:
+  """A section that names a selector of queries."""
+  return Named(catalog.selector_names, catalog.selector_fields, {"name": "random"}, open=True)

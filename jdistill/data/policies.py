@@ -106,6 +106,43 @@ def rs2(size: int, batch_size: int, *, fraction: Fraction = 0.1, replacement: bo
   return DataPolicy(lambda key: jax.random.bits(key, dtype=jnp.uint32), draw, _steps(kept, batch_size, False))
 
 
+def answered(size: int, batch_size: int, *, labelled: int, unlabelled: int = 0, steps: int | None = None) -> DataPolicy:
+  """The first `labelled` examples in random order, and beside each batch of them some of the others, drawn at random.
+
+  Batches are full however few have an answer, so that shapes are the same as answers grow in number: within an epoch
+  the examples come again in another order until the last batch is full, and numbers of passes differ by one at most.
+  The others are drawn anew for every step, none twice in one. (ActiveKD's code draws the labelled ones with
+  replacement, which leaves some out by chance.)
+
+  Args:
+    size: how many examples there are.
+    batch_size: labelled examples of a step, also where there are fewer.
+    labelled: how many of the first examples have an answer.
+    unlabelled: how many of the others a step sees, at most all of them.
+    steps: of an epoch; `None` for `ceil(labelled / batch_size)`.
+
+  Raises:
+    UserError: `labelled` is not within `1..size`.
+  """
+  if not 1 <= labelled <= size:
+    raise UserError(f"labelled={labelled}: of {size} examples; give 1 to {size}")
+  steps, others = steps or -(-labelled // batch_size), size - labelled
+  beside = min(unlabelled, others)
+  passes = -(-steps * batch_size // labelled)
+
+  def draw(key: Key, state: PyTree, epoch: jax.Array, look: Look | None) -> tuple[Block, PyTree]:
+    del epoch, look
+    own, more = jax.random.split(key)
+    orders = jax.vmap(lambda one: jax.random.permutation(one, labelled))(jax.random.split(own, passes))
+    index = orders.reshape(-1)[: steps * batch_size].reshape(steps, batch_size)
+    if beside:
+      drawn = jax.vmap(lambda one: jax.random.permutation(one, others)[:beside])(jax.random.split(more, steps))
+      index = jnp.concatenate([index, labelled + drawn], axis=1)
+    return Block(index.astype(jnp.int32), jnp.ones(index.shape, jnp.float32)), state
+
+  return DataPolicy(lambda key: (), draw, steps)
+
+
 def part_size(fraction: float, size: int) -> int:
   """`max(1, round(fraction size))`."""
   return max(1, round(fraction * size))

@@ -1,4 +1,4 @@
-"""Which images to distil on, and which real ones stand for all of them."""
+"""Which images to distil on, which real ones stand for all of them, and which to ask a teacher about."""
 
 from jdistill.selection.clusters import kmeans, representative
 from jdistill.selection.confidence import (
@@ -9,18 +9,30 @@ from jdistill.selection.confidence import (
   selection_mixing_weight,
 )
 from jdistill.selection.coresets import CHOICES, herding, k_center, k_means, per_class
+from jdistill.selection.probabilities import dual_head_probs, entropy, least_confidence, margin_gain
+from jdistill.selection.queries import Pool
+from jdistill.selection.robust import Robust, capped_distribution, rad_distribution, systematic_sample
 
 __all__ = [
   "CHOICES",
   "Mined",
+  "Pool",
+  "Robust",
+  "capped_distribution",
   "classwise_confidence_select",
+  "dual_head_probs",
+  "entropy",
   "herding",
   "k_center",
   "k_means",
   "kmeans",
+  "least_confidence",
+  "margin_gain",
   "mine_top_k_per_class",
   "near_duplicate_mask",
   "per_class",
+  "rad_distribution",
   "representative",
   "selection_mixing_weight",
+  "systematic_sample",
 ]

@@ -42,16 +42,21 @@ def herding(rng: np.random.Generator, points: np.ndarray, count: int) -> np.ndar
   return np.asarray(picked, np.int64)
 
 
-def k_center(rng: np.random.Generator, points: np.ndarray, count: int) -> np.ndarray:
-  """Greedy k-center: first the point nearest to the mean, then always the one farthest from all that were chosen.
+def k_center(rng: np.random.Generator, points: np.ndarray, count: int, *, init: np.ndarray | None = None) -> np.ndarray:
+  """Greedy k-center: always the point farthest from all that were chosen before, in Euclidean distance.
 
   Args:
     rng: not used, as nothing is drawn.
     points: `[n, d]`.
     count: how many, at most `n`.
+    init: `[k, d]` points that count as chosen already, such as those with a label. Without any (`None`, or `k = 0`) the
+      first choice is the point nearest to the mean.
 
   Returns:
     `[count]` positions in the order of their choice, none twice.
+
+  Raises:
+    UserError: fewer points than are to be chosen, or `init` of another width.
 
   References:
     Sener & Savarese (arXiv 1708.00489), algorithm 1; the start at the mean is that of dataset condensation's
@@ -59,13 +64,29 @@ def k_center(rng: np.random.Generator, points: np.ndarray, count: int) -> np.nda
   """
   del rng
   points = np.asarray(points, np.float64)
-  picked = [int(squared_distances(points, points.mean(0, keepdims=True))[:, 0].argmin())]
-  far = squared_distances(points, points[picked])[:, 0]
+  if count > len(points):
+    raise UserError(f"k_center: {count} of {len(points)} points; choose at most all of them")
+  if init is not None and len(init):
+    init = np.asarray(init, np.float64)
+    if init.ndim != 2 or init.shape[1:] != points.shape[1:]:
+      raise UserError(f"k_center: init of shape {init.shape} beside points of width {points.shape[1]}; use one space")
+    picked, far = [], _nearest(points, init)
+  else:
+    picked = [int(squared_distances(points, points.mean(0, keepdims=True))[:, 0].argmin())]
+    far = squared_distances(points, points[picked])[:, 0]
   while len(picked) < count:
     far[picked] = -1.0  # equal points are chosen once each
     picked.append(int(far.argmax()))
     far = np.minimum(far, squared_distances(points, points[picked[-1:]])[:, 0])
   return np.asarray(picked[:count], np.int64)
+
+
+def _nearest(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
+  """`[n]` squared distances from the nearest centre, one centre after the other: no `[n, k]` of them."""
+  far = np.full(len(points), np.inf)
+  for centre in centres:
+    far = np.minimum(far, squared_distances(points, centre[None])[:, 0])
+  return far
 
 
 def k_means(rng: np.random.Generator, points: np.ndarray, count: int, *, restarts: int = 10) -> np.ndarray:

@@ -10,6 +10,7 @@ import ml_collections
 from jdistill import config as config_lib
 from jdistill.files import Damaged, read_json
 from jdistill.stages import (
+  active,
   calibrate,
   claim,
   distill,
@@ -45,6 +46,7 @@ STAGES: dict[str, Stage] = {
     tune.STAGE,
     students.STAGE,
     federate.STAGE,
+    active.STAGE,
     export.STAGE,
   )
 }

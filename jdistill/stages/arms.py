@@ -102,10 +102,10 @@ def trained(
     # named by what determines it, not by the arm: arms that start alike share it
     first = {name: value for name, value in arm.items() if name not in ("method", "train", "data_policy")}
     first |= {} if "teacher" in recipe_of(arm["start_method"]).needs else dict.fromkeys(TEACHERS)
-    job = job_of(run, "start", arm, "start_", seeds, *_taught(run, teachers, arm, "start_", task))
+    job = job_of(run, "start", arm, "start_", seeds, *taught(run, teachers, arm, "start_", task))
     done, figures = train.run(run, job, run.key("start"), _checkpoints(run, [stage, "start", first]), stage=stage)
     start, first_seconds = done.variables["student"], figures["seconds"]
-  job = job_of(run, label + words, arm, "", seeds, *_taught(run, teachers, arm, "", task), start)
+  job = job_of(run, label + words, arm, "", seeds, *taught(run, teachers, arm, "", task), start)
   job = _with_traced(run, label, arm["method"], job)
   directory = _checkpoints(run, [stage, label, arm])
   students, figures = train.run(run, job, run.key("students"), directory, stage=stage)
@@ -173,7 +173,7 @@ def job_of(
   )
 
 
-def _taught(run: Run, teachers: Teachers | None, arm: Mapping[str, Any], phase: str, task: Task):
+def taught(run: Run, teachers: Teachers | None, arm: Mapping[str, Any], phase: str, task: Task):
   """The targets of a phase, and what its recipe computes once from the teachers."""
   recipe = recipe_of(arm[f"{phase}method"])
   if "teacher" not in recipe.needs:

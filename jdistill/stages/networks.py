@@ -90,7 +90,7 @@ def _policy(section: str, size: int, batch_size: int) -> DataPolicy:
 
 def phases(arm: Mapping[str, Any]) -> tuple[str, ...]:
   """The phases of an arm's training, as what its sections `method` and `train` are called with in front."""
-  return ("start_", "") if arm["start_train"] else ("",)
+  return ("start_", "") if arm.get("start_train") else ("",)
 
 
 def has_teacher(arm: Mapping[str, Any]) -> bool:

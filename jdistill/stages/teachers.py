@@ -101,7 +101,7 @@ def first(run: Run) -> networks.Teachers:
   return networks.own(run)
 
 
-_LOGITS = {"relabel", "evaluate", "tune", "students"}  # stages that ask teachers for logits
+_LOGITS = {"relabel", "evaluate", "tune", "students", "active"}  # stages that ask teachers for logits
 
 
 def _train(run: Run, one: TeacherSpec) -> None:

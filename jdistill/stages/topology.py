@@ -64,7 +64,7 @@ def show(run: Run, text: str) -> None:
     UserError: an unknown topology, no libtpu, or rows of a batch that cannot be spread.
   """
   wanted = chips.parse_topology(text)
-  if not {"ipc", "student"} & run.config.keys():
+  if not {"ipc", "student"} & run.config.keys() or "active" in run.config["stages"]:
     raise UserError(
       f"--topology={text}: plans steps of the stages distill and students, and this run has "
       f"{', '.join(run.config['stages'])}; leave it out"

@@ -44,14 +44,15 @@ def phase(run: Run, label: str, arm: Mapping[str, Any], name: str = "") -> Plan:
 def job(run: Run, label: str, arm: Mapping[str, Any], name: str = "") -> train.Job:
   """The training of one phase of an arm with shapes in place of teachers."""
   recipe = recipe_of(arm[f"{name}method"])
-  targets = _targets(run, label, arm) if "teacher" in recipe.needs else None
+  targets = target_shapes(run, label, arm) if "teacher" in recipe.needs else None
   found = arms.job_of(run, label, arm, name, [0], targets)
   if targets is not None and arm["targets"]["source"] == "cached":
     found = found._replace(recipe=_plain_for_teachers(recipe, arm[f"{name}method"]["name"]))
   return found
 
 
-def _targets(run: Run, label: str, arm: Mapping[str, Any]) -> TargetSource:
+def target_shapes(run: Run, label: str, arm: Mapping[str, Any]) -> TargetSource:
+  """The targets of an arm with shapes in place of its teachers' parameters."""
   found, shapes = (), ()
   for one in networks.specs_of(run, label, arm):
     network = run.network(networks.model_of(one), run.task(arm["task"]))

@@ -11,7 +11,17 @@ from jdistill.tasks.task import Request, Task, fingerprint, take
 
 __all__ = ["Request", "Task", "builder", "fingerprint", "names", "take"]
 
-_NAMES = ("supervised", "long_tailed", "segmentation", "web", "noisy_labels", "canaries", "unlabelled", "clients")
+_NAMES = (
+  "supervised",
+  "long_tailed",
+  "segmentation",
+  "web",
+  "noisy_labels",
+  "canaries",
+  "unlabelled",
+  "clients",
+  "active",
+)
 
 
 def names() -> list[str]:
