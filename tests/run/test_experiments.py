@@ -103,7 +103,7 @@ def test_every_method_and_policy_of_the_catalog_has_its_experiment():
     path = REPOSITORY / row.config
     assert path.is_file()
     experiment = _module(path.stem).get_config()
-    assert (experiment.data_policy if row.policy else experiment.method).name == row.name
+    assert (experiment.data_policy if row.policy else experiment.method).name == (row.policy_name or row.name)
 
 
 @pytest.mark.parametrize("preset", DATM)
