@@ -9,10 +9,16 @@ from jdistill.selection.confidence import (
   selection_mixing_weight,
 )
 from jdistill.selection.coresets import CHOICES, herding, k_center, k_means, per_class
+from jdistill.selection.select import SELECTORS, Choice, Evidence, Selector, budgets, select
 
 __all__ = [
   "CHOICES",
+  "SELECTORS",
+  "Choice",
+  "Evidence",
   "Mined",
+  "Selector",
+  "budgets",
   "classwise_confidence_select",
   "herding",
   "k_center",
@@ -22,5 +28,6 @@ __all__ = [
   "near_duplicate_mask",
   "per_class",
   "representative",
+  "select",
   "selection_mixing_weight",
 ]

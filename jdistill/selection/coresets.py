@@ -4,6 +4,7 @@ Every choice is made among points `[n, d]`, such as flattened images or a networ
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 
@@ -42,13 +43,16 @@ def herding(rng: np.random.Generator, points: np.ndarray, count: int) -> np.ndar
   return np.asarray(picked, np.int64)
 
 
-def k_center(rng: np.random.Generator, points: np.ndarray, count: int) -> np.ndarray:
+def k_center(
+  rng: np.random.Generator, points: np.ndarray, count: int, *, start: Literal["mean", "random"] = "mean"
+) -> np.ndarray:
   """Greedy k-center: first the point nearest to the mean, then always the one farthest from all that were chosen.
 
   Args:
-    rng: not used, as nothing is drawn.
+    rng: draws a random start.
     points: `[n, d]`.
     count: how many, at most `n`.
+    start: the first point: the one nearest to the mean, or any.
 
   Returns:
     `[count]` positions in the order of their choice, none twice.
@@ -57,9 +61,11 @@ def k_center(rng: np.random.Generator, points: np.ndarray, count: int) -> np.nda
     Sener & Savarese (arXiv 1708.00489), algorithm 1; the start at the mean is that of dataset condensation's
     experiments.
   """
-  del rng
   points = np.asarray(points, np.float64)
-  picked = [int(squared_distances(points, points.mean(0, keepdims=True))[:, 0].argmin())]
+  if start == "random":
+    picked = [int(rng.integers(len(points)))]
+  else:
+    picked = [int(squared_distances(points, points.mean(0, keepdims=True))[:, 0].argmin())]
   far = squared_distances(points, points[picked])[:, 0]
   while len(picked) < count:
     far[picked] = -1.0  # equal points are chosen once each
