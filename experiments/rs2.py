@@ -29,7 +29,7 @@ def get_config(preset: str = "digits") -> common.ConfigDict:
   config.teacher_train = common.schedule(epochs=40, batch_size=64, lr=0.003)
   config.train = common.schedule(epochs=EPOCHS, batch_size=BATCH, optimizer="adamw", lr=0.003, weight_decay=0.01)
   config.data_policy = common.policy("rs2", fraction=FRACTION)
-  config.score_every, config.target_score = 40, 0.9
+  config.score_every, config.target_scores = 40, (0.8, 0.9, 0.95)
   static = STATIC | {"data_policy/fraction": FRACTION}
   full = {"data_policy/name": "shuffle"}
   kd = {"method/name": "kd", "method/temperature": 4.0}

@@ -86,7 +86,7 @@ class Arms:
       if name in START_SECTIONS and out["start_method"]["name"] == NO_START:
         out[name] = {"name": NO_START} if name == "start_method" else {}
     if not any(out[name].get("name") == SELECTED for name in ("data_policy", "start_data_policy")):
-      out |= dict.fromkeys(SELECT_SECTIONS, {})
+      out |= {name: {} for name in SELECT_SECTIONS}
     self._check(prefix, out, committee)
     return out
 

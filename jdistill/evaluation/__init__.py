@@ -1,5 +1,6 @@
 """Evaluation: train fresh networks on a set, test them, and say how that compares."""
 
+from jdistill.evaluation.clock import time_to_accuracy
 from jdistill.evaluation.pretrained import Pretrained, embeddings, pretrained
 from jdistill.evaluation.probe import Scale, linear_network, ridge_probe
 from jdistill.evaluation.ranking import augmentation_robust_score, label_robust_score
@@ -18,5 +19,5 @@ from jdistill.models import predict
 __all__ = [
   "FEATURES", "LOSSES", "OPTIMIZERS", "Pretrained", "Protocol", "Scale", "accuracy", "augmentation_robust_score",
   "embeddings", "evaluate_seeds", "examples_of", "label_robust_score", "linear_network", "predict", "pretrained",
-  "ridge_probe", "train_seeds",
+  "ridge_probe", "time_to_accuracy", "train_seeds",
 ]  # fmt: skip

@@ -106,7 +106,7 @@ def _choose(run, label, arm, seeds, stage: str, path: Path, identity: Mapping[st
   on_first(write)
 
 
-def _select(run: Run, label: str, arm: Mapping[str, Any], seed: int, evidence: Evidence):
+def _select(run: Run, label: str, arm: Mapping[str, Any], seed: int, evidence: Evidence) -> Choice:
   own = arm["select"]
   options = {name: value for name, value in own.items() if name != "name" and name not in subset.COMMON}
   rng = np.random.default_rng((run.config["seed"], 41, seed))
@@ -116,7 +116,7 @@ def _select(run: Run, label: str, arm: Mapping[str, Any], seed: int, evidence: E
     raise UserError(f"{label}: {error}") from error
 
 
-def _together(rows: list) -> Chosen:
+def _together(rows: Sequence[Choice]) -> Chosen:
   """The choices of all seeds as arrays; shorter ones are filled up with their first example at weight zero."""
   size = max(len(row.index) for row in rows)
   positions, weights = np.zeros((len(rows), size), np.int32), np.zeros((len(rows), size), np.float32)
@@ -128,19 +128,16 @@ def _together(rows: list) -> Chosen:
 
 
 def _about(run: Run, arm: Mapping[str, Any], seeds: Sequence[int], chosen: Chosen) -> dict[str, Any]:
-  """How many examples there are and are chosen, by class, and the share of wrong labels where that is known."""
-  data, shares = run.task(arm["task"]).data, []
-  members = subset.members(run, arm, seeds)
-  here = chosen.weights > 0
-  places = [row[own][used] for row, own, used in zip(members, chosen.positions, here, strict=True)]
-  counts = np.stack([np.bincount(np.asarray(data.y)[own], minlength=1) for own in places[:1]])
+  """How many examples there are and are kept, the range of the weights, and the share of wrong labels where known."""
+  data, members = run.task(arm["task"]).data, subset.members(run, arm, seeds)
+  used = [weights > 0 for weights in chosen.weights]
+  places = [row[own[here]] for row, own, here in zip(members, chosen.positions, used, strict=True)]
+  weights = np.concatenate([row[here] for row, here in zip(chosen.weights, used, strict=True)])
   found = {
     "examples": members.shape[1],
     "kept": [len(own) for own in places],
-    "by_class": counts[0].tolist(),
-    "weights": [float(chosen.weights[here].min()), float(chosen.weights[here].max())],
+    "weights": [float(weights.min()), float(weights.max())],
   }
   if (clean := data.extra.get("clean_labels")) is not None:
-    shares = [float(np.mean(np.asarray(clean)[own] != np.asarray(data.y)[own])) for own in places]
-    found["wrong_labels"] = float(np.mean(shares))
+    found["wrong_labels"] = [float(np.mean(np.asarray(clean)[own] != np.asarray(data.y)[own])) for own in places]
   return found

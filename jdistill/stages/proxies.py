@@ -1,6 +1,7 @@
 """Proxy networks, which judge the examples before some are chosen: their training, and what is recorded of them."""
 
 import functools
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -134,19 +135,28 @@ def ready(run: Run, label: str, arm: Mapping[str, Any], seeds: Sequence[int], st
   if not subset.is_whole(run, path, _RECORD, identity):
     with locked.artefact(run, path):
       if not subset.is_whole(run, path, _RECORD, identity):  # another run may have made them meanwhile
-        _train_proxies(run, label, arm, seeds, stage, path, identity)
+        _train(run, label, arm, seeds, stage, path, identity)
   return path, on_first(lambda: subset.checked(path, _RECORD, identity))
 
 
-def _train_proxies(run, label, arm, seeds, stage: str, path: Path, identity: Mapping[str, Any]) -> None:
-  job = job_of(run, label, arm, seeds)
+def _train(run, label, arm, seeds, stage: str, path: Path, identity: Mapping[str, Any]) -> None:
+  job, key = job_of(run, label, arm, seeds), run.key("proxies")
   record = _Recorder(path, job, run.task(arm["task"]), identity)
-  _, figures = train.run(
-    run, job, run.key("proxies"), run.workdir / "checkpoints" / f"proxies_{path.name}", stage=stage, on_epoch=record
-  )
+  checkpoints = run.workdir / "checkpoints" / f"proxies_{path.name}"
+  files = [_answers_of(place) for place in range(len(seeds))] + ([_CHECKS] if identity["history"] else [])
+
+  def begin_anew(whole: bool) -> None:
+    """Where answers of earlier epochs are lost, the training that gave them is lost, too."""
+    if not whole:
+      shutil.rmtree(checkpoints, ignore_errors=True)
+
+  on_first(lambda: begin_anew(not (path / _RECORD).exists()))
+  _, figures = train.run(run, job, key, checkpoints, stage=stage, on_epoch=record)
+  if not on_first(lambda: all((path / name).exists() for name in files)):
+    on_first(lambda: begin_anew(False))
+    _, figures = train.run(run, job, key, checkpoints, stage=stage, on_epoch=record)
 
   def write() -> None:
-    files = [_answers_of(place) for place in range(len(seeds))] + ([_CHECKS] if identity["history"] else [])
     checks = float(read_npz(path / _CHECKS)["seconds"].sum()) if identity["history"] else 0.0
     asking = 0.0 if checks else float(read_npz(path / files[0])["seconds"])
     # a run that only wants the answers of an early epoch could stop there
@@ -170,9 +180,5 @@ def evidence(run: Run, arm: Mapping[str, Any], seed: int, place: int, path: Path
   history = read_npz(path / _CHECKS)["right"][:, place] if "history" in subset.needs(arm) else None
   others = None
   if "validation" in subset.needs(arm):
-    others = Evidence(
-      np.asarray(task.validation.y), found["validation_features"], found["validation_logits"]
-    )
+    others = Evidence(np.asarray(task.validation.y), found["validation_features"], found["validation_logits"])
   return Evidence(labels, found["features"], found["logits"], history, others)
-
-

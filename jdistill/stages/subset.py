@@ -133,5 +133,3 @@ def is_whole(run: Run, path: Path, record: str, wanted: Mapping[str, Any]) -> bo
     return True
 
   return on_first(look)
-
-
