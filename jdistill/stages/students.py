@@ -105,7 +105,7 @@ def _report(run: Run, record: Mapping[str, Any]) -> Part:
 
 
 def _mean_curve(cell: Mapping[str, Any], metric: str) -> tuple[list[int], list[float], list[float]]:
-  """Updates, seconds of training (what a policy spends on choosing meanwhile included, scoring not), and mean scores."""
+  """Updates, seconds of training (with the choices of a policy meanwhile, without scoring), and mean scores."""
   points = cell["curve"]
   means = [float(np.mean([one[metric] for one in point["scores"]])) for point in points]
   return [point["step"] for point in points], [point["seconds"] for point in points], means
