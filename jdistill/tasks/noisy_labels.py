@@ -16,7 +16,7 @@ from jdistill.tasks.task import Request, Task
 def noisy_labels(
   request: Request,
   *,
-  student_size: Count | None = 500,
+  student_size: Count | None = None,
   label_noise: Share = 0.4,
   teacher_noise: Share = 0.8,
   trains_on: Literal["noisy", "held_out"] = "noisy",
