@@ -88,5 +88,5 @@ def _cifar10(config: common.ConfigDict) -> None:
   arms["grand"]["select/runs"] = 10
   common.arms(config, arms)
   parts = (0.001, 0.005, 0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.9)
-  config.sweep.groups = {f"{100 * part:g} %": {"select/fraction": part} for part in parts}
+  config.sweep.groups = {f"{round(1000 * part)} in 1000": {"select/fraction": part} for part in parts}
   config.sweep.series = {"equal epochs": {}}

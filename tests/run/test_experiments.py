@@ -184,10 +184,14 @@ def _check_sweep(name, summary, work, again):
     assert all(len(scores) == 1 for scores in summary["groups"]["IPC 1"].values())
     assert again() == summary
   else:
-    runs = {"few labels, convnet to convnet", "few labels, convnet to mixer"}
+    pairs, small, half = ("few labels, convnet to convnet", "few labels, convnet to mixer"), "2 per class", "50 %"
+    arms = {  # in which runs some of them are
+      "compare_knowledge": {"ce": {*pairs}, "kd": {*pairs}, "ofa": {pairs[1]}},
+      "deepcore": {label: {f"{small}, equal steps"} for label in ("facility_location", "random")},
+      "kd_pruning": {label: {f"{half}, equal steps"} for label in ("kd_pruning", "labels")},
+    }
     found = {label: set(differences) for label, differences in summary["differences"].items()}
-    assert found[summary["reference"]] == found["kd"] == runs
-    assert found["ofa"] == {"few labels, convnet to mixer"}
+    assert found.items() >= arms[name].items() and summary["reference"] in arms[name]
 
 
 @pytest.mark.slow
