@@ -1,6 +1,6 @@
 """DeepCore: A Comprehensive Library for Coreset Selection in Deep Learning (arXiv 2204.08499, DEXA 2022).
 
-python -m jdistill.run --config=experiments/deepcore.py --workdir=runs/deepcore      digits; five minutes on two cores
+python -m jdistill.run --config=experiments/deepcore.py --workdir=runs/deepcore      digits; ten minutes on two cores
 python -m jdistill.run --config=experiments/deepcore.py:cifar10 --workdir=runs/deepcore_cifar10       an accelerator
 
 Every selector of `jdistill.selection` at several sizes of the subset, beside a random subset of the same size and all
@@ -60,7 +60,7 @@ def get_config(preset: str = "digits") -> common.ConfigDict:
 
 
 _IPC = {"1 per class": 1, "5 per class": 5, "10 per class": 10}
-_PARTS = {"20 %": 0.2, "50 %": 0.5}
+_PARTS = {"30 %": 0.3}
 
 
 def _epochs(kept: int) -> dict[str, int]:
