@@ -51,6 +51,7 @@ def _declared(declared: Declared, skip: tuple[str, ...]) -> str:
       default = section.default
       shown = f"as `{default}`" if isinstance(default, str) else f"`{default['name']}`" if default else "required"
       rows.append([f"`{name}`", "`name` and the options of what it names", shown])
+      rows += [_row(f"{name}.{key}", field) for key, field in section.common.items()]
   return format_table(["key", "values", "default"], rows, align="lll") if rows else ""
 
 

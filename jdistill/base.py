@@ -215,6 +215,8 @@ class DataPolicy(NamedTuple):
     steps: how many steps an epoch has at most.
     looks: whether `next` needs a `Look`; it is then called at the start of each epoch, with the networks of that time.
     hint: how to get examples where `next` left none, for the message.
+    init_seeds: `(keys [seeds]) -> states`, with a leading axis of seeds, for a policy that was made for the seeds of
+      one training and treats each in its own way; `None` maps `init` over the keys.
   """
 
   init: Callable[[Key], PyTree]
@@ -222,6 +224,7 @@ class DataPolicy(NamedTuple):
   steps: int
   looks: bool = False
   hint: str = ""
+  init_seeds: Callable[[jax.Array], PyTree] | None = None
 
 
 class TargetSource(NamedTuple):

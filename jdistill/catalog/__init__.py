@@ -36,7 +36,7 @@ _POLICIES = {
   "static_subset": "jdistill.data.policies:static_subset",
   "kd3": "jdistill.methods.knowledge.kd3:kd3_policy",
   "ssld": "jdistill.methods.knowledge.ssld:ssld_policy",
-} | {row.name: row.builder for row in _ROWS if row.policy}
+} | {row.policy_name: row.builder for row in _ROWS if row.policy}
 
 # What rounds of queries ask about: `() -> Selector` with options.
 _SELECTORS = (

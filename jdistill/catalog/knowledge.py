@@ -4,7 +4,7 @@ import functools
 
 from jdistill.catalog.row import Row
 
-_row = functools.partial(Row, family="knowledge", stages=("teachers", "tune", "students", "report"))
+_row = functools.partial(Row, family="knowledge", stages=("teachers", "select", "tune", "students", "report"))
 
 ROWS = (
   _row(

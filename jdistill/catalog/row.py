@@ -31,7 +31,8 @@ class Row(NamedTuple):
     keep: what its teachers leave: `"networks"` or `"trajectory"`.
     tasks: the tasks it can be run in.
     gradient: the route of `jdistill.bilevel.unroll` that its runs take where the section `unroll` leaves it open.
-    policy: whether it is a data policy and not a method.
+    policy: whether it is a data policy and not a method; a text where `config.data_policy.name` calls it so, and not by
+      the name of the row.
     calibration: `"module:NAME"` of a `Calibration` that chooses open values on data that nobody tuned it for.
   """
 
@@ -51,7 +52,7 @@ class Row(NamedTuple):
   keep: str = "networks"
   tasks: tuple[str, ...] = ("supervised",)
   gradient: str = "mixed"
-  policy: bool = False
+  policy: bool | str = False
   calibration: str = ""
 
   @property
@@ -63,6 +64,11 @@ class Row(NamedTuple):
   def config(self) -> str:
     """Its experiment."""
     return f"experiments/{self.name}.py"
+
+  @property
+  def policy_name(self) -> str:
+    """Its key in `config.data_policy.name`; empty for a method."""
+    return self.policy if isinstance(self.policy, str) else self.name if self.policy else ""
 
   def build(self, part: str | None = None) -> Callable:
     """The builder itself, or that of a part."""

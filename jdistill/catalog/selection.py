@@ -2,6 +2,8 @@
 
 from jdistill.catalog.row import Row
 
+_STAGES = ("teachers", "select", "tune", "students", "report")
+
 ROWS = (
   Row(
     name="rs2",
@@ -12,7 +14,7 @@ ROWS = (
     venue="ICLR 2024",
     arxiv="2305.18424",
     builder="jdistill.data.policies:rs2",
-    stages=("teachers", "tune", "students", "report"),
+    stages=_STAGES,
     test="tests/data/test_policies.py",
     toy={"kind": "policy"},
     policy=True,
@@ -42,5 +44,31 @@ ROWS = (
     test="tests/methods/test_active_recipes.py",
     toy={"objective": "loss/activekd"},
     tasks=("active",),
+  ),
+  Row(
+    name="deepcore",
+    family="selection",
+    title="DeepCore: A Comprehensive Library for Coreset Selection in Deep Learning",
+    authors="Chengcheng Guo and Bo Zhao and Yanbing Bai",
+    venue="DEXA 2022",
+    arxiv="2204.08499",
+    builder="jdistill.data.policies:selected",
+    stages=_STAGES,
+    test="tests/stages/test_select.py",
+    toy={"kind": "policy"},
+    policy="selected",
+  ),
+  Row(
+    name="kd_pruning",
+    family="selection",
+    title="Distilling the Knowledge in Data Pruning",
+    authors="Emanuel Ben-Baruch and Adam Botach and Igor Kviatkovsky and Manoj Aggarwal and Gérard Medioni",
+    venue="ICML 2025",
+    arxiv="2403.07854",
+    builder="jdistill.methods.knowledge.logits:kd_pruning",
+    stages=_STAGES,
+    test="tests/methods/test_kd_pruning.py",
+    toy={"objective": "loss/kd", "alpha": 0.9},
+    tasks=("supervised", "noisy_labels"),
   ),
 )

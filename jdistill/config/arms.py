@@ -15,8 +15,10 @@ from jdistill.config.sections import Named, Plain
 from jdistill.schema import near_matches
 
 NO_START = "none"  # students start from new parameters
+SELECTED = "selected"  # the data policy of what stage `select` chose
 TEACHER_SECTIONS = ("teacher", "teacher_method", "teacher_train", "teacher_data_policy")
 START_SECTIONS = ("start_method", "start_train", "start_data_policy")
+SELECT_SECTIONS = ("select", "proxy", "proxy_train")
 
 
 class Arms:
@@ -83,6 +85,8 @@ class Arms:
       out[name] = checked_section(f"{prefix}{name}", raw.get(name), section, out)
       if name in START_SECTIONS and out["start_method"]["name"] == NO_START:
         out[name] = {"name": NO_START} if name == "start_method" else {}
+    if not any(out[name].get("name") == SELECTED for name in ("data_policy", "start_data_policy")):
+      out |= {name: {} for name in SELECT_SECTIONS}
     self._check(prefix, out, committee)
     return out
 
@@ -91,7 +95,9 @@ class Arms:
     for section in self.sections:
       name = overrides.get(f"{section}/name")
       if name is not None and name != (given.get(section) or {}).get("name"):
-        out[section] = {"name": name}  # the options of another name mean nothing to this one
+        # the options of another name mean nothing to this one
+        common, own = getattr(self.sections[section], "common", {}), given.get(section) or {}
+        out[section] = {"name": name} | {key: own[key] for key in common if key in own}
     for dotted, value in overrides.items():
       self.set_path(out, dotted, value, f"{room}.{label}")
     return self._resolved(f"{room}.{label}: ", out, given.get("committee") or {})

@@ -37,7 +37,8 @@ def resolve(config: Mapping[str, Any], stages: Mapping[str, Declared]) -> dict[s
   _mapping("method", raw.get("method"))
   row = catalog.row(raw["method"].get("name"))
   if row.policy:
-    raise UserError(f"method.name={row.name!r}: is a data policy; set data_policy.name={row.name!r} beside a method")
+    cure = f"set data_policy.name={row.policy_name!r} beside a method"
+    raise UserError(f"method.name={row.name!r}: is a data policy; {cure}")
   parts = declared(row, stages)
   raw["stages"] = _stages(raw.get("stages"), row)
   keys, known = {}, {}

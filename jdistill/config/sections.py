@@ -22,12 +22,14 @@ class Named(NamedTuple):
     default: the section where a configuration has none, or the name of another section to copy; `None` asks for one.
     open: whether experiments show the options of everything that may be named, so that the command line reaches them
       whatever it chooses.
+    common: options that all names have; an arm that names another keeps their values.
   """
 
   names: Callable[[], Sequence[str]]
   fields: Callable[[str], Mapping[str, Field]]
   default: Mapping[str, Any] | str | None = None
   open: bool = False
+  common: Mapping[str, Field] = {}
 
   def shown(self, name: str | None) -> dict[str, Field]:
     """The options that an experiment shows in this section."""

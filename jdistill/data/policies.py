@@ -4,7 +4,7 @@ Builders take how many examples there are and how many make a batch; all of them
 positions among the student's examples.
 """
 
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -141,6 +141,51 @@ def answered(size: int, batch_size: int, *, labelled: int, unlabelled: int = 0, 
     return Block(index.astype(jnp.int32), jnp.ones(index.shape, jnp.float32)), state
 
   return DataPolicy(lambda key: (), draw, steps)
+
+
+class Chosen(NamedTuple):
+  """The subset of every student of one training.
+
+  Attributes:
+    positions: `[seeds, k]` int32, among the examples of each student.
+    weights: `[seeds, k]` float32, at least 0; zero marks what only fills up the row of a student with fewer examples.
+  """
+
+  positions: np.ndarray
+  weights: np.ndarray
+
+
+@validated("data_policy")
+def selected(size: int, batch_size: int, chosen: Chosen | None = None, *, weighted: bool = True) -> DataPolicy:
+  """A subset that stage `select` chose; every epoch goes through it once, in an order of its own.
+
+  The loss of a batch is the mean with the weights of its examples, `sum w l / sum w`, so that only their ratios count.
+
+  Args:
+    size: how many examples a student has.
+    batch_size: per step; the last batch is filled up with zero weights.
+    chosen: the subset of each student; `None` for all examples.
+    weighted: whether the weights of the selector count (CRAIG and GradMatch have some); otherwise all are 1.
+
+  References:
+    Guo et al., "DeepCore: A Comprehensive Library for Coreset Selection in Deep Learning" (arXiv 2204.08499).
+  """
+  if chosen is None:
+    chosen = Chosen(np.arange(size)[None], np.ones((1, size)))
+  kept = chosen.positions.shape[1]
+  batch_size = min(batch_size, kept)
+  weights = np.asarray(chosen.weights, np.float32)
+  states = (np.asarray(chosen.positions, np.int32), weights if weighted else (weights > 0).astype(np.float32))
+
+  def draw(key: Key, state: PyTree, epoch: jax.Array, look: Look | None) -> tuple[Block, PyTree]:
+    del epoch, look
+    positions, weight = state
+    places, mask = epoch_batches(key, kept, batch_size)
+    return Block(positions[places], jnp.where(mask, weight[places], 0.0)), state
+
+  first = lambda key: jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), states)  # noqa: E731
+  every = lambda keys: jax.tree.map(jnp.asarray, states)  # noqa: E731
+  return DataPolicy(first, draw, _steps(kept, batch_size, False), init_seeds=every)
 
 
 def part_size(fraction: float, size: int) -> int:

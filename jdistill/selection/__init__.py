@@ -8,16 +8,23 @@ from jdistill.selection.confidence import (
   near_duplicate_mask,
   selection_mixing_weight,
 )
-from jdistill.selection.coresets import CHOICES, herding, k_center, k_means, per_class
+from jdistill.selection.coresets import herding, k_center, k_means
 from jdistill.selection.probabilities import dual_head_probs, entropy, least_confidence, margin_gain
 from jdistill.selection.queries import Pool
 from jdistill.selection.robust import Robust, capped_distribution, rad_distribution, systematic_sample
+from jdistill.selection.select import SELECTORS, Choice, Evidence, Selector, budgets, needs, select
+from jdistill.selection.selectors import CHOICES
 
 __all__ = [
   "CHOICES",
+  "SELECTORS",
+  "Choice",
+  "Evidence",
   "Mined",
   "Pool",
   "Robust",
+  "Selector",
+  "budgets",
   "capped_distribution",
   "classwise_confidence_select",
   "dual_head_probs",
@@ -30,9 +37,10 @@ __all__ = [
   "margin_gain",
   "mine_top_k_per_class",
   "near_duplicate_mask",
-  "per_class",
+  "needs",
   "rad_distribution",
   "representative",
+  "select",
   "selection_mixing_weight",
   "systematic_sample",
 ]

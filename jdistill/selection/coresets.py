@@ -3,12 +3,15 @@
 Every choice is made among points `[n, d]`, such as flattened images or a network's features, and returns positions.
 """
 
-from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 
 from jdistill.base import UserError
+from jdistill.selection import embeddings
 from jdistill.selection.clusters import kmeans, squared_distances
+from jdistill.selection.greedy import maximise
+from jdistill.selection.objectives import farthest, nearest
 
 
 def herding(rng: np.random.Generator, points: np.ndarray, count: int) -> np.ndarray:
@@ -26,15 +29,16 @@ def herding(rng: np.random.Generator, points: np.ndarray, count: int) -> np.ndar
 
   References:
     Welling, Herding Dynamical Weights to Learn (ICML 2009); the form of iCaRL (arXiv 1611.07725, algorithm 4), as in
-    the experiments of dataset condensation (arXiv 2006.05929).
+    the experiments of dataset condensation (arXiv 2006.05929). DeepCore's code (arXiv 2204.08499) takes the largest of
+    these distances under its default metric, which is the opposite.
   """
   del rng
   points = np.asarray(points, np.float64)
   mean, total, picked = points.mean(0), np.zeros(points.shape[1]), []
-  free = np.ones(len(points), bool)
+  free, square = np.ones(len(points), bool), np.einsum("nd,nd->n", points, points)
   for number in range(1, count + 1):
     # |mean - (total + p) / k|^2 without an [n, d] temporary for every step: |p|^2 / k^2 - 2 p.(mean - total / k) / k
-    far = np.einsum("nd,nd->n", points, points) / number**2 - 2 * points @ (mean - total / number) / number
+    far = square / number**2 - 2 * points @ (mean - total / number) / number
     far[~free] = np.inf
     picked.append(int(far.argmin()))
     free[picked[-1]] = False
@@ -42,15 +46,25 @@ def herding(rng: np.random.Generator, points: np.ndarray, count: int) -> np.ndar
   return np.asarray(picked, np.int64)
 
 
-def k_center(rng: np.random.Generator, points: np.ndarray, count: int, *, init: np.ndarray | None = None) -> np.ndarray:
-  """Greedy k-center: always the point farthest from all that were chosen before, in Euclidean distance.
+def k_center(
+  rng: np.random.Generator,
+  points: np.ndarray,
+  count: int,
+  *,
+  start: Literal["mean", "random"] = "mean",
+  metric: Literal["euclidean", "cosine"] = "euclidean",
+  init: np.ndarray | None = None,
+) -> np.ndarray:
+  """Greedy k-center: first the point nearest to the mean, then always the one farthest from all that were chosen.
 
   Args:
-    rng: not used, as nothing is drawn.
+    rng: draws a random start.
     points: `[n, d]`.
     count: how many, at most `n`.
+    start: the first point: the one nearest to the mean, or any, as in DeepCore (arXiv 2204.08499).
+    metric: `"cosine"` compares directions only.
     init: `[k, d]` points that count as chosen already, such as those with a label. Without any (`None`, or `k = 0`) the
-      first choice is the point nearest to the mean.
+      first choice is `start`.
 
   Returns:
     `[count]` positions in the order of their choice, none twice.
@@ -60,33 +74,29 @@ def k_center(rng: np.random.Generator, points: np.ndarray, count: int, *, init: 
 
   References:
     Sener & Savarese (arXiv 1708.00489), algorithm 1; the start at the mean is that of dataset condensation's
-    experiments.
+    experiments. On predicted probabilities, with those of labelled examples chosen: PCoreSet (arXiv 2506.00910).
   """
-  del rng
-  points = np.asarray(points, np.float64)
+  points = embeddings.points(points).outer
   if count > len(points):
     raise UserError(f"k_center: {count} of {len(points)} points; choose at most all of them")
-  if init is not None and len(init):
-    init = np.asarray(init, np.float64)
-    if init.ndim != 2 or init.shape[1:] != points.shape[1:]:
-      raise UserError(f"k_center: init of shape {init.shape} beside points of width {points.shape[1]}; use one space")
-    picked, far = [], _nearest(points, init)
+  given = init is not None and len(init) > 0
+  if given and (np.ndim(init) != 2 or np.shape(init)[1] != points.shape[1]):
+    raise UserError(f"k_center: init of shape {np.shape(init)} beside points of width {points.shape[1]}; use one space")
+  centres = np.asarray(init, np.float64) if given else points[:0]
+  if metric == "cosine":
+    points, centres = _directions(points), _directions(centres)
+  if given:
+    return maximise(farthest(points, centres), count).index
+  if start == "random":
+    first = int(rng.integers(len(points)))
   else:
-    picked = [int(squared_distances(points, points.mean(0, keepdims=True))[:, 0].argmin())]
-    far = squared_distances(points, points[picked])[:, 0]
-  while len(picked) < count:
-    far[picked] = -1.0  # equal points are chosen once each
-    picked.append(int(far.argmax()))
-    far = np.minimum(far, squared_distances(points, points[picked[-1:]])[:, 0])
-  return np.asarray(picked[:count], np.int64)
+    first = int(nearest(points, points.mean(0, keepdims=True, dtype=np.float64)).argmin())
+  return maximise(farthest(points), count, picked=[first]).index
 
 
-def _nearest(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
-  """`[n]` squared distances from the nearest centre, one centre after the other: no `[n, k]` of them."""
-  far = np.full(len(points), np.inf)
-  for centre in centres:
-    far = np.minimum(far, squared_distances(points, centre[None])[:, 0])
-  return far
+def _directions(points: np.ndarray) -> np.ndarray:
+  length = np.linalg.norm(points, axis=1, keepdims=True)
+  return points / np.where(length > 0, length, 1)
 
 
 def k_means(rng: np.random.Generator, points: np.ndarray, count: int, *, restarts: int = 10) -> np.ndarray:
@@ -112,44 +122,3 @@ def k_means(rng: np.random.Generator, points: np.ndarray, count: int, *, restart
 def random(rng: np.random.Generator, points: np.ndarray, count: int) -> np.ndarray:
   """Any `count` points, none twice."""
   return rng.permutation(len(points))[:count]
-
-
-CHOICES: dict[str, Callable[[np.random.Generator, np.ndarray, int], np.ndarray]] = {
-  "random": random,
-  "herding": herding,
-  "k_center": k_center,
-  "k_means": k_means,
-}
-
-
-def per_class(
-  choose: Callable[[np.random.Generator, np.ndarray, int], np.ndarray],
-  rng: np.random.Generator,
-  points: np.ndarray,
-  labels: np.ndarray,
-  ipc: int,
-  num_classes: int,
-) -> np.ndarray:
-  """A choice within every class.
-
-  Args:
-    choose: one of `CHOICES`, or a function like them.
-    rng: for choices that draw.
-    points: `[n, ...]`, flattened here.
-    labels: `[n]` integer labels.
-    ipc: images per class.
-    num_classes: number of classes.
-
-  Returns:
-    `[num_classes * ipc]` positions, class by class.
-
-  Raises:
-    UserError: a class has fewer than `ipc` images.
-  """
-  flat, picked = np.reshape(points, (len(points), -1)), []
-  for label in range(num_classes):
-    own = np.flatnonzero(labels == label)
-    if len(own) < ipc:
-      raise UserError(f"ipc={ipc}: class {label} has only {len(own)} images; lower ipc")
-    picked.append(own[choose(rng, flat[own], ipc)])
-  return np.concatenate(picked)

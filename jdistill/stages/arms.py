@@ -14,16 +14,17 @@ import numpy as np
 from jdistill import catalog, schema
 from jdistill.base import Batch, Outputs, PyTree, TargetSource, UserError, Variables
 from jdistill.config import Named, Plain, sections
-from jdistill.config.arms import NO_START, Arms
+from jdistill.config.arms import NO_START, SELECTED, Arms
 from jdistill.config.common import RUN, TRAIN
+from jdistill.data.policies import Chosen
 from jdistill.methods.knowledge import Recipe
 from jdistill.models.predict import predict
 from jdistill.schema import Range, near_matches
-from jdistill.stages import networks, train
+from jdistill.stages import choices, networks, subset, train
 from jdistill.stages.networks import Teachers, recipe_of
 from jdistill.stages.run import Run
 from jdistill.stages.teachers import SECTIONS as TEACHERS
-from jdistill.stages.teachers import check_train
+from jdistill.stages.teachers import check_policy, check_train
 from jdistill.tasks import Task
 
 
@@ -49,6 +50,7 @@ SECTIONS = {
   "start_train": TRAIN,
   "start_data_policy": sections.data_policy(),
   **TEACHERS,
+  **subset.SECTIONS,
 }
 
 
@@ -56,6 +58,9 @@ def _check(prefix: str, arm: dict[str, Any], committee: Mapping[str, Any]) -> No
   """Refuses what does not go together in one arm."""
   for section in ("train", "teacher_train", *(["start_train"] if arm["start_train"] else [])):
     check_train(f"{prefix}{section}", arm[section])
+  check_policy(prefix, arm["teacher_data_policy"])
+  if arm["proxy_train"]:
+    check_train(f"{prefix}proxy_train", arm["proxy_train"])
   targets, teachers = arm["targets"], arm["teachers"]
   if targets["top_k"] is not None and targets["source"] != "cached":
     raise UserError(f"{prefix}targets.top_k={targets['top_k']}: needs targets.source='cached'")
@@ -97,20 +102,27 @@ def trained(
     `(place of a seed -> (inputs -> logits), figures)`.
   """
   task, teachers = run.task(arm["task"]), networks.load(run, label, arm)
+  found = choices.ready(run, label, arm, seeds, stage)
+  chosen = None if found is None else found.chosen
   start, first_seconds = None, 0.0
   if arm["start_train"]:
     # named by what determines it, not by the arm: arms that start alike share it
     first = {name: value for name, value in arm.items() if name not in ("method", "train", "data_policy")}
     first |= {} if "teacher" in recipe_of(arm["start_method"]).needs else dict.fromkeys(TEACHERS)
-    job = job_of(run, "start", arm, "start_", seeds, *taught(run, teachers, arm, "start_", task))
+    first |= {} if arm["start_data_policy"]["name"] == SELECTED else dict.fromkeys(subset.SECTIONS)
+    given = taught(run, teachers, arm, "start_", task)
+    job = job_of(run, "start", arm, "start_", seeds, *given, chosen=chosen)
     done, figures = train.run(run, job, run.key("start"), _checkpoints(run, [stage, "start", first]), stage=stage)
     start, first_seconds = done.variables["student"], figures["seconds"]
-  job = job_of(run, label + words, arm, "", seeds, *taught(run, teachers, arm, "", task), start)
+  given = taught(run, teachers, arm, "", task)
+  job = job_of(run, label + words, arm, "", seeds, *given, start=start, chosen=chosen)
   job = _with_traced(run, label, arm["method"], job)
   directory = _checkpoints(run, [stage, label, arm])
   students, figures = train.run(run, job, run.key("students"), directory, stage=stage)
   figures["seconds"] += first_seconds
   figures |= {"metrics": directory.name, "target_bytes": job.targets.nbytes if job.targets else 0}
+  if found is not None:
+    figures |= {"prepare_seconds": found.proxy_seconds + found.select_seconds}
   return lambda index: train.predictions(job, students, index), figures
 
 
@@ -150,8 +162,12 @@ def job_of(
   targets: TargetSource | None = None,
   constants: PyTree = (),
   start: Variables | None = None,
+  chosen: Chosen | None = None,
 ) -> train.Job:
-  """One phase of an arm's students: `""`, or `"start_"` for the one before; what is optional is as in `train.Job`."""
+  """One phase of an arm's students: `""`, or `"start_"` for the one before; what is optional is as in `train.Job`.
+
+  `chosen` is for policies of a subset that was chosen before.
+  """
   recipe, task = recipe_of(arm[f"{phase}method"]), run.task(arm["task"])
   score = lambda predict: task.score(predict, task.validation)  # noqa: E731
   return train.Job(
@@ -159,7 +175,7 @@ def job_of(
     network=run.network(arm["student"], task),
     recipe=recipe,
     train=arm[f"{phase}train"],
-    policy=networks.policy_of(arm[f"{phase}data_policy"]),
+    policy=networks.policy_of(arm[f"{phase}data_policy"], chosen),
     data=task.data,
     members=np.stack([task.members(seed) for seed in seeds]),
     seeds=seeds,

@@ -12,7 +12,8 @@ import numpy as np
 
 from jdistill import catalog
 from jdistill.base import DataPolicy, Diverged, Network, PyTree, TargetSource, UserError, Variables
-from jdistill.config.arms import TEACHER_SECTIONS
+from jdistill.config.arms import SELECTED, TEACHER_SECTIONS
+from jdistill.data.policies import Chosen
 from jdistill.files import (
   LOCK,
   Damaged,
@@ -77,9 +78,17 @@ def _recipe(section: str) -> Recipe:
   return catalog.row(options.pop("name")).build()(**options)
 
 
-def policy_of(section: Mapping[str, Any]) -> Callable[[int, int], DataPolicy]:
-  """A section `data_policy` as `(size, batch_size) -> DataPolicy`; the same object for equal arguments."""
-  return functools.partial(_policy, json.dumps(dict(section), sort_keys=True))
+def policy_of(section: Mapping[str, Any], chosen: Chosen | None = None) -> Callable[[int, int], DataPolicy]:
+  """A section `data_policy` as `(size, batch_size) -> DataPolicy`; the same object for equal arguments.
+
+  Args:
+    section: the name of the policy and its options.
+    chosen: the subset of every student, for the policy of stage `select`.
+  """
+  if section["name"] != SELECTED:
+    return functools.partial(_policy, json.dumps(dict(section), sort_keys=True))
+  options = {name: value for name, value in section.items() if name != "name"}
+  return lambda size, batch_size: catalog.policy(SELECTED)(size, batch_size, chosen, **options)
 
 
 @functools.lru_cache(maxsize=64)

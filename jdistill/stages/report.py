@@ -37,9 +37,9 @@ def title(run: Run) -> str:
 
 
 def _row(run: Run) -> catalog.Row:
-  """The system that the run is about, such as a data policy; that of its method for a subject of another name."""
-  systems = {row.name: row for row in catalog.rows()}
-  return systems.get(run.subject, systems[run.config["method"]["name"]])
+  """The system that the run is about, such as a data policy: its subject, its experiment, or else its method."""
+  systems, c = {row.name: row for row in catalog.rows()}, run.config
+  return systems.get(run.subject) or systems.get(c["name"]) or systems[c["method"]["name"]]
 
 
 def _summary(run: Run, parts: list[Part]) -> dict[str, Any]:

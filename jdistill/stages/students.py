@@ -1,5 +1,7 @@
 """Stage `students`: trains the students of all arms with paired seeds and scores them on the test examples."""
 
+import functools
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -8,6 +10,7 @@ import numpy as np
 
 from jdistill import schema
 from jdistill.config import Declared
+from jdistill.evaluation import time_to_accuracy
 from jdistill.files import format_bytes
 from jdistill.reporting import Section, comparison, curves, read_jsonl
 from jdistill.schema import Range
@@ -15,6 +18,7 @@ from jdistill.stages import arms, grid, networks, traced, tune
 from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
 from jdistill.stages.workdir import on_first
+from jdistill.tasks import Task
 
 _FILE = "results.json"
 
@@ -27,7 +31,7 @@ class Keys(NamedTuple):
   reference: str | None = None
   tune_seeds: Annotated[int, Range(1)] = 3
   score_every: Annotated[int, Range(1)] | None = None
-  target_score: float | None = None
+  target_scores: tuple[float, ...] = ()
   order: tuple[str, ...] | None = None
 
 
@@ -85,37 +89,49 @@ def _report(run: Run, record: Mapping[str, Any]) -> Part:
     cell |= {"tuned": choices.get(label, {})} | cell.pop("figures", {})
     for name in ("arm", "files"):
       cell.pop(name, None)
-    if c["target_score"] is not None and "curve" in cell:
-      cell["seconds_to_target"] = time_to(cell["curve"], task.metric, c["target_score"], task.higher)
-  table = comparison.table(compared, task.metric, reference, columns=_columns(compared, c["target_score"]))
+    if "curve" in cell:
+      cell["time_to"] = {f"{target:g}": _time_to(cell, task, target) for target in c["target_scores"]}
+  table = comparison.table(compared, task.metric, reference, columns=_columns(compared, c["target_scores"]))
   said = comparison.verdict(compared, run.subject, reference, task.metric, task.higher)
   text = (
     f"{said}.\n\nMean ± standard deviation over {c['seeds']} seeds after the last epoch. Seeds are paired: a seed has "
     "the same initial student, order and examples in every arm. Choices were made on held-out training examples with "
     "other seeds, never on test examples. Seconds are of all seeds with compilation; memory is what the compiled step "
-    "of one device holds, data, teachers and scratch included."
+    "of one device holds, data, teachers and scratch included. Times to a score are of all seeds, without compilation, "
+    "of a score interpolated between looks at the held-out examples; teachers count as given."
   )
   section = Section("Result", text, table, _figures(run, compared, task.metric))
   return Part({"reference": reference, "arms": compared}, table, said, sections=[section])
 
 
-def time_to(curve: Sequence[Mapping[str, Any]], metric: str, target: float, higher: bool) -> float | None:
-  """Seconds of training (selection included, scoring not) until the mean held-out score of all seeds is at a target.
-
-  Args:
-    curve: points with `"seconds"` and `"scores"`, one mapping per seed.
-    metric: the score that counts.
-    target: what is to be reached; `None` comes back where no point does.
-    higher: whether more of it is better.
-  """
-  sign = 1 if higher else -1
-  reached = (p["seconds"] for p in curve if sign * np.mean([one[metric] for one in p["scores"]]) >= sign * target)
-  return next(reached, None)
+def _mean_curve(cell: Mapping[str, Any], metric: str) -> tuple[list[int], list[float], list[float]]:
+  """Updates, seconds of training (with the choices of a policy meanwhile, without scoring), and mean scores."""
+  points = cell["curve"]
+  means = [float(np.mean([one[metric] for one in point["scores"]])) for point in points]
+  return [point["step"] for point in points], [point["seconds"] for point in points], means
 
 
-def _columns(cells: Mapping[str, Any], target: float | None) -> dict[str, dict[str, str]]:
-  texts = {
-    f"seconds to {target}": lambda c: "" if c.get("seconds_to_target") is None else f"{c['seconds_to_target']:.2f}",
+def _time_to(cell: Mapping[str, Any], task: Task, target: float) -> dict[str, float] | None:
+  """Seconds, with those before the training, and updates until the mean held-out score of all seeds is at a target."""
+  steps, seconds, means = _mean_curve(cell, task.metric)
+  prepare = cell.get("prepare_seconds", 0.0)
+  found = {
+    "seconds": time_to_accuracy(seconds, means, target, prepare=prepare, higher=task.higher),
+    "steps": time_to_accuracy(steps, means, target, higher=task.higher),
+  }
+  return found if math.isfinite(found["steps"]) else None
+
+
+def _columns(cells: Mapping[str, Any], targets: Sequence[float]) -> dict[str, dict[str, str]]:
+  def time_to(target: float, cell: Mapping[str, Any]) -> str:
+    if "time_to" not in cell:
+      return ""
+    found = cell["time_to"][f"{target:g}"]
+    return "never" if found is None else f"{found['seconds']:.2f} ({found['steps']:.0f})"
+
+  texts = {f"seconds (steps) to {target:g}": functools.partial(time_to, target) for target in targets}
+  texts |= {
+    "of these before": lambda c: f"{c['prepare_seconds']:.2f}" if targets and "prepare_seconds" in c else "",
     "seconds": lambda c: f"{c['seconds']:.1f}",
     "memory": lambda c: format_bytes(c["step_bytes"]) if c["step_bytes"] else "",
     "target bytes": lambda c: format_bytes(c["target_bytes"]) if c["target_bytes"] else "",
@@ -130,18 +146,15 @@ def _figures(run: Run, cells: Mapping[str, Any], metric: str) -> list[tuple[str,
   bars = run.workdir / "curves" / "arms.png"
   comparison.bars(bars, {"": cells}, metric)
   out = [(f"{metric} of all arms; bars start above zero, whiskers are standard deviations over seeds", bars)]
-  scored = {
-    label: (
-      [point["seconds"] for point in cell["curve"]],
-      [float(np.mean([one[metric] for one in point["scores"]])) for point in cell["curve"]],
-    )
-    for label, cell in cells.items()
-    if cell.get("curve")
-  }
+  scored = {}
+  for label, cell in cells.items():
+    if cell.get("curve"):
+      _, seconds, means = _mean_curve(cell, metric)
+      scored[label] = [cell.get("prepare_seconds", 0.0) + one for one in seconds], means
   if scored:
     file = run.workdir / "curves" / "time.png"
-    curves(file, scored, f"{metric} on held-out examples", xlabel="seconds of training")
-    out.append(("held-out score by time: selection and training, without scoring", file))
+    curves(file, scored, f"{metric} on held-out examples", xlabel="seconds of selection and training")
+    out.append(("held-out score by time: proxies, selection and training, without scoring", file))
   path = run.workdir / "metrics" / f"{cells[run.subject].get('metrics')}.jsonl"
   rows = read_jsonl(path, f"students/{run.subject}") if path.exists() else []
   names = [name for name in (rows[0] if rows else {}) if name.startswith("loss/")]

@@ -10,6 +10,7 @@ import numpy as np
 from jdistill import augment, catalog, schema
 from jdistill.base import UserError
 from jdistill.config import Declared, Plain, sections
+from jdistill.config.arms import SELECTED
 from jdistill.config.common import TRAIN
 from jdistill.evaluation import embeddings
 from jdistill.files import format_bytes
@@ -53,8 +54,18 @@ def check_train(dotted: str, section: Mapping[str, Any]) -> None:
     raise UserError(f"{dotted}.warmup_epochs={section['warmup_epochs']}: must be below epochs={section['epochs']}")
 
 
+def check_policy(prefix: str, section: Mapping[str, Any]) -> None:
+  """Refuses the data policy of what was selected for students."""
+  if section["name"] == SELECTED:
+    raise UserError(
+      f"{prefix}teacher_data_policy.name={SELECTED!r}: what is selected are examples of students; use 'shuffle', or "
+      "'static_subset' for teachers of a part"
+    )
+
+
 def _complete(given: Mapping[str, Any], out: dict[str, Any]) -> None:
   check_train("teacher_train", out["teacher_train"])
+  check_policy("", out["teacher_data_policy"])
   if "also" in out["teachers"] and "arms" not in out and (out["teachers"]["also"] or out["teachers"]["stored"]):
     raise UserError("teachers.also, teachers.stored: are for runs with arms; leave them out")
 

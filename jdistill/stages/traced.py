@@ -7,7 +7,7 @@ import jax
 
 from jdistill.base import Outputs, TargetSource, UserError
 from jdistill.methods.knowledge import Recipe
-from jdistill.stages import arms, job_plan, networks, train
+from jdistill.stages import arms, job_plan, networks, subset, train
 from jdistill.stages.job_plan import Plan
 from jdistill.stages.networks import recipe_of
 from jdistill.stages.run import Run
@@ -45,7 +45,7 @@ def job(run: Run, label: str, arm: Mapping[str, Any], name: str = "") -> train.J
   """The training of one phase of an arm with shapes in place of teachers."""
   recipe = recipe_of(arm[f"{name}method"])
   targets = target_shapes(run, label, arm) if "teacher" in recipe.needs else None
-  found = arms.job_of(run, label, arm, name, [0], targets)
+  found = arms.job_of(run, label, arm, name, [0], targets, chosen=subset.planned(run, arm))
   if targets is not None and arm["targets"]["source"] == "cached":
     found = found._replace(recipe=_plain_for_teachers(recipe, arm[f"{name}method"]["name"]))
   return found

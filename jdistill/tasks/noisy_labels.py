@@ -16,10 +16,11 @@ from jdistill.tasks.task import Request, Task
 def noisy_labels(
   request: Request,
   *,
-  student_size: Count | None = 500,
+  student_size: Count | None = None,
   label_noise: Share = 0.4,
   teacher_noise: Share = 0.8,
   trains_on: Literal["noisy", "held_out"] = "noisy",
+  noisy_classes: Literal["half", "all"] = "half",
 ) -> Task:
   """Labelled images; students see wrong labels in half of the classes, the teacher learned wrong ones in the other.
 
@@ -34,6 +35,8 @@ def noisy_labels(
     label_noise, teacher_noise: probabilities.
     trains_on: `"noisy"`, or `"held_out"` for a control that trains on the validation examples and their right labels
       instead: what these are worth by themselves.
+    noisy_classes: the students' noisy classes: a random `"half"`, or `"all"`, which leaves teachers none to be wrong
+      in.
 
   Returns:
     A `Task`; `extra["clean_labels"]` has the right labels.
@@ -48,7 +51,7 @@ def noisy_labels(
   clean = found.train.y
   rng = np.random.default_rng((request.seed, 29))
   classes = rng.permutation(found.num_classes).astype(np.int32)
-  noisy, wrong = np.split(classes, [found.num_classes // 2])
+  noisy, wrong = np.split(classes, [found.num_classes // 2 if noisy_classes == "half" else found.num_classes])
   labels = _symmetric(rng, clean, np.isin(clean, noisy) & (rng.random(len(clean)) < label_noise), found.num_classes)
   taught = _cyclic(clean, np.isin(clean, wrong) & (rng.random(len(clean)) < teacher_noise), wrong)
   data = found.train._replace(y=labels, extra={"clean_labels": clean})
@@ -74,7 +77,9 @@ def noisy_labels(
       f"students: labels of classes {_listed(noisy)} wrong with probability {label_noise:g} "
       f"({int((labels != clean).sum())} of {len(clean)}); {len(members(0))} examples each",
       f"teacher: labels of classes {_listed(wrong)} wrong with probability {teacher_noise:g} "
-      f"({int((taught != clean).sum())} of {len(clean)})",
+      f"({int((taught != clean).sum())} of {len(clean)})"
+      if len(wrong)
+      else f"teacher: {len(clean)} training images with right labels",
       f"right labels: {len(found.validation.y)} held-out examples (choices, outer updates) and {len(found.test.y)} of "
       "the test",
     ),
@@ -93,10 +98,12 @@ def _cyclic(labels: np.ndarray, replaced: np.ndarray, classes: np.ndarray) -> np
 
 
 def _scores(noisy: np.ndarray, wrong: np.ndarray):
-  """Accuracy, and that on each half of the classes."""
+  """Accuracy, and that on each half of the classes where there are halves."""
 
   def score(predict, data: Batch) -> dict[str, float]:
     out = classification_scores(predict, data)
+    if not len(wrong):
+      return out
     del out["balanced_accuracy"]
     hits = np.argmax(predict(data.x), axis=-1) == data.y
     for name, part in (("noisy_half", noisy), ("wrong_half", wrong)):

@@ -158,7 +158,7 @@ class _Driver:
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.asarray(seeds, jnp.uint32))
     init, self.keys = jax.vmap(jax.random.split, out_axes=1)(keys)
     self.ahead = 1 if policy.looks else max(1, min(_AHEAD // policy.steps, epochs))
-    self.states = jax.jit(jax.vmap(policy.init))(init)
+    self.states = jax.jit(policy.init_seeds or jax.vmap(policy.init))(init)
     self.before = self.states  # the states before the running draw
     self.block: Block | None = None
     self.begin = self.end = self.first_epoch = self.next_epoch = 0

@@ -67,7 +67,7 @@ def differ(a, b):
 def test_every_row_describes_its_toy(row):
   """A row that is a method has an objective, and options that its builder declares."""
   assert row.toy.get("kind", "student") in (*toys.KINDS, "policy")
-  assert row.policy == (row.toy.get("kind") == "policy") and row.policy != ("objective" in row.toy)
+  assert bool(row.policy) == (row.toy.get("kind") == "policy") and bool(row.policy) != ("objective" in row.toy)
   assert set(toys.options(row)) <= set(schema.fields(row.build()))
 
 
@@ -225,5 +225,5 @@ def test_a_row_names_its_paper_its_experiment_and_its_test(row):
   assert re.search(r" (19|20)\d\d$", row.venue)
   assert (ROOT / row.test).is_file()
   config = experiment_files.load(str(ROOT / row.config))
-  assert (config.data_policy.name if row.policy else config.method.name) == row.name
+  assert (config.data_policy.name if row.policy else config.method.name) == (row.policy_name or row.name)
   assert (row.arxiv or row.title) in ast.get_docstring(ast.parse((ROOT / row.config).read_text(encoding="utf-8")))

@@ -7,7 +7,7 @@ import pytest
 
 from jdistill import schema
 from jdistill.base import Block, UserError
-from jdistill.data.policies import cut, part_size, rs2, shuffle, static_subset, walk
+from jdistill.data.policies import Chosen, cut, part_size, rs2, selected, shuffle, static_subset, walk
 
 KEY = jax.random.key(0)
 
@@ -121,3 +121,32 @@ def test_a_walk_fills_with_kept_examples_and_steps_that_do_not_happen_are_cut():
 def test_steps_in_the_middle_are_cut_too():
   index, weight = cut(Block(jnp.int32([[0, 1], [2, 3], [4, 5]]), jnp.float32([[1, 1], [0, 0], [0, 2]])))
   assert index.tolist() == [[0, 1], [4, 5]] and weight.tolist() == [[1, 1], [0, 2]]
+
+
+CHOSEN = Chosen(np.array([[3, 7, 1, 9, 4], [8, 2, 2, 2, 2]]), np.array([[2.0, 1, 0.5, 3, 1], [4.0, 1, 0, 0, 0]]))
+
+
+def weights_of(block):
+  return {int(i): float(w) for i, w in zip(np.ravel(block.index), np.ravel(block.weight), strict=True) if w > 0}
+
+
+def test_every_epoch_goes_through_what_was_selected_once_with_its_weights():
+  seen, blocks = draw(selected(10, 2, CHOSEN), 4)
+  assert [sorted(epoch) for epoch in seen] == [[1, 3, 4, 7, 9]] * 4 and len({tuple(epoch) for epoch in seen}) > 1
+  assert blocks[0].index.shape == (3, 2)
+  assert all(weights_of(block) == {3: 2.0, 7: 1.0, 1: 0.5, 9: 3.0, 4: 1.0} for block in blocks)
+  _, blocks = draw(selected(10, 2, CHOSEN, weighted=False), 1)
+  assert weights_of(blocks[0]) == dict.fromkeys((3, 7, 1, 9, 4), 1.0)
+
+
+def test_students_side_by_side_have_subsets_of_their_own_and_what_fills_up_has_no_weight():
+  policy = selected(10, 5, CHOSEN)
+  states = policy.init_seeds(jax.random.split(KEY, 2))
+  block, _ = jax.vmap(lambda state: policy.next(KEY, state, jnp.int32(0), None))(states)
+  own = [weights_of(jax.tree.map(lambda leaf, s=s: leaf[s], block)) for s in range(2)]
+  assert set(own[0]) == {3, 7, 1, 9, 4} and own[1] == {8: 4.0, 2: 1.0}
+
+
+def test_without_a_choice_all_examples_are_selected():
+  seen, blocks = draw(selected(7, 3), 1)
+  assert sorted(seen[0]) == list(range(7)) and selected(7, 3).steps == 3 and (blocks[0].weight <= 1).all()

@@ -49,7 +49,7 @@ _KD: dict[str, Any] = {
   "subject": ["ce", "", "a\nb"],
   "reference": ["nope", ""],
   "score_every": [-1],
-  "target_score": [float("nan")],
+  "target_scores": [[float("nan")]],
 }
 
 

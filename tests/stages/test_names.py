@@ -11,11 +11,15 @@ ROOM = Path(stages.__file__).parent
 
 # Options whose names are words of the stages as well, with what the stages mean by them.
 WORDS = {
+  "features": "a field of `Evidence`",
+  "fraction": "a key of the section `select`, whatever the selector",
   "grid": "cells of work",
   "initial": "the synthetic set before the first step, a control of evaluation",
   "labels": "a field of `SyntheticSet`",
   "outer": "a field of `Recipe`",
   "state": "a field of `Outcome`",
+  "per_class": "a key of the section `select`, whatever the selector",
+  "repeat": "of NumPy",
   "taps": "a field of `Outputs`",
 }
 
@@ -24,7 +28,7 @@ def options():
   """The names of all options of methods, their parts and data policies that are no keys of stages."""
   found = set()
   for row in catalog.rows():
-    found |= set(catalog.policy_fields(row.name) if row.policy else row.fields())
+    found |= set(catalog.policy_fields(row.policy_name) if row.policy else row.fields())
   for name in catalog.policy_names():
     found |= set(catalog.policy_fields(name))
   for declared in (RUN, *(stage.fields for stage in stages.STAGES.values())):

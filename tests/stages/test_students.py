@@ -12,7 +12,6 @@ from jdistill import run
 from jdistill.base import UserError
 from jdistill.reporting import JsonlWriter, read_jsonl
 from jdistill.stages import Interrupted, lines, run_stages
-from jdistill.stages.students import time_to
 
 pytestmark = pytest.mark.usefixtures("compiled_once")  # most runs here are the same run again
 
@@ -127,9 +126,3 @@ def test_teachers_that_do_not_fit_are_refused_before_any_work(tmp_path):
     with pytest.raises(UserError, match=f"^{words}"):
       run.run_experiment(experiment({"hints": arm}, tune={}, reference=None), tmp_path / "work", stream=io.StringIO())
     assert not (tmp_path / "work").exists() and not (tmp_path / "artefacts").exists()
-
-
-def test_the_time_to_a_score_is_that_of_the_first_point_that_has_it():
-  curve = [{"seconds": t, "scores": [{"error": a}, {"error": b}]} for t, a, b in ((1, 5, 3), (2, 2, 1), (3, 4, 4))]
-  assert time_to(curve, "error", 1.5, False) == 2 and time_to(curve, "error", 1.4, False) is None
-  assert time_to(curve, "error", 4, True) == 1 and time_to([], "error", 4, True) is None

@@ -104,3 +104,12 @@ def test_refuse_overlap():
   for nothing in (None, data([])):
     with pytest.raises(UserError, match="validation: no held-out examples"):
       refuse_overlap(data([0]), nothing)
+
+
+def test_all_classes_can_be_noisy_and_then_no_teacher_is_wrong():
+  task = noisy_labels(request(), label_noise=0.3, noisy_classes="all", trains_on="noisy")
+  wrong = task.data.y != task.data.extra["clean_labels"]
+  assert abs(wrong.mean() - 0.3) < 3 * np.sqrt(0.21 / 1097)
+  assert all(wrong[task.data.extra["clean_labels"] == c].any() for c in range(10))
+  np.testing.assert_array_equal(task.teacher.y, task.data.extra["clean_labels"])
+  assert set(task.score(lambda x: np.eye(10)[task.test.y], task.test)) == {"accuracy", "balanced_accuracy"}

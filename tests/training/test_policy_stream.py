@@ -200,3 +200,14 @@ def test_an_epoch_without_examples_is_refused_with_what_can_be_done():
 def test_policies_that_look_serve_one_seed():
   with pytest.raises(ValueError, match="one seed at a time, got 3 seeds"):
     stream(looking())
+
+
+def test_a_policy_made_for_certain_seeds_gives_each_its_own_state():
+  def draw(key, state, epoch, look):
+    index = jnp.full((1, B), state, jnp.int32)
+    return Block(index, jnp.ones((1, B), jnp.float32)), state
+
+  policy = DataPolicy(lambda key: jnp.int32(0), draw, 1, init_seeds=lambda keys: jnp.arange(len(keys), dtype=jnp.int32))
+  stream = policy_stream(policy, KEY, shared=DATA, members=MEMBERS, join=join, epochs=2, seeds=(4, 5, 6), batch_size=B)
+  stream.prepare(0, (), DATA)
+  np.testing.assert_array_equal(stream.rows(0, 1).index[0, :, 0], [MEMBERS[s, s] for s in range(3)])

@@ -34,6 +34,24 @@ def kd(
   return Recipe({"ce": cross_entropy_term(ce_weight), "kd": kd_term(kd_weight, temperature)})
 
 
+@validated("method")
+def kd_pruning(
+  *,
+  temperature: Annotated[Positive, Traced] = 4.0,
+  alpha: Annotated[Share, Traced] = 0.5,
+) -> Recipe:
+  """`(1 - alpha) CE + alpha T^2 KL(teacher || student)`, on the examples that a selection left (arXiv 2403.07854).
+
+  The best `alpha` grows as fewer examples are kept, and with the share of wrong labels among them: 1 uses no labels.
+  The subset is the data policy's (`data_policy.name="selected"` or `"static_subset"`); teachers have all examples.
+
+  Args:
+    temperature: of both softmaxes; the paper's is not verified.
+    alpha: share of the teacher, in `[0, 1]`; 0.9 to 1 for a tenth of the data, about 0.5 for nearly all.
+  """
+  return Recipe({"ce": cross_entropy_term(1 - alpha), "kd": kd_term(alpha, temperature)})
+
+
 def stored_labels(temperature: float) -> Recipe:
   """`KL(teacher || student)` at a temperature, without labels and without the factor `T^2`: SRe2L's and FKD's students.
 

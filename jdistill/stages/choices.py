@@ -1,0 +1,145 @@
+"""What a selector chose for the students of some seeds: an artefact that all runs share."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jdistill.base import UserError
+from jdistill.data.policies import Chosen
+from jdistill.files import read_npz, sha256_arrays, sha256_file, write_npz, write_record
+from jdistill.selection.select import Choice, Evidence, select
+from jdistill.stages import locked, proxies, subset
+from jdistill.stages.run import Run
+from jdistill.stages.workdir import on_first
+
+_RECORD, _ARRAYS = "choice.json", "choice.npz"
+
+
+class Found(NamedTuple):
+  """What was chosen for the students of some seeds.
+
+  Attributes:
+    chosen: positions and weights.
+    proxy_seconds: of training the proxies of all seeds and asking them, without compilation.
+    select_seconds: of the choices of all seeds.
+    about: figures for reports.
+  """
+
+  chosen: Chosen
+  proxy_seconds: float
+  select_seconds: float
+  about: Mapping[str, Any]
+
+
+def _identity(run: Run, arm: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
+  if subset.has_proxies(arm):
+    evidence = proxies.identity_of(run, arm, seeds)
+  else:
+    task = run.task(arm["task"])
+    members = sha256_arrays({"members": subset.members(run, arm, seeds)})
+    evidence = {"data": run.fingerprint(task.data), "members": members}
+  own = dict(arm["select"]) | subset.budget(arm) | {"fraction": subset.budget(arm).get("fraction")}
+  return {"evidence": evidence, "select": own, "seeds": list(seeds), "seed": run.config["seed"]}
+
+
+def ready(run: Run, label: str, arm: Mapping[str, Any], seeds: Sequence[int], stage: str) -> Found | None:
+  """What students of some seeds train on, chosen first where it is missing; `None` for arms that select nothing.
+
+  Args:
+    run: the run.
+    label: of the arm, for messages.
+    arm: its sections.
+    seeds: of the students.
+    stage: that asks, for messages.
+  """
+  if not subset.is_selected(arm):
+    return None
+  identity = _identity(run, arm, seeds)
+  path = run.artefact("choices", **identity)
+  if not subset.is_whole(run, path, _RECORD, identity):
+    with locked.artefact(run, path):
+      if not subset.is_whole(run, path, _RECORD, identity):
+        _choose(run, label, arm, seeds, stage, path, identity)
+  record = on_first(lambda: subset.checked(path, _RECORD, identity))
+  found = read_npz(path / _ARRAYS)
+  return Found(
+    Chosen(found["positions"], found["weights"]), record["proxy_seconds"], record["select_seconds"], record["about"]
+  )
+
+
+def verify(run: Run, arm: Mapping[str, Any], seeds: Sequence[int]) -> None:
+  """Looks at what was chosen.
+
+  Raises:
+    Damaged: a file is missing or is not as it was written.
+  """
+  identity = _identity(run, arm, seeds)
+  subset.checked(run.artefact("choices", **identity), _RECORD, identity)
+
+
+def _choose(run, label, arm, seeds, stage: str, path: Path, identity: Mapping[str, Any]) -> None:
+  path_of_proxies, seconds = None, 0.0
+  if subset.has_proxies(arm):
+    path_of_proxies, record = proxies.ready(run, label, arm, seeds, stage)
+    seconds = record["seconds"]
+
+  def write() -> None:
+    rows, took = [], 0.0
+    for place, seed in enumerate(seeds):
+      evidence = proxies.evidence(run, arm, seed, place, path_of_proxies)
+      if not place:
+        _select(run, label, arm, seed, evidence)  # compiles what a selector compiles, which no time here counts
+      begin = time.monotonic()
+      rows.append(_select(run, label, arm, seed, evidence))
+      took += time.monotonic() - begin
+    chosen = _together(rows)
+    write_npz(path / _ARRAYS, chosen._asdict())
+    found = {
+      "identity": identity, "proxy_seconds": seconds, "select_seconds": took, "about": _about(run, arm, seeds, chosen),
+      "files": {_ARRAYS: sha256_file(path / _ARRAYS)},
+    }  # fmt: skip
+    write_record(path / _RECORD, found)
+    count = chosen.positions.shape[1]
+    run.log(f"{stage}: {label}: {arm['select']['name']} keeps {count} of {len(evidence.labels)} examples, {took:.2f} s")
+
+  on_first(write)
+
+
+def _select(run: Run, label: str, arm: Mapping[str, Any], seed: int, evidence: Evidence) -> Choice:
+  own = arm["select"]
+  options = {name: value for name, value in own.items() if name != "name" and name not in subset.COMMON}
+  rng = np.random.default_rng((run.config["seed"], 41, seed))
+  try:
+    return select(rng, own["name"], evidence, balanced=own["balanced"], **subset.budget(arm), **options)
+  except UserError as error:
+    raise UserError(f"{label}: {error}") from error
+
+
+def _together(rows: Sequence[Choice]) -> Chosen:
+  """The choices of all seeds as arrays; shorter ones are filled up with their first example at weight zero."""
+  size = max(len(row.index) for row in rows)
+  positions, weights = np.zeros((len(rows), size), np.int32), np.zeros((len(rows), size), np.float32)
+  for place, row in enumerate(rows):
+    positions[place] = row.index[0]
+    positions[place, : len(row.index)] = row.index
+    weights[place, : len(row.index)] = 1.0 if row.weight is None else row.weight
+  return Chosen(positions, weights)
+
+
+def _about(run: Run, arm: Mapping[str, Any], seeds: Sequence[int], chosen: Chosen) -> dict[str, Any]:
+  """How many examples there are and are kept, the range of the weights, and the share of wrong labels where known."""
+  data, members = run.task(arm["task"]).data, subset.members(run, arm, seeds)
+  used = [weights > 0 for weights in chosen.weights]
+  places = [row[own[here]] for row, own, here in zip(members, chosen.positions, used, strict=True)]
+  weights = np.concatenate([row[here] for row, here in zip(chosen.weights, used, strict=True)])
+  found = {
+    "examples": members.shape[1],
+    "kept": [len(own) for own in places],
+    "weights": [float(weights.min()), float(weights.max())],
+  }
+  if (clean := data.extra.get("clean_labels")) is not None:
+    found["wrong_labels"] = [float(np.mean(np.asarray(clean)[own] != np.asarray(data.y)[own])) for own in places]
+  return found

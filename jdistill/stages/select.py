@@ -1,0 +1,147 @@
+"""Stage `select`: chooses the examples that students train on, by what proxy networks make of them."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jdistill.base import UserError
+from jdistill.config import Declared
+from jdistill.config.arms import SELECT_SECTIONS
+from jdistill.reporting import Section
+from jdistill.stages import choices, job_plan, proxies, subset
+from jdistill.stages.run import Run
+from jdistill.stages.stage import Part, Stage
+
+
+def _arms(run: Run) -> dict[str, Mapping[str, Any]]:
+  """Those that train on a choice which no search is open about."""
+  found = {label: run.config["arms"][label] for label in run.config["order"]}
+  open_ = {
+    label for label, grid in run.config["tune"].items() if any(key.split("/")[0] in SELECT_SECTIONS for key in grid)
+  }
+  return {label: arm for label, arm in found.items() if subset.is_selected(arm) and label not in open_}
+
+
+def _seeds(run: Run) -> list[int]:
+  return list(range(run.config["seeds"]))
+
+
+def _check(run: Run) -> None:
+  for label in run.config["order"]:
+    arm = run.config["arms"][label]
+    if not subset.is_selected(arm):
+      continue
+    try:
+      check_arm(run, arm)
+    except UserError as error:
+      raise UserError(f"{label}: {error}") from error
+
+
+def check_arm(run: Run, arm: Mapping[str, Any]) -> None:
+  """Refuses a selection that cannot be made.
+
+  Raises:
+    UserError: examples without one label each, a budget that a class cannot keep, or a selector that needs networks,
+      checks or held-out examples that there are not.
+  """
+  own, task, wanted = arm["select"], run.task(arm["task"]), subset.needs(arm)
+  name = own["name"]
+  labels = np.asarray(task.data.y)
+  if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
+    raise UserError(
+      f"data_policy.name='selected': selectors need one label for every example, and task.name="
+      f"{arm['task']['name']!r} has others; choose another data_policy"
+    )
+  for seed in _seeds(run):
+    subset.kept(run, arm, seed)
+  if lacking := [need for need in wanted if need in ("logits", "history")] * (own["runs"] == 0):
+    raise UserError(f"select.runs=0: {name} needs {lacking[0]} of a network; set at least 1")
+  epochs = arm["proxy_train"]["epochs"]
+  if own["runs"] and wanted and subset.epoch_of(arm) > epochs:
+    raise UserError(f"select.at_epoch={own['at_epoch']}: proxies have proxy_train.epochs={epochs}; lower it")
+  if "history" in wanted and epochs < 2:
+    raise UserError(
+      f"proxy_train.epochs={epochs}: {name} needs a history of at least 2 checks, one per epoch; raise it"
+    )
+  if "validation" in wanted:
+    held = np.asarray(task.validation.y)
+    missing = sorted(set(labels.tolist()) - set(held.tolist()))
+    if missing:
+      raise UserError(
+        f"validation_size={run.config['validation_size']}: {name} needs held-out examples of every class, and there "
+        f"are none of class {missing[0]}; raise it"
+      )
+  if subset.has_proxies(arm):
+    job_plan.plan_of(run, proxies.job_of(run, "", arm, [0]))  # refuses a proxy that does not fit
+
+
+def _run(run: Run) -> None:
+  begin, records = time.monotonic(), {}
+  for label, arm in _arms(run).items():
+    if run.stops():
+      run.interrupt("select", begin, f"{len(records)} of {len(_arms(run))} choices are saved")
+    found = choices.ready(run, label, arm, _seeds(run), "select")
+    records[label] = {
+      "selector": arm["select"]["name"],
+      "proxy_seconds": found.proxy_seconds,
+      "select_seconds": found.select_seconds,
+      **found.about,
+    }
+  run.finish("select", begin, choices=records)
+
+
+def _verify(run: Run) -> None:
+  for arm in _arms(run).values():
+    choices.verify(run, arm, _seeds(run))
+
+
+def _plan(run: Run) -> list[tuple[str, str]]:
+  rows, seen = [], []
+  for label, arm in _arms(run).items():
+    own, count = arm["select"], len(_seeds(run))
+    if subset.has_proxies(arm) and (identity := proxies.identity_of(run, arm, _seeds(run))) not in seen:
+      seen.append(identity)
+      found = job_plan.plan_of(run, proxies.job_of(run, label, arm, [0]))
+      networks = count * own["runs"]
+      rows.append(
+        (
+          f"proxies of {label}: {networks} x {arm['proxy']['name']} ({found.parameters:,} parameters), "
+          f"{found.steps:,} steps, asked after epoch {subset.epoch_of(arm)}",
+          found.cost(networks),
+        )
+      )
+    size = len(subset.labels_of(run, arm, 0))
+    rows.append((f"{label}: {own['name']} keeps {subset.kept(run, arm):,} of {size:,} examples, {count} times", ""))
+  return rows
+
+
+def _report(run: Run, record: Mapping[str, Any]) -> Part:
+  found = record["choices"]
+  if not found:
+    return Part()
+  noisy = any("wrong_labels" in one for one in found.values())
+  headers = ["arm", "selector", "kept", "weights", "proxies (s)", "selecting (s)", *(["wrong labels"] * noisy)]
+  rows = []
+  for label, one in found.items():
+    low, high = one["weights"]
+    rows.append(
+      [
+        label,
+        one["selector"],
+        f"{np.mean(one['kept']):g} of {one['examples']}",
+        f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}",
+        f"{one['proxy_seconds']:.2f}",
+        f"{one['select_seconds']:.2f}",
+        *([f"{np.mean(one['wrong_labels']):.1%}"] if "wrong_labels" in one else [""] * noisy),
+      ]
+    )
+  text = (
+    "Seconds are of the choices for all seeds: of training their proxies, without compilation, and of selecting. Arms "
+    "that ask the same proxies share them here; each would need them alone. Both count in times to a score."
+  )
+  return Part({"choices": found}, sections=[Section("Selection", text, (headers, rows))])
+
+
+STAGE = Stage("select", _run, Declared(), (), _check, _verify, _plan, _report)

@@ -1,0 +1,135 @@
+"""What the sections `select`, `proxy` and `proxy_train` of an arm say, and how artefacts of a selection are checked."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+
+from jdistill import schema
+from jdistill.config import Named, Plain, sections
+from jdistill.config.arms import SELECTED
+from jdistill.config.common import TRAIN
+from jdistill.data.policies import Chosen
+from jdistill.files import Damaged, read_record, sha256_file, to_jsonable
+from jdistill.schema import Above, Count, Range
+from jdistill.selection.select import SELECTORS, budgets
+from jdistill.stages import networks
+from jdistill.stages.run import Run
+from jdistill.stages.workdir import on_first
+
+MOST_RUNS = 1000
+
+
+class Common(NamedTuple):
+  """What the section `select` holds beside the options of a selector."""
+
+  fraction: Annotated[float, Above(0), Range(high=1)] | None = 0.1
+  per_class: Count | None = None
+  balanced: bool = True
+  runs: Annotated[int, Range(0, MOST_RUNS)] = 1
+  at_epoch: Count | None = None
+
+
+COMMON = schema.fields(Common)
+SECTIONS = {
+  "select": Named(
+    lambda: list(SELECTORS),
+    lambda name: COMMON | schema.fields(SELECTORS[name].choose),
+    {"name": "random"},
+    open=True,
+    common=COMMON,
+  ),
+  "proxy": sections.network("student"),
+  "proxy_train": Plain(TRAIN.fields | {"epochs": TRAIN.fields["epochs"]._replace(default=10)}),
+}
+
+
+def is_selected(arm: Mapping[str, Any]) -> bool:
+  """Whether students of an arm train on what a selector chose."""
+  return any(arm[f"{phase}data_policy"]["name"] == SELECTED for phase in networks.phases(arm))
+
+
+def needs(arm: Mapping[str, Any]) -> tuple[str, ...]:
+  """What the selector of an arm reads beside the labels."""
+  return SELECTORS[arm["select"]["name"]].needs
+
+
+def has_proxies(arm: Mapping[str, Any]) -> bool:
+  """Whether networks are trained before the choice."""
+  return bool(needs(arm)) and arm["select"]["runs"] > 0
+
+
+def budget(arm: Mapping[str, Any]) -> dict[str, Any]:
+  """`fraction` or `per_class`, as selectors take them."""
+  own = arm["select"]
+  return {"fraction": own["fraction"]} if own["per_class"] is None else {"per_class": own["per_class"]}
+
+
+def kept(run: Run, arm: Mapping[str, Any], seed: int = 0) -> int:
+  """How many examples the student of a seed keeps.
+
+  Raises:
+    UserError: a class would keep nothing, or has fewer examples than asked.
+  """
+  labels = labels_of(run, arm, seed)
+  found = sum(budgets(labels, **budget(arm)).values())
+  own = arm["select"]
+  return found if own["balanced"] or own["per_class"] is not None else round(own["fraction"] * len(labels))
+
+
+def labels_of(run: Run, arm: Mapping[str, Any], seed: int) -> np.ndarray:
+  """The labels of the examples of one student."""
+  task = run.task(arm["task"])
+  return np.asarray(task.data.y)[task.members(seed)]
+
+
+def planned(run: Run, arm: Mapping[str, Any]) -> Chosen | None:
+  """A choice of the right size for the first student, before anything is chosen; `None` where nothing is."""
+  if not is_selected(arm):
+    return None
+  count = kept(run, arm)
+  return Chosen(np.arange(count)[None], np.ones((1, count), np.float32))
+
+
+def epoch_of(arm: Mapping[str, Any]) -> int:
+  """After how many epochs proxies are asked."""
+  return arm["select"]["at_epoch"] or arm["proxy_train"]["epochs"]
+
+
+def members(run: Run, arm: Mapping[str, Any], seeds: Sequence[int]) -> np.ndarray:
+  """`[seeds, n]` positions of the examples of each student."""
+  task = run.task(arm["task"])
+  return np.stack([task.members(seed) for seed in seeds])
+
+
+def checked(path: Path, record: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
+  """The record of an artefact.
+
+  Raises:
+    Damaged: it, or one of its files, is missing or is not as it was written.
+  """
+  found = read_record(path / record)
+  if found["identity"] != to_jsonable(wanted):
+    raise Damaged(path / record, "is that of another choice")
+  for name, digest in found["files"].items():
+    if not (path / name).is_file():
+      raise Damaged(path / name, "is missing")
+    if sha256_file(path / name) != digest:
+      raise Damaged(path / name)
+  return found
+
+
+def is_whole(run: Run, path: Path, record: str, wanted: Mapping[str, Any]) -> bool:
+  """Whether an artefact is there; tells of one that is damaged."""
+
+  def look() -> bool:
+    try:
+      checked(path, record, wanted)
+    except Damaged as error:
+      if (path / record).exists():
+        run.tell("select", error)
+      return False
+    return True
+
+  return on_first(look)
