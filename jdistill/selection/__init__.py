@@ -9,16 +9,16 @@ from jdistill.selection.confidence import (
   selection_mixing_weight,
 )
 from jdistill.selection.coresets import CHOICES, herding, k_center, k_means, per_class
-from jdistill.selection.probabilities import dual_head_probs, entropy, least_confidence, margin_gain
-from jdistill.selection.queries import Pool
-from jdistill.selection.robust import Robust, capped_distribution, rad_distribution, systematic_sample
+from jdistill.selection.select import SELECTORS, Choice, Evidence, Selector, budgets, select
 
 __all__ = [
   "CHOICES",
+  "SELECTORS",
+  "Choice",
+  "Evidence",
   "Mined",
-  "Pool",
-  "Robust",
-  "capped_distribution",
+  "Selector",
+  "budgets",
   "classwise_confidence_select",
   "dual_head_probs",
   "entropy",
@@ -33,6 +33,7 @@ __all__ = [
   "per_class",
   "rad_distribution",
   "representative",
+  "select",
   "selection_mixing_weight",
   "systematic_sample",
 ]

@@ -4,6 +4,7 @@ Every choice is made among points `[n, d]`, such as flattened images or a networ
 """
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 
@@ -42,15 +43,16 @@ def herding(rng: np.random.Generator, points: np.ndarray, count: int) -> np.ndar
   return np.asarray(picked, np.int64)
 
 
-def k_center(rng: np.random.Generator, points: np.ndarray, count: int, *, init: np.ndarray | None = None) -> np.ndarray:
-  """Greedy k-center: always the point farthest from all that were chosen before, in Euclidean distance.
+def k_center(
+  rng: np.random.Generator, points: np.ndarray, count: int, *, start: Literal["mean", "random"] = "mean"
+) -> np.ndarray:
+  """Greedy k-center: first the point nearest to the mean, then always the one farthest from all that were chosen.
 
   Args:
-    rng: not used, as nothing is drawn.
+    rng: draws a random start.
     points: `[n, d]`.
     count: how many, at most `n`.
-    init: `[k, d]` points that count as chosen already, such as those with a label. Without any (`None`, or `k = 0`) the
-      first choice is the point nearest to the mean.
+    start: the first point: the one nearest to the mean, or any.
 
   Returns:
     `[count]` positions in the order of their choice, none twice.
@@ -62,18 +64,12 @@ def k_center(rng: np.random.Generator, points: np.ndarray, count: int, *, init: 
     Sener & Savarese (arXiv 1708.00489), algorithm 1; the start at the mean is that of dataset condensation's
     experiments.
   """
-  del rng
   points = np.asarray(points, np.float64)
-  if count > len(points):
-    raise UserError(f"k_center: {count} of {len(points)} points; choose at most all of them")
-  if init is not None and len(init):
-    init = np.asarray(init, np.float64)
-    if init.ndim != 2 or init.shape[1:] != points.shape[1:]:
-      raise UserError(f"k_center: init of shape {init.shape} beside points of width {points.shape[1]}; use one space")
-    picked, far = [], _nearest(points, init)
+  if start == "random":
+    picked = [int(rng.integers(len(points)))]
   else:
     picked = [int(squared_distances(points, points.mean(0, keepdims=True))[:, 0].argmin())]
-    far = squared_distances(points, points[picked])[:, 0]
+  far = squared_distances(points, points[picked])[:, 0]
   while len(picked) < count:
     far[picked] = -1.0  # equal points are chosen once each
     picked.append(int(far.argmax()))
