@@ -9,7 +9,7 @@ from jdistill.selection.confidence import (
   selection_mixing_weight,
 )
 from jdistill.selection.coresets import CHOICES, herding, k_center, k_means, per_class
-from jdistill.selection.select import SELECTORS, Choice, Evidence, Selector, budgets, select
+from jdistill.selection.select import SELECTORS, Choice, Evidence, Selector, budgets, needs, select
 
 __all__ = [
   "CHOICES",
@@ -30,6 +30,7 @@ __all__ = [
   "margin_gain",
   "mine_top_k_per_class",
   "near_duplicate_mask",
+  "needs",
   "per_class",
   "rad_distribution",
   "representative",

@@ -9,7 +9,10 @@ from typing import Literal
 import numpy as np
 
 from jdistill.base import UserError
+from jdistill.selection import embeddings
 from jdistill.selection.clusters import kmeans, squared_distances
+from jdistill.selection.greedy import maximise
+from jdistill.selection.objectives import farthest, nearest
 
 
 def herding(rng: np.random.Generator, points: np.ndarray, count: int) -> np.ndarray:
@@ -32,10 +35,10 @@ def herding(rng: np.random.Generator, points: np.ndarray, count: int) -> np.ndar
   del rng
   points = np.asarray(points, np.float64)
   mean, total, picked = points.mean(0), np.zeros(points.shape[1]), []
-  free = np.ones(len(points), bool)
+  free, square = np.ones(len(points), bool), np.einsum("nd,nd->n", points, points)
   for number in range(1, count + 1):
     # |mean - (total + p) / k|^2 without an [n, d] temporary for every step: |p|^2 / k^2 - 2 p.(mean - total / k) / k
-    far = np.einsum("nd,nd->n", points, points) / number**2 - 2 * points @ (mean - total / number) / number
+    far = square / number**2 - 2 * points @ (mean - total / number) / number
     far[~free] = np.inf
     picked.append(int(far.argmin()))
     free[picked[-1]] = False
@@ -44,7 +47,13 @@ def herding(rng: np.random.Generator, points: np.ndarray, count: int) -> np.ndar
 
 
 def k_center(
-  rng: np.random.Generator, points: np.ndarray, count: int, *, start: Literal["mean", "random"] = "mean"
+  rng: np.random.Generator,
+  points: np.ndarray,
+  count: int,
+  *,
+  start: Literal["mean", "random"] = "mean",
+  metric: Literal["euclidean", "cosine"] = "euclidean",
+  chosen: np.ndarray | None = None,
 ) -> np.ndarray:
   """Greedy k-center: first the point nearest to the mean, then always the one farthest from all that were chosen.
 
@@ -52,7 +61,9 @@ def k_center(
     rng: draws a random start.
     points: `[n, d]`.
     count: how many, at most `n`.
-    start: the first point: the one nearest to the mean, or any.
+    start: the first point: the one nearest to the mean, or any, as in DeepCore (arXiv 2204.08499).
+    metric: `"cosine"` compares directions only.
+    chosen: `[m, d]` points that are chosen already, such as the labelled ones; the first choice is farthest from them.
 
   Returns:
     `[count]` positions in the order of their choice, none twice.
@@ -62,19 +73,24 @@ def k_center(
 
   References:
     Sener & Savarese (arXiv 1708.00489), algorithm 1; the start at the mean is that of dataset condensation's
-    experiments.
+    experiments. On predicted probabilities, with those of labelled examples chosen: PCoreSet (arXiv 2506.00910).
   """
-  points = np.asarray(points, np.float64)
+  points = embeddings.points(points).outer
+  chosen = None if chosen is None or not len(chosen) else embeddings.points(chosen).outer
+  if metric == "cosine":
+    points, chosen = _directions(points), None if chosen is None else _directions(chosen)
+  if chosen is not None:
+    return maximise(farthest(points, chosen), count).index
   if start == "random":
-    picked = [int(rng.integers(len(points)))]
+    first = int(rng.integers(len(points)))
   else:
-    picked = [int(squared_distances(points, points.mean(0, keepdims=True))[:, 0].argmin())]
-  far = squared_distances(points, points[picked])[:, 0]
-  while len(picked) < count:
-    far[picked] = -1.0  # equal points are chosen once each
-    picked.append(int(far.argmax()))
-    far = np.minimum(far, squared_distances(points, points[picked[-1:]])[:, 0])
-  return np.asarray(picked[:count], np.int64)
+    first = int(nearest(points, points.mean(0, keepdims=True, dtype=np.float64)).argmin())
+  return maximise(farthest(points), count, picked=[first]).index
+
+
+def _directions(points: np.ndarray) -> np.ndarray:
+  length = np.linalg.norm(points, axis=1, keepdims=True)
+  return points / np.where(length > 0, length, 1)
 
 
 def _nearest(points: np.ndarray, centres: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from jdistill.base import UserError
 from jdistill.selection.evidence import Choice, Evidence, Selector, checked, part
 from jdistill.selection.selectors import SELECTORS
 
-__all__ = ["SELECTORS", "Choice", "Evidence", "Selector", "budgets", "select"]
+__all__ = ["SELECTORS", "Choice", "Evidence", "Selector", "budgets", "needs", "select"]
 
 
 def select(
@@ -45,16 +45,16 @@ def select(
   """
   if name not in SELECTORS:
     raise UserError(f"select.name={name!r}: unknown{schema.near_matches(name, SELECTORS)}")
-  selector = SELECTORS[name]
-  declared = schema.fields(selector.choose)
+  choose = SELECTORS[name].choose
+  declared = schema.fields(choose)
   schema.check_known("select", options, declared)
   options = {key: schema.checked(f"select.{key}", value, declared[key]) for key, value in options.items()}
-  evidence, rng = checked(evidence, selector.needs, name), _generator(rng)
+  evidence, rng = checked(evidence, needs(name, **options), name), _generator(rng)
   if not balanced:
     # all examples are one class then
     own = evidence.labels if fraction is None else np.zeros_like(evidence.labels)
     total = sum(budgets(own, fraction=fraction, per_class=per_class).values())
-    return selector.choose(rng, evidence, total, **options)
+    return choose(rng, evidence, total, **options)
   found = []
   for label, count in budgets(evidence.labels, fraction=fraction, per_class=per_class).items():
     own, validation = np.flatnonzero(evidence.labels == label), None
@@ -62,9 +62,20 @@ def select(
       validation = np.flatnonzero(evidence.validation.labels == label)
       if not len(validation):
         raise UserError(f"evidence.validation: no example of class {label}; give some, or balanced=False")
-    chosen = selector.choose(rng, part(evidence, own, validation), count, **options)
+    chosen = choose(rng, part(evidence, own, validation), count, **options)
     found.append(chosen._replace(index=own[chosen.index]))
   return Choice(*(None if values[0] is None else np.concatenate(values) for values in zip(*found, strict=True)))
+
+
+def needs(name: str, **options: Any) -> tuple[str, ...]:
+  """The fields of `Evidence` that a selector reads beside the labels.
+
+  Args:
+    name: of the selector.
+    **options: of it; with `vectors_of="features"` no logits are read.
+  """
+  found = SELECTORS[name].needs
+  return tuple(field for field in found if field != "logits" or options.get("vectors_of") != "features")
 
 
 def budgets(labels: np.ndarray, *, fraction: float | None = None, per_class: int | None = None) -> dict[int, int]:
