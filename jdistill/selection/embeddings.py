@@ -4,8 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jdistill.ops.logits import probs
-from jdistill.selection.scores import label_residuals
+from jdistill.selection.scores import label_residuals, log_probabilities
 
 AT_ONCE = 2**24  # numbers that are held at once: 64 MiB in float32
 
@@ -55,7 +54,7 @@ def last_layer_gradients(
       `softmax(softmax(z)) - onehot` are nearly those of an untrained network.
   """
   if double_softmax:
-    logits = probs(logits)
+    logits = np.exp(log_probabilities(logits))
   hidden = points(features).outer
   return Embedding(np.asarray(label_residuals(logits, labels), hidden.dtype), hidden)
 

@@ -96,6 +96,8 @@ def checked(evidence: Evidence, needs: tuple[str, ...], name: str, where: str = 
       raise UserError(
         f"{where}.{field}: shape {np.shape(getattr(evidence, field))} for {size} examples; {_FORMS[field]}"
       )
+    if field == "logits" and labels.max(initial=0) >= value.shape[2]:
+      raise UserError(f"{where}.labels: {labels.max()}, but logits have {value.shape[2]} classes; give logits of all")
     _check_finite(f"{where}.{field}", value)
     found[field] = value
   return Evidence(**found)

@@ -144,7 +144,7 @@ def validation_alignment(
   hidden = embeddings.points(hidden).outer
 
   def state_of(logits):
-    others = Embedding(np.asarray(label_residuals(logits, labels)), hidden)
+    others = Embedding(label_residuals(logits, labels), hidden)
     return logits, embeddings.combination(others) / len(labels)
 
   def refresh(state, picked, candidates, values, ages):
@@ -154,8 +154,8 @@ def validation_alignment(
     if not eta:
       return state
     near = (1 + hidden @ embedding.hidden[example])[:, None]
-    return state_of(state[0] - (eta * near * embedding.outer[example]).astype(state[0].dtype))
+    return state_of(state[0] - eta * near * embedding.outer[example])
 
-  start = state_of(np.asarray(logits, hidden.dtype))
+  start = state_of(np.asarray(logits, np.float64))
   first = embeddings.along(embedding, start[1])
   return Objective(first, refresh, add, start, diminishing=False)

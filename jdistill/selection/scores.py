@@ -1,17 +1,22 @@
-"""How hard, how uncertain or how often forgotten every example is: scores by which examples are kept."""
+"""How hard, how uncertain or how often forgotten every example is: scores by which examples are kept.
+
+NumPy in float64: classes of a hundred sizes would be a hundred compilations.
+"""
 
 from typing import Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jdistill.base import UserError
-from jdistill.ops.logits import log_probs, probs
-from jdistill.ops.precision import widen
 
 
-def label_residuals(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def log_probabilities(logits: np.ndarray) -> np.ndarray:
+  """`log softmax(logits)` over the last axis, float64."""
+  shifted = np.asarray(logits, np.float64) - np.max(logits, axis=-1, keepdims=True)
+  return shifted - np.log(np.sum(np.exp(shifted), axis=-1, keepdims=True))
+
+
+def label_residuals(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
   """`softmax(logits) - onehot(labels)`, the gradient of the cross entropy in the logits.
 
   The entry of the label is minus the sum of the other probabilities, so that it does not round to 0 where the label has
@@ -22,14 +27,16 @@ def label_residuals(logits: jax.Array, labels: jax.Array) -> jax.Array:
     labels: `[n]` integers.
 
   Returns:
-    `[..., n, C]` float32 or float64.
+    `[..., n, C]` float64.
   """
-  own = jax.nn.one_hot(labels, logits.shape[-1], dtype=bool)
-  others = jnp.where(own, 0, probs(logits))
-  return jnp.where(own, -jnp.sum(others, axis=-1, keepdims=True), others)
+  out = np.exp(log_probabilities(logits))
+  own = (..., np.arange(len(labels)), labels)
+  out[own] = 0
+  out[own] = -out.sum(-1)
+  return out
 
 
-def el2n(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def el2n(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
   """Mean over networks of `|| softmax(logits) - onehot(labels) ||_2`, between 0 (sure and right) and `sqrt(2)`.
 
   Args:
@@ -43,10 +50,10 @@ def el2n(logits: jax.Array, labels: jax.Array) -> jax.Array:
     Paul et al., "Deep Learning on a Data Diet" (arXiv 2107.07075), which keeps the highest. Sets of a few images per
     class are better made of the lowest (arXiv 2502.06434).
   """
-  return jnp.mean(jnp.linalg.norm(label_residuals(logits, labels), axis=-1), axis=0)
+  return np.mean(np.linalg.norm(label_residuals(logits, labels), axis=-1), axis=0)
 
 
-def grand(features: jax.Array, logits: jax.Array, labels: jax.Array) -> jax.Array:
+def grand(features: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
   """Mean over networks of the length of the last layer's gradient, `|| g || sqrt(1 + || h ||^2)`.
 
   Args:
@@ -60,11 +67,11 @@ def grand(features: jax.Array, logits: jax.Array, labels: jax.Array) -> jax.Arra
   References:
     Paul et al. (arXiv 2107.07075); the restriction to the last layer is that of DeepCore (arXiv 2204.08499).
   """
-  residual = jnp.linalg.norm(label_residuals(logits, labels), axis=-1)
-  return jnp.mean(residual * jnp.sqrt(1 + jnp.sum(jnp.square(widen(features)), axis=-1)), axis=0)
+  residual = np.linalg.norm(label_residuals(logits, labels), axis=-1)
+  return np.mean(residual * np.sqrt(1 + np.sum(np.square(np.asarray(features, np.float64)), axis=-1)), axis=0)
 
 
-def forgetting(history: jax.Array, *, never_learned: Literal["highest", "zero"] = "highest") -> jax.Array:
+def forgetting(history: np.ndarray, *, never_learned: Literal["highest", "zero"] = "highest") -> np.ndarray:
   """How often an example was classified correctly at one check and wrongly at the next.
 
   Args:
@@ -73,7 +80,7 @@ def forgetting(history: jax.Array, *, never_learned: Literal["highest", "zero"] 
       have (arXiv 1812.05159), or 0, as in the released code of DeepCore, where it has nothing to forget.
 
   Returns:
-    `[n]` int32.
+    `[n]` int64.
 
   Raises:
     UserError: fewer than two checks.
@@ -83,14 +90,12 @@ def forgetting(history: jax.Array, *, never_learned: Literal["highest", "zero"] 
   """
   if len(history) < 2:
     raise UserError(f"evidence.history: {len(history)} checks, and forgetting takes two; look at least twice")
-  history = jnp.asarray(history).astype(bool)
-  events = jnp.sum(history[:-1] & ~history[1:], axis=0, dtype=jnp.int32)
-  if never_learned == "zero":
-    return events
-  return jnp.where(jnp.any(history, axis=0), events, len(history)).astype(jnp.int32)
+  history = np.asarray(history).astype(bool)
+  events = np.sum(history[:-1] & ~history[1:], axis=0)
+  return events if never_learned == "zero" else np.where(history.any(0), events, len(history))
 
 
-def uncertainty(logits: jax.Array, *, kind: Literal["confidence", "entropy", "margin"] = "entropy") -> jax.Array:
+def uncertainty(logits: np.ndarray, *, kind: Literal["confidence", "entropy", "margin"] = "entropy") -> np.ndarray:
   """Mean over networks of how unsure a prediction is: the higher, the less sure.
 
   Args:
@@ -101,14 +106,14 @@ def uncertainty(logits: jax.Array, *, kind: Literal["confidence", "entropy", "ma
   Returns:
     `[n]`.
   """
-  p = probs(logits)
+  log_p = log_probabilities(logits)
   if kind == "entropy":
-    return jnp.mean(-jnp.sum(p * log_probs(logits), axis=-1), axis=0)
-  best = jax.lax.top_k(p, 2 if kind == "margin" else 1)[0]
-  return jnp.mean(1 - best[..., 0] + (best[..., 1] if kind == "margin" else 0), axis=0)
+    return np.mean(-np.sum(np.exp(log_p) * log_p, axis=-1), axis=0)
+  best = np.exp(np.sort(log_p, axis=-1)[..., ::-1])
+  return np.mean(1 - best[..., 0] + (best[..., 1] if kind == "margin" else 0), axis=0)
 
 
-def contrast(logits: jax.Array, neighbours: jax.Array) -> jax.Array:
+def contrast(logits: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
   """CAL: mean over neighbours `j` of `(KL(p_i || p_j) + KL(p_j || p_i)) / 2`, high where predictions change quickly.
 
   Args:
@@ -122,12 +127,11 @@ def contrast(logits: jax.Array, neighbours: jax.Array) -> jax.Array:
     Margatina et al., "Active Learning by Acquiring Contrastive Examples" (arXiv 2109.03764), which keeps the highest.
     The released code of DeepCore sorts the other way and keeps the lowest.
   """
-  p, log_p = probs(logits), log_probs(logits)
-
-  def towards(near):  # [n]: one neighbour of each, so that memory does not grow with their number
-    return jnp.sum((p - p[:, near]) * (log_p - log_p[:, near]), axis=-1) / 2
-
-  return jnp.mean(jax.lax.map(towards, jnp.asarray(neighbours).T), axis=(0, 1))
+  log_p = log_probabilities(logits)
+  p, total = np.exp(log_p), np.zeros(log_p.shape[1])
+  for near in np.asarray(neighbours).T:  # one neighbour of each example, so that memory does not grow with their number
+    total += np.mean(np.sum((p - p[:, near]) * (log_p - log_p[:, near]), axis=-1) / 2, axis=0)
+  return total / np.shape(neighbours)[1]
 
 
 def nearest_neighbours(points: np.ndarray, k: int) -> np.ndarray:
