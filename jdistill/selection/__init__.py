@@ -8,8 +8,9 @@ from jdistill.selection.confidence import (
   near_duplicate_mask,
   selection_mixing_weight,
 )
-from jdistill.selection.coresets import CHOICES, herding, k_center, k_means, per_class
+from jdistill.selection.coresets import herding, k_center, k_means
 from jdistill.selection.select import SELECTORS, Choice, Evidence, Selector, budgets, needs, select
+from jdistill.selection.selectors import CHOICES
 
 __all__ = [
   "CHOICES",
@@ -31,8 +32,6 @@ __all__ = [
   "mine_top_k_per_class",
   "near_duplicate_mask",
   "needs",
-  "per_class",
-  "rad_distribution",
   "representative",
   "select",
   "selection_mixing_weight",

@@ -3,12 +3,10 @@
 Every choice is made among points `[n, d]`, such as flattened images or a network's features, and returns positions.
 """
 
-from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
 
-from jdistill.base import UserError
 from jdistill.selection import embeddings
 from jdistill.selection.clusters import kmeans, squared_distances
 from jdistill.selection.greedy import maximise
@@ -124,44 +122,3 @@ def k_means(rng: np.random.Generator, points: np.ndarray, count: int, *, restart
 def random(rng: np.random.Generator, points: np.ndarray, count: int) -> np.ndarray:
   """Any `count` points, none twice."""
   return rng.permutation(len(points))[:count]
-
-
-CHOICES: dict[str, Callable[[np.random.Generator, np.ndarray, int], np.ndarray]] = {
-  "random": random,
-  "herding": herding,
-  "k_center": k_center,
-  "k_means": k_means,
-}
-
-
-def per_class(
-  choose: Callable[[np.random.Generator, np.ndarray, int], np.ndarray],
-  rng: np.random.Generator,
-  points: np.ndarray,
-  labels: np.ndarray,
-  ipc: int,
-  num_classes: int,
-) -> np.ndarray:
-  """A choice within every class.
-
-  Args:
-    choose: one of `CHOICES`, or a function like them.
-    rng: for choices that draw.
-    points: `[n, ...]`, flattened here.
-    labels: `[n]` integer labels.
-    ipc: images per class.
-    num_classes: number of classes.
-
-  Returns:
-    `[num_classes * ipc]` positions, class by class.
-
-  Raises:
-    UserError: a class has fewer than `ipc` images.
-  """
-  flat, picked = np.reshape(points, (len(points), -1)), []
-  for label in range(num_classes):
-    own = np.flatnonzero(labels == label)
-    if len(own) < ipc:
-      raise UserError(f"ipc={ipc}: class {label} has only {len(own)} images; lower ipc")
-    picked.append(own[choose(rng, flat[own], ipc)])
-  return np.concatenate(picked)

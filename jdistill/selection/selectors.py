@@ -212,3 +212,5 @@ SELECTORS: dict[str, Selector] = {
   "gradmatch": Selector(_gradmatch, _GRADIENTS, "the weighted mean of gradients is that of all", "k n C d + k^4"),
   "bins": Selector(_bins, _GRADIENTS, "some of every bin of dataset quantization", "n_bins n d, lazily"),
 }
+
+CHOICES = tuple(name for name, selector in SELECTORS.items() if set(selector.needs) <= {"features"})  # any points serve

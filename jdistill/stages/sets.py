@@ -10,7 +10,7 @@ import numpy as np
 from jdistill import augment
 from jdistill.base import View
 from jdistill.evaluation import Protocol, augmentation_robust_score, label_robust_score
-from jdistill.selection import CHOICES, per_class
+from jdistill.selection import CHOICES, Evidence, select
 from jdistill.stages import build, distill, networks, relabel, trajectories
 from jdistill.stages.run import Run
 from jdistill.synthetic import expert_label_logits, random_real
@@ -176,7 +176,7 @@ class Sets:
     if choice == "random":
       picked = random_real(rng, task.teacher.y, c["ipc"], task.num_classes)
     else:
-      picked = per_class(CHOICES[choice], rng, task.teacher.x, task.teacher.y, c["ipc"], task.num_classes)
+      picked = select(rng, choice, Evidence(task.teacher.y, task.teacher.x), per_class=c["ipc"]).index
     return Set(task.teacher.x[picked], task.teacher.y[picked], self._plain, used=picked)
 
 

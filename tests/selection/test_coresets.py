@@ -5,8 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from jdistill.base import UserError
-from jdistill.selection import CHOICES, herding, k_center, k_means, per_class
+from jdistill.selection import CHOICES, Evidence, herding, k_center, k_means, select
 
 RNG = np.random.default_rng
 
@@ -48,19 +47,17 @@ def test_k_means_takes_one_point_from_the_middle_of_every_cluster():
     assert place == own[np.linalg.norm(points[own] - points[own].mean(0), axis=1).argmin()]
 
 
-@pytest.mark.parametrize("choose", CHOICES.values(), ids=CHOICES)
-def test_equal_points_are_chosen_once_each(choose):
-  assert sorted(choose(RNG(0), np.zeros((4, 2)), 4)) == [0, 1, 2, 3]
+@pytest.mark.parametrize("name", CHOICES)
+def test_equal_points_are_chosen_once_each(name):
+  found = select(0, name, Evidence(np.zeros(4, int), np.zeros((4, 2))), per_class=4)
+  assert sorted(found.index) == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize("choose", CHOICES.values(), ids=CHOICES)
+@pytest.mark.parametrize("choose", [herding, k_center])
 def test_every_class_has_its_own_choice(choose):
   images, labels = RNG(0).normal(size=(30, 2, 2, 1)), np.arange(30) % 3
-  picked = per_class(choose, RNG(1), images, labels, 4, 3)
-  assert labels[picked].tolist() == [0] * 4 + [1] * 4 + [2] * 4 and len(set(picked)) == 12
-  np.testing.assert_array_equal(picked, per_class(choose, RNG(1), images, labels, 4, 3))
-  if choose in (herding, k_center):
-    own = np.flatnonzero(labels == 1)
-    np.testing.assert_array_equal(picked[4:8], own[choose(RNG(0), images[own].reshape(10, -1), 4)])
-  with pytest.raises(UserError, match=r"ipc=11: class 0 has only 10 images; lower ipc"):
-    per_class(choose, RNG(1), images, labels, 11, 3)
+  picked = select(1, choose.__name__, Evidence(labels, images), per_class=4).index
+  for label in range(3):
+    own = np.flatnonzero(labels == label)
+    part = picked[4 * label : 4 * label + 4]
+    np.testing.assert_array_equal(part, own[choose(RNG(0), images[own].reshape(10, -1), 4)])
