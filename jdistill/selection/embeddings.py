@@ -1,5 +1,6 @@
 """Vectors of examples that are only met in inner products, so that products of gradients are never written out."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -90,7 +91,12 @@ def products(embedding: Embedding, own: np.ndarray, others: Any = slice(None)) -
   return found
 
 
-# sums of vectors: of all the `d` or `C (d + 1)` numbers of a sum there is one copy
+def wide(embedding: Embedding) -> Embedding:
+  """The same in float64, for what goes through all vectors again and again: `combination` and `along` copy nothing."""
+  return Embedding(*(None if value is None else value.astype(np.float64, copy=False) for value in embedding))
+
+
+# sums of vectors, of which there is one copy with `d` or `C (d + 1)` numbers
 
 
 def combination(embedding: Embedding, own: Any = slice(None), weights: np.ndarray | None = None) -> np.ndarray:
@@ -101,41 +107,39 @@ def combination(embedding: Embedding, own: Any = slice(None), weights: np.ndarra
     own: positions, or a slice.
     weights: one for each of them; `None` for 1.
   """
-  scale = _scale(embedding, own) * (1 if weights is None else weights)
-  rows = np.arange(embedding.size)[own]
-  out = 0.0
-  for begin in range(0, len(rows), _block(embedding)):
-    now = slice(begin, begin + _block(embedding))
-    outer, hidden = _wide(embedding, rows[now])
-    outer = outer * scale[now][:, None]
-    out = out + (outer.sum(0) if hidden is None else outer.T @ hidden)
   width = embedding.outer.shape[1]
-  return out + np.zeros(width if embedding.hidden is None else (width, embedding.hidden.shape[1] + 1))
+  total = np.zeros(width if embedding.hidden is None else (width, embedding.hidden.shape[1] + 1))
+  scale = _scale(embedding, own) * (1 if weights is None else weights)
+  for now, outer, hidden in _blocks(embedding, own):
+    outer = outer * scale[now][:, None]
+    if hidden is None:
+      total += outer.sum(0)
+    else:
+      total[:, 0] += outer.sum(0)
+      total[:, 1:] += outer.T @ hidden
+  return total
 
 
 def along(embedding: Embedding, vector: np.ndarray, own: Any = slice(None)) -> np.ndarray:
   """`[m]` float64 inner products of some vectors (of all) with one as `combination` makes it."""
-  rows = np.arange(embedding.size)[own]
-  found = np.empty(len(rows))
-  for begin in range(0, len(rows), _block(embedding)):
-    now = slice(begin, begin + _block(embedding))
-    outer, hidden = _wide(embedding, rows[now])
-    found[now] = outer @ vector if hidden is None else np.einsum("nd,nd->n", outer @ vector, hidden)
-  return found * _scale(embedding, own)
+  scale = _scale(embedding, own)
+  found = np.empty(len(scale))
+  for now, outer, hidden in _blocks(embedding, own):
+    if hidden is None:
+      found[now] = outer @ vector
+    else:
+      found[now] = np.einsum("nc,nc->n", outer, vector[:, 0] + hidden @ vector[:, 1:].T)
+  return found * scale
 
 
-def _wide(embedding: Embedding, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-  """Rows of both factors in float64, a 1 in front of the second."""
-  outer = embedding.outer[rows].astype(np.float64)
-  if embedding.hidden is None:
-    return outer, None
-  hidden = embedding.hidden[rows]
-  return outer, np.concatenate([np.ones((len(hidden), 1)), hidden], axis=1)
-
-
-def _block(embedding: Embedding) -> int:
-  """Rows that are widened at once."""
-  return max(1, AT_ONCE // 8 // sum(value.shape[1] for value in embedding[:2] if value is not None))
+def _blocks(embedding: Embedding, own: Any) -> Iterator[tuple[slice, np.ndarray, np.ndarray | None]]:
+  """`(places, outer, hidden)` in float64, so many rows that a copy of them is small."""
+  outer, hidden = embedding.outer[own], None if embedding.hidden is None else embedding.hidden[own]
+  at_once = max(1, AT_ONCE // 8 // (outer.shape[1] + (0 if hidden is None else hidden.shape[1])))
+  for begin in range(0, len(outer), at_once):
+    now = slice(begin, begin + at_once)
+    wider = outer[now].astype(np.float64, copy=False)
+    yield now, wider, None if hidden is None else hidden[now].astype(np.float64, copy=False)
 
 
 def _scale(embedding: Embedding, own: Any) -> np.ndarray:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import scipy.linalg
 
 from jdistill.selection import embeddings
 from jdistill.selection.embeddings import Embedding
@@ -44,6 +45,7 @@ def matching_pursuit(
   References:
     Killamsetty et al., GRAD-MATCH (arXiv 2103.00123), algorithm 2.
   """
+  embedding = embeddings.wide(embedding)
   wanted = embeddings.along(embedding, target)
   index, weight, lacking = np.zeros(0, np.int64), np.zeros(0), target
   gram = np.zeros((count, count))
@@ -71,11 +73,14 @@ def _solve(gram: np.ndarray, right: np.ndarray) -> np.ndarray:
   """Least squares by the normal equations; of many solutions the smallest."""
   if not len(right):
     return right
-  # vectors that depend on each other, up to rounding, have a condition number that no solution survives
-  eigenvalue = np.linalg.eigvalsh(gram)
-  if eigenvalue[0] > 1e-13 * eigenvalue[-1]:
-    return np.linalg.solve(gram, right)
-  return np.linalg.lstsq(gram, right, rcond=1e-12)[0]
+  try:
+    factor = np.linalg.cholesky(gram)
+  except np.linalg.LinAlgError:
+    factor = None
+  # a vector that depends on the others, up to rounding, leaves nothing on the diagonal
+  if factor is None or (np.square(np.diag(factor)) < 1e-12 * np.diag(gram)).any():
+    return np.linalg.lstsq(gram, right, rcond=1e-12)[0]
+  return scipy.linalg.cho_solve((factor, True), right, check_finite=False)
 
 
 def _nonnegative(gram: np.ndarray, right: np.ndarray, weight: np.ndarray, tolerance: float) -> np.ndarray:
@@ -141,7 +146,7 @@ def validation_alignment(
   References:
     Killamsetty et al., GLISTER (arXiv 2012.10630), algorithm 2.
   """
-  hidden = embeddings.points(hidden).outer
+  embedding, hidden = embeddings.wide(embedding), embeddings.points(hidden).outer
 
   def state_of(logits):
     others = Embedding(label_residuals(logits, labels), hidden)

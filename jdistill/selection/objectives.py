@@ -128,6 +128,7 @@ def distance_cut(embedding: Embedding) -> Objective:
 
   Far from what is chosen and close to what remains. Gains grow with every choice, so no lazy evaluation holds.
   """
+  embedding = embeddings.wide(embedding)
   square, every = np.square(embeddings.norms(embedding)), embeddings.combination(embedding)
   total, middle = square.sum(), embeddings.along(embedding, every)
 
