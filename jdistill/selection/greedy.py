@@ -15,7 +15,7 @@ from jdistill.base import UserError
 
 Order = Literal["lazy", "naive", "stochastic"]
 
-_MOST = 512  # gains that are computed together
+_LEAST, _MOST = 8, 512  # gains that are computed together
 
 
 class Objective(NamedTuple):
@@ -97,7 +97,7 @@ def maximise(
     raise UserError(f"count={count}: cannot be chosen among {size} examples; give 1 to {size}")
   known = _Known(np.array(objective.first, np.float64), np.full(size, 0 if objective.exact else -1))
   index, gain, state, evaluated = np.zeros(count, np.int64), np.zeros(count), objective.state, 0
-  lazy = order == "lazy" and objective.diminishing
+  lazy, computed = order == "lazy" and objective.diminishing, 0
   look = min(size, int(np.ceil(size / count * np.log(1 / epsilon)))) if order == "stochastic" else size
   for done in range(count):
 
@@ -114,7 +114,8 @@ def maximise(
     if done < len(picked):
       best = int(picked[done])
     elif lazy:
-      best, computed = _lazily(refresh, known, done, objective.tolerance)
+      # about as many as for the choice before, so that most are computed together
+      best, computed = _lazily(refresh, known, done, max(_LEAST, computed // 2), objective.tolerance)
       evaluated += computed
     else:
       free = np.flatnonzero(known.values > -np.inf)
@@ -127,14 +128,19 @@ def maximise(
   return Picked(index, gain, evaluated)
 
 
-def _lazily(refresh: Callable[[np.ndarray], int], known: _Known, done: int, tolerance: float) -> tuple[int, int]:
-  """`(best, computed)`: refreshes the highest bounds until none that is left could be above the best gain."""
-  now, best, many, computed = known.values.argmax()[None], -np.inf, 4, 0
-  while len(now):
-    computed += refresh(now)
-    best = max(best, known.values[now].max())
+def _lazily(
+  refresh: Callable[[np.ndarray], int], known: _Known, done: int, many: int, tolerance: float
+) -> tuple[int, int]:
+  """`(best, computed)`: refreshes the highest bounds, `many` first, until none could be above the best gain."""
+  best, computed = -np.inf, 0
+  while True:
     stale = np.flatnonzero((known.values >= best - tolerance) & (known.ages < done))
-    now = stale if len(stale) <= many else stale[np.argpartition(-known.values[stale], many)[:many]]
+    if not len(stale):
+      break
+    if len(stale) > many:
+      stale = stale[np.argpartition(-known.values[stale], many)[:many]]
+    computed += refresh(stale)
+    best = max(best, known.values[stale].max())
     many = min(2 * many, _MOST)
   return first_of_the_highest(known.values, tolerance), computed
 

@@ -51,6 +51,9 @@ def product_similarity(embedding: Embedding) -> Similarity:
 def _affine(embedding: Embedding, offset: float, slope: float) -> Similarity:
   """`offset + slope <e_i, e_j>`; a sum of it is how many examples it has and the sum of their vectors."""
 
+  # of few vectors there is a copy in float64, which saves one for every sum
+  summed = embeddings.wide(embedding) if embedding.outer.size <= AT_ONCE else embedding
+
   def rows(candidates):
     found = embeddings.products(embedding, candidates)
     found *= slope
@@ -59,11 +62,11 @@ def _affine(embedding: Embedding, offset: float, slope: float) -> Similarity:
 
   def plus(total, example):
     count, vector = total
-    return count + 1, vector + embeddings.combination(embedding, slice(example, example + 1))
+    return count + 1, vector + embeddings.combination(summed, slice(example, example + 1))
 
   def at(total, candidates):
     count, vector = total
-    return offset * count + slope * embeddings.along(embedding, vector, candidates)
+    return offset * count + slope * embeddings.along(summed, vector, candidates)
 
   return Similarity(
     embedding.size,
@@ -71,7 +74,7 @@ def _affine(embedding: Embedding, offset: float, slope: float) -> Similarity:
     (0, 0.0 * embeddings.combination(embedding, slice(0))),
     plus,
     at,
-    lambda: (embedding.size, embeddings.combination(embedding)),
+    lambda: (embedding.size, embeddings.combination(summed)),
     precision=float(np.finfo(embedding.outer.dtype).eps),
   )
 
