@@ -6,8 +6,9 @@ Submodlib is `submodlib-py` of the extra `bench`; `--packages` is a folder that 
 submodlib-py`). A step is a whole selection from features in memory, similarities included. The loops are what one
 writes: gains in one vector, one row of similarities for every choice (graph cut, k-center), and all gains anew from
 a kept matrix (facility location). Where a loop in float32 rounds differently, its order leaves the true one after a
-while: `same order` counts the choices until then. Loops of JAX use all cores, whatever `--threads` says. Submodlib gets the same matrix, ready-made in NumPy, since making it by itself takes
-longer, and its lazy optimiser; 50,000 x 50,000 do not fit in memory, so it takes part where there are 5,000.
+while: `same order` counts the choices until then. Loops of JAX use all cores, whatever `--threads` says. Submodlib gets
+the same matrix, ready-made in NumPy, since making it by itself takes longer, and its lazy optimiser; 50,000 x 50,000 do
+not fit in memory, so it takes part where there are 5,000.
 """
 
 import functools

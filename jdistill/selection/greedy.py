@@ -123,7 +123,7 @@ def maximise(
       evaluated += refresh(free)
       best = int(free[first_of_the_highest(known.values[free], objective.tolerance)])
     index[done], gain[done] = best, known.values[best]
-    known.values[best] = -np.inf
+    known.values[best], known.ages[best] = -np.inf, count  # never looked at again
     state = objective.add(state, best)
   return Picked(index, gain, evaluated)
 
