@@ -14,9 +14,14 @@ from jdistill.config import Declared, Plain
 from jdistill.config.common import RUN
 from jdistill.files import write_text
 from jdistill.reporting import format_table
-from jdistill.schema import REQUIRED, Field
+from jdistill.schema import REQUIRED, Field, fields
+from jdistill.selection import SELECTORS
 
-FILES = {"README.md": ("systems",), "docs/configuration.md": ("keys", "methods", "policies", "selectors")}
+FILES = {
+  "README.md": ("systems",),
+  "docs/configuration.md": ("keys", "methods", "policies"),
+  "docs/selection.md": ("selectors",),
+}
 
 
 def systems() -> str:
@@ -67,9 +72,12 @@ def policies() -> str:
 
 
 def selectors() -> str:
-  """The options of every selector of queries."""
-  rows = [[f"`{name}`", _options(catalog.selector_fields(name))] for name in catalog.selector_names()]
-  return format_table(["selector", "options"], rows, align="ll")
+  """Every rule of selection, with what it reads and costs."""
+  rows = [
+    [f"`{name}`", row.rule, ", ".join(f"`{need}`" for need in row.needs), row.cost, _options(fields(row.choose))]
+    for name, row in SELECTORS.items()
+  ]
+  return format_table(["selector", "keeps", "evidence beside labels", "cost", "options"], rows, align="lllll")
 
 
 def _options(fields: dict[str, Field]) -> str:
@@ -100,7 +108,7 @@ def rewritten(text: str, names: tuple[str, ...]) -> str:
   """
   makers = {"systems": systems, "keys": keys, "methods": methods, "policies": policies, "selectors": selectors}
   for name in names:
-    made = makers[name]()
+    made = {"systems": systems, "keys": keys, "methods": methods, "policies": policies, "selectors": selectors}[name]()
     pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
     if not pattern.search(text):
       raise ValueError(f"no place for {name}: add <!-- {name} --> and <!-- /{name} -->")

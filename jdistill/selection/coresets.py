@@ -28,7 +28,8 @@ def herding(rng: np.random.Generator, points: np.ndarray, count: int) -> np.ndar
 
   References:
     Welling, Herding Dynamical Weights to Learn (ICML 2009); the form of iCaRL (arXiv 1611.07725, algorithm 4), as in
-    the experiments of dataset condensation (arXiv 2006.05929).
+    the experiments of dataset condensation (arXiv 2006.05929). DeepCore's code (arXiv 2204.08499) takes the largest of
+    these distances under its default metric, which is the opposite.
   """
   del rng
   points = np.asarray(points, np.float64)

@@ -111,7 +111,7 @@ def _nonnegative(gram: np.ndarray, right: np.ndarray, weight: np.ndarray, tolera
 def cluster_sizes(rows: Callable[[np.ndarray], np.ndarray], index: np.ndarray) -> np.ndarray:
   """`[k]` float32: how many examples each choice stands for, itself and those that are most similar to it of all.
 
-  CRAIG's weights (arXiv 1906.01827); they sum to `n`.
+  CRAIG's weights (arXiv 1906.01827); they sum to `n`, where DeepCore's code counts every choice twice.
 
   Args:
     rows: `(candidates) -> [m, n]` similarities.
