@@ -81,6 +81,9 @@ def test_small_bins_show_what_was_drawn():
   with pytest.raises(UserError, match=message):
     sample_bins(RNG(0), bins, y, 0.05)
   assert sample_bins(RNG(0), bins, y, 0.05, carry=True).counts.sum() == 3
+  # 1.5, 3 and 4.5 of 5, 10 and 15, halves to the even number
+  thirds = np.arange(15) % 3
+  assert sample_bins(RNG(0), thirds, y[:15], 0.3, carry=True).counts.tolist() == [[2, 1, 1]]
 
 
 @pytest.mark.parametrize(
