@@ -19,8 +19,8 @@ from jdistill.selection import SELECTORS
 
 FILES = {
   "README.md": ("systems",),
-  "docs/configuration.md": ("keys", "methods", "policies"),
-  "docs/selection.md": ("selectors",),
+  "docs/configuration.md": ("keys", "methods", "policies", "selectors"),
+  "docs/selection.md": ("coresets",),
 }
 
 
@@ -72,7 +72,13 @@ def policies() -> str:
 
 
 def selectors() -> str:
-  """Every rule of selection, with what it reads and costs."""
+  """The options of every selector of queries."""
+  rows = [[f"`{name}`", _options(catalog.selector_fields(name))] for name in catalog.selector_names()]
+  return format_table(["selector", "options"], rows, align="ll")
+
+
+def coresets() -> str:
+  """Every rule that chooses a part of a data set, with what it reads and costs."""
   rows = [
     [f"`{name}`", row.rule, ", ".join(f"`{need}`" for need in row.needs), row.cost, _options(fields(row.choose))]
     for name, row in SELECTORS.items()
@@ -107,8 +113,9 @@ def rewritten(text: str, names: tuple[str, ...]) -> str:
     ValueError: it has no place for one of them.
   """
   makers = {"systems": systems, "keys": keys, "methods": methods, "policies": policies, "selectors": selectors}
+  makers |= {"coresets": coresets}
   for name in names:
-    made = {"systems": systems, "keys": keys, "methods": methods, "policies": policies, "selectors": selectors}[name]()
+    made = makers[name]()
     pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
     if not pattern.search(text):
       raise ValueError(f"no place for {name}: add <!-- {name} --> and <!-- /{name} -->")

@@ -9,6 +9,9 @@ from jdistill.selection.confidence import (
   selection_mixing_weight,
 )
 from jdistill.selection.coresets import herding, k_center, k_means
+from jdistill.selection.probabilities import dual_head_probs, entropy, least_confidence, margin_gain
+from jdistill.selection.queries import Pool
+from jdistill.selection.robust import Robust, capped_distribution, rad_distribution, systematic_sample
 from jdistill.selection.select import SELECTORS, Choice, Evidence, Selector, budgets, needs, select
 from jdistill.selection.selectors import CHOICES
 
@@ -18,8 +21,11 @@ __all__ = [
   "Choice",
   "Evidence",
   "Mined",
+  "Pool",
+  "Robust",
   "Selector",
   "budgets",
+  "capped_distribution",
   "classwise_confidence_select",
   "dual_head_probs",
   "entropy",
@@ -32,6 +38,7 @@ __all__ = [
   "mine_top_k_per_class",
   "near_duplicate_mask",
   "needs",
+  "rad_distribution",
   "representative",
   "select",
   "selection_mixing_weight",

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 
+from jdistill.base import UserError
 from jdistill.selection import embeddings
 from jdistill.selection.clusters import kmeans, squared_distances
 from jdistill.selection.greedy import maximise
@@ -52,7 +53,7 @@ def k_center(
   *,
   start: Literal["mean", "random"] = "mean",
   metric: Literal["euclidean", "cosine"] = "euclidean",
-  chosen: np.ndarray | None = None,
+  init: np.ndarray | None = None,
 ) -> np.ndarray:
   """Greedy k-center: first the point nearest to the mean, then always the one farthest from all that were chosen.
 
@@ -62,7 +63,8 @@ def k_center(
     count: how many, at most `n`.
     start: the first point: the one nearest to the mean, or any, as in DeepCore (arXiv 2204.08499).
     metric: `"cosine"` compares directions only.
-    chosen: `[m, d]` points that are chosen already, such as the labelled ones; the first choice is farthest from them.
+    init: `[k, d]` points that count as chosen already, such as those with a label. Without any (`None`, or `k = 0`) the
+      first choice is `start`.
 
   Returns:
     `[count]` positions in the order of their choice, none twice.
@@ -75,11 +77,16 @@ def k_center(
     experiments. On predicted probabilities, with those of labelled examples chosen: PCoreSet (arXiv 2506.00910).
   """
   points = embeddings.points(points).outer
-  chosen = None if chosen is None or not len(chosen) else embeddings.points(chosen).outer
+  if count > len(points):
+    raise UserError(f"k_center: {count} of {len(points)} points; choose at most all of them")
+  given = init is not None and len(init) > 0
+  if given and (np.ndim(init) != 2 or np.shape(init)[1] != points.shape[1]):
+    raise UserError(f"k_center: init of shape {np.shape(init)} beside points of width {points.shape[1]}; use one space")
+  centres = np.asarray(init, np.float64) if given else points[:0]
   if metric == "cosine":
-    points, chosen = _directions(points), None if chosen is None else _directions(chosen)
-  if chosen is not None:
-    return maximise(farthest(points, chosen), count).index
+    points, centres = _directions(points), _directions(centres)
+  if given:
+    return maximise(farthest(points, centres), count).index
   if start == "random":
     first = int(rng.integers(len(points)))
   else:
@@ -90,14 +97,6 @@ def k_center(
 def _directions(points: np.ndarray) -> np.ndarray:
   length = np.linalg.norm(points, axis=1, keepdims=True)
   return points / np.where(length > 0, length, 1)
-
-
-def _nearest(points: np.ndarray, centres: np.ndarray) -> np.ndarray:
-  """`[n]` squared distances from the nearest centre, one centre after the other: no `[n, k]` of them."""
-  far = np.full(len(points), np.inf)
-  for centre in centres:
-    far = np.minimum(far, squared_distances(points, centre[None])[:, 0])
-  return far
 
 
 def k_means(rng: np.random.Generator, points: np.ndarray, count: int, *, restarts: int = 10) -> np.ndarray:

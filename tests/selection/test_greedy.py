@@ -150,11 +150,11 @@ def test_duplicates_and_zeros_are_taken_in_their_order(order):
 @pytest.mark.parametrize("seed", range(3))
 def test_k_center_goes_on_from_what_is_chosen(seed):
   x, before = RNG(seed).normal(size=(40, 3)), RNG(seed + 50).normal(size=(3, 3))
-  picked = k_center(RNG(0), x, 8, chosen=before)
+  picked = k_center(RNG(0), x, 8, init=before)
   for k in range(8):
     centres = np.concatenate([before, x[picked[:k]]])
     assert picked[k] == np.linalg.norm(x[:, None] - centres[None], axis=-1).min(1).argmax()
-  np.testing.assert_array_equal(k_center(RNG(0), x, 8, chosen=before[:0]), k_center(RNG(0), x, 8))
+  np.testing.assert_array_equal(k_center(RNG(0), x, 8, init=before[:0]), k_center(RNG(0), x, 8))
 
 
 def test_k_center_starts_anywhere_and_compares_directions():
