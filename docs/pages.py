@@ -14,9 +14,14 @@ from jdistill.config import Declared, Plain
 from jdistill.config.common import RUN
 from jdistill.files import write_text
 from jdistill.reporting import format_table
-from jdistill.schema import REQUIRED, Field
+from jdistill.schema import REQUIRED, Field, fields
+from jdistill.selection import SELECTORS
 
-FILES = {"README.md": ("systems",), "docs/configuration.md": ("keys", "methods", "policies", "selectors")}
+FILES = {
+  "README.md": ("systems",),
+  "docs/configuration.md": ("keys", "methods", "policies", "selectors"),
+  "docs/selection.md": ("coresets",),
+}
 
 
 def systems() -> str:
@@ -73,6 +78,15 @@ def selectors() -> str:
   return format_table(["selector", "options"], rows, align="ll")
 
 
+def coresets() -> str:
+  """Every rule that chooses a part of a data set, with what it reads and costs."""
+  rows = [
+    [f"`{name}`", row.rule, ", ".join(f"`{need}`" for need in row.needs), row.cost, _options(fields(row.choose))]
+    for name, row in SELECTORS.items()
+  ]
+  return format_table(["selector", "keeps", "evidence beside labels", "cost", "options"], rows, align="lllll")
+
+
 def _options(fields: dict[str, Field]) -> str:
   return ", ".join(f"`{key}={field.default!r}`" for key, field in fields.items())
 
@@ -100,6 +114,7 @@ def rewritten(text: str, names: tuple[str, ...]) -> str:
     ValueError: it has no place for one of them.
   """
   makers = {"systems": systems, "keys": keys, "methods": methods, "policies": policies, "selectors": selectors}
+  makers |= {"coresets": coresets}
   for name in names:
     made = makers[name]()
     pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
