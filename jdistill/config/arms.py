@@ -85,8 +85,8 @@ class Arms:
       out[name] = checked_section(f"{prefix}{name}", raw.get(name), section, out)
       if name in START_SECTIONS and out["start_method"]["name"] == NO_START:
         out[name] = {"name": NO_START} if name == "start_method" else {}
-    if not any(out[name].get("name") == SELECTED for name in ("data_policy", "start_data_policy")):
-      out |= {name: {} for name in SELECT_SECTIONS}
+    if not any(out.get(name, {}).get("name") == SELECTED for name in ("data_policy", "start_data_policy")):
+      out |= {name: {} for name in SELECT_SECTIONS if name in out}
     self._check(prefix, out, committee)
     return out
 
