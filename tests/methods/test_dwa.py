@@ -90,7 +90,7 @@ def test_every_block_is_recovered_from_a_teacher_of_its_own(x64):
       state, metrics = step(KEY, state, teacher)
       loss = lambda x, w=weights, y=LABELS[rows]: reference_loss(x, y, 0.1, variance=11.0, weights=w)  # noqa: E731
       np.testing.assert_allclose(metrics["recover/loss"], loss(want[rows]), rtol=1e-6)
-      np.testing.assert_allclose(state.adjusted, weights, rtol=1e-10)
+      np.testing.assert_allclose(state.carried, weights, rtol=1e-10)
       away = np.linalg.norm(weights - TEACHER.params)
       np.testing.assert_allclose(metrics["adjust/norm"], away, rtol=1e-8)
       assert 0.5 * rho < away <= rho
@@ -111,7 +111,7 @@ def test_the_ascents_see_what_the_first_step_sees(x64):
     shift = tuple(map(int, roll.sample(jax.random.split(key, 1)[0], (3, 2, 2, 1))))
     seen = np.roll(INSIDE[BLOCKS[0]], shift, (1, 2))
     found, _ = jax.jit(method.step)(key, state, teacher)
-    np.testing.assert_allclose(found.adjusted, ascended(seen, LABELS[BLOCKS[0]], 0.3, 2), rtol=1e-10)
+    np.testing.assert_allclose(found.carried, ascended(seen, LABELS[BLOCKS[0]], 0.3, 2), rtol=1e-10)
     drawn.add(shift)
   assert len(drawn) > 1
 
@@ -121,7 +121,7 @@ def test_the_random_control_moves_every_block_by_rho_anew():
   state, step, weights = method.init(KEY, teacher), jax.jit(method.step), []
   for number in range(4):
     state, metrics = step(jax.random.fold_in(KEY, number), state, teacher)
-    weights.append(np.asarray(state.adjusted))
+    weights.append(np.asarray(state.carried))
     np.testing.assert_allclose(metrics["adjust/norm"], 0.5, rtol=1e-5)
   assert (weights[0] == weights[1]).all() and (weights[2] == weights[3]).all() and (weights[1] != weights[2]).any()
 
@@ -130,7 +130,7 @@ def test_no_direction_no_step_and_no_length_are_the_same():
   def recovered(**options):
     method, teacher = build(images=INSIDE, iterations=2, block_size=3, **options)
     state, metrics = jax.jit(method.step)(KEY, method.init(KEY, teacher), teacher)
-    assert state.adjusted == () and "adjust/norm" not in metrics
+    assert state.carried == () and "adjust/norm" not in metrics
     return np.asarray(method.result(state).images)
 
   plain = recovered(direction="none")
@@ -179,7 +179,7 @@ def test_a_teacher_without_a_gradient_is_told():
   images.reshape(6, 4)[np.arange(6), LABELS] = 1
   method, _ = build(images=images, direction="gradient", iterations=3)
   state, metrics = jax.jit(method.step)(KEY, method.init(KEY, sure), sure)
-  np.testing.assert_array_equal(state.adjusted, sure.params)
+  np.testing.assert_array_equal(state.carried, sure.params)
   assert metrics["adjust/norm"] == 0 and np.isfinite(metrics["recover/loss"])
   assert "set method.direction='none'" in method.stuck([{"adjust/norm": float(metrics["adjust/norm"])}] * 3)
   assert method.stuck([{"adjust/norm": 0.1}] * 3) == "" == build()[0].stuck([{}] * 3)
@@ -200,7 +200,7 @@ def test_a_convolutional_teacher_loses_sight_of_the_block():
     return jnp.mean(losses.cross_entropy(network.apply(params, x, stats=teacher.stats).logits, y))
 
   before, gradient = jax.value_and_grad(loss)(teacher.params)
-  rise = float(loss(jax.tree.map(jnp.asarray, state.adjusted)) - before)
+  rise = float(loss(jax.tree.map(jnp.asarray, state.carried)) - before)
   # float32 and the curvature: the first order holds within a few percent over so short a way
   np.testing.assert_allclose(rise, 1e-2 * float(global_norm(gradient)), rtol=0.1)
   np.testing.assert_allclose(metrics["adjust/norm"], 1e-2, rtol=0.02)

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,15 @@ import numpy as np
 from jdistill.augment import compose, flip, resized_crop, roll_jitter
 from jdistill.base import Apply, Augmentation, Key, Method, Metrics, PyTree, UserError, Variables
 from jdistill.losses import bn_stat_loss, cross_entropy, soft_cross_entropy
+from jdistill.methods.dataset.recovery import (
+  BlockGradient,
+  Rates,
+  RecoveryState,
+  collect_blocks,
+  descend,
+  sre2l_blocks,
+  start_blocks,
+)
 from jdistill.ops.ascent import ascend, global_norm, random_step
 from jdistill.schema import Above, Count, NonNegative, Positive, Range, Size, validated
 from jdistill.synthetic import Feed, SyntheticSet
@@ -19,49 +28,6 @@ _FOR_DIRECTION = 1 << 16  # folded into a step's key; small numbers are those of
 
 # `(key, teacher, x, y) -> parameters` for the block of images `x` in network space with labels `y`
 Adjust = Callable[[Key, Variables, jax.Array, jax.Array], PyTree]
-
-
-class SRe2LState(NamedTuple):
-  """What a resume needs.
-
-  Attributes:
-    images: `[blocks, block_size, height, width, channels]`: finished blocks, the current one, and those to come.
-    labels: `[blocks, block_size, ...]` of these images.
-    moments: `(first, second)` of Adam, of the current block.
-    count: scalar int32, steps done.
-    lr: of the initial set; not learned.
-    adjusted: the teacher's parameters as they were moved for the current block; `()` where they stay.
-  """
-
-  images: jax.Array
-  labels: jax.Array
-  moments: tuple[jax.Array, jax.Array]
-  count: jax.Array
-  lr: jax.Array
-  adjusted: PyTree = ()
-
-
-def sre2l_blocks(labels: np.ndarray, block_size: int) -> np.ndarray:
-  """Which images are recovered together: each block goes through the classes, the first image of every class first.
-
-  Args:
-    labels: `[m]` integer labels, or `[m, classes]` label logits.
-    block_size: images per block; at most `m`.
-
-  Returns:
-    `[blocks, block_size]` int32 positions. Where `block_size` does not divide `m` the last block is filled up from the
-    start; what becomes of these images is thrown away, as a smaller batch would have other statistics.
-  """
-  labels = np.asarray(labels)
-  classes = labels.argmax(-1) if labels.ndim == 2 else labels
-  rank = np.zeros(len(classes), np.int64)
-  for c in np.unique(classes):
-    own = np.flatnonzero(classes == c)
-    rank[own] = np.arange(len(own))
-  order = np.lexsort((classes, rank)).astype(np.int32)
-  block_size = min(block_size, len(order))
-  blocks = -(-len(order) // block_size)
-  return np.resize(order, (blocks, block_size))
 
 
 def teacher_stream() -> Feed:
@@ -156,52 +122,30 @@ def sre2l(
   adjust = weight_adjustment(teacher_apply, direction, steps=ascent_steps, rho=rho)
   if direction == "gradient":
     check_pixels(initial.images, pixel_range)
-  low, high = (jnp.asarray(bound).reshape(1, 1, 1, -1) for bound in pixel_range)
+  rates = Rates(iterations, image_lr, b1, b2, pixel_range)
 
-  def init(key: Key, teacher: Variables) -> SRe2LState:
+  def init(key: Key, teacher: Variables) -> RecoveryState:
     del key
     check_batch_norm(teacher_apply, teacher, jnp.asarray(initial.images)[blocks[0]])
-    return _start(initial, blocks, () if adjust is None else teacher.params)
+    return start_blocks(initial, blocks, () if adjust is None else teacher.params)
 
-  def step(key: Key, state: SRe2LState, teacher: Variables) -> tuple[SRe2LState, Metrics]:
-    number, place = state.count // iterations, state.count % iterations
-    active = number < len(blocks)
-    number = jnp.minimum(number, len(blocks) - 1)
-    x, y = state.images[number], state.labels[number]
-    record = augment.sample(key, x.shape)
-    seen, adjusted, moved_by = teacher, state.adjusted, {}
-    if adjust is not None:
-      fresh = lambda: adjust(jax.random.fold_in(key, _FOR_DIRECTION), teacher, augment.apply(record, x), y)  # noqa: E731
-      adjusted = jax.lax.cond(place == 0, fresh, lambda: state.adjusted)
-      seen = teacher._replace(params=adjusted)
-      moved_by = {"adjust/norm": global_norm(jax.tree.map(jnp.subtract, adjusted, teacher.params))}
-    (_, metrics), grads = jax.value_and_grad(lambda x: loss(seen, augment.apply(record, x), y), has_aux=True)(x)
-    moments = jax.tree.map(lambda moment: jnp.where(place == 0, jnp.zeros_like(moment), moment), state.moments)
-    change, moments = _adam(grads, moments, place + 1, b1, b2)
-    rate = image_lr * _half_cosine(place, iterations).astype(x.dtype)
-    moved = jnp.where(active, jnp.clip(x - rate * change, low, high), x)
-    metrics |= {"gradient/images": global_norm(grads), "recover/lr": rate} | moved_by
-    images = state.images.at[number].set(moved)
-    return SRe2LState(images, state.labels, moments, state.count + 1, state.lr, adjusted), metrics
+  def step(key: Key, state: RecoveryState, teacher: Variables) -> tuple[RecoveryState, Metrics]:
+    def gradient(number: jax.Array, place: jax.Array, x: jax.Array, y: jax.Array) -> BlockGradient:
+      record = augment.sample(key, x.shape)
+      seen, adjusted, moved_by = teacher, state.carried, {}
+      if adjust is not None:
+        fresh = lambda: adjust(jax.random.fold_in(key, _FOR_DIRECTION), teacher, augment.apply(record, x), y)  # noqa: E731
+        adjusted = jax.lax.cond(place == 0, fresh, lambda: state.carried)
+        seen = teacher._replace(params=adjusted)
+        moved_by = {"adjust/norm": global_norm(jax.tree.map(jnp.subtract, adjusted, teacher.params))}
+      (_, metrics), grads = jax.value_and_grad(lambda x: loss(seen, augment.apply(record, x), y), has_aux=True)(x)
+      return BlockGradient(grads, metrics | moved_by, adjusted)
+
+    return descend(state, gradient, rates)
 
   stuck = _without_gradient if adjust is not None else lambda rows: ""
-  result = functools.partial(_collected, blocks=blocks, size=len(initial.images))
+  result = functools.partial(collect_blocks, blocks=blocks)
   return Method(init, step, result, steps=len(blocks) * iterations, stuck=stuck)
-
-
-def _start(initial: SyntheticSet, blocks: np.ndarray, params: PyTree) -> SRe2LState:
-  """The state before the first step, whose arrays are its own."""
-  images, labels = jnp.asarray(initial.images)[blocks], jnp.asarray(initial.labels)[blocks]
-  moments = (jnp.zeros_like(images[0]), jnp.zeros_like(images[0]))
-  lr, adjusted = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), (initial.lr, params))
-  return SRe2LState(images, labels, moments, jnp.zeros((), jnp.int32), lr, adjusted)
-
-
-def _collected(state: SRe2LState, *, blocks: np.ndarray, size: int) -> SyntheticSet:
-  """The images in the order of the initial set."""
-  own = jnp.argsort(jnp.asarray(blocks.reshape(-1)[:size]))
-  flat = lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:size][own]  # noqa: E731
-  return SyntheticSet(flat(state.images), flat(state.labels), state.lr)
 
 
 def recover_loss(
@@ -305,18 +249,3 @@ def _without_gradient(rows: Sequence[Mapping[str, float]]) -> str:
     "The teacher is so sure of the initial images that its loss has no gradient to move along (adjust/norm is 0); "
     "train it for fewer epochs (teacher_train.epochs), or set method.direction='none'."
   )
-
-
-def _adam(
-  grad: jax.Array, moments: tuple[jax.Array, jax.Array], count: jax.Array, b1: float, b2: float
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-  """Adam's direction and new moments at its step number `count`, from 1; by hand, as it starts again with a block."""
-  first, second = b1 * moments[0] + (1 - b1) * grad, b2 * moments[1] + (1 - b2) * jnp.square(grad)
-  count = count.astype(grad.dtype)
-  debiased = first / (1 - jnp.power(jnp.asarray(b1, grad.dtype), count))
-  scale = jnp.sqrt(second / (1 - jnp.power(jnp.asarray(b2, grad.dtype), count))) + 1e-8
-  return debiased / scale, (first, second)
-
-
-def _half_cosine(count: jax.Array, steps: int) -> jax.Array:
-  return 0.5 * (1 + jnp.cos(jnp.pi * count.astype(jnp.float32) / steps))
