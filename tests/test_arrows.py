@@ -27,7 +27,7 @@ MAY_IMPORT = {
   "bilevel": GROUND | {"ops", "losses"},
   "augment": GROUND | {"ops"},
   "selection": GROUND | {"ops"},
-  "synthetic": GROUND | {"ops", "selection"},
+  "synthetic": GROUND | {"ops", "selection", "augment", "losses"},  # crops of real images that a network judges
   "models": GROUND | {"ops"},
   # data, targets and the engine: none of them knows a method
   "data": GROUND | {"files"},

@@ -2,9 +2,10 @@
 
 from jdistill.augment.basic import FlipCropRecord, compose, flip_crop, identity
 from jdistill.augment.crop import CropRecord, flip, resized_crop, roll_jitter
-from jdistill.augment.mix import MixRecord, cutmix, mix_distribution, mix_targets, mixup
+from jdistill.augment.mix import MixRecord, cutmix, mix_distribution, mix_targets, mixed, mixup
 from jdistill.augment.named import named
 from jdistill.augment.siamese import DsaParams, DsaRecord, dsa
+from jdistill.augment.strips import StripRecord, shuffle_strips
 from jdistill.augment.views import caution, repeat, show, view
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
   "DsaRecord",
   "FlipCropRecord",
   "MixRecord",
+  "StripRecord",
   "caution",
   "compose",
   "cutmix",
@@ -22,11 +24,13 @@ __all__ = [
   "identity",
   "mix_distribution",
   "mix_targets",
+  "mixed",
   "mixup",
   "named",
   "repeat",
   "resized_crop",
   "roll_jitter",
   "show",
+  "shuffle_strips",
   "view",
 ]

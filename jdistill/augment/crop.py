@@ -25,9 +25,13 @@ class CropRecord(NamedTuple):
 
 
 def resized_crop(
-  scale: tuple[float, float] = (0.08, 1.0), ratio: tuple[float, float] = (3 / 4, 4 / 3), *, siamese: bool = False
+  scale: tuple[float, float] = (0.08, 1.0),
+  ratio: tuple[float, float] = (3 / 4, 4 / 3),
+  *,
+  siamese: bool = False,
+  size: tuple[int, int] | None = None,
 ) -> base.Augmentation:
-  """Random resized crop: a window of random area and aspect ratio, resized to the image's own size.
+  """Random resized crop: a window of random area and aspect ratio, resized to the image's own size or another one.
 
   With `A` the area of the image, an area `a A`, `a ~ U(scale)`, and a ratio of width to height `r`,
   `log r ~ U(log ratio)`, give a window of `round(sqrt(a A r))` columns and `round(sqrt(a A / r))` rows. The first of
@@ -39,6 +43,7 @@ def resized_crop(
     scale: bounds of the window's share of the area, `0 < low <= high <= 1`.
     ratio: bounds of the window's width over height.
     siamese: one draw is shared by all images of the batch (a transform applied to a whole batch tensor).
+    size: `(height, width)` to which windows are resized; `None` for the image's own.
 
   Returns:
     `Augmentation` whose record is a `CropRecord`. Linear in the pixels.
@@ -63,7 +68,9 @@ def resized_crop(
   def apply(record: CropRecord, x: jax.Array) -> jax.Array:
     check_replay(record.box.shape[0], x)
     weights = [
-      _window_weights(record.box[:, axis], record.box[:, axis + 2], x.shape[axis + 1]).astype(x.dtype)
+      _window_weights(record.box[:, axis], record.box[:, axis + 2], x.shape[axis + 1], size and size[axis]).astype(
+        x.dtype
+      )
       for axis in (0, 1)
     ]
     return affine.separable_resample(x, *weights)
@@ -104,10 +111,10 @@ def _central(sides: tuple[int, int], ratio: tuple[float, float]) -> np.ndarray:
   return np.float32([(sides[0] - height) // 2, (sides[1] - width) // 2, height, width])
 
 
-def _window_weights(start: jax.Array, length: jax.Array, size: int) -> jax.Array:
-  """Interpolation weights `[batch, size, size]` of one axis for windows given as shares of it."""
-  start, length = (start * size)[:, None], (length * size)[:, None]
-  places = (jnp.arange(size, dtype=start.dtype) + 0.5)[None] * length / size - 0.5  # exact where the window is all
+def _window_weights(start: jax.Array, length: jax.Array, size: int, outputs: int | None = None) -> jax.Array:
+  """Interpolation weights `[batch, outputs, size]` of one axis for windows given as shares of it."""
+  start, length, outputs = (start * size)[:, None], (length * size)[:, None], outputs or size
+  places = (jnp.arange(outputs, dtype=start.dtype) + 0.5)[None] * length / outputs - 0.5  # exact where it is all
   # resizing the window by itself: its border pixels are repeated, what lies beyond them is not seen
   return affine.hat_weights(start + jnp.clip(places, 0, length - 1), size)
 

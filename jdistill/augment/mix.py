@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jdistill.augment.basic import check_replay, check_shape
-from jdistill.base import Augmentation, Key, UserError
+from jdistill.base import Augmentation, Key, PyTree, UserError
 from jdistill.ops.precision import widen
 
 
@@ -102,6 +102,12 @@ def mix_targets(record: MixRecord, targets: jax.Array) -> jax.Array:
   """Targets of mixed images: `share targets_i + (1 - share) targets_partner(i)`, for `[batch, ...]` probabilities."""
   share = record.share.astype(targets.dtype)
   return share * targets + (1 - share) * targets[record.partner]
+
+
+def mixed(record: PyTree) -> MixRecord | None:
+  """The last record of `cutmix` or `mixup` within that of a composition; `None` where there is none."""
+  leaves = jax.tree.leaves(record, is_leaf=lambda node: isinstance(node, MixRecord))
+  return next((leaf for leaf in reversed(leaves) if isinstance(leaf, MixRecord)), None)
 
 
 def _partners(key: Key, size: int) -> jax.Array:

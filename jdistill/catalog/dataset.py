@@ -18,10 +18,11 @@ _trajectory = functools.partial(
   keep="trajectory",
   calibration="jdistill.calibration.trajectory:CALIBRATION",
 )
+_RECOVERY_STAGES = ("teachers", "distill", "relabel", "evaluate", "export", "report")
 _recovery = functools.partial(
   _row,
   builder="jdistill.methods.dataset.sre2l:sre2l",
-  stages=("teachers", "distill", "relabel", "evaluate", "export", "report"),
+  stages=_RECOVERY_STAGES,
   toy={"kind": "recovery", "objective": "recover/loss"},
   parts={"stream": "jdistill.methods.dataset.sre2l:teacher_stream", "start": _START},
 )
@@ -214,6 +215,34 @@ ROWS = (
     arxiv="2409.17612",
     test="tests/methods/test_dwa.py",
     values={"initial": "real", "labels": "hard", "direction": "gradient", "variance_weight": 11.0},
+  ),
+  _row(
+    name="cv_dd",
+    title="Dataset Distillation via Committee Voting",
+    authors="Jiacheng Cui and Zhaoyi Li and Xiaochen Ma and Xinyue Bi and Yaxin Luo and Zhiqiang Shen",
+    venue="arXiv 2025",
+    arxiv="2501.07575",
+    builder="jdistill.methods.dataset.cv_dd:cv_dd",
+    stages=_RECOVERY_STAGES,
+    test="tests/methods/test_cv_dd.py",
+    toy={"kind": "committee", "objective": "recover/loss"},
+    parts={
+      "stream": "jdistill.methods.dataset.cv_dd:committee_stream",
+      "start": "jdistill.synthetic.patches:patch_start",
+    },
+  ),
+  _row(
+    name="rded",
+    title="On the Diversity and Realism of Distilled Dataset: An Efficient Dataset Distillation Paradigm",
+    authors="Peng Sun and Bei Shi and Daiwei Yu and Tao Lin",
+    venue="CVPR 2024",
+    arxiv="2312.03526",
+    builder="jdistill.methods.dataset.rded:rded",
+    stages=_RECOVERY_STAGES,
+    test="tests/methods/test_rded.py",
+    toy={"kind": "crops", "objective": "rded/cross_entropy"},
+    parts={"stream": "jdistill.methods.dataset.rded:candidate_stream", "start": _START},
+    values={"initial": "real", "labels": "hard"},
   ),
   _row(
     name="krr_st",

@@ -48,7 +48,7 @@ class Arms:
       UserError: an unknown section, key or arm, or values that do not fit.
     """
     _check_mappings(given)
-    out["committee"] = self._committee(given)
+    out["committee"] = self.committee(given)
     out |= {name: self._resolved("", given, given.get("committee") or {})[name] for name in self.sections}
     out["arms"] = self._arms(given, out)
     out["order"] = list(out["arms"])
@@ -114,8 +114,13 @@ class Arms:
     order = checked_order("order", given.get("order"), [own, *controls])
     return {label: self._arm(label, controls.get(label, {}), given) for label in order}
 
-  def _committee(self, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Additional teachers: the sections of each, whole."""
+  def committee(self, given: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Additional teachers: the sections of each, whole.
+
+    Raises:
+      UserError: what is no section of a teacher, or has values that do not fit.
+    """
+    _check_mappings(given)
     found = {}
     for label, overrides in (given.get("committee") or {}).items():
       for dotted, value in overrides.items():

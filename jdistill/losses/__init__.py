@@ -11,6 +11,7 @@ from jdistill.losses.batch_norm import bn_stat_loss
 from jdistill.losses.compose import warmup_weight, weighted_sum
 from jdistill.losses.contrastive import CRDState, crd_inbatch, crd_init, crd_loss, crd_negatives, info_nce, nt_xent
 from jdistill.losses.correlation import dist_loss, pearson
+from jdistill.losses.dbr import dbr_loss, dbr_record
 from jdistill.losses.decoupled import dkd_loss, ofa_loss, ofa_target_weights
 from jdistill.losses.direction import direction_only_loss, norm_direction_loss, norm_only_loss
 from jdistill.losses.distribution import (
@@ -63,6 +64,8 @@ __all__ = [
   "crd_loss",
   "crd_negatives",
   "cross_entropy",
+  "dbr_loss",
+  "dbr_record",
   "direction_only_loss",
   "discriminator_loss",
   "dist_loss",

@@ -28,6 +28,7 @@ def schedule(
   factor: float = 0.1,
   final_lr: float = 0.0,
   power: float = 0.9,
+  eta: float = 1.0,
 ) -> Schedule:
   """The learning rate as a function of the epoch.
 
@@ -39,6 +40,8 @@ def schedule(
     warmup_epochs: the rate grows linearly from 0 over these, and the schedule takes the rest.
     milestones: for `"step"`, epochs from the start of training, above 0.
     factor, final_lr, power: see `kind`.
+    eta: for `"cosine"`, into how many times `epochs` the half cosine is stretched; with 2 it ends half-way between both
+      rates (the smoothed schedule of RDED and CV-DD).
 
   Returns:
     `(epochs done, with the fraction of the running one) -> scalar float32`.
@@ -55,7 +58,7 @@ def schedule(
     done = jnp.clip((epoch - warmup_epochs) / rest, 0, 1)
     full = jnp.asarray(lr, jnp.float32)
     if kind == "cosine":
-      main = final_lr + (full - final_lr) * (1 + jnp.cos(jnp.pi * done)) / 2
+      main = final_lr + (full - final_lr) * (1 + jnp.cos(jnp.pi * done / eta)) / 2
     elif kind == "linear":
       main = full + (final_lr - full) * done
     elif kind == "poly":

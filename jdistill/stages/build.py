@@ -11,12 +11,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jdistill import augment, bilevel, catalog, models
-from jdistill.base import Method
+from jdistill.base import Method, Network
 from jdistill.catalog import Row
 from jdistill.data import preprocess
 from jdistill.evaluation import embeddings
 from jdistill.ops import suggest_chunk_size
-from jdistill.stages import teachers, trajectories
+from jdistill.stages import networks, teachers, trajectories, voting
 from jdistill.stages.run import Run
 from jdistill.synthetic import Materials, SyntheticSet
 from jdistill.tasks import Task
@@ -73,6 +73,7 @@ def build(run: Run, initial: SyntheticSet, mesh: Mesh | None = None, route: Rout
     "smooth_network": lambda: run.network(smooth(run.config["model"])),
     "initial": lambda: initial,
     "teacher_apply": lambda: run.network(run.config["teacher"]).apply,
+    "teacher_applies": lambda: tuple(network.apply for network in _teachers(run)),
     "pixel_range": lambda: pixel_range(run),
     "augment": lambda: augment.named(options["augment"], always=view.always),
     "siamese": lambda: augment.named(options["augment"], siamese=True, always=view.always),
@@ -87,6 +88,11 @@ def _as_wide_as(run: Run, initial: SyntheticSet) -> Task:
   """The task with as many outputs as the set's targets are wide."""
   task, labels = run.task(), np.shape(initial.labels)
   return task._replace(num_classes=labels[1]) if len(labels) == 2 else task
+
+
+def _teachers(run: Run) -> list[Network]:
+  """The network of every teacher, the committee's after the run's own."""
+  return [run.network(networks.model_of(one)) for one in networks.specs(run) for _ in range(one.count)]
 
 
 def teacher_width(run: Run) -> int:
@@ -111,6 +117,14 @@ def embed(run: Run):
     return embeddings(own.networks[0], own.variables[0], images)
 
   return found
+
+
+def teacher_logits(run: Run):
+  """The logits of all teachers, `(images) -> [teachers, n, classes]`; `None` where teachers leave trajectories."""
+  if "teachers" not in run.config or row_of(run).keep == "trajectory":
+    return None
+  own = functools.cache(lambda: teachers.first(run))
+  return lambda images: networks.logits(own(), images)
 
 
 def smooth(section: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,6 +219,10 @@ def materials(run: Run, *, real: bool = True) -> Materials:
     network = run.network(run.config["teacher"])
     shapes = jax.eval_shape(network.init, jax.random.key(0))
     found = found._replace(teacher=teachers.first(run).variables[0] if real else shapes)
+  if row.takes("teacher_applies"):
+    shapes = tuple(jax.eval_shape(network.init, jax.random.key(0)) for network in _teachers(run))
+    own, prior = (teachers.first(run).variables, voting.prior(run)) if real else (shapes, np.zeros(len(shapes), "f4"))
+    found = found._replace(committee=own, prior=prior)
   if row.keep == "trajectory" and real:
     buffer = trajectories.ready(run)
     found = found._replace(segment=buffer.segment, epochs=buffer.epochs)

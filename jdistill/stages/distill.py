@@ -93,6 +93,7 @@ def initial_set(run: Run) -> SyntheticSet:
     expert_logits=None if buffer is None else lambda images, experts: trajectories.logits(run, buffer, images, experts),
     experts=teachers["count"],
     embed=build.embed(run),
+    teacher_logits=build.teacher_logits(run),
   )
 
 

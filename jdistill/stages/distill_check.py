@@ -14,7 +14,9 @@ from jdistill.training import distributed, parallel
 def check(run: Run) -> None:
   """Refuses sets, devices and networks that cannot work."""
   task, c = run.task(), run.config
-  require_per_class(task.teacher.y, task.class_names, c["ipc"], "ipc", build.part(run, "start").reals)
+  start = build.part(run, "start")
+  require_per_class(task.teacher.y, task.class_names, c["ipc"], "ipc", start.reals)
+  start.candidates(task.teacher.y, c["ipc"], task.num_classes)
   network = run.network()
   augment.named(c["method"].get("augment", "none"), key="method.augment")
   augment.view(c["method"].get("view", "none"), key="method.view", image_shape=task.input_shape)
@@ -51,6 +53,8 @@ def _check_options(run: Run) -> None:
     raise
   except ValueError as error:  # of a builder, which knows no sections
     what, _, why = str(error).partition(": ")
+    if what == "teacher_applies":
+      raise UserError(f"committee: {why}") from error
     if what == "teacher_apply":
       raise UserError(f"teacher.name={run.config['teacher']['name']!r}: {why}") from error
     raise UserError(f"method: {error}") from error

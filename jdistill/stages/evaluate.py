@@ -15,7 +15,7 @@ from jdistill.evaluation import LOSSES, OPTIMIZERS, evaluate_seeds
 from jdistill.files import format_bytes
 from jdistill.reporting import Progress, Section, comparison, mean_std, units
 from jdistill.schema import Above, Choice, Range, near_matches
-from jdistill.stages import build, grid, plan, relabel, sets, train, validation
+from jdistill.stages import build, grid, labels, plan, sets, train, validation
 from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
 from jdistill.stages.workdir import on_first
@@ -160,9 +160,9 @@ def _replayed(
   shared = len(own_sets) == 1
   groups = [(own_sets[0], seeds)] if shared else [(one, [s]) for one, s in zip(own_sets, seeds, strict=True)]
   for one, own in groups:
-    records = one.records()
-    entry["label_bytes"] = records.nbytes
-    job = relabel.job(run, cell, network, one.images, records, own)
+    found = one.records()
+    entry["label_bytes"] = found.nbytes
+    job = labels.job(run, cell, network, found, own)
     trained, _ = train.run(run, job, run.key("evaluate"), None, stage="evaluate")
     predicts = [train.predictions(job, trained, index) for index in range(len(own))]
     out += [float(task.score(predict, task.test)[task.metric]) for predict in predicts]

@@ -184,6 +184,7 @@ def _optimizer(train: Mapping[str, Any], scaled: bool):
     milestones=train["milestones"],
     factor=train["factor"],
     final_lr=train["final_lr"] / (train["lr"] if scaled else 1),
+    eta=train.get("eta", 1.0),
   )
   options = {name: train[name] for name in ("momentum", "nesterov", "weight_decay", "decay_all", "clip", "restart")}
   return make_optimizer(train["optimizer"], rate, **options)

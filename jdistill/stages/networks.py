@@ -1,6 +1,7 @@
 """Frozen teachers of a run: which are wanted, where they lie, and how they are read."""
 
 import functools
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -239,9 +240,15 @@ def _stored(one: TeacherSpec) -> dict[str, Any]:
 
 
 def own(run: Run) -> Teachers:
-  """The teachers of a run without arms, which has one kind of them."""
-  (one,) = specs(run)
-  return read(run, one)
+  """The teachers of a run without arms: those of its own section, then those of the committee that it names."""
+  found = [read(run, one) for one in specs(run)]
+  if len(found) == 1:
+    return found[0]
+  networks, variables, scores = (
+    tuple(itertools.chain.from_iterable(getattr(one, name) for one in found))
+    for name in ("networks", "variables", "scores")
+  )
+  return Teachers(networks, variables, variables_hash(variables), scores)
 
 
 def read(run: Run, one: TeacherSpec) -> Teachers:

@@ -1,30 +1,30 @@
-"""Stage `relabel`: the teachers label every augmented batch of a training run ahead, to be replayed by students."""
+"""Stage `relabel`: the teachers label every augmented batch of a training run ahead, to be replayed by students.
+
+Labels may also be stored once per image, or be asked of the teachers while students train: `relabel.store`.
+"""
 
 import time
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jdistill import augment, schema
-from jdistill.base import Augmentation, Batch, DataPolicy, Diverged, UserError
+from jdistill import schema
+from jdistill.base import UserError
 from jdistill.config import Declared, Plain
-from jdistill.config.common import Train
-from jdistill.data.policies import walk
-from jdistill.evaluation import examples_of, predict
+from jdistill.evaluation import predict
 from jdistill.evaluation.diversity import within_class_distance
 from jdistill.files import format_bytes
-from jdistill.methods.knowledge.logits import stored_labels
-from jdistill.schema import Above, Range
-from jdistill.stages import build, distill, networks, train
+from jdistill.methods.optimizers import OPTIMIZERS
+from jdistill.schema import Above, Choice, Range
+from jdistill.stages import build, distill, labels, networks, voting
 from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
 from jdistill.stages.workdir import on_first
 from jdistill.synthetic import random_real
-from jdistill.teachers import fkd
-from jdistill.teachers.frozen import committee
+from jdistill.teachers import static
+from jdistill.teachers.frozen import check_parts
 
 _LEAVES = ("stages/records.npz",)
 
@@ -32,100 +32,75 @@ _LEAVES = ("stages/records.npz",)
 class Relabel(NamedTuple):
   """What is stored, and how students train on it."""
 
+  store: Literal[labels.STORES] = "float16"
+  top_k: Annotated[int, Range(1)] | None = None
+  rank: Annotated[int, Range(1)] | None = None
+  dbr_temperature: Annotated[float, Above(0)] = 1.0
+  dbr_weight: Annotated[float, Range(0)] = 1.0
+  dbr_norm: Literal["l1", "l2"] = "l1"
   epochs: Annotated[int, Range(1)] = 300
   batch_size: Annotated[int, Range(1)] = 128
   temperature: Annotated[float, Above(0)] = 20.0
   teacher_mode: Literal["eval", "train"] = "eval"
+  parts: Annotated[int, Range(1)] = 1
   augment: str = "none"
+  strips: Annotated[int, Range(1)] = 1
   crop_scale: Annotated[float, Above(0), Range(high=1)] | None = 0.08
   flip: bool = True
   mix: Literal["cutmix", "mixup", "none"] = "cutmix"
-  optimizer: str = "adamw"
+  optimizer: Annotated[str, Choice(OPTIMIZERS)] = "adamw"
   lr: Annotated[float, Above(0)] = 1e-3
   weight_decay: Annotated[float, Range(0)] = 0.01
+  decay_all: bool = True
   warmup_epochs: Annotated[float, Range(0)] = 0.0
+  eta: Annotated[float, Range(1)] = 1.0
 
 
 def _complete(given: Mapping[str, Any], out: dict[str, Any]) -> None:
+  voting.complete(given, out)
   c = out["relabel"]
   if c["teacher_mode"] == "train" and c["batch_size"] < 2:
     raise UserError(
       f"relabel.batch_size={c['batch_size']}: a teacher in train mode normalises by the batch, and one image has no "
       "statistics; use at least 2, or relabel.teacher_mode='eval'"
     )
-
-
-def augmentation(run: Run) -> Augmentation:
-  """What batches go through before teachers and students see them."""
-  c, parts = run.config["relabel"], []
-  if c["augment"] != "none":
-    parts.append(augment.named(c["augment"], key="relabel.augment"))
-  if c["crop_scale"] is not None:
-    parts.append(augment.resized_crop((c["crop_scale"], 1.0)))
-  if c["flip"]:
-    parts.append(augment.flip())
-  if c["mix"] != "none":
-    parts.append({"cutmix": augment.cutmix, "mixup": augment.mixup}[c["mix"]]())
-  return augment.compose(*parts)
+  for store, key in (("top_k", "top_k"), ("low_rank", "rank")):
+    if c["store"] == store and c[key] is None:
+      raise UserError(f"relabel.{key}=None: store={store!r} needs how many numbers it keeps; give relabel.{key}")
+    if c["store"] != store and c[key] is not None:
+      raise UserError(f"relabel.{key}={c[key]}: is for relabel.store={store!r}; leave it out")
+  if c["store"] == "static":
+    static.refuse_cutmix(c["mix"], "relabel.mix")
+    if c["teacher_mode"] == "train":
+      raise UserError(
+        "relabel.teacher_mode='train': static labels are of single images, which have no statistics; set 'eval'"
+      )
 
 
 def _check(run: Run) -> None:
-  augmentation(run)
+  """Refuses a committee, batches and stores that cannot work with this data."""
+  c, task = run.config["relabel"], run.task()
+  voting.check(run)
+  labels.augmentation(run).sample(jax.random.key(0), (2, *task.input_shape))
+  size = min(c["batch_size"], build.count(run))
+  check_parts(size, c["parts"], key="relabel.batch_size", least=2 if c["teacher_mode"] == "train" else 1)
+  for key in ("top_k", "rank"):
+    if c[key] is not None and not c[key] < task.num_classes:
+      raise UserError(f"relabel.{key}={c[key]}: must be below the {task.num_classes} classes")
 
 
-def record(run: Run, images: np.ndarray, key: jax.Array) -> fkd.Records:
-  """The teachers' labels of images in network space, for all epochs of a training run."""
-  c = run.config["relabel"]
-  found, examples = networks.own(run), _unlabelled(images)
-  return fkd.record(
-    committee(found.networks, found.variables, train=c["teacher_mode"] == "train"),
-    examples,
-    _order(len(images), c["batch_size"]),
-    key,
-    epochs=c["epochs"],
-    augment=augmentation(run),
-    data=run.fingerprint(examples),
-    teacher_hash=found.hash,
-  )
+def record(run: Run, images: np.ndarray, own: np.ndarray, key: jax.Array) -> labels.Labels:
+  """The teachers' labels of images in network space with classes `own`, for all epochs of a training run."""
+  return labels.ready(run, labels.examples_with(images, own), labels.record(run, images, own, key))
 
 
-def _order(size: int, batch_size: int) -> DataPolicy:
-  """All images in random order; what fills up the last batch are other images, as batch norm looks at them, too."""
-  batch_size, every = min(batch_size, size), jnp.ones(size, bool)
-  draw = lambda key, state, epoch, look: (walk(key, every, batch_size), state)  # noqa: E731
-  return DataPolicy(lambda key: (), draw, -(-size // batch_size))
-
-
-def _unlabelled(images: np.ndarray) -> Batch:
-  """Images whose labels nobody reads."""
-  return examples_of(images, np.zeros(len(images), np.int32))
-
-
-def job(run: Run, label: str, network, images: np.ndarray, records: fkd.Records, seeds: list[int]) -> train.Job:
-  """The training of fresh networks on images with stored labels: their divergence at a temperature, without labels."""
-  c = run.config["relabel"]
-  names = ("epochs", "batch_size", "optimizer", "lr", "weight_decay", "warmup_epochs")
-  return train.Job(
-    label=label,
-    network=network,
-    recipe=stored_labels(c["temperature"]),
-    train=Train()._asdict() | {name: c[name] for name in names},
-    policy=lambda size, batch_size: fkd.policy(records),
-    data=_unlabelled(images),
-    members=np.tile(np.arange(len(images)), (len(seeds), 1)),
-    seeds=seeds,
-    targets=fkd.replayed(records),
-    section="relabel",
-    record=augmentation(run),
-  )
-
-
-def load(run: Run) -> fkd.Records:
+def load(run: Run) -> labels.Labels:
   """The labels of the distilled set, as left by this stage."""
-  return fkd.load(run.workdir / _LEAVES[0], augmentation(run))
+  own = distill.load(run, "distilled")
+  return labels.load(run, np.asarray(own.images), own.labels, run.workdir / _LEAVES[0])
 
 
-def diversity(run: Run, images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def diversity(run: Run, images: np.ndarray, own: np.ndarray) -> dict[str, float]:
   """How different the images of a class are to the first teacher, of a set and of as many real images.
 
   Cosine distances of what enters the teacher's head (`jdistill.evaluation.diversity`); empty for one image per class.
@@ -137,8 +112,8 @@ def diversity(run: Run, images: np.ndarray, labels: np.ndarray) -> dict[str, flo
   embed = lambda variables, x: network.apply(variables.params, x, stats=variables.stats).embedding  # noqa: E731
   rng = np.random.default_rng((run.config["seed"], 5))
   picked = random_real(rng, task.teacher.y, run.config["ipc"], task.num_classes)
-  labels = np.asarray(labels).argmax(-1) if np.ndim(labels) == 2 else labels
-  sets = {"distilled": (images, labels), "real": (task.teacher.x[picked], task.teacher.y[picked])}
+  own = np.asarray(own).argmax(-1) if np.ndim(own) == 2 else own
+  sets = {"distilled": (images, own), "real": (task.teacher.x[picked], task.teacher.y[picked])}
   return {name: within_class_distance(predict(embed, variables, x), y) for name, (x, y) in sets.items()}
 
 
@@ -146,38 +121,56 @@ def _run(run: Run) -> None:
   begin = time.monotonic()
   own = distill.load(run, "distilled")
   images = np.asarray(own.images)
-  records = record(run, images, run.key("relabel"))
-  if not np.isfinite(records.logits).all():
-    raise Diverged("relabel: the teachers' logits are not finite; lower teacher_train.lr")
-  fkd.save(records, run.workdir / _LEAVES[0])
-  found = diversity(run, images, own.labels)
-  run.finish("relabel", begin, _LEAVES, label_bytes=records.nbytes, diversity=found)
-  steps, epochs = len(records.index), run.config["relabel"]["epochs"]
-  run.log(f"relabel: {steps:,} batches of {epochs} epochs, {format_bytes(records.nbytes)} of labels")
+  examples = labels.examples_with(images, own.labels)
+  stored = labels.record(run, images, own.labels, run.key("relabel"))
+  labels.save(run, stored, examples, run.workdir / _LEAVES[0])
+  size = labels.ready(run, examples, stored).nbytes
+  run.finish("relabel", begin, _LEAVES, label_bytes=size, diversity=diversity(run, images, own.labels))
+  run.log(f"relabel: {run.config['relabel']['store']}, {format_bytes(size)} of {_what(run)}")
+
+
+def _what(run: Run) -> str:
+  """What the bytes of labels are of."""
+  return "teachers' parameters" if run.config["relabel"]["store"] == "online" else "labels"
 
 
 def _plan(run: Run) -> list[tuple[str, str]]:
-  c, count = run.config["relabel"], build.count(run)
+  c, count, task = run.config["relabel"], build.count(run), run.task()
+  if c["store"] == "online":
+    return [(f"labels of {count} images, asked while students train", "no labels are stored")]
+  if c["store"] == "static":
+    return [(f"one label of each of {count} images", f"about {format_bytes(count * (4 * task.num_classes + 4))}")]
   size = c["epochs"] * (-(-count // c["batch_size"])) * min(c["batch_size"], count)
-  stored = size * (2 * run.task().num_classes + 8)
+  kept = {"float16": 2 * task.num_classes, "float32": 4 * task.num_classes, "dbr": 4}
+  kept |= {"top_k": 4 * (c["top_k"] or 0) + 2, "low_rank": 2 * (c["rank"] or 0)}
+  stored = size * (kept[c["store"]] + 8)
   return [(f"labels of {c['epochs']} epochs of {count} images", f"about {format_bytes(stored)} without augmentations")]
 
 
 def _report(run: Run, record: Mapping[str, Any]) -> Part:
-  mode, found = run.config["relabel"]["teacher_mode"], record["diversity"]
-  lines = [f"the stored labels are those of teachers in {mode} mode"]
+  c, found = run.config["relabel"], record["diversity"]
+  mode = c["teacher_mode"]
+  halves = f", {c['parts']} parts of every batch each by itself" if c["parts"] > 1 else ""
+  lines = [f"the labels are those of teachers in {mode} mode{halves}; kept as {c['store']}"]
+  if c["store"] == "online":
+    lines.append(f"students ask the teachers, whose {format_bytes(record['label_bytes'])} of parameters are counted")
   if found:
     lines.append(
       "mean cosine distance of two images of a class to the teacher: "
       f"{found['distilled']:.3f}, of as many random real images {found['real']:.3f}"
     )
-  return Part({"label_bytes": record["label_bytes"], "teacher_mode": mode, "diversity": found}, lines=lines)
+  summary = {"label_bytes": record["label_bytes"], "store": c["store"], "counted": _what(run), "teacher_mode": mode}
+  return Part(summary | {"diversity": found}, lines=lines)
 
 
 STAGE = Stage(
   "relabel",
   lambda run: on_first(lambda: _run(run)),
-  Declared(sections={"relabel": Plain(schema.fields(Relabel))}, complete=_complete),
+  Declared(
+    sections={"relabel": Plain(schema.fields(Relabel)), "voting": Plain(schema.fields(voting.Voting))},
+    free=("committee",),
+    complete=_complete,
+  ),
   _LEAVES,
   _check,
   plan=_plan,

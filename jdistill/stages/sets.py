@@ -12,9 +12,9 @@ from jdistill.base import View
 from jdistill.evaluation import Protocol, augmentation_robust_score, label_robust_score
 from jdistill.selection import CHOICES, Evidence, select
 from jdistill.stages import build, distill, networks, relabel, trajectories
+from jdistill.stages.labels import Labels
 from jdistill.stages.run import Run
 from jdistill.synthetic import expert_label_logits, random_real
-from jdistill.teachers import fkd
 
 OWN = "distilled"
 HARD = "distilled_hard"
@@ -47,7 +47,7 @@ class Set(NamedTuple):
     lr: learning rate; `None` asks for a choice on validation images.
     rates: what is tried beside `eval.control_lrs`.
     used: positions of real images that validation must not contain.
-    records: makes the stored labels that networks are trained on instead, by stage `relabel`.
+    records: makes the teachers' labels that networks are trained on instead, by stage `relabel`.
     view: what networks are shown in the place of each image; `None` for the image.
   """
 
@@ -57,7 +57,7 @@ class Set(NamedTuple):
   lr: float | None = None
   rates: tuple[float, ...] = ()
   used: Sequence[int] = ()
-  records: Callable[[], fkd.Records] | None = None
+  records: Callable[[], Labels] | None = None
   view: View | None = None
 
 
@@ -151,7 +151,8 @@ class Sets:
       return one._replace(labels=self._soften(one.images, one.labels))
     if kind == "relabelled":
       key = jax.random.fold_in(self._run.key("random records"), seed)
-      return one._replace(lr=c["relabel"]["lr"], records=lambda: relabel.record(self._run, one.images, key))
+      found = lambda: relabel.record(self._run, one.images, one.labels, key)  # noqa: E731
+      return one._replace(lr=c["relabel"]["lr"], records=found)
     return one
 
   def _distilled(self) -> Set:

@@ -66,8 +66,13 @@ def check_policy(prefix: str, section: Mapping[str, Any]) -> None:
 def _complete(given: Mapping[str, Any], out: dict[str, Any]) -> None:
   check_train("teacher_train", out["teacher_train"])
   check_policy("", out["teacher_data_policy"])
-  if "also" in out["teachers"] and "arms" not in out and (out["teachers"]["also"] or out["teachers"]["stored"]):
-    raise UserError("teachers.also, teachers.stored: are for runs with arms; leave them out")
+  own = out["teachers"]
+  if "arms" not in out and own.get("stored"):
+    raise UserError("teachers.stored: is for runs with arms; leave it out")
+  if "committee" not in out and own.get("also"):
+    raise UserError(
+      f"teachers.also={own['also']}: {out['method']['name']} learns from teachers of one kind; leave it out"
+    )
 
 
 def keeps(run: Run) -> str:
@@ -105,9 +110,8 @@ def _verify(run: Run) -> None:
 
 
 def first(run: Run) -> networks.Teachers:
-  """The run's own teachers; those that are missing are trained before."""
-  (one,) = networks.specs(run)
-  if networks.is_missing(run, one):
+  """The run's own teachers and their committee; those that are missing are trained before."""
+  if any(networks.is_missing(run, one) for one in networks.specs(run)):
     _run(run)
   return networks.own(run)
 

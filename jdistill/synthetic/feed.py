@@ -21,6 +21,8 @@ class Materials(NamedTuple):
     epochs: of every trajectory; its last piece ends there.
     teachers: how many there are.
     teacher: variables of the first teacher.
+    committee: variables of all teachers, for methods that look at several.
+    prior: `[teachers]` float32, what each of these is worth, in percent.
   """
 
   x: np.ndarray
@@ -33,6 +35,8 @@ class Materials(NamedTuple):
   epochs: int = 0
   teachers: int = 0
   teacher: Variables | None = None
+  committee: tuple[Variables, ...] = ()
+  prior: np.ndarray | tuple[()] = ()
 
 
 class Feed(NamedTuple):

@@ -155,12 +155,14 @@ class Start(NamedTuple):
     check: as `Feed.check`; refuses what needs experts where there are none, soft labels of noise, and hard ones that a
       method should learn.
     reals: how many real images go into each.
+    candidates: `(labels [n], ipc, num_classes) -> None`, refuses real images that are too few to choose from.
   """
 
   make: Callable[..., SyntheticSet]
   empty: Callable[[int, int, tuple[int, ...]], SyntheticSet]
   check: Callable[[Mapping[str, Any], Mapping[str, Any] | None], None]
   reals: int = 1
+  candidates: Callable[[np.ndarray, int, int], None] = lambda labels, ipc, num_classes: None
 
 
 @validated("method")

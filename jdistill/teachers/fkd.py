@@ -3,10 +3,12 @@
 A record belongs to one batch of one epoch. Replaying it gives the pixels that the teacher saw, so its labels are valid
 with any augmentation, also one that mixes images (`jdistill.augment.compose(resized_crop(), flip(), cutmix())`). A
 student that learns from such labels takes the loss `kl_divergence(..., temperature=20, scale_t2=False)` in SRe2L.
+What is kept of the logits is a matter of `jdistill.teachers.codecs`.
 """
 
+import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,13 +18,16 @@ import numpy as np
 
 from jdistill.base import Augmentation, Batch, Block, DataPolicy, Key, Look, Outputs, PyTree, TargetSource, UserError
 from jdistill.files import read_npz, sha256_arrays, write_npz
+from jdistill.teachers import codecs
+
+_WORDS = ("data", "teacher", "store")
 
 
 class Records(NamedTuple):
   """Stored soft labels of all steps of some epochs.
 
   Attributes:
-    logits: `[steps, teachers, B, classes]` float16.
+    labels: by name what is kept of the logits, with leading axes `[steps, teachers, B]`; `"logits"` where that is all.
     index: `[steps, B]` int32 positions among the examples.
     weight: `[steps, B]` float32; zero marks padding.
     augment: record of the augmentation, its leaves with a leading axis `steps`.
@@ -31,9 +36,12 @@ class Records(NamedTuple):
     image_shape: `(height, width, channels)` of the examples.
     data: fingerprint of the data.
     teacher: hash of the teachers' parameters.
+    store: which kind of labels they are: the name of a `Codec`, or `"low_rank"`.
+    num_classes: of the teachers.
+    shared: by name what all steps share: the `"basis"` of labels of low rank.
   """
 
-  logits: np.ndarray
+  labels: Mapping[str, np.ndarray]
   index: np.ndarray
   weight: np.ndarray
   augment: PyTree
@@ -42,11 +50,20 @@ class Records(NamedTuple):
   image_shape: tuple[int, ...]
   data: str
   teacher: str
+  store: str = "float16"
+  num_classes: int = 0
+  shared: Mapping[str, np.ndarray] = {}
+
+  @property
+  def logits(self) -> np.ndarray:
+    """All logits, `[steps, teachers, B, classes]`, of stores that keep them."""
+    return self.labels["logits"]
 
   @property
   def nbytes(self) -> int:
     """Bytes of all that has to be kept."""
-    return sum(leaf.nbytes for leaf in (*self[:3], *jax.tree.leaves(self.augment), self.ids))
+    kept = (self.labels, self.shared, self.index, self.weight, self.augment, self.ids)
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(kept))
 
 
 def record(
@@ -59,6 +76,7 @@ def record(
   augment: Augmentation,
   data: str,
   teacher_hash: str,
+  codec: codecs.Codec = codecs.full(),  # noqa: B008  (immutable)
 ) -> Records:
   """Asks the teachers about every augmented batch of some epochs.
 
@@ -71,13 +89,14 @@ def record(
     augment: drawn anew for every batch.
     data: fingerprint of the data.
     teacher_hash: of the teachers' parameters.
+    codec: what is kept of their logits; all of them in float16 in SRe2L.
 
   Returns:
     `Records` in host memory.
 
   Raises:
-    UserError: `epochs < 1`, a policy that looks or that changes its number of steps, or logits that are not finite in
-      float16.
+    UserError: `epochs < 1`, a policy that looks or that changes its number of steps, or labels that are not finite in
+      the type that they are kept in.
 
   References:
     Shen and Xing, "A Fast Knowledge Distillation Framework for Visual Recognition" (arXiv 2112.01528), as used by
@@ -88,7 +107,7 @@ def record(
   if policy.looks:
     raise UserError("data_policy: it chooses by looking at networks, which cannot be recorded ahead; take another")
   key_policy, key_steps = jax.random.split(key)
-  ask = _asker(teacher, augment)
+  ask = _asker(teacher.targets, augment, codec)
   draw = jax.jit(lambda key, state, epoch: policy.next(jax.random.fold_in(key, epoch), state, epoch, None))
   state, parts, count = policy.init(key_policy), [], 0
   for epoch in range(epochs):
@@ -102,21 +121,49 @@ def record(
         "with equally many in all epochs"
       )
     steps = np.arange(count, count + len(index), dtype=np.int32)
-    logits, drawn = jax.device_get(ask(teacher.arrays, examples, key_steps, (index, weight, steps)))
-    if not np.isfinite(logits).all():
-      raise UserError(
-        "teacher: its logits are not all finite in float16 (at most 65,504); train it again, or scale them"
-      )
-    parts.append((index, weight, logits, drawn))
+    labels, drawn = jax.device_get(ask(teacher.arrays, examples, key_steps, (index, weight, steps)))
+    for found in labels.values():
+      if not np.isfinite(found).all():
+        limit = " (at most 65,504)" if found.dtype == np.float16 else ""
+        raise UserError(
+          f"teacher: its logits are not all finite in {found.dtype}{limit}; train it again, or scale them"
+        )
+    parts.append((index, weight, labels, drawn))
     count += len(index)
-  index, weight, logits, drawn = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+  index, weight, labels, drawn = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
   shape = tuple(int(side) for side in examples.x.shape[1:])
-  ids = np.asarray(examples.ids, np.int32)
-  return Records(logits, index, weight, drawn, ids, epochs, shape, data, teacher_hash)
+  ids, num_classes = np.asarray(examples.ids, np.int32), _classes(teacher, examples, index.shape[1])
+  return Records(labels, index, weight, drawn, ids, epochs, shape, data, teacher_hash, codec.name, num_classes)
 
 
-def _asker(teacher: TargetSource, augment: Augmentation) -> Callable:
-  """`(arrays, examples, key, (index, weight, steps)) -> (logits, augmentation records)`, stacked on the steps."""
+def low_rank(records: Records, rank: int) -> Records:
+  """Records whose logits are kept as coordinates in `rank` directions that all steps share.
+
+  `2 r` bytes per image and teacher and `4 r C` once, instead of `2 C`; see `codecs.low_rank_arrays`.
+
+  Args:
+    records: with all logits, best in float32.
+    rank: in `1..C - 1`.
+
+  Raises:
+    UserError: records that do not hold all logits, or a rank out of range.
+  """
+  if "logits" not in records.labels:
+    raise UserError(f"low_rank: the records hold labels of kind {records.store!r}; give ones with all logits")
+  coordinates, basis = codecs.low_rank_arrays(records.logits, rank)
+  return records._replace(labels={"coordinates": coordinates}, shared={"basis": basis}, store="low_rank")
+
+
+def _classes(teacher: TargetSource, examples: Batch, size: int) -> int:
+  """Of how many classes the teachers' logits are, asked with a batch of `size` examples."""
+  rows = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *np.shape(leaf)[1:]), leaf.dtype), examples)
+  arguments = (teacher.arrays, jax.random.key(0), rows, None, jnp.zeros((), jnp.int32))
+  return jax.eval_shape(teacher.targets, *arguments)[0].logits.shape[-1]
+
+
+@functools.lru_cache(maxsize=8)
+def _asker(targets: Callable, augment: Augmentation, codec: codecs.Codec) -> Callable:
+  """`(arrays, examples, key, (index, weight, steps)) -> (labels, augmentation records)`, stacked on the steps."""
 
   @jax.jit
   def ask(arrays: PyTree, examples: Batch, key: Key, rows: tuple):
@@ -126,8 +173,8 @@ def _asker(teacher: TargetSource, augment: Augmentation) -> Callable:
       key_augment, key_teacher = jax.random.split(jax.random.fold_in(key, step))
       drawn = augment.sample(key_augment, batch.x.shape)
       seen = batch._replace(x=augment.apply(drawn, batch.x))
-      found = teacher.targets(arrays, key_teacher, seen, drawn, step)
-      return carry, (jnp.stack([out.logits for out in found]).astype(jnp.float16), drawn)
+      found = targets(arrays, key_teacher, seen, drawn, step)
+      return carry, (codec.encode(jnp.stack([out.logits for out in found]), batch.y, drawn), drawn)
 
     return jax.lax.scan(one, None, rows)[1]
 
@@ -168,8 +215,21 @@ def replayed(
     raise UserError(f"epochs={epochs}: soft labels of {records.epochs} epochs are stored; record more, or train less")
   arrays = jax.tree.map(
     jnp.asarray,
-    {"logits": records.logits, "ids": records.ids[records.index], "augment": records.augment},
+    {
+      "labels": records.labels,
+      "shared": records.shared,
+      "ids": records.ids[records.index],
+      "augment": records.augment,
+    },
   )
+  targets, replay = _replaying(count, stored_size, records.store, records.num_classes)
+  return TargetSource(targets, arrays, records.nbytes, "replayed", replay)
+
+
+@functools.lru_cache(maxsize=32)
+def _replaying(count: int, stored_size: int, store: str, num_classes: int) -> tuple[Callable, Callable]:
+  """`TargetSource.targets` and `replay` of records of one form; the same objects, and so programs, for equal forms."""
+  decode = codecs.decoder(store, num_classes)
 
   def targets(arrays: PyTree, key: Key, batch: Batch, record: PyTree, step: jax.Array) -> tuple[Outputs, ...]:
     del key, record
@@ -177,15 +237,15 @@ def replayed(
       raise UserError(f"batch of {batch.ids.shape[0]}: the soft labels are those of batches of {stored_size}; use that")
     place = jnp.minimum(step, count - 1)
     known = (arrays["ids"][place] == batch.ids) & (step < count)
-    logits = jnp.where(known[None, :, None], arrays["logits"][place].astype(jnp.float32), jnp.nan)
-    nothing = jnp.zeros((stored_size, 0), jnp.float32)
-    return tuple(Outputs(logits[t], nothing) for t in range(logits.shape[0]))
+    labels, drawn = jax.tree.map(lambda leaf: leaf[place], (arrays["labels"], arrays["augment"]))
+    found = decode({**labels, **arrays["shared"]}, batch, drawn)
+    return tuple(out._replace(logits=jnp.where(known[:, None], out.logits, jnp.nan)) for out in found)
 
   def replay(arrays: PyTree, step: jax.Array) -> PyTree:
     place = jnp.minimum(step, count - 1)
     return jax.tree.map(lambda leaf: leaf[place], arrays["augment"])
 
-  return TargetSource(targets, arrays, records.nbytes, "replayed", replay)
+  return targets, replay
 
 
 def policy(records: Records) -> DataPolicy:
@@ -208,10 +268,13 @@ def policy(records: Records) -> DataPolicy:
 
 def save(records: Records, path: str | os.PathLike) -> None:
   """Writes records as one `.npz` with a checksum over all arrays."""
-  arrays = {name: getattr(records, name) for name in ("logits", "index", "weight", "ids")}
+  arrays = {name: getattr(records, name) for name in ("index", "weight", "ids")}
+  arrays |= {f"label_{name}": leaf for name, leaf in records.labels.items()}
+  arrays |= {f"shared_{name}": leaf for name, leaf in records.shared.items()}
   arrays |= {f"augment_{n}": leaf for n, leaf in enumerate(jax.tree.leaves(records.augment))}
   arrays |= {"epochs": np.int64(records.epochs), "image_shape": np.array(records.image_shape, np.int64)}
-  arrays |= {name: np.frombuffer(getattr(records, name).encode(), np.uint8) for name in ("data", "teacher")}
+  arrays |= {"num_classes": np.int64(records.num_classes)}
+  arrays |= {name: np.frombuffer(getattr(records, name).encode(), np.uint8) for name in _WORDS}
   write_npz(Path(path), arrays | {"sha256": np.frombuffer(sha256_arrays(arrays).encode(), np.uint8)})
 
 
@@ -226,25 +289,33 @@ def load(path: str | os.PathLike, augment: Augmentation) -> Records:
     UserError: the file is missing, damaged, no records, or of another augmentation.
   """
   found = read_npz(Path(path))
-  missing = {"logits", "index", "weight", "ids", "epochs", "image_shape", "data", "teacher", "sha256"} - set(found)
+  names = {"index", "weight", "ids", "epochs", "image_shape", "num_classes", "sha256", *_WORDS}
+  missing = names - set(found)
   if missing:
     raise UserError(f"{path}: holds no stored soft labels ({', '.join(sorted(missing))} missing); record them again")
   digest = bytes(found.pop("sha256")).decode()
   if sha256_arrays(found) != digest:
     raise UserError(f"{path}: damaged or edited (its checksum differs); record the soft labels again")
-  words = {name: bytes(found[name]).decode() for name in ("data", "teacher")}
+  words = {name: bytes(found[name]).decode() for name in _WORDS}
   shape = tuple(int(side) for side in found["image_shape"])
   steps, size = found["index"].shape
   wanted = jax.eval_shape(lambda: augment.sample(jax.random.key(0), (size, *shape)))
   leaves, structure = jax.tree.flatten(wanted)
-  stored = [found[f"augment_{n}"] for n in range(sum(name.startswith("augment_") for name in found))]
+  stored = [found[f"augment_{n}"] for n in range(len(_under("augment_", found)))]
   if [((steps, *leaf.shape), leaf.dtype) for leaf in leaves] != [(leaf.shape, leaf.dtype) for leaf in stored]:
     raise UserError(f"{path}: recorded with another augmentation; configure the same one, or record them again")
-  arrays = {name: found[name] for name in ("logits", "index", "weight", "ids")}
+  arrays = {name: found[name] for name in ("index", "weight", "ids")}
   return Records(
+    labels=_under("label_", found),
     **arrays,
     augment=jax.tree.unflatten(structure, stored),
     epochs=int(found["epochs"]),
     image_shape=shape,
+    num_classes=int(found["num_classes"]),
+    shared=_under("shared_", found),
     **words,
   )
+
+
+def _under(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  return {name.removeprefix(prefix): leaf for name, leaf in arrays.items() if name.startswith(prefix)}

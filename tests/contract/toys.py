@@ -161,6 +161,31 @@ def _recovery(row: catalog.Row) -> Toy:
   return Toy(method, lambda step: teacher, row.toy["objective"])
 
 
+def _voting(row: catalog.Row) -> Toy:
+  """Images from two random networks with batch norm, of which one is worth more."""
+  initial, _, _ = _by_class()
+  networks = [
+    models.build("convnet_bn", num_classes=3, image_shape=(2, 2, 1), width=width, depth=1) for width in (4, 3)
+  ]
+  members = tuple(jax.device_get(network.init(jax.random.key(5))) for network in networks)
+  ends = (np.float32([-2.0]), np.float32([2.0]))
+  sizes = {"iterations": 40, "block_size": 3, "jitter": 1, "crop_scale": None, "flip_images": False}
+  applies = tuple(network.apply for network in networks)
+  method = row.build()(applies, initial, ends, **(own_values(row) | sizes | options(row)))
+  return Toy(method, lambda step: (members, np.float32([60, 55])), row.toy["objective"])
+
+
+def _crops(row: catalog.Row) -> Toy:
+  """Crops of six images of every class that a random network judges; forty of each image."""
+  initial, x, y = _by_class()
+  initial = initial._replace(images=initial.images[::4], labels=initial.labels[::4])
+  network = models.build("convnet_bn", num_classes=3, image_shape=(2, 2, 1), width=4, depth=1)
+  teacher = jax.device_get(network.init(jax.random.key(5)))
+  sizes = {"mipc": 6, "num_crop": 40, "factor": 1}
+  method = row.build()(network.apply, initial, **(sizes | options(row)))
+  return Toy(method, row.build("stream")(**sizes).stream(Materials(x, y, 3, 0, teacher=teacher)), row.toy["objective"])
+
+
 def _updates(data: Batch, **given) -> Callable[[int], StudentInput]:
   """Two updates per epoch, on six examples each."""
 
@@ -241,6 +266,8 @@ KINDS = {
   "matching": _matching,
   "extraction": _extraction,
   "recovery": _recovery,
+  "committee": _voting,
+  "crops": _crops,
   "regression": _regression,
   "federated": _federated,
 }

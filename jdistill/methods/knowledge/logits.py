@@ -1,5 +1,6 @@
 """Recipes that compare logits: cross entropy, KD, DKD, DIST, PLD, SinKD."""
 
+import functools
 from typing import Annotated
 
 from jdistill import losses
@@ -52,13 +53,47 @@ def kd_pruning(
   return Recipe({"ce": cross_entropy_term(1 - alpha), "kd": kd_term(alpha, temperature)})
 
 
-def stored_labels(temperature: float) -> Recipe:
+@functools.lru_cache(maxsize=16)
+def stored_labels(temperature: float, passes: int = 1) -> Recipe:
   """`KL(teacher || student)` at a temperature, without labels and without the factor `T^2`: SRe2L's and FKD's students.
 
   Args:
     temperature: of both softmaxes.
+    passes: into how many equal parts the student's batch norm divides a batch, as CV-DD's teachers do.
+
+  Returns:
+    A `Recipe`; the same object for equal arguments.
   """
-  return Recipe({"kd": kd_term(1 / temperature**2, temperature)})
+  return Recipe({"kd": kd_term(1 / temperature**2, temperature)}, passes=passes)
+
+
+@functools.lru_cache(maxsize=16)
+def two_distances(temperature: float, weight: float, norm: str = "l1", passes: int = 1) -> Recipe:
+  """NRR-DD's students: cross entropy with the classes of both images, and DBR with the teacher's distances.
+
+      share CE(z, y) + (1 - share) CE(z, y_pasted) + weight dbr_loss(z, d)
+
+  Args:
+    temperature: of the distances' softmaxes.
+    weight: of `jdistill.losses.dbr_loss` (arXiv 2503.18267).
+    norm: `"l1"` or `"l2"`.
+    passes: see `stored_labels`.
+
+  Returns:
+    A `Recipe` for targets whose logits are the distances `[B, 2]`, with `pasted` and `share` among their taps
+    (`jdistill.teachers.codecs`); the same object for equal arguments.
+  """
+
+  def mixed_labels(step: StepOutputs):
+    share, pasted = step.teacher.taps["share"], step.teacher.taps["pasted"]
+    own, other = (losses.cross_entropy(step.student.logits, y) for y in (step.y, pasted))
+    return share * own + (1 - share) * other
+
+  def distances(step: StepOutputs):
+    found, pasted = step.teacher.logits, step.teacher.taps["pasted"]
+    return losses.dbr_loss(step.student.logits, found, step.y, pasted, temperature=temperature, norm=norm)
+
+  return Recipe({"ce": Term(mixed_labels), "dbr": Term(distances, weight)}, passes=passes)
 
 
 @validated("method")
