@@ -4,7 +4,11 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jdistill.losses._checks import check_temperature
+from jdistill.losses.logit import cross_entropy
+from jdistill.ops.checks import keep, leading_mask
 from jdistill.ops.precision import widen
 
 
@@ -27,13 +31,9 @@ def dbr_record(logits: jax.Array, y: jax.Array, pasted: jax.Array, *, temperatur
     Tran et al., "Enhancing Dataset Distillation via Non-Critical Region Refinement" (arXiv 2503.18267); the temperature
     is not confirmed.
   """
-  if logits.ndim != 2 or y.shape != logits.shape[:1] or pasted.shape != y.shape:
-    raise ValueError(f"dbr: logits {logits.shape}, labels {y.shape} and {pasted.shape}; give [B, C], [B] and [B]")
-  if not temperature > 0:
-    raise ValueError(f"dbr: temperature={temperature}; give a number above 0")
-  log_probs = jax.nn.log_softmax(widen(logits) / temperature, axis=-1)
-  classes = jnp.stack([y, pasted], axis=-1)
-  return -jnp.take_along_axis(log_probs, classes, axis=-1)
+  check_temperature("dbr_record", temperature)
+  scaled = widen(logits) / temperature
+  return jnp.stack([cross_entropy(scaled, y), cross_entropy(scaled, pasted)], axis=-1)
 
 
 def dbr_loss(
@@ -44,6 +44,7 @@ def dbr_loss(
   *,
   temperature: float = 1.0,
   norm: Literal["l1", "l2"] = "l1",
+  where: jax.Array | None = None,
 ) -> jax.Array:
   """Distance-based representation: `|d_y^S - d_y^T| + |d_pasted^S - d_pasted^T|`, or the squares of both.
 
@@ -53,6 +54,7 @@ def dbr_loss(
     y, pasted: `[B]` integer labels.
     temperature: of the student's softmax; that of the record.
     norm: `"l1"`, or `"l2"` for squares (which of them the paper takes is not confirmed).
+    where: `[B]`; the loss is 0 where it is false.
 
   Returns:
     `[B]`.
@@ -63,8 +65,9 @@ def dbr_loss(
   References:
     Tran et al. (arXiv 2503.18267).
   """
-  own = dbr_record(student_logits, y, pasted, temperature=temperature)
-  if record.shape != own.shape or norm not in ("l1", "l2"):
-    raise ValueError(f"dbr_loss: record {record.shape}, norm {norm!r}; give {own.shape}, and 'l1' or 'l2'")
-  gap = own - jax.lax.stop_gradient(widen(record))
+  mask = leading_mask("dbr_loss", where, np.shape(y))
+  own = dbr_record(keep(widen(student_logits), mask), y, pasted, temperature=temperature)
+  if np.shape(record) != own.shape or norm not in ("l1", "l2"):
+    raise ValueError(f"dbr_loss: record {np.shape(record)}, norm {norm!r}; give {own.shape}, and 'l1' or 'l2'")
+  gap = keep(own - jax.lax.stop_gradient(widen(record)), mask)
   return jnp.sum(jnp.abs(gap) if norm == "l1" else jnp.square(gap), axis=-1)

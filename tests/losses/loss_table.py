@@ -137,6 +137,11 @@ def _pearson(s, t, where, eps):
   return losses.pearson(s, t, eps=eps, where=where)
 
 
+def _distances(s, t, where, **numbers):
+  y, pasted = (_first(labels, s) for labels in (formulas.LABELS, np.roll(formulas.LABELS, -1)))
+  return losses.dbr_loss(s, losses.dbr_record(t, y, pasted, **numbers), y, pasted, where=where, **numbers)
+
+
 HEAT = {"temperature": 2.0}
 MAP = (2, 2, 3)
 EXACT = {"tolerance": (2e-4, 5e-2)}
@@ -157,6 +162,7 @@ TABLE: Mapping[str, Loss] = {
   "crd_inbatch": Loss(plain(losses.crd_inbatch), numbers={"temperature": 0.1}, least=2),
   "crd_loss": Loss(_crd, numbers={"temperature": 0.5, "momentum": 0.5}),
   "cross_entropy": on_logits(lambda s, t, y, **k: losses.cross_entropy(s, y, **k), labelled),
+  "dbr_loss": on_logits(_distances, lambda function: function, numbers=HEAT),
   "direction_only_loss": Loss(_to_means(losses.direction_only_loss, 1)),
   "discriminator_loss": Loss(_discriminate(losses.discriminator_loss, 2), result="scalar", classes=True),
   "dist_loss": on_logits(

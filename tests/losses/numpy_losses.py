@@ -86,6 +86,12 @@ def dkd_loss(s, t, rows, temperature, alpha, beta):
   return temperature**2 * np.array(out)
 
 
+def dbr_loss(s, t, rows, temperature):
+  gaps = (log_softmax(s / temperature) - log_softmax(t / temperature))[:, None]
+  other = LABELS[(np.asarray(rows) + 1) % len(LABELS)]
+  return sum(np.abs(gaps[np.arange(len(s)), 0, y]) for y in (LABELS[rows], other))
+
+
 def ofa_target_weights(t, rows, exponent, temperature):
   onehot = np.eye(CLASSES)[LABELS[rows]]
   return (softmax(t / temperature) + onehot) ** exponent - onehot

@@ -119,6 +119,14 @@ def noisy():
     assert noise[0, 2] == 0  # masked classes get no noise
 
 
+def distances():
+  z, y, other = np.float32(sides("dbr_loss")[0]), np.int32(formulas.LABELS), np.int32(np.roll(formulas.LABELS, -1))
+  want = -formulas.log_softmax(np.float64(z) / 3)[np.arange(SIZE)[:, None], np.stack([y, other], 1)]
+  np.testing.assert_allclose(losses.dbr_record(z, y, other, temperature=3.0), want, rtol=1e-5)
+  with pytest.raises(ValueError, match=r"record \(5, 1\)"):
+    losses.dbr_loss(z, want[:, :1], y, other)
+
+
 def ofa_weights():
   every_class, labels = np.float32(sides("ofa_loss")[1]), np.int32(formulas.LABELS)
   for logits in (every_class, np.where(np.arange(4) == 3, -np.inf, every_class)):
@@ -199,6 +207,7 @@ PARTS = {
   "CRDState": rows_outside_the_bank,
   "crd_init": bank,
   "crd_negatives": bank,
+  "dbr_record": distances,
   "ensemble_soft_targets": ensemble,
   "noisy_soft_targets": noisy,
   "ofa_target_weights": ofa_weights,

@@ -179,14 +179,14 @@ def test_save_and_load(tmp_path):
   loaded = fkd.load(path, AUGMENT)
   assert jax.tree.structure(loaded) == jax.tree.structure(stored)
   jax.tree.map(np.testing.assert_array_equal, loaded[:5], stored[:5])
-  assert loaded[5:] == stored[5:] == (EPOCHS, SHAPE, "d", "t")
+  assert loaded[5:] == stored[5:] == (EPOCHS, SHAPE, "d", "t", "float16", 3, {})
   with pytest.raises(UserError, match="recorded with another augmentation"):
     fkd.load(path, augment.compose(augment.resized_crop(), augment.flip()))
   arrays = read_npz(path)
-  write_npz(tmp_path / "edited.npz", arrays | {"logits": arrays["logits"] + np.float16(1)})
+  write_npz(tmp_path / "edited.npz", arrays | {"label_logits": arrays["label_logits"] + np.float16(1)})
   with pytest.raises(UserError, match=r"edited.npz: damaged or edited"):
     fkd.load(tmp_path / "edited.npz", AUGMENT)
-  write_npz(tmp_path / "other.npz", {"logits": arrays["logits"]})
+  write_npz(tmp_path / "other.npz", {"label_logits": arrays["label_logits"]})
   with pytest.raises(UserError, match="holds no stored soft labels"):
     fkd.load(tmp_path / "other.npz", AUGMENT)
   whole = bytearray(path.read_bytes())

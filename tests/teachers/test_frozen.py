@@ -7,7 +7,7 @@ import pytest
 
 from jdistill import models
 from jdistill.base import Network, Outputs, UserError, Variables
-from jdistill.teachers.frozen import ask, committee, nbytes, variables_hash
+from jdistill.teachers.frozen import ask, averaged, committee, nbytes, variables_hash
 
 X, IDS = jnp.float32(np.random.default_rng(0).normal(size=(3, 4, 4, 1))), jnp.arange(3, dtype=jnp.int32)
 
@@ -54,6 +54,39 @@ def test_it_may_look_in_train_mode():
   np.testing.assert_allclose(found[0], wanted, rtol=1e-5, atol=1e-6)
   assert np.abs(found[0] - ask(committee([network], [moved]), X, IDS)[0].logits).max() > 0.01
   assert committee([network], [variables], train=True).name == "online, train mode"
+
+
+def test_each_part_of_a_batch_by_itself():
+  """Train mode in halves is train mode on each half, and running statistics stay."""
+  network = models.build("convnet_bn", num_classes=2, image_shape=(4, 4, 1), width=2, depth=1)
+  variables, x = network.init(jax.random.key(0)), jnp.concatenate([X, 2 * X[:1]])
+  before = jax.tree.map(np.array, variables)
+  halves = committee([network], [variables], train=True, parts=2)
+  found = ask(halves, x, jnp.arange(4))[0].logits
+  alone = [ask(committee([network], [variables], train=True), x[at : at + 2], jnp.arange(2))[0].logits for at in (0, 2)]
+  np.testing.assert_allclose(found, jnp.concatenate(alone), rtol=1e-5, atol=1e-6)
+  assert np.abs(found - ask(committee([network], [variables], train=True), x, jnp.arange(4))[0].logits).max() > 1e-3
+  jax.tree.map(np.testing.assert_array_equal, variables, before)
+  with pytest.raises(UserError, match="batch_size=3: cannot be divided into 2 equal parts"):
+    ask(halves, X, IDS)
+  with pytest.raises(UserError, match="batch_size=2: .* 2 parts leave it one image, .* use at least 4"):
+    ask(halves, X[:2], IDS[:2])
+
+
+def test_the_weighted_mean_of_logits():
+  network = linear()
+  weights = [network.init(jax.random.key(i)) for i in range(3)]
+  source, logits = committee([network] * 3, weights), [X.reshape(3, -1) @ one.params for one in weights]
+  for shares in (None, [0.5, 0.3, 0.2]):
+    mean = averaged(source, shares)
+    want = sum(share * one for share, one in zip(shares or [1 / 3] * 3, logits, strict=True))
+    (found,) = ask(mean, X, IDS)
+    np.testing.assert_allclose(found.logits, want, rtol=1e-5, atol=1e-6)
+    assert mean.nbytes == source.nbytes + (12 if shares else 0)
+  with pytest.raises(ValueError, match="must sum to 1"):
+    averaged(source, [0.5, 0.5, 0.5])
+  with pytest.raises(ValueError, match="2 weights for 3 teachers"):
+    ask(averaged(source, [0.5, 0.5]), X, IDS)
 
 
 def test_what_does_not_fit_is_refused_in_one_line():
