@@ -92,7 +92,7 @@ def _factorial(config: common.ConfigDict) -> None:
       for mode, of_mode in _MODES.items():
         series[f"{many} {start} {mode}"] = of_teachers | of_start | of_mode
   order = tuple(series)
-  config.sweep = {"groups": {"IPC 5": {"ipc": 5}}, "series": series, "order": order, "seeds": tuple(range(5))}
+  config.sweep = {"groups": {"IPC 5": {"ipc": 5}}, "series": series, "order": order, "seeds": (0, 1, 2)}
 
 
 def _published(config: common.ConfigDict, dataset: str, ipc: int) -> None:

@@ -69,7 +69,7 @@ def test_each_part_of_a_batch_by_itself():
   jax.tree.map(np.testing.assert_array_equal, variables, before)
   with pytest.raises(UserError, match="batch_size=3: cannot be divided into 2 equal parts"):
     ask(halves, X, IDS)
-  with pytest.raises(UserError, match="batch_size=2: .* 2 parts leave it one image, .* use at least 4"):
+  with pytest.raises(UserError, match=r"batch_size=2: .* 2 parts leave it one image, .* use at least 4"):
     ask(halves, X[:2], IDS[:2])
 
 
