@@ -135,6 +135,53 @@ def test_a_mistake_in_recovery_is_one_readable_line(refuse, name):
     assert word in complaint
 
 
+LABELS = {
+  "a prior for another number of teachers": (
+    "cv_dd",
+    ["voting.prior=60."],
+    ["voting.prior=(60.0,): 1 numbers for 2 teachers", "wide"],
+  ),
+  "a teacher that is not in the committee": ("cv_dd", ["teachers.also=wyde"], ["teachers.also=", "'wyde'", "'wide'"]),
+  "nothing to measure a prior on": ("cv_dd", ["validation_size=0"], ["voting.prior=()", "set validation_size"]),
+  "more voters than teachers": ("cv_dd", ["method.at_once=3"], ["at_once=3: there are 2 teachers"]),
+  "a voter without batch norm": (
+    "cv_dd",
+    ["teacher.name=convnet"],
+    ["committee: number 1 of 2: the teacher has no batch norm"],
+  ),
+  "halves of one image": ("cv_dd", ["relabel.batch_size=2"], ["relabel.batch_size=2", "2 parts", "at least 4"]),
+  "halves of an odd batch": ("cv_dd", ["relabel.batch_size=5"], ["relabel.batch_size=5: cannot be divided into 2"]),
+  "static labels and cutmix": (
+    "cv_dd",
+    ["relabel.store=static", "relabel.teacher_mode=eval"],
+    ["relabel.mix='cutmix'", "use 'mixup'"],
+  ),
+  "static labels in train mode": (
+    "cv_dd",
+    ["relabel.store=static", "relabel.mix=mixup"],
+    ["relabel.teacher_mode='train'", "set 'eval'"],
+  ),
+  "no number of logits": ("cv_dd", ["relabel.store=top_k"], ["relabel.top_k=None", "needs how many"]),
+  "a number that no store takes": ("cv_dd", ["relabel.rank=2"], ["relabel.rank=2: is for relabel.store='low_rank'"]),
+  "more logits than classes": (
+    "cv_dd",
+    ["relabel.store=top_k", "relabel.top_k=10"],
+    ["relabel.top_k=10: must be below the 10 classes"],
+  ),
+  "strips that do not fit": ("rded", ["relabel.strips=3"], ["factor: 3 does not divide images of 8 x 8"]),
+  "too few candidates": ("rded", ["method.mipc=3"], ["method.mipc=3", "need 4 candidates"]),
+  "more candidates than images": ("rded", ["method.mipc=100"], ["method.mipc=100: class", "has only"]),
+}
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_a_mistake_in_committees_and_labels_is_one_readable_line(refuse, name):
+  experiment, overrides, words = LABELS[name]
+  complaint = refuse(*(f"--config.{one}" for one in overrides), config=f"--config=experiments/{experiment}.py:tiny")
+  for word in words:
+    assert word in complaint
+
+
 def test_options_of_a_builder_that_do_not_go_together(refuse):
   complaint = refuse("--config.method.classes_at_once=3", config="--config=experiments/dm.py:tiny")
   assert "method: dm: classes_at_once=3 does not divide 10 classes; give a divisor" in complaint
