@@ -9,7 +9,7 @@
 Teachers of different architectures are trained; images start as real patches and are recovered from two of the
 teachers at a time, weighted by what each is worth (`voting.prior`, in percent: as published for CIFAR-10, CIFAR-100,
 Tiny-ImageNet and ImageNet-1K, else measured on held-out images). All teachers label every batch in train mode, each
-half of it by itself, and students see the same halves. `voting.labels` and `method.voter` change the weights,
+half of it by itself, and students see the same halves. `voting.label_weights` and `method.voter` change the weights,
 `relabel.store` what is kept of the labels. What voting gains is CV-DD minus SRe2L++.
 
 Published top-1 with ResNet-18 on ImageNet-1K at IPC 50 (%): 59.5, where RDED has 56.5. The zoo here has no DenseNet121
@@ -74,7 +74,7 @@ def _digits() -> common.ConfigDict:
   config.teacher_train = common.schedule(epochs=30, batch_size=64, lr=0.003)
   own = {"iterations": 300, "image_lr": 0.1, "r_bn": 0.01, "jitter": 1, "crop_scale": None, "flip_images": False}
   config.method.update(own | {"mipc": 60, "num_crop": 5, "patch_scale": 0.5})
-  config.voting.labels = "prior"
+  config.voting.label_weights = "prior"
   students = {"epochs": 60, "batch_size": 16, "teacher_mode": "train", "parts": 2, "decay_all": False, "lr": 3e-3}
   config.relabel.update(students | {"crop_scale": 0.5, "flip": False})
   config.eval.update({"epochs": 60, "full_epochs": 40, "full_lr": 0.01, "full_batch_size": 64})
@@ -104,7 +104,7 @@ def _published(config: common.ConfigDict, dataset: str, ipc: int) -> None:
   config.teacher_train = common.schedule(
     epochs=200, batch_size=128, optimizer="sgd", lr=0.1, weight_decay=1e-4, augment="crop_flip"
   )
-  config.voting.update({"prior": _PRIORS[dataset], "labels": "prior", "temperature": 10.0})
+  config.voting.update({"prior": _PRIORS[dataset], "label_weights": "prior", "temperature": 10.0})
   pairs = "best" if ipc == 1 else "fixed" if ipc == 10 else "random"
   large, block = dataset == "imagenet", 10 if dataset == "cifar10" else 100
   config.method.update({"iterations": 4000, "image_lr": 0.25, "r_bn": 0.01, "block_size": block, "pairs": pairs})

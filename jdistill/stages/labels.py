@@ -78,7 +78,7 @@ def teacher(run: Run) -> tuple[TargetSource, str]:
   if len(found.networks) == 1:
     return source, found.hash
   weights = None
-  if votes["labels"] == "prior":
+  if votes["label_weights"] == "prior":
     weights = np.asarray(committee_weights(voting.prior(run), temperature=votes["temperature"]))
   return averaged(source, weights), found.hash
 

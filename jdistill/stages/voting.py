@@ -20,7 +20,7 @@ class Voting(NamedTuple):
   """What the teachers of a committee count: in the recovery of images, and in the labels."""
 
   prior: tuple[schema.Positive, ...] = ()
-  labels: Literal["equal", "prior"] = "equal"
+  label_weights: Literal["equal", "prior"] = "equal"
   temperature: Annotated[float, Above(0)] = 10.0
 
 
