@@ -28,7 +28,7 @@ _PRIORS = {
 }
 _IPCS = {"cifar10": (1, 10, 50), "cifar100": (1, 10, 50), "tiny_imagenet": (1, 10, 50), "imagenet": (1, 10, 50)}
 _PUBLISHED = tuple(f"{dataset}_ipc{ipc}" for dataset, ipcs in _IPCS.items() for ipc in ipcs)
-_PLUS = {"teachers/also": (), "method/at_once": 1}
+_PLUS = {"teachers/also": (), "method/voters": 1}
 _START = {"noise": {"method/initial": "noise"}, "patches": {"method/initial": "patches"}}
 _MODES = {"eval": {"relabel/teacher_mode": "eval"}, "train": {"relabel/teacher_mode": "train"}}
 
@@ -43,7 +43,7 @@ def get_config(preset: str = "digits") -> common.ConfigDict:
   common.check_preset(preset, presets())
   config = _digits()
   if preset == "sre2l_plus":
-    config.teachers.also, config.method.at_once = (), 1
+    config.teachers.also, config.method.voters = (), 1
   if preset == "factorial":
     _factorial(config)
   if preset in _PUBLISHED:

@@ -43,7 +43,7 @@ def dbr_loss(
   pasted: jax.Array,
   *,
   temperature: float = 1.0,
-  norm: Literal["l1", "l2"] = "l1",
+  norm: Literal["absolute", "squared"] = "absolute",
   where: jax.Array | None = None,
 ) -> jax.Array:
   """Distance-based representation: `|d_y^S - d_y^T| + |d_pasted^S - d_pasted^T|`, or the squares of both.
@@ -53,7 +53,7 @@ def dbr_loss(
     record: `[B, 2]` of the teacher (`dbr_record`). No gradient.
     y, pasted: `[B]` integer labels.
     temperature: of the student's softmax; that of the record.
-    norm: `"l1"`, or `"l2"` for squares (which of them the paper takes is not confirmed).
+    norm: `"absolute"`, or `"squared"` for squares (which of them the paper takes is not confirmed).
     where: `[B]`; the loss is 0 where it is false.
 
   Returns:
@@ -67,7 +67,9 @@ def dbr_loss(
   """
   mask = leading_mask("dbr_loss", where, np.shape(y))
   own = dbr_record(keep(widen(student_logits), mask), y, pasted, temperature=temperature)
-  if np.shape(record) != own.shape or norm not in ("l1", "l2"):
-    raise ValueError(f"dbr_loss: record {np.shape(record)}, norm {norm!r}; give {own.shape}, and 'l1' or 'l2'")
+  if np.shape(record) != own.shape or norm not in ("absolute", "squared"):
+    raise ValueError(
+      f"dbr_loss: record {np.shape(record)}, norm {norm!r}; give {own.shape}, and 'absolute' or 'squared'"
+    )
   gap = keep(own - jax.lax.stop_gradient(widen(record)), mask)
-  return jnp.sum(jnp.abs(gap) if norm == "l1" else jnp.square(gap), axis=-1)
+  return jnp.sum(jnp.abs(gap) if norm == "absolute" else jnp.square(gap), axis=-1)

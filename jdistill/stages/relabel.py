@@ -37,7 +37,7 @@ class Relabel(NamedTuple):
   rank: Annotated[int, Range(1)] | None = None
   dbr_temperature: Annotated[float, Above(0)] = 1.0
   dbr_weight: Annotated[float, Range(0)] = 1.0
-  dbr_norm: Literal["l1", "l2"] = "l1"
+  dbr_norm: Literal["absolute", "squared"] = "absolute"
   epochs: Annotated[int, Range(1)] = 300
   batch_size: Annotated[int, Range(1)] = 128
   temperature: Annotated[float, Above(0)] = 20.0

@@ -68,13 +68,13 @@ def test_a_block_has_one_image_of_a_class():
 
 def test_who_votes():
   index = np.array([0, 0, 1, 2, 3])
-  found = choose_members(PRIOR, index, KEY, at_once=2, pairs="fixed")
+  found = choose_members(PRIOR, index, KEY, voters=2, pairs="fixed")
   np.testing.assert_array_equal(found, np.array([[1, 1, 0], [1, 1, 0], [1, 0, 1], [0, 1, 1], [1, 1, 0]], bool))
-  best = choose_members(PRIOR, index, KEY, at_once=2, pairs="best")
+  best = choose_members(PRIOR, index, KEY, voters=2, pairs="best")
   np.testing.assert_array_equal(best, np.tile([True, False, True], (5, 1)))
-  drawn = np.asarray(choose_members(PRIOR, np.arange(60), KEY, at_once=2, pairs="random"))
+  drawn = np.asarray(choose_members(PRIOR, np.arange(60), KEY, voters=2, pairs="random"))
   assert (drawn.sum(1) == 2).all() and (drawn.sum(0) > 25).all()
-  twice = np.asarray(choose_members(PRIOR, index, KEY, at_once=2, pairs="random"))
+  twice = np.asarray(choose_members(PRIOR, index, KEY, voters=2, pairs="random"))
   np.testing.assert_array_equal(twice[0], twice[1])
 
 
@@ -108,7 +108,7 @@ def test_who_does_not_vote_is_not_asked():
 
 
 def test_one_teacher_is_sre2l():
-  method, batch = committee((apply,), at_once=1, block_size=3), ((on_device(np.float32),), PRIOR[:1])
+  method, batch = committee((apply,), voters=1, block_size=3), ((on_device(np.float32),), PRIOR[:1])
   own, teacher = build(block_size=3, iterations=3, image_lr=0.2)
   state, other = method.init(KEY, batch), own.init(KEY, teacher)
   step, plain = jax.jit(method.step), jax.jit(own.step)
@@ -139,7 +139,7 @@ def test_votes_are_constants_of_a_block_and_teachers_stay_as_they_are():
 
 
 def test_mistakes():
-  with pytest.raises(ValueError, match=r"at_once=2: there are 1 teachers; .*method.at_once=1"):
+  with pytest.raises(ValueError, match=r"voters=2: there are 1 teachers; .*method.voters=1"):
     committee((apply,))
   soft = SyntheticSet(jnp.zeros((3, 2, 2, 1)), jnp.eye(3), jnp.float32(0.1))
   with pytest.raises(ValueError, match="soft labels"):

@@ -143,7 +143,7 @@ LABELS = {
   ),
   "a teacher that is not in the committee": ("cv_dd", ["teachers.also=wyde"], ["teachers.also=", "'wyde'", "'wide'"]),
   "nothing to measure a prior on": ("cv_dd", ["validation_size=0"], ["voting.prior=()", "set validation_size"]),
-  "more voters than teachers": ("cv_dd", ["method.at_once=3"], ["at_once=3: there are 2 teachers"]),
+  "more voters than teachers": ("cv_dd", ["method.voters=3"], ["voters=3: there are 2 teachers"]),
   "a voter without batch norm": (
     "cv_dd",
     ["teacher.name=convnet"],

@@ -143,7 +143,7 @@ def test_students_of_two_distances():
   own = -log_softmax(z)[rows[:, None], np.stack([batch.y, pasted], 1)]
   gaps = np.abs(own - np.float64(found.logits)).sum(1)
   np.testing.assert_allclose(metrics["loss/dbr"], gaps.mean(), rtol=1e-4)
-  np.testing.assert_allclose(losses.dbr_loss(2 * z, found.logits, batch.y, pasted, temperature=2.0, norm="l2"),
+  np.testing.assert_allclose(losses.dbr_loss(2 * z, found.logits, batch.y, pasted, temperature=2.0, norm="squared"),
                              ((own - np.float64(found.logits)) ** 2).sum(1), rtol=1e-4)  # fmt: skip
   assert stored_labels(T) is stored_labels(T) and stored_labels(T, 2).passes == 2
 

@@ -56,14 +56,14 @@ def committee_blocks(labels: np.ndarray, block_size: int) -> tuple[np.ndarray, n
   return blocks.reshape(-1, block_size), np.repeat(np.arange(len(first)), per_index)
 
 
-def choose_members(prior: jax.Array, index: np.ndarray, key: Key, *, at_once: int, pairs: str) -> jax.Array:
+def choose_members(prior: jax.Array, index: np.ndarray, key: Key, *, voters: int, pairs: str) -> jax.Array:
   """Which teachers vote on each block.
 
   Args:
     prior: `[M]`, what each teacher is worth.
     index: `[n]`, which image of its class each block holds.
     key: for `"random"`; blocks of one index have the same teachers.
-    at_once: N, how many vote.
+    voters: N, how many vote.
     pairs: `"fixed"`, all combinations in lexicographic order, one index after the other, again from the start where
       there are more indices; `"best"`, those of the highest prior; `"random"`.
 
@@ -72,16 +72,16 @@ def choose_members(prior: jax.Array, index: np.ndarray, key: Key, *, at_once: in
   """
   count = len(prior)
   if pairs == "fixed":
-    groups = list(itertools.combinations(range(count), at_once))
+    groups = list(itertools.combinations(range(count), voters))
     table = np.zeros((len(groups), count), bool)
     for row, group in zip(table, groups, strict=True):
       row[list(group)] = True
     return jnp.asarray(table[index % len(groups)])
   if pairs == "best":
     order = jnp.argsort(-jnp.asarray(prior), stable=True)
-    chosen = jnp.zeros(count, bool).at[order[:at_once]].set(True)
+    chosen = jnp.zeros(count, bool).at[order[:voters]].set(True)
     return jnp.broadcast_to(chosen, (len(index), count))
-  draw = lambda number: jax.random.permutation(jax.random.fold_in(key, number), count) < at_once  # noqa: E731
+  draw = lambda number: jax.random.permutation(jax.random.fold_in(key, number), count) < voters  # noqa: E731
   return jax.vmap(draw)(jnp.asarray(index, jnp.uint32))
 
 
@@ -138,7 +138,7 @@ def cv_dd(
   crop_scale: Annotated[float, Above(0), Range(high=1)] | None = 0.08,
   flip_images: bool = True,
   jitter: Size = 4,
-  at_once: Count = 2,
+  voters: Count = 2,
   pairs: Literal["fixed", "best", "random"] = "fixed",
   voter: Literal["prior", "equal", "random"] = "prior",
   voter_temperature: Positive = 5.0,
@@ -149,7 +149,7 @@ def cv_dd(
 
       sum_m w_m (mean_i CE(f_m(a(x_i)), y_i) + r_bn bn_stat_loss_m(a(x))),   w = softmax over the voters of prior / T
 
-  where `at_once` of the M teachers vote on all images of one index within their classes. With `at_once=1` and one
+  where `voters` of the M teachers vote on all images of one index within their classes. With `voters=1` and one
   teacher it is the paper's baseline SRe2L++. A block holds at most one image of every class. The teachers' running
   statistics are read and never written.
 
@@ -165,7 +165,7 @@ def cv_dd(
     crop_scale: smallest share of the area that a random resized crop keeps; `None` for no crops.
     flip_images: mirror with probability 1/2.
     jitter: largest roll in pixels (32 for ImageNet).
-    at_once: how many teachers vote on an image: 2 in the paper, where 3 were worse.
+    voters: how many teachers vote on an image: 2 in the paper, where 3 were worse.
     pairs: which ones, see `choose_members`: `"fixed"` for 10 images per class, `"best"` for 1, `"random"` for 50 (the
       last is read in the code and not confirmed by its scripts; so is the order of the fixed ones).
     voter: weights by `"prior"`, `"equal"` ones, or `"random"`, uniform numbers divided by their sum, drawn once for
@@ -177,28 +177,28 @@ def cv_dd(
     whose result is a `SyntheticSet` in the order of `initial`.
 
   Raises:
-    ValueError: fewer teachers than `at_once`, soft labels; in `init`, a teacher without batch norm.
+    ValueError: fewer teachers than `voters`, soft labels; in `init`, a teacher without batch norm.
 
   References:
     Cui et al., "Dataset Distillation via Committee Voting" (arXiv 2501.07575), sec. 3.
   """
   count = len(teacher_applies)
-  if at_once > count:
+  if voters > count:
     raise ValueError(
-      f"at_once={at_once}: there are {count} teachers; name more in teachers.also, or set method.at_once={count}"
+      f"voters={voters}: there are {count} teachers; name more in teachers.also, or set method.voters={count}"
     )
   if np.ndim(initial.labels) == 2:
     raise ValueError("initial: has soft labels, and recovery needs classes; set method.labels='hard'")
   blocks, index = committee_blocks(initial.labels, block_size)
   augment = recovery_augmentation(crop_scale=crop_scale, flip_images=flip_images, jitter=jitter)
-  options = {"r_bn": r_bn, "first_layer_multiplier": first_layer_multiplier, "all_vote": at_once == count}
+  options = {"r_bn": r_bn, "first_layer_multiplier": first_layer_multiplier, "all_vote": voters == count}
   rates = Rates(iterations, image_lr, b1, b2, pixel_range)
 
   def init(key: Key, batch: Committee) -> RecoveryState:
     members, prior = batch
     _check_members(teacher_applies, members, jnp.asarray(initial.images)[blocks[0]])
     for_members, for_weights = jax.random.split(key)
-    chosen = choose_members(prior, index, for_members, at_once=at_once, pairs=pairs)
+    chosen = choose_members(prior, index, for_members, voters=voters, pairs=pairs)
     votes = _votes(for_weights, prior, chosen, voter=voter, temperature=voter_temperature)
     return start_blocks(initial, blocks, votes)
 

@@ -68,7 +68,7 @@ def stored_labels(temperature: float, passes: int = 1) -> Recipe:
 
 
 @functools.lru_cache(maxsize=16)
-def two_distances(temperature: float, weight: float, norm: str = "l1", passes: int = 1) -> Recipe:
+def two_distances(temperature: float, weight: float, norm: str = "absolute", passes: int = 1) -> Recipe:
   """NRR-DD's students: cross entropy with the classes of both images, and DBR with the teacher's distances.
 
       share CE(z, y) + (1 - share) CE(z, y_pasted) + weight dbr_loss(z, d)
@@ -76,7 +76,7 @@ def two_distances(temperature: float, weight: float, norm: str = "l1", passes: i
   Args:
     temperature: of the distances' softmaxes.
     weight: of `jdistill.losses.dbr_loss` (arXiv 2503.18267).
-    norm: `"l1"` or `"l2"`.
+    norm: `"absolute"` or `"squared"`.
     passes: see `stored_labels`.
 
   Returns:
