@@ -176,12 +176,12 @@ def _voting(row: catalog.Row) -> Toy:
 
 
 def _crops(row: catalog.Row) -> Toy:
-  """Crops of six images of every class that a random network judges; forty of each image."""
-  initial, x, y = _by_class()
-  initial = initial._replace(images=initial.images[::4], labels=initial.labels[::4])
-  network = models.build("convnet_bn", num_classes=3, image_shape=(2, 2, 1), width=4, depth=1)
+  """Crops of eight images of every class, of 4x4 pixels, that a random network judges; forty of each image."""
+  x, y = jax.device_get(_images(24, shape=(4, 4, 1))[0]), np.arange(24, dtype=np.int32) % 3
+  initial = SyntheticSet(x[:6], np.repeat(np.arange(3, dtype=np.int32), 2), np.float32(0.1))
+  network = models.build("mlp", num_classes=3, image_shape=(4, 4, 1), widths=(8,))
   teacher = jax.device_get(network.init(jax.random.key(5)))
-  sizes = {"mipc": 6, "num_crop": 40, "factor": 1}
+  sizes = {"mipc": 8, "num_crop": 40, "factor": 1}
   method = row.build()(network.apply, initial, **(sizes | options(row)))
   return Toy(method, row.build("stream")(**sizes).stream(Materials(x, y, 3, 0, teacher=teacher)), row.toy["objective"])
 
