@@ -29,3 +29,5 @@ from jdistill.files.paths import user_path as user_path
 from jdistill.files.records import Damaged as Damaged
 from jdistill.files.records import read_record as read_record
 from jdistill.files.records import write_record as write_record
+from jdistill.files.safetensors_file import read_safetensors as read_safetensors
+from jdistill.files.torch_file import read_torch as read_torch

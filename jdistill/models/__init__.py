@@ -5,6 +5,7 @@ from jdistill.models.flat import FlatNetwork, flatten
 from jdistill.models.predict import predict
 from jdistill.models.registry import build, describe, names, options
 from jdistill.models.transplant import head_mask, with_head_of
+from jdistill.models.weights import from_torch
 
 __all__ = [
   "FlatNetwork",
@@ -15,6 +16,7 @@ __all__ = [
   "from_function",
   "from_linen",
   "from_nnx",
+  "from_torch",
   "head_mask",
   "names",
   "options",

@@ -88,7 +88,8 @@ class Conv(nn.Module):
   Attributes:
     features: output channels.
     size: side of the square kernel.
-    padding: zeros on each of the four sides.
+    padding: zeros on each of the four sides, or `"SAME"`: as many as make `ceil(side / stride)` outputs, of which the
+      odd one is at the bottom and on the right.
     stride: step in both directions.
     use_bias: whether there is a bias.
     bias_cancels: what follows subtracts each channel's mean, so the bias stays a parameter (published networks have
@@ -98,7 +99,7 @@ class Conv(nn.Module):
 
   features: int
   size: int = 3
-  padding: int = 1
+  padding: int | str = 1
   stride: int = 1
   use_bias: bool = True
   bias_cancels: bool = False
@@ -108,8 +109,8 @@ class Conv(nn.Module):
   def __call__(self, x: jax.Array) -> jax.Array:
     channels = x.shape[-1] // self.groups
     kernel = self.param("kernel", drawn_later, (self.size, self.size, channels, self.features))
-    sides = (self.padding, self.padding)
-    x = conv2d(x, kernel, strides=self.stride, padding=(sides, sides), groups=self.groups)  # [n, h', w', features]
+    padding = self.padding if isinstance(self.padding, str) else ((self.padding, self.padding),) * 2
+    x = conv2d(x, kernel, strides=self.stride, padding=padding, groups=self.groups)  # [n, h', w', features]
     if not self.use_bias:
       return x
     bias = self.param("bias", drawn_later, (self.features,))
@@ -131,7 +132,7 @@ class Dense(nn.Module):
 
 
 class Norm(nn.Module):
-  """Normalisation `(x - mean) / sqrt(variance + 1e-5) * scale + bias` of maps `[n, h, w, c]`.
+  """Normalisation `(x - mean) / sqrt(variance + epsilon) * scale + bias` of maps `[n, h, w, c]`, `epsilon` 1e-5.
 
   `kind` says over what: `"instance"` per image and channel, `"group"` per image and group of neighbouring channels,
   `"layer"` per image (its scale and bias are `[h, w, c]`, all others `[c]`), `"batch"` per channel over the batch,
@@ -147,6 +148,7 @@ class Norm(nn.Module):
 
   kind: str = "instance"
   groups: int = 4
+  epsilon: float = EPSILON
 
   @nn.compact
   def __call__(self, x: jax.Array, *, train: bool, record: Recorder) -> jax.Array:
@@ -156,11 +158,11 @@ class Norm(nn.Module):
     scale = self.param("scale", drawn_later, shape)
     bias = self.param("bias", drawn_later, shape)
     if self.kind == "instance" and x.shape[1:-1] != (1, 1):
-      return instance_norm(x, scale, bias, eps=EPSILON)
+      return instance_norm(x, scale, bias, eps=self.epsilon)
     if self.kind == "batch":
       return self._batch(x, scale, bias, train, record)
     if self.kind != "instance":
-      x = _grouped(x, 1 if self.kind == "layer" else self.groups)
+      x = _grouped(x, 1 if self.kind == "layer" else self.groups, self.epsilon)
     if self.kind == "layer":
       return x * scale[None] + bias[None]
     return x * along_channels(scale, x.ndim) + along_channels(bias, x.ndim)
@@ -169,7 +171,7 @@ class Norm(nn.Module):
   def _batch(self, x: jax.Array, scale: jax.Array, bias: jax.Array, train: bool, record: Recorder) -> jax.Array:
     given = x.dtype
     x = widen(x)  # moments of many numbers, and running ones that move by little, want more digits than bfloat16 has
-    y, mean, variance = batch_norm(x, widen(scale), widen(bias), EPSILON)
+    y, mean, variance = batch_norm(x, widen(scale), widen(bias), self.epsilon)
     record.norm_input(str(self.name), mean, variance)
     running = None
     if self.is_initializing() or self.has_variable("batch_stats", "mean"):
@@ -187,15 +189,15 @@ class Norm(nn.Module):
     if running is None:
       raise UserError("stats: none given to a network with batch norm in eval mode; pass the `stats` of its Variables")
     mean, variance = (along_channels(moment.value, x.ndim) for moment in running)
-    x = ((x - mean) * jax.lax.rsqrt(variance + EPSILON)).astype(given)
+    x = ((x - mean) * jax.lax.rsqrt(variance + self.epsilon)).astype(given)
     return x * along_channels(scale, x.ndim) + along_channels(bias, x.ndim)
 
 
-def _grouped(x: jax.Array, groups: int) -> jax.Array:
+def _grouped(x: jax.Array, groups: int, epsilon: float) -> jax.Array:
   if x.shape[-1] % groups:
     raise UserError(f"groups: {groups} does not divide {x.shape[-1]} channels; choose a divisor")
   split = x.reshape(*x.shape[:-1], groups, -1)  # [n, h, w, groups, c / groups]
-  return standardize(split, (*range(1, x.ndim - 1), x.ndim), EPSILON).reshape(x.shape)
+  return standardize(split, (*range(1, x.ndim - 1), x.ndim), epsilon).reshape(x.shape)
 
 
 def conv_norm(

@@ -15,6 +15,7 @@ from flax.errors import ScopeParamShapeError
 from jdistill.base import Key, Network, Outputs, PyTree, UserError, Variables
 from jdistill.models.alexnet import AlexNet
 from jdistill.models.convnet import ConvNet
+from jdistill.models.efficientnet import EfficientNetLite
 from jdistill.models.gru import GRU
 from jdistill.models.initialise import INITS, draw_params, fresh_moments
 from jdistill.models.layers import ACTIVATIONS, NORMS, POOLINGS, Recorder
@@ -23,6 +24,7 @@ from jdistill.models.mixer import Mixer
 from jdistill.models.mlp import MLP
 from jdistill.models.mobilenetv2 import MobileNetV2
 from jdistill.models.resnet import CifarResNet, ResNet
+from jdistill.models.resnet_imagenet import ImageNetResNet
 from jdistill.models.segnet import SegNet
 from jdistill.models.shufflenet import ShuffleNetV1, ShuffleNetV2
 from jdistill.models.vgg import VGG11
@@ -74,6 +76,11 @@ _ZOO = {
   "shufflenetv2": _Entry(ShuffleNetV2),
   "vit": _Entry(ViT),
   "mixer": _Entry(Mixer),
+  "resnet18_imagenet": _Entry(ImageNetResNet, {"blocks": (2, 2, 2, 2), "bottleneck": False}),
+  "resnet50_imagenet": _Entry(ImageNetResNet, {"blocks": (3, 4, 6, 3), "bottleneck": True}),
+  "vit_s16": _Entry(ViT, {"patch": 16, "dim": 384, "depth": 12, "heads": 6}),
+  "vit_b16": _Entry(ViT, {"patch": 16, "dim": 768, "depth": 12, "heads": 12}),
+  "efficientnet_lite0": _Entry(EfficientNetLite),
   "segnet": _Entry(SegNet),
   "gru": _Entry(GRU, tokens=True),
 }

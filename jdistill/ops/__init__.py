@@ -9,7 +9,7 @@ from jdistill.ops.pairwise import knn_mask, pairwise_cosine, pairwise_l1, pairwi
 from jdistill.ops.pooling import adaptive_average_pool
 from jdistill.ops.ridge import krr_predict, krr_solve
 from jdistill.ops.rows import fold_rows, suggest_chunk_size
-from jdistill.ops.spatial import avg_pool2, batch_norm, instance_norm, max_pool2, relu, standardize
+from jdistill.ops.spatial import avg_pool2, batch_norm, instance_norm, max_pool2, max_pool3, relu, standardize
 from jdistill.ops.tokens import sample_tokens, tokenize_feature_map
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
   "krr_solve",
   "linear_kernel",
   "max_pool2",
+  "max_pool3",
   "nngp_kernel",
   "ntk_kernel",
   "pairwise_cosine",

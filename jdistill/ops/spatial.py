@@ -35,6 +35,14 @@ def max_pool2(x: jax.Array) -> jax.Array:
   return jnp.maximum(jnp.maximum(x[:, :, 0, :, 0], x[:, :, 0, :, 1]), jnp.maximum(x[:, :, 1, :, 0], x[:, :, 1, :, 1]))
 
 
+def max_pool3(x: jax.Array) -> jax.Array:
+  """Maximum over 3x3 windows around every second pixel: `[N,H,W,C] -> [N, ceil(H/2), ceil(W/2), C]`."""
+  padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), constant_values=-jnp.inf)
+  height, width = x.shape[1:3]
+  parts = (padded[:, i : i + height : 2, j : j + width : 2] for i in range(3) for j in range(3))
+  return functools.reduce(jnp.maximum, parts)
+
+
 def instance_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, *, eps: float = 1e-5) -> jax.Array:
   """Normalises every image and channel over its pixels: `(x - mean) / sqrt(var + eps) * scale + bias`.
 

@@ -29,6 +29,7 @@ from jdistill.methods.knowledge import Recipe
 from jdistill.models.predict import predict
 from jdistill.stages import train
 from jdistill.stages.run import Run
+from jdistill.stages.weights import Weights, digest, start
 from jdistill.stages.workdir import on_first
 from jdistill.tasks import Task
 from jdistill.teachers.cache import cached, record, top_k
@@ -60,12 +61,14 @@ class TeacherSpec(NamedTuple):
     sections: the teachers' sections and `task`.
     count: how many, with seeds from 0.
     stored: where they lie, if they were made elsewhere.
+    weights: what they begin with.
   """
 
   name: str
   sections: Mapping[str, Any]
   count: int
   stored: str | None = None
+  weights: Weights = Weights()
 
 
 def recipe_of(section: Mapping[str, Any]) -> Recipe:
@@ -114,7 +117,8 @@ def specs_of(run: Run, label: str, arm: Mapping[str, Any]) -> list[TeacherSpec]:
   name = "teacher" if own == {section: run.config[section] for section in TEACHER_SECTIONS} else f"teacher of {label}"
   teachers, task = arm["teachers"], {"task": arm["task"]}
   others = [TeacherSpec(f"teacher {other}", run.config["committee"][other] | task, 1) for other in teachers["also"]]
-  return [TeacherSpec(name, own | task, teachers["count"], teachers["stored"]), *others]
+  weights = Weights(teachers["weights"], teachers["tune"])
+  return [TeacherSpec(name, own | task, teachers["count"], teachers["stored"], weights), *others]
 
 
 def specs(run: Run) -> list[TeacherSpec]:
@@ -147,6 +151,7 @@ def identity(run: Run, one: TeacherSpec) -> dict[str, Any]:
     "data_policy": one.sections["teacher_data_policy"],
     "count": one.count,
     "seed": run.config["seed"],
+    **digest(one.weights),
   }
 
 
@@ -239,6 +244,12 @@ def _stored(one: TeacherSpec) -> dict[str, Any]:
     ) from error
 
 
+def count(run: Run) -> int:
+  """How many teachers a run without arms has; 0 for methods without teachers."""
+  found = run.config.get("teachers", {})
+  return found.get("count", 0) + len(found.get("also", ()))
+
+
 def own(run: Run) -> Teachers:
   """The teachers of a run without arms: those of its own section, then those of the committee that it names."""
   found = [read(run, one) for one in specs(run)]
@@ -293,6 +304,7 @@ def job_of(run: Run, one: TeacherSpec, seeds: list[int], network=None) -> train.
     data=task.teacher,
     members=np.tile(np.arange(len(task.teacher.y)), (len(seeds), 1)),
     seeds=seeds,
+    start=start(run, one.sections, one.weights, seeds),
     section="teacher_train",
   )
 

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from jdistill.files import format_bytes
 from jdistill.models.predict import predict
 from jdistill.reporting import Section
 from jdistill.schema import Range
-from jdistill.stages import job_plan, locked, networks, train, trajectories
+from jdistill.stages import job_plan, locked, networks, train, trajectories, weights
 from jdistill.stages.job import probe
 from jdistill.stages.networks import TeacherSpec, recipe_of
 from jdistill.stages.run import Run
@@ -35,6 +35,8 @@ class Which(NamedTuple):
   count: Annotated[int, Range(1, 1000)] = 1
   also: tuple[str, ...] = ()
   stored: str | None = None
+  weights: str | None = None
+  tune: bool = True
 
 
 SECTIONS = {
@@ -120,15 +122,24 @@ _LOGITS = {"relabel", "evaluate", "tune", "students", "active"}  # stages that a
 
 
 def _train(run: Run, one: TeacherSpec) -> None:
-  task, count = run.task(one.sections["task"]), one.count
+  count = one.count
+  if one.weights.path is not None and not one.weights.tuned:
+    _judge(run, one, *weights.as_they_are(run, one.sections, one.weights), {})
+    return
   job = networks.job_of(run, one, list(range(count)))
   checkpoints = run.workdir / "checkpoints" / f"teacher_{networks.directory(run, one).name}"
   trained, figures = train.run(run, job, run.key("teacher"), checkpoints, stage="teachers")
   predicts = [train.predictions(job, trained, index) for index in range(count)]
+  _judge(run, one, trained.variables["student"], predicts, figures)
+
+
+def _judge(run: Run, one: TeacherSpec, variables, predicts: Sequence, figures: dict[str, Any]) -> None:
+  """Keeps teachers with what they are worth, unless they know nothing."""
+  task = run.task(one.sections["task"])
   for one_predict in predicts:
     _check_knowledge(one_predict, task, one.name)
   scores = [dict(task.score(one_predict, task.test)) for one_predict in predicts]
-  on_first(lambda: networks.write(run, one, trained.variables["student"], scores, figures))
+  on_first(lambda: networks.write(run, one, variables, scores, figures))
 
 
 def _check_knowledge(logits, task: Task, name: str) -> None:
@@ -159,6 +170,12 @@ def judged(run: Run, one: TeacherSpec) -> networks.Teachers:
 def _check(run: Run) -> None:
   """Refuses teachers that would need a teacher, and stored ones that do not fit or know nothing of this data."""
   for one in networks.specs(run):
+    weights.check(run, one.sections, one.weights, count=one.count, stored=one.stored)
+    if one.weights.path is not None and keeps(run) == TRAJECTORY:
+      raise UserError(
+        f"teachers.weights={one.weights.path!r}: {run.config['method']['name']} matches trainings from new parameters; "
+        "leave it out"
+      )
     if one.stored is not None:
       judged(run, one)
       continue

@@ -102,6 +102,7 @@ def test_every_network_is_listed_in_a_test():
     f"{name}{bn}" for name in ("convnet", "vgg11", "resnet10", "resnet18") for bn in ("", "_bn")
   }
   tokens = {"gru"}  # tests/models/test_models_gru.py
+  tokens |= {"resnet18_imagenet", "resnet50_imagenet", "vit_s16", "vit_b16", "efficientnet_lite0"}  # ..._weights.py
   assert set(models.names()) == classic | set(NETWORKS) | set(FAMILIES) | tokens
 
 

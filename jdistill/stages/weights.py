@@ -1,0 +1,107 @@
+"""Teachers that begin with the trained weights of a file, or are these and no more."""
+
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jdistill import models, pretrained
+from jdistill.base import Network, UserError, Variables
+from jdistill.files import sha256_file, user_path
+from jdistill.models.predict import predict
+from jdistill.stages.run import Run
+from jdistill.tasks import Task
+
+
+class Weights(NamedTuple):
+  """What teachers begin with.
+
+  Attributes:
+    path: of a file; `None` for new parameters.
+    tuned: whether they are trained after that.
+  """
+
+  path: str | None = None
+  tuned: bool = True
+
+
+def check(run: Run, sections: Mapping[str, Any], own: Weights, *, count: int, stored: str | None) -> None:
+  """Refuses weights that are not there, do not fit, or cannot be used as they are asked for."""
+  if own.path is None:
+    if not own.tuned:
+      raise UserError("teachers.tune=False: without weights there is nothing but training; give teachers.weights")
+    return
+  if stored is not None:
+    raise UserError(f"teachers.weights={own.path!r}: teachers.stored is given, too; leave one of them out")
+  if not own.tuned and count > 1:
+    raise UserError(f"teachers.count={count}: teachers of the same weights are all alike; set 1, or tune=True")
+  _read(run, sections, own)
+
+
+def digest(own: Weights) -> dict[str, Any]:
+  """What of a file determines the teachers that begin with it; nothing where they begin with new parameters."""
+  if own.path is None:
+    return {}
+  path = user_path(own.path, "teachers.weights")
+  if not path.is_file():
+    raise UserError(f"teachers.weights={own.path!r}: no such file; give a .safetensors or .pth file")
+  return {"weights": _sha256(path, os.stat(path).st_mtime_ns), "tuned": own.tuned}
+
+
+@functools.lru_cache(maxsize=16)
+def _sha256(path: Path, changed: int) -> str:
+  del changed
+  return sha256_file(path)
+
+
+def start(run: Run, sections: Mapping[str, Any], own: Weights, seeds: Sequence[int]) -> Variables | None:
+  """What the teachers of some seeds begin with, on a leading axis; `None` where they begin with new parameters.
+
+  A head of other classes than the task's is replaced by a new one for every seed.
+  """
+  if own.path is None:
+    return None
+  network, found, whole = _read(run, sections, own)
+  if whole:
+    return jax.tree.map(lambda leaf: jnp.stack([leaf] * len(seeds)), found)
+  mask = _head(run, sections)
+  fresh = (network.init(jax.random.fold_in(run.key("head of weights"), seed)) for seed in seeds)
+  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(models.with_head_of(found, one, mask) for one in fresh))
+
+
+def as_they_are(run: Run, sections: Mapping[str, Any], own: Weights) -> tuple[Variables, list]:
+  """`(variables with a leading axis, functions from inputs to logits)` of teachers that are not trained."""
+  network, found, _ = _read(run, sections, own)
+  return jax.tree.map(lambda leaf: np.asarray(leaf)[None], found), [functools.partial(predict, network, found)]
+
+
+def _read(run: Run, sections: Mapping[str, Any], own: Weights) -> tuple[Network, Variables, bool]:
+  """The network, its variables, and whether the file has its head, too."""
+  task = run.task(sections["task"])
+  network = run.network(sections["teacher"], task)
+  return run.once(("weights", *digest(own).values(), network), lambda: _fitted(own, network, task))
+
+
+def _fitted(own: Weights, network: Network, task: Task) -> tuple[Network, Variables, bool]:
+  arrays, source = pretrained.read_weights(own.path), f"teachers.weights={own.path!r}"
+  try:
+    return network, models.from_torch(network, arrays, source=source), True
+  except UserError:
+    found = models.from_torch(network, arrays, source=source, head=False)
+  if not own.tuned:
+    raise UserError(
+      f"teachers.tune=False: {own.path} has no head of the {task.num_classes} classes of this data; set tune=True"
+    )
+  return network, found, False
+
+
+def _head(run: Run, sections: Mapping[str, Any]) -> Any:
+  task = run.task(sections["task"])
+  return models.head_mask(
+    *(run.network(sections["teacher"], task._replace(num_classes=task.num_classes + more)) for more in (0, 1))
+  )
