@@ -92,7 +92,7 @@ class Distilled:
   """A distilled set with its preprocessing, labels, learned rate and protocol; made by `jdistill.load`."""
 
   def __init__(self, stored: export.DistilledSet):
-    self._stored = stored
+    self._stored = export.whole(stored)
     self._preprocessing = preprocess.from_arrays(stored.preprocessing)
     self._protocol = _checked("protocol", stored.protocol, _Protocol)
     named(self._protocol["augment"], key="protocol.augment")

@@ -43,7 +43,8 @@ MAY_IMPORT = {
   # what carries the messages of a federation, and keeps states on both sides
   "transports": GROUND | {"files", "models", "federated"},
   "reporting": GROUND | {"files"},
-  "export": GROUND | {"files", "data", "reporting"},
+  "export": GROUND | {"files", "synthetic", "data", "reporting"},
+  "pretrained": GROUND | {"files", "data", "models", "evaluation"},
   "distilled": GROUND | {"files", "augment", "data", "models", "evaluation", "export"},
   # data and scores
   "tasks": GROUND | {"ops", "data", "evaluation", "selection", "losses", "models", "federated"},
@@ -53,7 +54,7 @@ MAY_IMPORT = {
   "config": GROUND | {"files", "data", "models", "methods", "tasks", "catalog"},
   "stages": NUMBERS
   | {"files", "synthetic", "data", "models", "teachers", "training", "methods", "evaluation", "tasks"}
-  | {"federated", "transports", "calibration", "reporting", "export", "catalog", "config"},
+  | {"federated", "transports", "calibration", "reporting", "export", "pretrained", "catalog", "config"},
   "experiment_files": GROUND | {"files"},
   "cli": GROUND | {"experiment_files", "config"},
   "run": GROUND | {"files", "cli", "experiment_files", "catalog", "config", "stages", "reporting", "training"},
@@ -61,7 +62,8 @@ MAY_IMPORT = {
 
 # Reading, writing, printing and logging: nobody else does.
 MAY_DO_IO = {
-  "files", "data", "teachers", "training", "transports", "reporting", "export", "distilled", "stages",
+  "files", "data", "teachers", "training", "transports", "reporting", "export", "distilled", "pretrained",
+  "stages",
   "experiment_files", "cli", "run",
 }  # fmt: skip
 IO_CALLS = {"open", "print", "input"}

@@ -216,6 +216,19 @@ ROWS = (
     test="tests/methods/test_dwa.py",
     values={"initial": "real", "labels": "hard", "direction": "gradient", "variance_weight": 11.0},
   ),
+  _recovery(
+    name="infer",
+    title="Breaking Class Barriers: Efficient Dataset Distillation via Inter-Class Feature Compensator",
+    authors="Xin Zhang and Jiawei Du and Ping Liu and Joey Tianyi Zhou",
+    venue="ICLR 2025",
+    arxiv="2408.06927",
+    builder="jdistill.methods.dataset.infer:infer",
+    test="tests/methods/test_infer.py",
+    parts={
+      "stream": "jdistill.methods.dataset.infer:teachers_stream",
+      "start": "jdistill.methods.dataset.infer:base_images",
+    },
+  ),
   _row(
     name="cv_dd",
     title="Dataset Distillation via Committee Voting",

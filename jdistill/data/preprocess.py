@@ -118,6 +118,23 @@ def invert(pre: Preprocessing, x: np.ndarray | jax.Array) -> np.ndarray | jax.Ar
   return x * scale + mean
 
 
+def pixel_range(pre: Preprocessing, image_shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+  """The least and the greatest value of every channel in network space, `[channels]` float32 each.
+
+  Args:
+    pre: the preprocessing.
+    image_shape: `(height, width, channels)`.
+
+  Raises:
+    UserError: whitened pixels, which have no range.
+  """
+  if pre.kind == "zca":
+    raise UserError("preprocessing='zca': whitened pixels have no range; use 'channel'")
+  ends = (np.full((1, *image_shape), value, np.float32) for value in (0, 1))
+  spaces = [np.asarray(transform(pre, end), np.float32) for end in ends]
+  return spaces[0].min((0, 1, 2)), spaces[1].max((0, 1, 2))
+
+
 def nbytes(pre: Preprocessing) -> int:
   """Bytes of the arrays of `pre`; the same as `pre.nbytes`."""
   return pre.nbytes

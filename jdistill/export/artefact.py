@@ -12,7 +12,7 @@ import numpy as np
 from jdistill.base import UserError
 from jdistill.data import preprocess
 from jdistill.export.card import card
-from jdistill.export.distilled_set import DistilledSet, artefact_sha256
+from jdistill.export.distilled_set import DistilledSet, artefact_sha256, whole
 from jdistill.files import (
   CHECKSUMS,
   read_npz,
@@ -42,7 +42,8 @@ def save(directory: str | os.PathLike, distilled: DistilledSet, *, pixels: np.nd
   Args:
     directory: made if missing; files of an earlier set in it are replaced.
     distilled: the set; tuples in `protocol` and `provenance` come back as lists.
-    pixels: `[m, height, width, channels]` in [0, 1], the images with the preprocessing undone.
+    pixels: `[m, height, width, channels]` in [0, 1], the images with the preprocessing undone; with compensators, all
+      images that the set stands for (`whole`).
 
   Returns:
     `artefact_sha256` of the set.
@@ -52,9 +53,10 @@ def save(directory: str | os.PathLike, distilled: DistilledSet, *, pixels: np.nd
   """
   directory = user_path(directory, "directory")
   distilled = validate(distilled, "the distilled set")
-  if pixels is not None and np.shape(pixels) != distilled.images.shape:
-    raise UserError(f"pixels have shape {np.shape(pixels)} and images {distilled.images.shape}: give one per image")
-  digest = artefact_sha256(distilled.images, distilled.labels, distilled.learned_lr)
+  shown = whole(distilled)
+  if pixels is not None and np.shape(pixels) != shown.images.shape:
+    raise UserError(f"pixels have shape {np.shape(pixels)} and images {shown.images.shape}: give one per image")
+  digest = artefact_sha256(distilled.images, distilled.labels, distilled.learned_lr, distilled.compensators)
   arrays = {
     "format_version": np.int32(FORMAT_VERSION),
     "images": distilled.images,
@@ -65,8 +67,10 @@ def save(directory: str | os.PathLike, distilled: DistilledSet, *, pixels: np.nd
     "provenance": _to_text(distilled.provenance),
     **{_PREFIX + name: array for name, array in distilled.preprocessing.items()},
   }
-  shown = pixels is not None and can_be_shown(pixels)
-  picture = _picture(np.asarray(pixels), distilled) if shown else None  # may refuse, so before any file
+  if not isinstance(distilled.compensators, tuple):
+    arrays["compensators"] = distilled.compensators
+  visible = pixels is not None and can_be_shown(pixels)
+  picture = _picture(np.asarray(pixels), shown) if visible else None  # may refuse, so before any file
   names = [ARRAYS, CARD]
   write_npz(directory / ARRAYS, arrays)
   if picture is None:
@@ -120,6 +124,7 @@ def load(path: str | os.PathLike) -> DistilledSet:
     class_names=tuple(str(name) for name in arrays["class_names"]),
     protocol=_from_text(file, arrays, "protocol"),
     provenance=_from_text(file, arrays, "provenance"),
+    compensators=arrays.get("compensators", ()),
   )
   return validate(distilled, str(file))
 
@@ -162,13 +167,34 @@ def validate(distilled: DistilledSet, source: str) -> DistilledSet:
   if not soft and (labels.min() < 0 or (names and labels.max() >= len(names))):
     raise UserError(f"{source}: labels run from {labels.min()} to {labels.max()} for {len(names)} class_names")
   _check_preprocessing(distilled.preprocessing, images, source)
+  compensators = distilled.compensators
+  if not isinstance(compensators, tuple):
+    compensators = _checked_compensators(np.asarray(compensators), images, distilled, source)
   return distilled._replace(
     images=images,
+    compensators=compensators,
     labels=labels,
     learned_lr=learned_lr,
     preprocessing={name: np.asarray(array) for name, array in distilled.preprocessing.items()},
     class_names=names,
   )
+
+
+def _checked_compensators(found: np.ndarray, images: np.ndarray, distilled: DistilledSet, source: str) -> np.ndarray:
+  if found.ndim != 5 or found.dtype != np.float32 or found.shape[2:] != images.shape[1:] or found.size == 0:
+    raise UserError(
+      f"{source}: compensators are {found.dtype} {found.shape}: they must be float32 [slices, per slice, "
+      f"{', '.join(map(str, images.shape[1:]))}]"
+    )
+  if len(images) % len(found):
+    raise UserError(
+      f"{source}: {len(images)} images do not lie in {len(found)} slices of compensators; export it again"
+    )
+  if not np.isfinite(found).all():
+    raise UserError(f"{source}: compensators hold values that are not finite: the run diverged, lower its rates")
+  if str(distilled.preprocessing["kind"]) == "zca":
+    raise UserError(f"{source}: compensators need pixels with a range, and preprocessing='zca' has none; use 'channel'")
+  return found
 
 
 def _check_preprocessing(arrays: Mapping[str, np.ndarray], images: np.ndarray, source: str) -> None:

@@ -70,6 +70,7 @@ def card(distilled: "DistilledSet", digest: str, picture: str | None) -> str:
         f"- **Train with {use} and {rate[0]}** {distilled.learned_lr:.6g}: {rate[1]}.",
         f"- `labels` are {labels}.",
         *_tiles(distilled.protocol),
+        *_sums(distilled),
       )
     ),
     "## Load it",
@@ -93,6 +94,19 @@ def card(distilled: "DistilledSet", digest: str, picture: str | None) -> str:
     names = ", ".join(f"{index} {literal(name)}" for index, name in enumerate(distilled.class_names))
     blocks += ["## Classes", names]
   return "\n\n".join(blocks) + "\n"
+
+
+def _sums(distilled: DistilledSet) -> list[str]:
+  """A line about images that are added to the others, where there are some."""
+  if isinstance(distilled.compensators, tuple):
+    return []
+  slices, each = distilled.compensators.shape[:2]
+  return [
+    f"- **Networks are trained on {len(distilled.images) * (1 + each)} images**: those of the file, of which each "
+    f"class has {slices} in a row, and the sums `images[c * {slices} + k] + compensators[k, m]` for every class `c`, "
+    f"slice `k` and `m` below {each}, clipped to the range of pixels, with the labels of the former. jdistill adds "
+    "them up.",
+  ]
 
 
 def _tiles(protocol: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from jdistill.base import UserError
 from jdistill.export.artefact import hard_labels, validate
-from jdistill.export.distilled_set import DistilledSet
+from jdistill.export.distilled_set import DistilledSet, whole
 from jdistill.files import user_path, write_bytes
 from jdistill.reporting.grids import save_png, to_uint8
 
@@ -77,7 +77,7 @@ def to_torch(path: str | os.PathLike, distilled: DistilledSet) -> None:
     UserError: PyTorch is not installed, the set is not consistent, or the disk is full.
   """
   torch = _torch(path)
-  distilled = validate(distilled, "the distilled set")
+  distilled = whole(validate(distilled, "the distilled set"))
   preprocessing = {
     name: str(array) if name == "kind" else _tensor(torch, array) for name, array in distilled.preprocessing.items()
   }
@@ -104,7 +104,7 @@ def to_mtt(directory: str | os.PathLike, distilled: DistilledSet) -> list[Path]:
     UserError: PyTorch is not installed, the set is not consistent, or the disk is full.
   """
   torch = _torch(directory)
-  distilled = validate(distilled, "the distilled set")
+  distilled = whole(validate(distilled, "the distilled set"))
   images, labels = _tensors(torch, distilled)
   lr = _tensor(torch, np.float32(distilled.learned_lr))
   paths = [Path(directory) / f"{name}_best.pt" for name in ("images", "labels", "lr")]

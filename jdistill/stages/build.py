@@ -18,7 +18,7 @@ from jdistill.evaluation import embeddings
 from jdistill.ops import suggest_chunk_size
 from jdistill.stages import networks, teachers, trajectories, voting
 from jdistill.stages.run import Run
-from jdistill.synthetic import Materials, SyntheticSet
+from jdistill.synthetic import Budget, Materials, SyntheticSet
 from jdistill.tasks import Task
 from jdistill.training import parallel
 
@@ -48,9 +48,15 @@ def part(run: Run, name: str, **others: Any):
   return row.build(name)(**row.options_of(run.config["method"], name) | others) if name in row.parts else None
 
 
+def budget(run: Run) -> Budget:
+  """Images per class of the starting set, and those that networks are trained on."""
+  c = run.config
+  return part(run, "start").budget(c["ipc"], run.task().num_classes, networks.count(run))
+
+
 def count(run: Run) -> int:
-  """How many synthetic images there are."""
-  return run.config["ipc"] * run.task().num_classes
+  """How many synthetic images networks are trained on."""
+  return budget(run).trained_on * run.task().num_classes
 
 
 def build(run: Run, initial: SyntheticSet, mesh: Mesh | None = None, route: Route | None = None, unroll=None) -> Method:
@@ -148,9 +154,7 @@ def _flat(network):
 def pixel_range(run: Run) -> tuple[np.ndarray, np.ndarray]:
   """The least and the greatest value of every channel in network space, `[channels]` each."""
   task = run.task()
-  ends = (np.full((1, *task.input_shape), value, np.float32) for value in (0, 1))
-  spaces = [np.asarray(preprocess.transform(task.preprocessing, end), np.float32) for end in ends]
-  return spaces[0].min((0, 1, 2)), spaces[1].max((0, 1, 2))
+  return preprocess.pixel_range(task.preprocessing, task.input_shape)
 
 
 def _unroll(run: Run, mesh: Mesh | None, route: Route):
@@ -207,7 +211,7 @@ def steps(run: Run) -> int | None:
 def empty(run: Run) -> SyntheticSet:
   """A starting set of the right shapes with nothing in it."""
   task = run.task()
-  return part(run, "start").empty(run.config["ipc"], task.num_classes, task.input_shape, teacher_width(run))
+  return part(run, "start").empty(budget(run).start, task.num_classes, task.input_shape, teacher_width(run))
 
 
 def materials(run: Run, *, real: bool = True) -> Materials:

@@ -28,13 +28,13 @@ from jdistill.reporting import (
   timeline_steps,
 )
 from jdistill.schema import Range
-from jdistill.stages import build, distill_check, gradient, lines, plan, trajectories
+from jdistill.stages import build, distill_check, gradient, lines, networks, plan, trajectories
 from jdistill.stages import stuck as stuck_lib
 from jdistill.stages.build import Route
 from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
 from jdistill.stages.workdir import on_first
-from jdistill.synthetic import SyntheticSet
+from jdistill.synthetic import SyntheticSet, compensated, to_arrays
 from jdistill.training import Checkpoints, Hooks, NotFinite, distributed, run_loop
 
 SETS, KEPT = "sets", "stages/kept.npz"  # sets on the way, by step, and the one that stage `keep` chose of them
@@ -82,16 +82,16 @@ def _complete(given: Mapping[str, Any], out: dict[str, Any]) -> None:
 
 def initial_set(run: Run) -> SyntheticSet:
   """The synthetic set before the first step, on the host."""
-  task, teachers = run.task(), run.config.get("teachers", {"count": 0})
+  task = run.task()
   buffer = trajectories.ready(run) if build.row_of(run).keep == "trajectory" else None
   return build.part(run, "start").make(
     task.teacher.x,
     task.teacher.y,
-    ipc=run.config["ipc"],
+    ipc=build.budget(run).start,
     num_classes=task.num_classes,
     seed=run.config["seed"],
     expert_logits=None if buffer is None else lambda images, experts: trajectories.logits(run, buffer, images, experts),
-    experts=teachers["count"],
+    experts=networks.count(run),
     embed=build.embed(run),
     teacher_logits=build.teacher_logits(run),
   )
@@ -112,14 +112,14 @@ def _run(run: Run) -> None:
 def begin_with(run: Run) -> SyntheticSet:
   """The initial set, which is written where it is not there yet."""
   path = run.workdir / INITIAL
-  on_first(lambda: None if _is_whole(run, path) else write_npz(path, initial_set(run)._asdict()))
+  on_first(lambda: None if _is_whole(run, path) else write_npz(path, to_arrays(initial_set(run))))
   return load(run, "initial")
 
 
 def _is_whole(run: Run, path: Path) -> bool:
   """Whether a set of this stage is there and can be read."""
   try:
-    return path.exists() and read_npz(path).keys() == set(SyntheticSet._fields)
+    return path.exists() and read_npz(path).keys() >= {"images", "labels", "lr"}
   except UserError:
     run.tell("distill", Damaged(path, "is damaged"))
     return False
@@ -164,14 +164,14 @@ def _loop(run: Run, feed, mesh, begin: float) -> None:
   if outcome.stopped:
     run.interrupt("distill", begin, f"step {outcome.steps} of {steps} is saved")
   result = jax.device_get(method.result(outcome.state))
-  if not all(np.isfinite(leaf).all() for leaf in result):
+  if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result)):
     raise Diverged(f"distill: the learned set is not finite; {method.cure or _cure(run)}")
   if not result.lr > 0:
     raise UserError(
       f"learned learning rate {float(result.lr):.3g}: not positive, so nothing can be trained on the set; lower the "
       "rate at which method learns it"
     )
-  on_first(lambda: write_npz(run.workdir / "stages" / "distilled.npz", result._asdict()))
+  on_first(lambda: write_npz(run.workdir / "stages" / "distilled.npz", to_arrays(result)))
   figures = {name: float(value) for name, value in method.figures(outcome.state, steps).items()}
   run.finish(
     "distill",
@@ -212,15 +212,22 @@ def _hooks(
     look(metrics)
 
   def on_snapshot(step: int, result: PyTree) -> None:
-    images = jax.device_get(result.images)[:: c["ipc"]][:10]  # the first of each class: what the timeline shows
+    images = jax.device_get(result.images)
+    images = images[:: max(1, len(images) // run.task().num_classes)][:10]  # the first of each class, for the timeline
     write_npz(run.workdir / "snapshots" / f"{step:07d}.npz", {"pixels": run.task().pixels(images)})
     if c["keep"] == "best":
-      write_npz(run.workdir / SETS / f"{step:07d}.npz", jax.device_get(result)._asdict())
+      write_npz(run.workdir / SETS / f"{step:07d}.npz", to_arrays(jax.device_get(result)))
 
   return Hooks(on_resume, on_metrics, on_snapshot, stop=lambda: run.stop_requested)
 
 
 def load(run: Run, name: str) -> SyntheticSet:
+  """What networks are trained on: the images that the stored set stands for."""
+  found = stored(run, name)
+  return compensated(found, build.pixel_range(run)) if np.size(found.compensators) else found
+
+
+def stored(run: Run, name: str) -> SyntheticSet:
   """`"initial"`, `"warm_up"` or `"distilled"`, as left by stages, or the set that stage `keep` chose of the last."""
   path = run.workdir / "stages" / f"{name}.npz"
   kept = run.workdir / KEPT
@@ -258,8 +265,8 @@ def _plan(run: Run) -> list[tuple[str, ...]]:
 
 
 def _report(run: Run, record: Mapping[str, Any]) -> Part:
-  result = load(run, "distilled")
-  digest = export.artefact_sha256(result.images, result.labels, float(result.lr))
+  result = stored(run, "distilled")
+  digest = export.artefact_sha256(result.images, result.labels, float(result.lr), result.compensators)
   names = ("seconds_per_step", "first_step_seconds")
   summary = {name: record[name] for name in names} | record["figures"] | {"artefact_sha256": digest}
   lines = [f"{name.replace('_', ' ')}: {value:.4g}" for name, value in record["figures"].items()]
@@ -296,13 +303,12 @@ def _images(run: Run) -> Section:
 
 
 def _pictures(run: Run) -> list[tuple[str, Path]]:
-  ipc, classes, task = run.config["ipc"], run.task().num_classes, run.task()
-  count = len(load(run, "distilled").images)
-  shown = np.arange(count).reshape(-1, ipc)[: min(classes, 20), : min(ipc, 10)].reshape(-1)
-  out = []
+  task, out = run.task(), []
   for name in ("initial", "distilled"):
-    file = run.workdir / "images" / f"{name}.png"
-    images = task.pixels(np.asarray(load(run, name).images)[shown])
+    file, images = run.workdir / "images" / f"{name}.png", np.asarray(load(run, name).images)
+    ipc = max(1, len(images) // task.num_classes)
+    shown = np.arange(len(images)).reshape(-1, ipc)[:20, : min(ipc, 10)].reshape(-1)
+    images = task.pixels(images[shown])
     save_png(file, image_grid(images, min(ipc, 10) if ipc > 1 else 10))
     out.append((f"{name} images, {'one row per class' if ipc > 1 else 'one per class'}", file))
   snapshots = sorted((run.workdir / "snapshots").glob("*.npz"))

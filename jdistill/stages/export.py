@@ -18,7 +18,7 @@ def _run(run: Run) -> None:
   if (run.workdir / "result" / CHECKSUMS).exists():
     _verify(run)  # what somebody changed is not written over
   begin, c, task = time.monotonic(), run.config, run.task()
-  result, row = distill.load(run, "distilled"), build.row_of(run)
+  result, row = distill.stored(run, "distilled"), build.row_of(run)
   names = ("epochs", "batch_size", "momentum", "weight_decay", "augment", "loss", "optimizer", "view")
   if "pretrain" in c:  # targets are features, and belong to no classes
     protocol, lr, class_names = c["pretrain"] | {"loss": FEATURES, "view": "none"}, c["pretrain"]["lr"], ()
@@ -27,6 +27,7 @@ def _run(run: Run) -> None:
   distilled = export.DistilledSet(
     images=result.images,
     labels=result.labels,
+    compensators=result.compensators,
     learned_lr=lr,
     preprocessing=preprocess.to_arrays(task.preprocessing),
     class_names=class_names,
@@ -41,7 +42,7 @@ def _run(run: Run) -> None:
       "jdistill": __version__,
     },
   )
-  digest = export.save(run.workdir / "result", distilled, pixels=task.pixels(result.images))
+  digest = export.save(run.workdir / "result", distilled, pixels=task.pixels(distill.load(run, "distilled").images))
   run.finish("export", begin, artefact_sha256=digest)
 
 

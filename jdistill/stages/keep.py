@@ -21,7 +21,7 @@ from jdistill.stages import distill, sets, validation
 from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
 from jdistill.stages.workdir import on_first
-from jdistill.synthetic import SyntheticSet
+from jdistill.synthetic import SyntheticSet, to_arrays
 
 _LEAVES = (distill.KEPT,)
 _SEEDS = 2  # networks of a set and a rate
@@ -69,7 +69,7 @@ def _choose(run: Run) -> dict[str, Any]:
   shown = ", ".join(f"{_name(step)}: {value:.3f}" for step, value in found.items())
   run.log(f"keep: the set of step {_name(step)} of {last}; accuracy on real training images by step: {shown}")
   kept = known[step]._replace(lr=np.float32(best[step][1]))
-  write_npz(run.workdir / distill.KEPT, kept._asdict())
+  write_npz(run.workdir / distill.KEPT, to_arrays(kept))
   return {"step": step, "last": last, "accuracies": {str(step): value for step, value in found.items()}}
 
 

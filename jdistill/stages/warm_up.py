@@ -21,7 +21,7 @@ from jdistill.stages import build, distill, trajectories
 from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
 from jdistill.stages.workdir import on_first
-from jdistill.synthetic import SyntheticSet, expert_label_logits
+from jdistill.synthetic import SyntheticSet, expert_label_logits, to_arrays
 
 _LEAVES = (distill.WARM,)
 
@@ -72,11 +72,11 @@ def _run(run: Run) -> None:
   begin = time.monotonic()
   initial, other = distill.begin_with(run), first(run)
   run.log(f"warm_up: {run.config['warm_up_steps']} steps of {other.config['method']['name']}")
-  on_first(lambda: write_npz(other.workdir / distill.INITIAL, initial._replace(labels=_classes(run))._asdict()))
+  on_first(lambda: write_npz(other.workdir / distill.INITIAL, to_arrays(initial._replace(labels=_classes(run)))))
   if other.finished("distill", distill.STAGE.leaves) is None:
     distill.STAGE.run(other)
   images = distill.load(other, "distilled").images
-  on_first(lambda: write_npz(run.workdir / distill.WARM, _labelled(run, initial, images)._asdict()))
+  on_first(lambda: write_npz(run.workdir / distill.WARM, to_arrays(_labelled(run, initial, images))))
   run.finish("warm_up", begin, _LEAVES, method=other.config["method"]["name"], steps=run.config["warm_up_steps"])
 
 

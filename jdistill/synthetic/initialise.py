@@ -141,6 +141,18 @@ def _check_tiles(side: int, image_shape: tuple[int, ...]) -> None:
     )
 
 
+class Budget(NamedTuple):
+  """What becomes of the images per class that a set may cost.
+
+  Attributes:
+    start: images per class of the starting set.
+    trained_on: images per class that networks are trained on.
+  """
+
+  start: int
+  trained_on: int
+
+
 class Start(NamedTuple):
   """How a synthetic set starts, as `start` makes it.
 
@@ -156,6 +168,8 @@ class Start(NamedTuple):
       method should learn.
     reals: how many real images go into each.
     candidates: `(labels [n], ipc, num_classes) -> None`, refuses real images that are too few to choose from.
+    budget: `(images per class that are paid for, num_classes, teachers) -> Budget`. Raises `UserError` where nothing
+      can be stored for so little.
   """
 
   make: Callable[..., SyntheticSet]
@@ -163,6 +177,7 @@ class Start(NamedTuple):
   check: Callable[[Mapping[str, Any], Mapping[str, Any] | None], None]
   reals: int = 1
   candidates: Callable[[np.ndarray, int, int], None] = lambda labels, ipc, num_classes: None
+  budget: Callable[[int, int, int], Budget] = lambda ipc, num_classes, teachers: Budget(ipc, ipc)
 
 
 @validated("method")

@@ -151,14 +151,18 @@ def _regression(row: catalog.Row) -> Toy:
 
 
 def _recovery(row: catalog.Row) -> Toy:
-  """Images from a random network with batch norm."""
+  """Images from a random network with batch norm, or from two."""
   initial, _, _ = _by_class()
   network = models.build("convnet_bn", num_classes=3, image_shape=(2, 2, 1), width=4, depth=1)
-  teacher = jax.device_get(network.init(jax.random.key(5)))
-  ends = (np.float32([-2.0]), np.float32([2.0]))
+  teachers = tuple(jax.device_get(network.init(jax.random.key(seed))) for seed in (5, 6))
+  given = {"teacher_apply": network.apply, "teacher_applies": (network.apply,) * 2, "initial": initial}
+  given |= {"pixel_range": (np.float32([-2.0]), np.float32([2.0]))}
+  given = {name: value for name, value in given.items() if row.takes(name)}
   sizes = {"iterations": 40, "block_size": 3, "jitter": 1}
-  method = row.build()(network.apply, initial, ends, **(own_values(row) | sizes | options(row)))
-  return Toy(method, lambda step: teacher, row.toy["objective"])
+  sizes = {name: value for name, value in sizes.items() if name in schema.fields(row.build())}
+  method = row.build()(**given, **(own_values(row) | sizes | options(row)))
+  found = Materials(initial.images, initial.labels, 3, 0, teacher=teachers[0], committee=teachers)
+  return Toy(method, row.build("stream")().stream(found), row.toy["objective"])
 
 
 def _voting(row: catalog.Row) -> Toy:

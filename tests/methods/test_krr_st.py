@@ -231,7 +231,7 @@ def test_the_start_and_the_stream_look_at_no_label():
   assert found.images.shape == (6, *SHAPE) and {row.tobytes() for row in found.images} <= {x.tobytes() for x in images}
   np.testing.assert_array_equal(found.labels, embed(found.images))
   empty = feature_start().empty(2, 3, SHAPE, WIDTH)
-  for like, own in zip(empty, found, strict=True):
+  for like, own in zip(jax.tree.leaves(empty), jax.tree.leaves(found), strict=True):
     assert like.shape == own.shape and like.dtype == own.dtype
   blank = feature_start(initial="noise").make(images, None, **options)
   assert not {row.tobytes() for row in blank.images} & {x.tobytes() for x in images}

@@ -10,7 +10,7 @@ from jdistill import stages
 from jdistill.files import read_json, read_npz, write_npz
 from jdistill.run import load_experiment, make_run
 from jdistill.stages import Interrupted, distill, trajectories, warm_up
-from jdistill.synthetic import SyntheticSet, expert_label_logits
+from jdistill.synthetic import SyntheticSet, expert_label_logits, to_arrays
 
 STEPS = 3
 OPTIONS = {"batch_real": 10, "augment": "none"}
@@ -42,7 +42,7 @@ def test_the_images_are_those_of_a_run_of_the_other_method_from_the_same_start(r
   config.method.update(OPTIONS)
   other, initial = make_run(config, tmp_path / "work", stream=io.StringIO()), _set(run, "initial")
   classes = np.arange(len(initial.images), dtype=np.int32)
-  write_npz(other.workdir / distill.INITIAL, initial._replace(labels=classes)._asdict())
+  write_npz(other.workdir / distill.INITIAL, to_arrays(initial._replace(labels=classes)))
   distill.STAGE.run(other)
   found = _set(run, "warm_up")
   np.testing.assert_allclose(found.images, _set(other, "distilled").images, rtol=1e-5, atol=1e-6)

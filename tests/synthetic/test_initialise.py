@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jdistill.base import UserError
-from jdistill.synthetic import correctly_predicted, expert_label_logits, random_real, start
+from jdistill.synthetic import correctly_predicted, expert_label_logits, random_real, start, to_arrays
 
 LABELS = np.array([0, 1, 2] * 6)
 
@@ -140,7 +140,7 @@ def test_a_start_from_any_images_with_hard_labels_asks_no_expert():
   picked = random_real(np.random.default_rng((4, 2)), LABELS, 2, 3)
   np.testing.assert_array_equal(made.images, IMAGES[picked])
   np.testing.assert_array_equal(made.labels, LABELS[picked])
-  for found, like in zip(plan.empty(2, 3, (1, 1, 1)), made, strict=True):
+  for found, like in zip(*(to_arrays(one).values() for one in (plan.empty(2, 3, (1, 1, 1)), made)), strict=True):
     assert (found.shape, found.dtype.kind) == (like.shape, like.dtype.kind)
   assert start().empty(2, 3, (1, 1, 1)).labels.shape == (6, 3)
 

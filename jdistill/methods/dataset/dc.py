@@ -107,7 +107,7 @@ def dc(
 
   def init(key: Key, example: Batch) -> DCState:
     del example
-    images, labels, lr = (jnp.array(leaf, copy=True) for leaf in initial)  # the loop donates its state
+    images, labels, lr = (jnp.array(leaf, copy=True) for leaf in initial[:3])  # the loop donates its state
     shapes = jax.eval_shape(network.init, key)
     none = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes) if outer_loop > 1 else None
     return DCState(init_roles(optimizers, {"images": images}), labels, lr, none, jnp.zeros((), jnp.int32))

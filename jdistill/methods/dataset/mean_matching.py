@@ -61,7 +61,7 @@ def mean_matching(
 
   def init(key: Key, example: Batch) -> MatchingState:
     del key, example
-    images, labels, lr = (jnp.array(leaf, copy=True) for leaf in initial)  # the loop donates its state
+    images, labels, lr = (jnp.array(leaf, copy=True) for leaf in initial[:3])  # the loop donates its state
     return MatchingState(init_roles(optimizers, {"images": images}), labels, lr)
 
   def step(key: Key, state: MatchingState, batch: Batch) -> tuple[MatchingState, Metrics]:

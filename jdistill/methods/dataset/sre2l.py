@@ -1,7 +1,7 @@
 """SRe2L and DWA: images on which a trained network is sure of a class and sees the statistics of real data."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import jax
@@ -157,6 +157,7 @@ def recover_loss(
   r_bn: float,
   variance_weight: float = 1.0,
   first_layer_multiplier: float = 10.0,
+  left_out: Collection[str] = (),
 ) -> tuple[jax.Array, Metrics]:
   """What recovery descends: `mean_i CE(f(x_i), y_i) + r_bn bn_stat_loss(x)`, the teacher in evaluation mode.
 
@@ -167,16 +168,24 @@ def recover_loss(
     y: `[b]` integer labels, or `[b, classes]` label logits.
     r_bn: weight of the statistics.
     variance_weight, first_layer_multiplier: see `jdistill.losses.bn_stat_loss`.
+    left_out: names of batch norms whose statistics do not count. If the first one is among them, no layer has its
+      weight.
 
   Returns:
     The scalar, and its parts as metrics.
+
+  Raises:
+    ValueError: no batch norm is left.
   """
   out = teacher_apply(teacher.params, x, stats=teacher.stats)
   compare = soft_cross_entropy if y.ndim == 2 else cross_entropy
   class_loss = jnp.mean(compare(out.logits, y))
-  running = [(teacher.stats[name]["mean"], teacher.stats[name]["var"]) for name in out.norm_inputs]
+  counted = [name for name in out.norm_inputs if name not in left_out]
+  if counted[:1] != list(out.norm_inputs)[:1]:
+    first_layer_multiplier = 1.0
+  running = [(teacher.stats[name]["mean"], teacher.stats[name]["var"]) for name in counted]
   weights = {"first_layer_multiplier": first_layer_multiplier, "variance_weight": variance_weight}
-  statistics = bn_stat_loss(list(out.norm_inputs.values()), running, **weights)
+  statistics = bn_stat_loss([out.norm_inputs[name] for name in counted], running, **weights)
   total = class_loss + r_bn * statistics
   return total, {"recover/loss": total, "recover/cross_entropy": class_loss, "recover/bn": statistics}
 

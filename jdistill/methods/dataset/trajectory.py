@@ -211,7 +211,7 @@ def _initial_state(
   optimizers: Mapping[str, optax.GradientTransformation], initial: SyntheticSet, learn_labels: bool, averaged: bool
 ) -> TrajectoryState:
   # copies: the loop donates its state, and the initial set must outlive it
-  images, labels, lr = (jnp.array(leaf, copy=True) for leaf in initial)
+  images, labels, lr = (jnp.array(leaf, copy=True) for leaf in initial[:3])
   learned = {"images": images, "lr": lr} | ({"labels": labels} if learn_labels else {})
   average = jnp.array(images, copy=True) if averaged else None
   return TrajectoryState(
