@@ -84,7 +84,7 @@ def _digits() -> common.ConfigDict:
 
 def _factorial(config: common.ConfigDict) -> None:
   """{one teacher, pairs} x {noise, patches} x {labels in eval, in train mode}, paired by seed."""
-  config.name, config.eval.sets, config.eval.seeds = "cv_dd_factorial", ("distilled",), 3
+  config.eval.sets, config.eval.seeds = ("distilled",), 3
   config.teachers.also = ("deep",)
   teachers, series = {"one": _PLUS, "pair": {}}, {}
   for many, of_teachers in teachers.items():
