@@ -124,7 +124,7 @@ differences with its 95% interval (Student); above and below go by two standard 
 {table(rows)}
 
 - One distillation of each: the networks differ, the distilled set does not.
-- A difference of +0.000 is a run whose best set was its initialisation (`keep="best"`): its few steps only did harm.
+- The set is the best of six by training images (`keep="best"`), among them the real ones that it started from.
 - The rules were made with test accuracies in sight. Those for teachers' rates, image rates and the set's rate changed
   when an earlier version lost on MNIST at ten images, those for the inner rate and the kept set when it lost on MNIST
   and on street photographs at one image. The warm-up was added when MNIST, street photographs and CIFAR-10 were even at
