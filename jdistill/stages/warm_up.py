@@ -44,6 +44,8 @@ def _keeps_labels(row: catalog.Row) -> bool:
 
 def _opened(untouched: Mapping[str, Any], out: dict[str, Any]) -> None:
   """The stage is there where it has something to do."""
+  if "warm_up" not in out["stages"] and untouched.get("warm_up_steps") is None:
+    out["warm_up_steps"] = 0  # of a table, for a run whose stages are fewer
   if out["warm_up_steps"] == 0:
     out["stages"] = [name for name in out["stages"] if name != "warm_up"]
     if not out["stages"]:

@@ -24,7 +24,10 @@ CASES = {
   ),
   "an unknown set to evaluate": (["eval.sets=distiled"], ["eval.sets: datm has no set 'distiled'", "'distilled'"]),
   "an unknown stage": (["stages=teachers,destill"], ["stages: unknown stage 'destill'", "'distill'"]),
-  "no stage": (["stages=()"], ["stages=(): nothing to do", "teachers, warm_up, distill, keep, evaluate, export, report"]),
+  "no stage": (
+    ["stages=()"],
+    ["stages=(): nothing to do", "teachers, warm_up, distill, keep, evaluate, export, report"],
+  ),
   "stages out of order": (["stages=evaluate,distill"], ["must be in the order"]),
   "an unknown data set": (["dataset=digit"], ["dataset='digit': unknown", "'digits'"]),
   "an unknown TFDS set": (["dataset=cifra10"], ["dataset='cifra10': unknown", "'cifar10'"]),

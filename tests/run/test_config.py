@@ -121,10 +121,13 @@ def test_the_result_is_plain_complete_and_stable():
     "task.student_size",
     "task.teacher_size",
     "teachers.stored",
+    "teachers.weights",
     "teacher_train.clip",
     "teacher_train.ema_decay",
     "parallel.data",
     "parallel.pool",
+    "warm_up.classes_at_once",
+    "warm_up.clusters",
   }
 
 

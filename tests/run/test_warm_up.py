@@ -104,6 +104,11 @@ def test_what_the_other_method_refuses_is_told_before_any_work(tmp_path):
   assert not (tmp_path / "work").exists()
 
 
+def test_a_table_gives_no_warm_up_to_a_run_of_fewer_stages():
+  config = datm.get_config("own").to_dict() | {"stages": ("teachers", "distill")}
+  assert stages.resolve(config)["warm_up_steps"] == 0
+
+
 def test_a_usual_run_has_no_such_stage():
   assert "warm_up" not in stages.resolve(datm.get_config("tiny"))["stages"]
   assert {"dm", "dc", "datadam"} <= set(warm_up.names()) and not {"datm", "frepo", "sre2l"} & set(warm_up.names())
