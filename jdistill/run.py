@@ -124,7 +124,7 @@ def _main(argv: Sequence[str]) -> int:
   except Exception as error:
     if distributed.is_loss(error):
       lost.end()
-    lost.leaving(1)  # the others say that this process was lost; it must not say so of them
+    distributed.fails()
     raise
 
 

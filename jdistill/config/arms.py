@@ -55,6 +55,9 @@ class Arms:
     if out["reference"] is not None and out["reference"] not in out["arms"]:
       raise UserError(f"reference={out['reference']!r}: no such arm{near_matches(out['reference'], out['arms'])}")
     out["tune"] = self._grids(given.get("tune") or {}, out["arms"])
+    if not any(arm.get("select") for arm in out["arms"].values()):
+      for section in [name for name in SELECT_SECTIONS if name in self.sections]:
+        _check_unread("", section, given.get(section) or {}, self.sections[section])
 
   def set_path(self, arm: dict[str, Any], dotted: str, value: Any, where: str) -> None:
     """Sets `section/key` of an arm.
@@ -100,7 +103,12 @@ class Arms:
         out[section] = {"name": name} | {key: own[key] for key in common if key in own}
     for dotted, value in overrides.items():
       self.set_path(out, dotted, value, f"{room}.{label}")
-    return self._resolved(f"{room}.{label}: ", out, given.get("committee") or {})
+    found = self._resolved(f"{room}.{label}: ", out, given.get("committee") or {})
+    for dotted, value in overrides.items():
+      section, _, key = dotted.partition("/")
+      if section in SELECT_SECTIONS and not found["select"]:
+        _check_unread(f"{room}.{label}: ", section, {key: value}, self.sections[section])
+    return found
 
   def _arms(self, given: Mapping[str, Any], out: Mapping[str, Any]) -> dict[str, dict]:
     """The method's own arm and the controls, each with its sections whole."""
@@ -162,6 +170,18 @@ def checked_order(key: str, order: Any, names: Sequence[str]) -> list[str]:
   if sorted(wanted) != sorted(names):
     raise UserError(f"{key}={list(wanted)}: must name every one of {sorted(names)} once")
   return list(wanted)
+
+
+def _check_unread(prefix: str, section: str, values: Mapping[str, Any], known: Plain | Named) -> None:
+  """Refuses values of a selection that nobody makes; the name that a section has by default asks for nothing."""
+  usual = getattr(known, "default", None)
+  usual = usual.get("name") if isinstance(usual, Mapping) else None
+  for key, value in sorted(values.items(), key=lambda item: item[0] != "name"):
+    if value is not None and not (key == "name" and value == usual):
+      raise UserError(
+        f"{prefix}{section}.{key}={value!r}: is read by data_policy.name={SELECTED!r} only; set that, too, or leave "
+        "this out"
+      )
 
 
 def _check_mappings(given: Mapping[str, Any]) -> None:

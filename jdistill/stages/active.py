@@ -186,14 +186,10 @@ def _plan(run: Run) -> list[tuple[str, str]]:
 
 def _report(run: Run, record: Mapping[str, Any]) -> Part:
   del record
-  c, task, cells = run.config, run.task(), grid.load(run, _FILE)
-  reference = c["reference"] or next(label for label in [*c["order"][1:], *c["order"]])
-  compared = comparison.compare(
-    {label: cells[label] for label in c["order"]}, task.metric, reference, higher=task.higher
-  )
+  c, task = run.config, run.task()
+  reference, compared = grid.compared(run, _FILE)
   for cell in compared.values():
-    for name in ("arm", "asked"):
-      cell.pop(name, None)
+    cell.pop("asked", None)
     cell["rounds"] = [{k: v for k, v in one.items() if k != "ids"} for one in cell.get("rounds", [])]
   whole = {label: cell for label, cell in compared.items() if "failed" not in cell}
   columns = {

@@ -180,14 +180,8 @@ def _plan(run: Run) -> list[tuple[str, str]]:
 
 def _report(run: Run, record: Mapping[str, Any]) -> Part:
   del record
-  c, task, cells = run.config, run.task(), grid.load(run, _FILE)
-  reference = c["reference"] or next(label for label in [*c["order"][1:], *c["order"]])
-  compared = comparison.compare(
-    {label: cells[label] for label in c["order"]}, task.metric, reference, higher=task.higher
-  )
-  for cell in compared.values():
-    cell |= cell.pop("figures", {})
-    cell.pop("arm", None)
+  c, task = run.config, run.task()
+  reference, compared = grid.compared(run, _FILE)
   whole = {label: cell for label, cell in compared.items() if "failed" not in cell}
   columns = {
     "traffic": {label: format_bytes(cell["round_bytes"]) for label, cell in whole.items()},

@@ -8,6 +8,7 @@ import numpy as np
 
 from jdistill.base import Diverged
 from jdistill.files import Damaged, read_record, write_record
+from jdistill.reporting import comparison
 from jdistill.stages.run import Run
 from jdistill.stages.workdir import on_first
 
@@ -75,6 +76,18 @@ class Grid:
 def load(run: Run, file: str) -> dict[str, Any]:
   """The cells that a stage has left."""
   return read_record(run.workdir / "stages" / file)
+
+
+def compared(run: Run, file: str) -> tuple[str, dict[str, dict[str, Any]]]:
+  """The reference of a stage's arms, and their cells in order beside it, without what only the stage itself reads."""
+  c, task, cells = run.config, run.task(), load(run, file)
+  reference = c["reference"] or next(label for label in [*c["order"][1:], *c["order"]])
+  found = comparison.compare({label: cells[label] for label in c["order"]}, task.metric, reference, higher=task.higher)
+  for cell in found.values():
+    cell |= cell.pop("figures", {})
+    for name in ("arm", "files"):
+      cell.pop(name, None)
+  return reference, found
 
 
 def check_metrics(run: Run, cells: Mapping[str, Any]) -> None:

@@ -79,16 +79,10 @@ def _plan(run: Run) -> list[tuple[str, str]]:
 
 def _report(run: Run, record: Mapping[str, Any]) -> Part:
   c, task = run.config, run.task()
-  cells = grid.load(run, _FILE)
-  reference = c["reference"] or next(label for label in [*c["order"][1:], *c["order"]])
+  reference, compared = grid.compared(run, _FILE)
   _, choices = tune.chosen(run)
-  compared = comparison.compare(
-    {label: cells[label] for label in c["order"]}, task.metric, reference, higher=task.higher
-  )
   for label, cell in compared.items():
-    cell |= {"tuned": choices.get(label, {})} | cell.pop("figures", {})
-    for name in ("arm", "files"):
-      cell.pop(name, None)
+    cell["tuned"] = choices.get(label, {})
     if "curve" in cell:
       cell["time_to"] = {f"{target:g}": _time_to(cell, task, target) for target in c["target_scores"]}
   table = comparison.table(compared, task.metric, reference, columns=_columns(compared, c["target_scores"]))

@@ -223,6 +223,12 @@ def is_loss(error: Exception) -> bool:
   return _client() is not None and any(word in str(error) for word in words)
 
 
+def fails() -> None:
+  """Notes that this process ends by an error of its own, so that it does not say that another one was lost."""
+  if _client() is not None:
+    lost.leaving(1)
+
+
 def leave(status: int) -> None:
   """Ends this process's part; with an exit status for one that the others do not come along with.
 

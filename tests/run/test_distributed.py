@@ -10,9 +10,10 @@ import numpy as np
 import processes
 import pytest
 
-from jdistill import cli, config, stages
+from jdistill import cli, config, run, stages
 from jdistill.files import read_record
 from jdistill.reporting import read_jsonl
+from jdistill.training import distributed
 
 STEPS = 20
 OPTIONS = [
@@ -167,6 +168,19 @@ def test_stopped_and_killed_processes_all_end_and_the_same_command_goes_on(runs,
   assert said[1].count("\n") == 1, said  # the line is all that process 1 says
   assert f"distill: going on after step {step} of {STEPS}" in finish(tmp_path)  # how many share the work is open
   _assert_close(tmp_path, one)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_process_that_fails_by_itself_blames_no_other(monkeypatch, together):
+  """Of one that is alone nothing is noted: another run may follow in the same process."""
+  noted = []
+  monkeypatch.setattr(distributed.lost, "leaving", noted.append)
+  monkeypatch.setattr(distributed, "_client", lambda: object() if together else None)
+  monkeypatch.setattr(distributed, "is_loss", lambda error: False)
+  monkeypatch.setattr(cli, "parse", lambda argv: 1 / 0)
+  with pytest.raises(ZeroDivisionError):
+    run.main(["run"])
+  assert noted == [1] * together
 
 
 # -- bad input ---------------------------------------------------------------------------------------------------------

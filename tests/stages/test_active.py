@@ -5,8 +5,9 @@ import io
 import jax
 import numpy as np
 import pytest
+from tiny_experiments import tiny
 
-from jdistill import experiment_files, run, stages
+from jdistill import run, stages
 from jdistill.base import UserError
 from jdistill.data.policies import answered
 from jdistill.files import read_record
@@ -16,14 +17,7 @@ from jdistill.tasks.active import active
 
 
 def experiment(name="rad", **changes):
-  config = experiment_files.load(f"experiments/{name}.py:tiny")
-  for key, value in changes.items():
-    section, _, option = key.partition("__")
-    if option:
-      config[section][option] = value
-    else:
-      config[key] = value
-  return config
+  return tiny(name, **changes)
 
 
 REFUSED = {

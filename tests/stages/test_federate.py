@@ -3,21 +3,15 @@
 import io
 
 import pytest
+from tiny_experiments import tiny
 
-from jdistill import experiment_files, run, stages
+from jdistill import run, stages
 from jdistill.base import UserError
 from jdistill.stages import topology
 
 
 def experiment(name="fedlgd", **changes):
-  config = experiment_files.load(f"experiments/{name}.py:tiny")
-  for key, value in changes.items():
-    section, _, option = key.partition("__")
-    if option:
-      config[section][option] = value
-    else:
-      config[key] = value
-  return config
+  return tiny(name, **changes)
 
 
 REFUSED = {

@@ -15,7 +15,7 @@ from jdistill.base import Batch, UserError
 from jdistill.data.policies import Chosen, selected
 from jdistill.files import read_npz, read_record
 from jdistill.methods.knowledge import logits
-from jdistill.stages import STAGES, Interrupted, choices, lines, run_stages, train
+from jdistill.stages import STAGES, Interrupted, choices, lines, resolve, run_stages, train
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 ARMS = {
@@ -170,6 +170,22 @@ BAD = [
     r"teacher_data_policy\.name='selected': what is selected are examples of",
   ),
 ]
+
+
+UNREAD = r"is read by data_policy\.name='selected' only; set that, too, or leave this out$"
+
+
+@pytest.mark.parametrize(
+  ("arms", "changes", "words"),
+  [
+    ({}, {}, r"select\.name='el2n': "),
+    ({}, {"select__name": "random", "select__fraction": None, "select__runs": None}, r"proxy\.name='mlp': "),
+    ({"far": {"select/name": "k_center"}}, {"select__name": "random"}, r"arms\.far: select\.name='k_center': "),
+  ],
+)
+def test_options_of_a_selection_that_nobody_makes_are_refused(arms, changes, words):
+  with pytest.raises(UserError, match=f"^{words}{UNREAD}"):
+    resolve(selecting(arms, data_policy__name="shuffle", **changes))
 
 
 @pytest.mark.parametrize(("changes", "words"), BAD)
