@@ -55,7 +55,9 @@ class Arms:
     if out["reference"] is not None and out["reference"] not in out["arms"]:
       raise UserError(f"reference={out['reference']!r}: no such arm{near_matches(out['reference'], out['arms'])}")
     out["tune"] = self._grids(given.get("tune") or {}, out["arms"])
-    if not any(arm.get("select") for arm in out["arms"].values()):
+    # arms that `order` leaves out may select, too
+    selects = any(SELECTED in overrides.values() for overrides in (given.get("arms") or {}).values())
+    if not selects and not any(arm.get("select") for arm in out["arms"].values()):
       for section in [name for name in SELECT_SECTIONS if name in self.sections]:
         _check_unread("", section, given.get(section) or {}, self.sections[section])
 
