@@ -15,6 +15,9 @@ from . import common_knowledge as common
 
 STATIC = {"data_policy/name": "static_subset"}
 FRACTION, EPOCHS, BATCH = 0.05, 200, 16
+PROXY = {"epochs": 10, "batch_size": 64, "optimizer": "adamw", "lr": 0.003, "weight_decay": 0.01}
+ONCE = {"data_policy/name": "selected", "select/fraction": FRACTION}
+ONCE |= {f"proxy_train/{key}": value for key, value in PROXY.items()}
 
 
 def presets() -> list[str]:
@@ -32,8 +35,6 @@ def get_config(preset: str = "digits") -> common.ConfigDict:
   config.train = common.schedule(epochs=EPOCHS, batch_size=BATCH, optimizer="adamw", lr=0.003, weight_decay=0.01)
   config.data_policy = common.policy("rs2", fraction=FRACTION)
   config.score_every, config.target_scores = 40, (0.8, 0.9, 0.95)
-  config.select.name, config.select.fraction = "k_center", FRACTION
-  config.proxy_train = common.schedule(epochs=10, batch_size=64, optimizer="adamw", lr=0.003, weight_decay=0.01)
   static = STATIC | {"data_policy/fraction": FRACTION}
   full = {"data_policy/name": "shuffle"}
   kd = {"method/name": "kd", "method/temperature": 4.0}
@@ -44,9 +45,7 @@ def get_config(preset: str = "digits") -> common.ConfigDict:
       "with_replacement": {"data_policy/replacement": True},
       "full": full | {"train/epochs": max(1, round(EPOCHS * FRACTION))},
       "full_epochs": full | {"train/epochs": 40},
-      "k_center_once": {"data_policy/name": "selected"},
-      "el2n_once": {"data_policy/name": "selected", "select/name": "el2n"},
-      "facility_location_once": {"data_policy/name": "selected", "select/name": "facility_location"},
+      **{f"{name}_once": ONCE | {"select/name": name} for name in ("k_center", "el2n", "facility_location")},
       "rs2_kd": kd,
       "static_kd": static | kd,
     },

@@ -124,7 +124,7 @@ def _differences(prepared: Path, state: State, below: Path, what: str, place: Pa
   try:
     found: dict[str, Any] = json.loads(json.dumps(figures.figures(place)))
   except UserError as error:
-    if any(part in f"/{below}" for part in _SPENT) and state.name == "finished" or _is_curve(below):
+    if (any(part in f"/{below}" for part in _SPENT) and state.name == "finished") or _is_curve(below):
       return []
     return [f"left damaged: {error}".replace(str(place), "...")]
   spent = state.name == "finished" and any(part in f"/{below}" for part in _SPENT)
