@@ -53,6 +53,11 @@ _PROTOCOL = {
 }
 
 
+def series() -> list[str]:
+  """Names of what is compared, in order."""
+  return list(_METHODS)
+
+
 def presets() -> list[str]:
   """The names after the colon."""
   return ["digits", "quick", "tiny"]
