@@ -116,6 +116,7 @@ def _cells(run: Run) -> None:
       if entry["lr"] is None:
         choose = functools.partial(_choose_lr, run, cell, network, first, of_one)
         entry["lr"] = first.lr if first.lr is not None else on_first(choose)
+      entry["select_seconds"] = first.seconds
       at_once = _at_once(name, e["seeds"] - seed, mesh)
       own_sets = [first, *(make(seed + other) for other in range(1, at_once) if sets.drawn_anew(name))]
       if first.records is not None:
@@ -161,7 +162,7 @@ def _replayed(
   groups = [(own_sets[0], seeds)] if shared else [(one, [s]) for one, s in zip(own_sets, seeds, strict=True)]
   for one, own in groups:
     found = one.records()
-    entry["label_bytes"] = found.nbytes
+    entry |= {"label_bytes": found.nbytes, "label_seconds": found.seconds}
     job = labels.job(run, cell, network, found, own)
     trained, _ = train.run(run, job, run.key("evaluate"), None, stage="evaluate")
     predicts = [train.predictions(job, trained, index) for index in range(len(own))]

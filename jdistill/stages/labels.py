@@ -1,7 +1,11 @@
-"""Labels of a set by a run's teachers: stored ones of augmented batches or of images, or asked while students train."""
+"""Labels of a set: stored ones of its augmented batches or of images, asked of the teachers in training, or hard ones.
+
+All functions take the options of the section `relabel`, as they are or as `options` changes them for one more kind of
+labels of the same images.
+"""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,18 +20,21 @@ from jdistill.data.policies import walk
 from jdistill.evaluation import examples_of
 from jdistill.files import Damaged, read_record, write_record
 from jdistill.methods.knowledge import Recipe
-from jdistill.methods.knowledge.logits import stored_labels, two_distances
+from jdistill.methods.knowledge.logits import mixed_labels, stored_labels, two_distances
 from jdistill.ops.voting import committee_weights
 from jdistill.stages import networks, train, voting
 from jdistill.stages.run import Run
-from jdistill.teachers import codecs, fkd, static
+from jdistill.teachers import codecs, fkd, hard, static
 from jdistill.teachers.frozen import averaged, committee
 
-STORES = ("float16", "float32", "top_k", "low_rank", "dbr", "static", "online")
+STORES = ("float16", "float32", "top_k", "low_rank", "dbr", "static", "online", "one_hot")
+KINDS = ("one_hot", "float16", "dbr", "online")  # what the same images may be compared with beside their own labels
+LIVE = ("online", "one_hot")  # made while students train: nothing of them is stored
 _SCHEDULE = (
   "epochs", "batch_size", "optimizer", "lr", "weight_decay", "decay_all", "warmup_epochs", "eta",
 )  # fmt: skip
 Stored = fkd.Records | static.StaticLabels
+Options = Mapping[str, Any]  # of the section `relabel`
 
 
 class Labels(NamedTuple):
@@ -35,13 +42,17 @@ class Labels(NamedTuple):
 
   Attributes:
     examples: the set.
-    targets: what the teachers say of it.
+    targets: what students learn of it.
     policy: `(size, batch_size) -> DataPolicy`: the order that stored labels belong to, or any order.
+    options: of the section `relabel`, for these labels.
+    seconds: that it took to make them, with compilation.
   """
 
   examples: Batch
   targets: TargetSource
   policy: Callable[[int, int], DataPolicy]
+  options: Options
+  seconds: float = 0.0
 
   @property
   def nbytes(self) -> int:
@@ -49,9 +60,22 @@ class Labels(NamedTuple):
     return self.targets.nbytes
 
 
-def augmentation(run: Run) -> Augmentation:
+def options(c: Options, kind: str | None = None, *, augment: str | None = None) -> Options:
+  """The section `relabel` for other labels of the same images.
+
+  Args:
+    c: the section.
+    kind: one of `KINDS` in the place of `relabel.store`; `None` for the labels that the section has.
+    augment: an augmentation by name in the place of all that the section does to a batch; `None` for that.
+  """
+  changed: dict[str, Any] = {} if kind is None else {"store": kind, "top_k": None, "rank": None}
+  if augment is not None:
+    changed |= {"augment": augment, "strips": 1, "crop_scale": None, "flip": False, "mix": "none"}
+  return dict(c) | changed
+
+
+def augmentation(c: Options) -> Augmentation:
   """What batches go through before teachers and students see them; the same object for equal options."""
-  c = run.config["relabel"]
   return _augmentation(c["augment"], c["strips"], c["crop_scale"], c["flip"], c["mix"])
 
 
@@ -71,9 +95,9 @@ def _augmentation(name: str, strips: int, crop_scale: float | None, flip: bool, 
   return augment.compose(*parts)
 
 
-def teacher(run: Run) -> tuple[TargetSource, str]:
+def teacher(run: Run, c: Options) -> tuple[TargetSource, str]:
   """The run's teachers as one, by the mean of their logits, and the hash of all that determines its labels."""
-  c, votes, found = run.config["relabel"], run.config["voting"], networks.own(run)
+  votes, found = run.config["voting"], networks.own(run)
   source = committee(found.networks, found.variables, train=c["teacher_mode"] == "train", parts=c["parts"])
   if len(found.networks) == 1:
     return source, found.hash
@@ -92,27 +116,26 @@ def order(size: int, batch_size: int) -> DataPolicy:
 
 
 def examples_with(images: np.ndarray, labels: np.ndarray) -> Batch:
-  """Images with their classes, of which only DBR makes use."""
+  """Images with their classes, of which DBR and hard labels make use."""
   labels = np.asarray(labels)
   return examples_of(images, labels.argmax(-1) if labels.ndim == 2 else labels)
 
 
-def codec(run: Run) -> codecs.Codec:
+def codec(c: Options, num_classes: int) -> codecs.Codec:
   """What records keep of logits."""
-  c = run.config["relabel"]
   if c["store"] == "top_k":
-    return codecs.top_k(c["top_k"], num_classes=run.task().num_classes, temperature=c["temperature"])
+    return codecs.top_k(c["top_k"], num_classes=num_classes, temperature=c["temperature"])
   if c["store"] == "dbr":
     return codecs.two_scalars(temperature=c["dbr_temperature"])
   return codecs.full("float16" if c["store"] == "float16" else "float32")
 
 
-def record(run: Run, images: np.ndarray, own: np.ndarray, key: jax.Array) -> Stored | None:
-  """What a run stores of its teachers about images in network space; `None` where students ask them."""
-  c, examples = run.config["relabel"], examples_with(images, own)
-  if c["store"] == "online":
+def record(run: Run, c: Options, images: np.ndarray, own: np.ndarray, key: jax.Array) -> Stored | None:
+  """What a run stores of its teachers about images in network space; `None` where labels are made in training."""
+  examples = examples_with(images, own)
+  if c["store"] in LIVE:
     return None
-  source, digest = teacher(run)
+  source, digest = teacher(run, c)
   data = run.fingerprint(examples)
   if c["store"] == "static":
     return static.record_static(source, examples, data=data, teacher_hash=digest)
@@ -122,10 +145,10 @@ def record(run: Run, images: np.ndarray, own: np.ndarray, key: jax.Array) -> Sto
     order(len(images), c["batch_size"]),
     key,
     epochs=c["epochs"],
-    augment=augmentation(run),
+    augment=augmentation(c),
     data=data,
     teacher_hash=digest,
-    codec=codec(run),
+    codec=codec(c, run.task().num_classes),
   )
   if any(not np.isfinite(leaf).all() for leaf in found.labels.values()):
     raise Diverged("relabel: the teachers' logits are not finite; lower teacher_train.lr")
@@ -140,20 +163,20 @@ def save(run: Run, stored: Stored | None, examples: Batch, path: Path) -> None:
     (static if isinstance(stored, static.StaticLabels) else fkd).save(stored, path)
 
 
-def load(run: Run, images: np.ndarray, labels: np.ndarray, path: Path) -> Labels:
+def load(run: Run, c: Options, images: np.ndarray, labels: np.ndarray, path: Path) -> Labels:
   """What `save` wrote, as labels of these images.
 
   Raises:
     UserError: labels of other images, by other teachers or of another augmentation.
   """
-  store, examples = run.config["relabel"]["store"], examples_with(images, labels)
-  if store == "online":
-    _check_online(run, examples, path)
-    return ready(run, examples, None)
-  return ready(run, examples, static.load(path) if store == "static" else fkd.load(path, augmentation(run)))
+  examples = examples_with(images, labels)
+  if c["store"] in LIVE:
+    _check_live(run, examples, path)
+    return ready(run, c, examples, None)
+  return ready(run, c, examples, static.load(path) if c["store"] == "static" else fkd.load(path, augmentation(c)))
 
 
-def _check_online(run: Run, examples: Batch, path: Path) -> None:
+def _check_live(run: Run, examples: Batch, path: Path) -> None:
   wanted = {"data": run.fingerprint(examples), "teacher": networks.own(run).hash}
   try:
     found = read_record(path)
@@ -164,25 +187,28 @@ def _check_online(run: Run, examples: Batch, path: Path) -> None:
       raise UserError(f"{path}: is for {what} {found[what]}, and this is {value}; run the stage relabel again")
 
 
-def ready(run: Run, examples: Batch, stored: Stored | None) -> Labels:
-  """Stored labels, or `None` for online ones, as students train on them."""
-  c = run.config["relabel"]
+def ready(run: Run, c: Options, examples: Batch, stored: Stored | None) -> Labels:
+  """Stored labels, or `None` for those that are made in training, as students train on them."""
+  if c["store"] == "one_hot":
+    return Labels(examples, hard.one_hot(run.task().num_classes, count=len(examples.ids)), order, c)
   if stored is None:
-    return Labels(examples, run.once(("online", networks.own(run).hash), lambda: teacher(run)[0]), order)
+    return Labels(examples, run.once(("online", networks.own(run).hash), lambda: teacher(run, c)[0]), order, c)
   same = {"data": run.fingerprint(examples), "teacher_hash": networks.own(run).hash}
   if isinstance(stored, static.StaticLabels):
-    return Labels(examples, static.interpolated(stored, **same), order)
+    return Labels(examples, static.interpolated(stored, **same), order, c)
   size = min(c["batch_size"], len(examples.ids))
   return Labels(
     examples,
     fkd.replayed(stored, epochs=c["epochs"], batch_size=size, **same),
     lambda size, batch_size: fkd.policy(stored),
+    c,
   )
 
 
-def recipe(run: Run) -> Recipe:
+def recipe(c: Options) -> Recipe:
   """The students' loss."""
-  c = run.config["relabel"]
+  if c["store"] == "one_hot":
+    return mixed_labels(c["parts"])
   if c["store"] == "dbr":
     return two_distances(c["dbr_temperature"], c["dbr_weight"], c["dbr_norm"], c["parts"])
   return stored_labels(c["temperature"], c["parts"])
@@ -190,11 +216,11 @@ def recipe(run: Run) -> Recipe:
 
 def job(run: Run, label: str, network, found: Labels, seeds: list[int]) -> train.Job:
   """The training of fresh networks on labels of a set."""
-  c: dict[str, Any] = run.config["relabel"]
+  c = found.options
   return train.Job(
     label=label,
     network=network,
-    recipe=recipe(run),
+    recipe=recipe(c),
     train=Train()._asdict() | {name: c[name] for name in _SCHEDULE},
     policy=found.policy,
     data=found.examples,
@@ -202,5 +228,5 @@ def job(run: Run, label: str, network, found: Labels, seeds: list[int]) -> train
     seeds=seeds,
     targets=found.targets,
     section="relabel",
-    record=augmentation(run),
+    record=augmentation(c),
   )

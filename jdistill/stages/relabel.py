@@ -1,6 +1,7 @@
 """Stage `relabel`: the teachers label every augmented batch of a training run ahead, to be replayed by students.
 
-Labels may also be stored once per image, or be asked of the teachers while students train: `relabel.store`.
+Labels may also be stored once per image, be asked of the teachers while students train, or be the classes of the images
+in the same training: `relabel.store`.
 """
 
 import time
@@ -81,7 +82,7 @@ def _check(run: Run) -> None:
   """Refuses a committee, batches and stores that cannot work with this data."""
   c, task = run.config["relabel"], run.task()
   voting.check(run)
-  labels.augmentation(run).sample(jax.random.key(0), (2, *task.input_shape))
+  labels.augmentation(c).sample(jax.random.key(0), (2, *task.input_shape))
   size = min(c["batch_size"], build.count(run))
   check_parts(size, c["parts"], key="relabel.batch_size", least=2 if c["teacher_mode"] == "train" else 1)
   for key in ("top_k", "rank"):
@@ -89,15 +90,34 @@ def _check(run: Run) -> None:
       raise UserError(f"relabel.{key}={c[key]}: must be below the {task.num_classes} classes")
 
 
-def record(run: Run, images: np.ndarray, own: np.ndarray, key: jax.Array) -> labels.Labels:
-  """The teachers' labels of images in network space with classes `own`, for all epochs of a training run."""
-  return labels.ready(run, labels.examples_with(images, own), labels.record(run, images, own, key))
+def record(
+  run: Run, images: np.ndarray, own: np.ndarray, key: jax.Array, *, kind: str | None = None, augment: str | None = None
+) -> labels.Labels:
+  """Labels of images in network space with classes `own`, for all epochs of a training run.
+
+  Args:
+    run: the run.
+    images, own: the set.
+    key: of the augmentations and of the order.
+    kind, augment: see `jdistill.stages.labels.options`.
+  """
+  c, begin = labels.options(run.config["relabel"], kind, augment=augment), time.monotonic()
+  stored = labels.record(run, c, images, own, key)
+  found = labels.ready(run, c, labels.examples_with(images, own), stored)
+  return found._replace(seconds=time.monotonic() - begin)
 
 
 def load(run: Run) -> labels.Labels:
   """The labels of the distilled set, as left by this stage."""
+  own, path = distill.load(run, "distilled"), run.workdir / _LEAVES[0]
+  found = labels.load(run, run.config["relabel"], np.asarray(own.images), own.labels, path)
+  return found._replace(seconds=(run.finished("relabel", _LEAVES) or {}).get("seconds", 0.0))
+
+
+def record_again(run: Run, *, kind: str | None = None, augment: str | None = None) -> labels.Labels:
+  """Other labels of the distilled set; those of the same augmentation see the same batches as its own."""
   own = distill.load(run, "distilled")
-  return labels.load(run, np.asarray(own.images), own.labels, run.workdir / _LEAVES[0])
+  return record(run, np.asarray(own.images), own.labels, run.key("relabel"), kind=kind, augment=augment)
 
 
 def diversity(run: Run, images: np.ndarray, own: np.ndarray) -> dict[str, float]:
@@ -122,11 +142,12 @@ def _run(run: Run) -> None:
   own = distill.load(run, "distilled")
   images = np.asarray(own.images)
   examples = labels.examples_with(images, own.labels)
-  stored = labels.record(run, images, own.labels, run.key("relabel"))
+  c = run.config["relabel"]
+  stored = labels.record(run, c, images, own.labels, run.key("relabel"))
   labels.save(run, stored, examples, run.workdir / _LEAVES[0])
-  size = labels.ready(run, examples, stored).nbytes
+  size = labels.ready(run, c, examples, stored).nbytes
   run.finish("relabel", begin, _LEAVES, label_bytes=size, diversity=diversity(run, images, own.labels))
-  run.log(f"relabel: {run.config['relabel']['store']}, {format_bytes(size)} of {_what(run)}")
+  run.log(f"relabel: {c['store']}, {format_bytes(size)} of {_what(run)}")
 
 
 def _what(run: Run) -> str:
@@ -138,6 +159,8 @@ def _plan(run: Run) -> list[tuple[str, str]]:
   c, count, task = run.config["relabel"], build.count(run), run.task()
   if c["store"] == "online":
     return [(f"labels of {count} images, asked while students train", "no labels are stored")]
+  if c["store"] == "one_hot":
+    return [(f"classes of {count} images", f"about {format_bytes(4 * count)}")]
   if c["store"] == "static":
     return [(f"one label of each of {count} images", f"about {format_bytes(count * (4 * task.num_classes + 4))}")]
   size = c["epochs"] * (-(-count // c["batch_size"])) * min(c["batch_size"], count)
@@ -152,6 +175,8 @@ def _report(run: Run, record: Mapping[str, Any]) -> Part:
   mode = c["teacher_mode"]
   halves = f", {c['parts']} parts of every batch each by itself" if c["parts"] > 1 else ""
   lines = [f"the labels are those of teachers in {mode} mode{halves}; kept as {c['store']}"]
+  if c["store"] == "one_hot":
+    lines = ["students learn the classes of the images, mixed as the images are; no teacher is asked"]
   if c["store"] == "online":
     lines.append(f"students ask the teachers, whose {format_bytes(record['label_bytes'])} of parameters are counted")
   if found:

@@ -13,7 +13,6 @@ from jdistill.stages.report import failed_section, flatten
 
 Summary = Mapping[str, Any]
 Results = Mapping[tuple[str, str], Mapping[int, Summary]]  # (group, series) -> seed -> what a run came to
-_SHOWN = (*sets.CONTROLS, sets.FULL)  # of the first series, beside every series' own set
 _PAIRED = (
   "Differences are means of paired differences from the best set of real images in the group, with Student's 95% "
   "interval over the repetitions that both have."
@@ -62,26 +61,33 @@ def write(
 
 
 def _sets(results: Results, first: Summary, workdir: Path) -> _Outcome:
-  """Each series' own set by group, over independent repetitions; the controls are those of the first series."""
+  """Each series' own set by group, over independent repetitions; the controls are those of the first series.
+
+  Where sets were trained on with other labels, too, each kind of labels is a block of its own.
+  """
   metric, higher = first["metric"], first.get("higher_is_better", True)
   tables, rows, best, groups, more = {}, [], {}, {}, {}
-  for group in dict.fromkeys(group for group, _ in results):
+  for group, kind in _blocks(results):
     found = {series: runs for (name, series), runs in results.items() if name == group}
-    scores = {series: _means(runs, sets.OWN) for series, runs in found.items()}
+    block, own_set = (f"{group}, {sets.words(kind)}", f"{sets.OWN}_{kind}") if kind else (group, sets.OWN)
+    controls = [name for name in sets.LABELS if sets.split(name)[1] == kind] if kind else sets.CONTROLS
+    scores = {series: _means(runs, own_set) for series, runs in found.items()}
     shown = next(iter(found.values()))
-    scores |= {name: _means(shown, name) for name in _SHOWN if name not in found}
+    scores |= {name: _means(shown, name) for name in (*controls, sets.FULL) if name not in found and name != own_set}
     scores = {name: values for name, values in scores.items() if values}
-    reference = _best([name for name in sets.CONTROLS if name in scores], scores, higher)
-    tables[group] = _compared(scores, metric, reference)
-    groups[group] = {name: list(values.values()) for name, values in scores.items()}
-    more[group] = {series: _cost(runs) | _ranking(runs, shown, metric) for series, runs in found.items()}
+    reference = _best([name for name in controls if name in scores], scores, higher)
+    tables[block] = _compared(scores, metric, reference)
+    groups[block] = {name: list(values.values()) for name, values in scores.items()}
+    more[block] = {
+      series: _cost(runs) | ({} if kind else _ranking(runs, shown, metric)) for series, runs in found.items()
+    }
     columns, found_rows = comparison.table(
-      tables[group], metric, reference, digits=3, columns=_columns(more[group], found, metric)
+      tables[block], metric, reference, digits=3, columns=_columns(more[block], found, metric, own_set, scores)
     )
-    rows.append((columns, [[group, *row] for row in found_rows]))
+    rows.append((columns, [[block, *row] for row in found_rows]))
     own = [name for name in scores if name in found]
     if own:
-      best[group] = _best(own, scores, higher)
+      best[block] = _best(own, scores, higher)
   comparison.bars(workdir / "figure.png", tables, metric)
   said = "; ".join(f"{group}: {f'{best[group]} is best' if group in best else 'every set failed'}" for group in tables)
   headers, body = _joined(rows)
@@ -93,6 +99,16 @@ def _sets(results: Results, first: Summary, workdir: Path) -> _Outcome:
   section = Section("Result", text, (headers, body), [(f"{metric} by group and series", workdir / "figure.png")])
   summary = {"best": best, "groups": groups, "more": more}
   return _Outcome(summary, [section], f"{format_table(headers, body)}\n{said}")
+
+
+def _blocks(results: Results) -> list[tuple[str, str]]:
+  """Groups, each followed by the other kinds of labels that any of its sets has; `""` for the labels of its own."""
+  found = {}
+  for (group, _), runs in results.items():
+    names = {name for one in runs.values() for name in one["arms"]}
+    kinds = ["", *(kind for kind in sets.KINDS if f"{sets.OWN}_{kind}" in names)]
+    found |= dict.fromkeys((group, kind) for kind in kinds)
+  return sorted(found, key=lambda pair: [group for group, _ in results].index(pair[0]))
 
 
 def _means(runs: Mapping[int, Summary], name: str) -> dict[int, float]:
@@ -138,27 +154,54 @@ def _ranking(runs: Mapping[int, Summary], shown: Mapping[int, Summary], metric: 
 
 
 def _columns(
-  more: Mapping[str, Mapping[str, Any]], found: Mapping[str, Mapping[int, Summary]], metric: str
+  more: Mapping[str, Mapping[str, Any]],
+  found: Mapping[str, Mapping[int, Summary]],
+  metric: str,
+  own_set: str,
+  scores: Mapping[str, Any],
 ) -> dict[str, dict[str, str]]:
   """What a row shows beside its accuracy."""
   columns: dict[str, dict[str, str]] = {}
   networks = dict.fromkeys(name for runs in found.values() for one in runs.values() for name in one.get("models", {}))
   for network in list(networks)[1:]:
-    own = {series: _of_network(runs, network) for series, runs in found.items()}
+    own = {series: _of_network(runs, network, own_set) for series, runs in found.items()}
     columns[f"{network}: {metric}"] = {series: mean_std(values) for series, values in own.items() if values}
   for name, heading in (("label_robust_score", "LRS"), ("augmentation_robust_score", "ARS")):
     columns[heading] = {series: mean_std(one[name]) for series, one in more.items() if name in one}
   for stage in ("teachers", "distill"):
     key = f"{stage} seconds"
     columns[stage] = {series: duration(one[key]) for series, one in more.items() if one.get(key)}
+  columns |= _paid(found, own_set, scores)
   for key, heading in (("peak_memory_bytes", "peak memory"), ("stored_bytes", "stored")):
     columns[heading] = {series: format_bytes(one[key]) for series, one in more.items() if key in one}
   return columns
 
 
-def _of_network(runs: Mapping[int, Summary], network: str) -> list[float]:
-  cells = [one.get("models", {}).get(network, {}).get(sets.OWN, {}) for one in runs.values()]
+def _of_network(runs: Mapping[int, Summary], network: str, own_set: str) -> list[float]:
+  cells = [one.get("models", {}).get(network, {}).get(own_set, {}) for one in runs.values()]
   return [cell["mean"] for cell in cells if "mean" in cell]
+
+
+def _paid(
+  found: Mapping[str, Mapping[int, Summary]], own_set: str, scores: Mapping[str, Any]
+) -> dict[str, dict[str, str]]:
+  """What choices and stored labels took, of every series' own set and of the controls of the first series."""
+  shown = next(iter(found.values()))
+  cells = {
+    name: [one["arms"].get(own_set if name in found else name, {}) for one in found.get(name, shown).values()]
+    for name in scores
+  }
+  if not any(one.get("label_seconds") is not None for group in cells.values() for one in group):
+    return {}
+  seconds, columns = lambda value: f"{value:.2f} s", {}
+  for key, heading, text in (
+    ("select_seconds", "select", seconds),
+    ("label_seconds", "relabel", seconds),
+    ("label_bytes", "label bytes", format_bytes),
+  ):
+    values = {name: [one[key] for one in group if one.get(key)] for name, group in cells.items()}
+    columns[heading] = {name: text(np.mean(known)) for name, known in values.items() if known}
+  return columns
 
 
 def _joined(tables: list[tuple[list[str], list[list[str]]]]) -> tuple[list[str], list[list[str]]]:

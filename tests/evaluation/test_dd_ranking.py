@@ -39,3 +39,12 @@ def test_a_run_has_the_scores_whose_sets_it_compared():
   assert robust == pytest.approx([augmentation_robust_score(0.1, 0.3), augmentation_robust_score(0.4, 0.2)])
   failed = arms | {"full_data": {"failed": "diverged"}}
   assert sets.ranking(failed, "accuracy") == {} == sets.ranking(_arms(distilled=[0.8]), "accuracy")
+  # a set with stored labels beside random images with the same kind of labels, whatever else was compared
+  stored = sets.ranking(arms | _arms(random_soft=[0.6, 0.6], random_relabelled=[0.7, 0.7]), "accuracy")
+  assert stored["label_robust_score"][0] == pytest.approx(label_robust_score(0.8, 0.7, 0.9, 0.6))
+
+
+def test_the_name_of_a_set_says_which_images_and_which_labels():
+  assert sets.split("k_center_one_hot") == ("k_center", "one_hot")
+  assert sets.split("facility_location_relabelled") == ("facility_location", "relabelled")
+  assert sets.split("distilled_hard") == ("distilled", "hard") and sets.split("full_data") == ("full_data", "")

@@ -67,6 +67,26 @@ def stored_labels(temperature: float, passes: int = 1) -> Recipe:
   return Recipe({"kd": kd_term(1 / temperature**2, temperature)}, passes=passes)
 
 
+def _of_both_images(step: StepOutputs):
+  share, pasted = step.teacher.taps["share"], step.teacher.taps["pasted"]
+  own, other = (losses.cross_entropy(step.student.logits, y) for y in (step.y, pasted))
+  return share * own + (1 - share) * other
+
+
+@functools.lru_cache(maxsize=16)
+def mixed_labels(passes: int = 1) -> Recipe:
+  """`share CE(z, y) + (1 - share) CE(z, y_pasted)`: hard labels, mixed as the images are, and no teacher.
+
+  Args:
+    passes: see `stored_labels`.
+
+  Returns:
+    A `Recipe` for targets with `pasted` and `share` among their taps (`jdistill.teachers.hard`); the same object for
+    equal arguments.
+  """
+  return Recipe({"ce": Term(_of_both_images)}, passes=passes)
+
+
 @functools.lru_cache(maxsize=16)
 def two_distances(temperature: float, weight: float, norm: str = "absolute", passes: int = 1) -> Recipe:
   """NRR-DD's students: cross entropy with the classes of both images, and DBR with the teacher's distances.
@@ -84,16 +104,11 @@ def two_distances(temperature: float, weight: float, norm: str = "absolute", pas
     (`jdistill.teachers.codecs`); the same object for equal arguments.
   """
 
-  def mixed_labels(step: StepOutputs):
-    share, pasted = step.teacher.taps["share"], step.teacher.taps["pasted"]
-    own, other = (losses.cross_entropy(step.student.logits, y) for y in (step.y, pasted))
-    return share * own + (1 - share) * other
-
   def distances(step: StepOutputs):
     found, pasted = step.teacher.logits, step.teacher.taps["pasted"]
     return losses.dbr_loss(step.student.logits, found, step.y, pasted, temperature=temperature, norm=norm)
 
-  return Recipe({"ce": Term(mixed_labels), "dbr": Term(distances, weight)}, passes=passes)
+  return Recipe({"ce": Term(_of_both_images), "dbr": Term(distances, weight)}, passes=passes)
 
 
 @validated("method")
