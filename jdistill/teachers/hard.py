@@ -1,5 +1,7 @@
 """Hard labels as targets: the classes of the images, mixed as the images are."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -22,6 +24,13 @@ def one_hot(num_classes: int, *, count: int) -> TargetSource:
     mixing that is `(y, 1)`.
   """
 
+  return TargetSource(_targets(num_classes), (), _BYTES * count, "hard labels")
+
+
+@functools.lru_cache(maxsize=16)
+def _targets(num_classes: int):
+  """The same object for the same classes, so that programs are shared."""
+
   def targets(arrays: PyTree, key: Key, batch: Batch, record: PyTree, step: jax.Array) -> tuple[Outputs, ...]:
     del arrays, key, step
     pasted, share = partner_labels(batch.y, record)
@@ -31,4 +40,4 @@ def one_hot(num_classes: int, *, count: int) -> TargetSource:
     nothing = jnp.zeros((probs.shape[0], 0), jnp.float32)
     return (Outputs(probs, nothing, taps={"pasted": pasted, "share": share}),)
 
-  return TargetSource(targets, (), _BYTES * count, "hard labels")
+  return targets
