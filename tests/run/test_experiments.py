@@ -177,11 +177,18 @@ def test_mtt_uses_the_published_settings(preset):
 def _check_sweep(name, summary, work, again):
   assert (work / "figure.png").is_file()
   if "best" in summary:
-    assert set(summary["best"]) == {"IPC 1"}
-    rows = {"compare_matching": {"MTT", "DM", "KIP", "random_hard", "herding_hard"}}
-    early_and_late = {"early", "late", "random_hard", "random_soft", "full_data"}
-    assert set(summary["groups"]["IPC 1"]) == rows.get(name, early_and_late)
-    assert all(len(scores) == 1 for scores in summary["groups"]["IPC 1"].values())
+    two = {"SRe2L", "RDED"}
+    rows = {
+      "compare_matching": {"IPC 1": {"MTT", "DM", "KIP", "random_hard", "herding_hard"}},
+      "compare_compression": {
+        "IPC 1": {*two, "random_hard"},
+        "IPC 1, two stored distances per image (DBR)": {*two, "random_dbr", "graph_cut_dbr"},
+      },
+    }
+    early_and_late = {"IPC 1": {"early", "late", "random_hard", "random_soft", "full_data"}}
+    assert {group: set(found) for group, found in summary["groups"].items()} == rows.get(name, early_and_late)
+    assert set(summary["best"]) == set(summary["groups"])
+    assert all(len(scores) == 1 for found in summary["groups"].values() for scores in found.values())
     assert again() == summary
   else:
     pairs, small, half = ("few labels, convnet to convnet", "few labels, convnet to mixer"), "2 per class", "50 %"
