@@ -15,14 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from docs import ledger
-from docs.claims import Claim, write_claims
+from benchmarks._tables import Runs, claim, commit_of, figures, interval, markdown, runs_of, write_page
+from docs.claims import Claim
 from experiments import compare_matching
-from jdistill.files import read_json, write_text
+from jdistill.files import read_json
 from jdistill.reporting.comparison import paired_difference
 from jdistill.stages.sweep import file_name
 
-RESULTS = Path("docs/results")
 GROUPS = {"IPC 1": (1, "one image per class"), "IPC 10": (10, "ten images per class")}
 METHODS = {"DSA": "dc", "FYI on DM": "fyi"}  # catalog rows of series that have other names
 PAIRS = (
@@ -35,40 +34,20 @@ PAIRS = (
   ("DSA", "DC"),
   ("RCIG", "FRePo"),
 )
-_END = "<!-- end of the tables -->\n"
 
 
-def runs_of(workdir: Path) -> dict[tuple[str, str], dict[int, Mapping[str, Any]]]:
-  """What every run came to: `(group, series) -> seed -> summary`."""
-  found: dict[tuple[str, str], dict[int, Mapping[str, Any]]] = {}
-  names = {file_name(f"{g}-{s}"): (g, s) for g in GROUPS for s in compare_matching.series()}
-  for path in sorted((workdir / "cells").glob("*/summary.json")):
-    name, _, seed = path.parent.name.rpartition("-seed")
-    found.setdefault(names[name], {})[int(seed)] = read_json(path)
-  return found
-
-
-def means(runs: Mapping[int, Mapping[str, Any]], arm: str) -> dict[int, float]:
-  """The mean of a set by repetition; empty where the runs have no such set."""
-  return {seed: one["arms"][arm]["mean"] for seed, one in runs.items() if "mean" in one["arms"].get(arm, {})}
-
-
-def claims_of(runs: Mapping[tuple[str, str], Mapping[int, Mapping[str, Any]]], command: str, commit: str | None):
+def claims_of(runs: Runs, command: str, commit: str | None) -> dict[str, Claim]:
   """Every method against random images of its loss, and methods against the ones they build on, by name."""
   series, found = compare_matching.series(), {}
 
   def add(name: str, method: str, statement: str, sides: dict[str, dict[int, float]], ipc: int, note: str) -> None:
-    (arm, one), (reference, other) = sides.items()
-    shared = sorted(one.keys() & other.keys())
-    arms = {label: {"scores": {"accuracy": [side[seed] for seed in shared]}} for label, side in sides.items()}
-    summary = {"metric": "accuracy", "method": METHODS.get(method, method.lower()), "dataset": "digits", "ipc": ipc}
-    words = {"statement": statement, "command": command, "arm": arm, "reference": reference}
-    found[name] = ledger.claim_of(summary | {"arms": arms}, name=name, commit=commit, note=note, **words)
+    words = {"name": name, "statement": statement, "command": command, "commit": commit, "note": note}
+    found[name] = claim(sides, method=METHODS.get(method, method.lower()), ipc=ipc, **words)
 
   for group, (ipc, words) in GROUPS.items():
-    own = {name: means(runs[group, name], "distilled") for name in series}
+    own = {name: figures(runs[group, name], "distilled") for name in series}
     for name in series:
-      random = means(runs[group, name], "random_hard") or means(runs[group, series[0]], "random_hard")
+      random = figures(runs[group, name], "random_hard") or figures(runs[group, series[0]], "random_hard")
       add(
         f"compare_{file_name(name)}_ipc{ipc}",
         name,
@@ -89,37 +68,33 @@ def claims_of(runs: Mapping[tuple[str, str], Mapping[int, Mapping[str, Any]]], c
   return found
 
 
-def _interval(value: float, half_width: float) -> str:
-  return f"{value:+.3f} ± {half_width:.3f}"
-
-
 def _sets(summary: Mapping[str, Any], claims: Mapping[str, Claim], group: str) -> str:
   """The sets of one group, in Markdown."""
   scores, more = summary["groups"][group], summary["more"][group]
   real = [name for name in scores if name not in more and name != "full_data"]
   best = max(real, key=lambda name: np.mean(scores[name]))
   heads = ["set", "accuracy", "against random images (95%)", "against the best real images (95%)", "LRS", "ARS"]
-  rows = [[*heads, "distillation", "stored"], ["---", *["---:"] * 7]]
+  rows = []
   for name, values in scores.items():
-    gap = "" if name == best else _interval(*paired_difference(values, scores[best]))
+    gap = "" if name == best else interval(*paired_difference(values, scores[best]))
     row = [name, f"{np.mean(values):.3f} ± {np.std(values, ddof=1):.3f}", "", gap, "", "", "", ""]
     if name in more:
       own, effect = more[name], claims[f"compare_{file_name(name)}_ipc{GROUPS[group][0]}"].effect
       minutes, seconds = divmod(round(own["distill seconds"]), 60)
       ranking = [f"{np.mean(own[key]):.3f}" for key in ("label_robust_score", "augmentation_robust_score")]
-      row[2] = _interval(effect.value, effect.half_width)
+      row[2] = interval(effect.value, effect.half_width)
       row[4:] = [*ranking, f"{minutes}:{seconds:02d}", f"{own['stored_bytes'] / 1000:.1f} kB"]
     rows.append(row)
-  return "\n".join("| " + " | ".join(cells) + " |" for cells in rows)
+  return markdown([*heads, "distillation", "stored"], rows)
 
 
 def _pairs(claims: Mapping[str, Claim]) -> str:
-  rows = [["at", "difference", "accuracy (95%)", ""], ["---", "---", "---:", "---"]]
-  for claim in claims.values():
-    if claim.reference != "random_hard":
-      effect = _interval(claim.effect.value, claim.effect.half_width)
-      rows.append([f"IPC {claim.name.rpartition('ipc')[2]}", f"{claim.arm} - {claim.reference}", effect, claim.verdict])
-  return "\n".join("| " + " | ".join(cells) + " |" for cells in rows)
+  rows = []
+  for one in claims.values():
+    if one.reference != "random_hard":
+      effect = interval(one.effect.value, one.effect.half_width)
+      rows.append([f"IPC {one.name.rpartition('ipc')[2]}", f"{one.arm} - {one.reference}", effect, one.verdict])
+  return markdown(["at", "difference", "accuracy (95%)", ""], rows, text=2)
 
 
 def main() -> int:
@@ -127,12 +102,9 @@ def main() -> int:
   parser.add_argument("--workdir", type=Path, required=True)
   parser.add_argument("--command", required=True, help="that made the work directory")
   given = parser.parse_args()
-  runs, summary = runs_of(given.workdir), read_json(given.workdir / "summary.json")
-  first = read_json(next(iter(sorted((given.workdir / "cells").glob("*/environment.json")))))
-  claims = claims_of(runs, given.command, first.get("git_commit"))
-  write_claims(RESULTS / "compare_matching.json", claims.values())
-  page = RESULTS / "compare_matching.md"
-  text = page.read_text(encoding="utf-8").partition(_END)[2]
+  runs = runs_of(given.workdir, GROUPS, compare_matching.series())
+  summary = read_json(given.workdir / "summary.json")
+  claims = claims_of(runs, given.command, commit_of(given.workdir))
   head = f"""# All methods of matching and regression in one table
 
     {given.command}
@@ -145,8 +117,7 @@ wide. Learning rates were chosen on real training images that are in no set. The
 """
   tables = [f"## {words[0].upper()}{words[1:]}\n\n{_sets(summary, claims, g)}\n" for g, (_, words) in GROUPS.items()]
   tables.append(f"## Methods against the ones they build on\n\n{_pairs(claims)}\n")
-  write_text(page, "\n".join([head, *tables]) + f"\n{_END}{text}")
-  write_text(RESULTS / "README.md", ledger.text_of(RESULTS))
+  write_page("compare_matching", head, tables, claims.values())
   return 0
 
 
