@@ -144,5 +144,7 @@ def _tiny() -> common.ConfigDict:
     more = ("graph_cut_dbr", "random_dbr", "random_hard") if name == "SRe2L" else ()
     config.eval.sets = ("distilled", "distilled_dbr", *more)
   config = _around(bases, {"IPC 1": {"ipc": 1}}, (0,))
-  config.relabel.store = "float16"
+  config.relabel.store, config.dataset, config.preprocessing = "float16", "digits", "channel"
+  config.teacher = common.network("convnet_bn", width=4, depth=1)
+  config.model = common.network("convnet_bn", width=4, depth=1)
   return config

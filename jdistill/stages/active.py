@@ -124,6 +124,8 @@ def _arm(run: Run, cells: grid.Grid, label: str, students: dict[str, Network]) -
   last = {name: list(values) for name, values in entry["rounds"][-1]["scores"].items()}
   every = np.mean([one["scores"][found.task.metric] for one in entry["rounds"]], axis=0)
   rest = {name: value for name, value in entry.items() if name != "begun"}
+  own = [path for number in range(how["rounds"] + 1) for path in _metrics(run, found, number)]
+  rest["files"] = on_first(lambda: run.checksums(*own))
   return rest | {"scores": last | {f"{found.task.metric} over rounds": every.tolist()}}
 
 
@@ -133,11 +135,20 @@ def _positions(entry: Mapping[str, Any], seeds: int, most: int) -> np.ndarray:
   return np.concatenate([np.zeros((seeds, 0), np.int64), *parts], axis=1)
 
 
+def _name(run: Run, found: rounds_lib.Rounds, number: int) -> str:
+  """What the checkpoints and metrics of a round are called."""
+  return run.key_of(stage="active", label=found.label, arm=found.arm, round=number)[:12]
+
+
+def _metrics(run: Run, found: rounds_lib.Rounds, number: int) -> list[Path]:
+  return sorted((run.workdir / "metrics").glob(f"{_name(run, found, number)}*.jsonl"))
+
+
 def _train(run: Run, found: rounds_lib.Rounds, entry: Mapping[str, Any], number: int, before: Variables | None):
   """Trains the students of one round, or takes them from their last checkpoint: `(job, Trained)`."""
   asked = _positions(entry, run.config["seeds"], number)
   job = rounds_lib.job_of(found, asked, run.config["active"], number, before)
-  name = run.key_of(stage="active", label=found.label, arm=found.arm, round=number)[:12]
+  name = _name(run, found, number)
   key = jax.random.fold_in(run.key("active"), number)
   try:
     trained, _ = train.run(run, job, key, run.workdir / "checkpoints" / name, stage="active")
@@ -256,6 +267,7 @@ STAGE = Stage(
   ),
   (f"stages/{_FILE}",),
   _check,
-  plan=_plan,
-  report=_report,
+  lambda run: grid.check_metrics(run, grid.load(run, _FILE)),
+  _plan,
+  _report,
 )

@@ -88,7 +88,10 @@ def _read(run: Run, sections: Mapping[str, Any], own: Weights) -> tuple[Network,
 
 
 def _fitted(own: Weights, network: Network, task: Task) -> tuple[Network, Variables, bool]:
-  arrays, source = pretrained.read_weights(own.path), f"teachers.weights={own.path!r}"
+  try:
+    arrays, source = pretrained.read_weights(own.path), f"teachers.weights={own.path!r}"
+  except UserError as error:
+    raise UserError(f"teachers.weights: {error}") from error
   try:
     return network, models.from_torch(network, arrays, source=source), True
   except UserError:

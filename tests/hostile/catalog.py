@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.hostile import archives, damage, flags, folders, forms, maps, names, options, sets
+from tests.hostile import archives, damage, flags, folders, forms, maps, names, options, sets, weights
 from tests.hostile.case import Case
 
 SOURCES: tuple[Callable[[], Iterator[Case]], ...] = (
@@ -16,9 +16,10 @@ SOURCES: tuple[Callable[[], Iterator[Case]], ...] = (
   archives.cases,
   maps.cases,
   folders.cases,
+  weights.cases,
 )
 # kinds that need no prepared runs
-KINDS = ("flag", "option", "override", "form", "name", "value", "archive", "map", "folder", "tfds")
+KINDS = ("flag", "option", "override", "form", "name", "value", "archive", "map", "folder", "tfds", "weights")
 
 
 def every(prepared: Path | None, whole: bool = True) -> dict[str, Case]:

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 import shutil
 import zlib
 from collections.abc import Callable, Iterator
@@ -45,7 +46,7 @@ _JSON: dict[str, Callable[[bytes], bytes | None]] = {
   "other bytes": lambda data: b"\xff\xfe\x00",
 }
 # left alone where a run no longer reads them; the figures must be right all the same
-_SPENT = ("/checkpoints/", "/snapshots/", "artefacts/", "/curves/", "/images/")
+_SPENT = ("/checkpoints/", "/federation/", "/snapshots/", "artefacts/", "/curves/", "/images/")
 _TWICE = ("datm", "kd")  # families whose finished files are damaged in two ways, and all of whose interrupted ones are
 # files that say how a run was carried out, or are made anew
 _REWRITTEN = (
@@ -64,7 +65,7 @@ def cases(prepared: Path, whole: bool) -> Iterator[Case]:
 
   Args:
     prepared: where the runs lie.
-    whole: every damage of every file; else one or two in turn, of pictures and checkpoints every sixth file, and of
+    whole: every damage of every file; else one or two in turn, of pictures, checkpoints and states of federations every sixth file, and of
       most interrupted runs, which train again, every second one.
   """
   for state in STATES:
@@ -73,7 +74,7 @@ def cases(prepared: Path, whole: bool) -> Iterator[Case]:
         continue
       known = ANY | (_JSON if below.suffix == ".json" else {})
       turn = zlib.crc32(f"{state} {name}".encode())
-      ours = below.suffix in (".json", ".jsonl", ".npz", ".npy") and "/checkpoints/" not in name
+      ours = below.suffix in (".json", ".jsonl", ".npz", ".npy") and not re.search("/(checkpoints|federation)/", name)
       twice = state.family in _TWICE and state.name == "finished"
       if state.name == "interrupted" and state.family not in _TWICE and turn % 2 and not whole:
         continue

@@ -14,7 +14,8 @@ from jdistill import run
 from tests.hostile import figures, settings
 from tests.hostile.case import REPOSITORY
 
-FAMILIES = ("datm", "mtt", "dm", "sre2l", "kd", "reviewkd", "lad", "rs2", "datm_difficulty")
+_STOPPED = ("datm", "mtt", "dm", "sre2l", "kd", "reviewkd", "lad", "rs2", "datm_difficulty")  # interrupted as well
+FAMILIES = (*_STOPPED, "activekd", "fedlgd")
 CHECKPOINT, EVALUATION = r"/checkpoints/(.*/)?\d+\.json$", r"/stages/(evaluations|results)\.json$"
 
 
@@ -31,7 +32,8 @@ class State(NamedTuple):
 
 
 STATES = (
-  *(State(name, family) for family in FAMILIES for name in ("finished", "interrupted")),
+  *(State("finished", family) for family in FAMILIES),
+  *(State("interrupted", family) for family in _STOPPED),
   *(State("judging", family) for family in ("datm", "kd")),
 )
 
