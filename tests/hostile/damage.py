@@ -65,8 +65,8 @@ def cases(prepared: Path, whole: bool) -> Iterator[Case]:
 
   Args:
     prepared: where the runs lie.
-    whole: every damage of every file; else one or two in turn, of pictures, checkpoints and states of federations every sixth file, and of
-      most interrupted runs, which train again, every second one.
+    whole: every damage of every file; else one or two in turn, of pictures, checkpoints and states of federations every
+      sixth file, and of most interrupted runs, which train again, every second one.
   """
   for state in STATES:
     for name, below in files(prepared, state):
