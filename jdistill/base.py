@@ -14,6 +14,7 @@ Key = jax.Array  # new-style typed PRNG key, `jax.random.key(seed)`
 PyTree = Any
 Metrics = dict[str, jax.Array]  # flat, scalars only; names are "family/name"
 Sites = Mapping[str, Callable[[jax.Array], jax.Array]]
+POOLED = "pooled"  # the site of a map whose mean over its places enters a linear head
 
 
 class UserError(ValueError):

@@ -62,7 +62,7 @@ class EfficientNetLite(nn.Module):
         x = x + y if x.shape == y.shape else y
       x = record.tap(f"block{stage + 1}", x)
     x = relu6(layer(x, "last_", "", self.last))
-    embedding = record.site("embedding", jnp.mean(x, (1, 2)))
+    embedding = record.global_mean(x)
     return Dense(self.num_classes, name="head")(embedding), embedding
 
 

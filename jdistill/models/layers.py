@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jdistill.base import Outputs, PyTree, Sites, UserError
+from jdistill.base import POOLED, Outputs, PyTree, Sites, UserError
 from jdistill.ops import avg_pool2, batch_norm, conv2d, instance_norm, max_pool2, relu, standardize
 from jdistill.ops.precision import widen
 from jdistill.ops.spatial import along_channels
@@ -50,6 +50,10 @@ class Recorder:
     """Like `site`, and keeps the value that flows on (the replaced one) under `name` in the taps."""
     self._taps[name] = self.site(name, x)
     return self._taps[name]
+
+  def global_mean(self, x: jax.Array) -> jax.Array:
+    """The embedding `[n, c]` of networks that average their last map `[n, h, w, c]`, which is a site of its own."""
+    return self.site("embedding", jnp.mean(self.site(POOLED, x), (1, 2)))
 
   def norm_input(self, name: str, mean: jax.Array, variance: jax.Array) -> None:
     """Keeps the mean and the biased variance, `[channels]` each, of what enters a batch norm."""

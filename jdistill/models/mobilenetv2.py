@@ -4,7 +4,6 @@ import functools
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from jdistill.models.layers import Dense, Recorder, conv_norm
 from jdistill.ops import relu
@@ -66,5 +65,5 @@ class MobileNetV2(nn.Module):
         taps += 1
         x = record.tap(f"block{taps}", x)
     x = relu(layer(x, "last_", "", self.last, 1))
-    embedding = record.site("embedding", jnp.mean(x, (1, 2)))
+    embedding = record.global_mean(x)
     return Dense(self.num_classes, name="head")(embedding), embedding

@@ -14,7 +14,7 @@ from flax.errors import ScopeParamShapeError
 
 from jdistill.base import Key, Network, Outputs, PyTree, UserError, Variables
 from jdistill.models.alexnet import AlexNet
-from jdistill.models.convnet import ConvNet
+from jdistill.models.convnet import EMBEDDINGS, ConvNet
 from jdistill.models.efficientnet import EfficientNetLite
 from jdistill.models.gru import GRU
 from jdistill.models.initialise import INITS, draw_params, fresh_moments
@@ -90,6 +90,7 @@ _CHOICES = {
   "pooling": tuple(POOLINGS),
   "init": INITS,
   "readout": READOUTS,
+  "embedding": EMBEDDINGS,
 }
 
 
@@ -121,8 +122,8 @@ def build(name: str, *, num_classes: int, image_shape: tuple[int, ...], **choice
 
   `init(key)` gives `Variables` of plain dicts, `{"conv0": {"kernel": ..., "bias": ...}, ..., "head": ...}`; for nets
   with batch norm `stats` is `{"norm0": {"mean": ..., "var": ...}, ...}`, with the same names as `Outputs.norm_inputs`.
-  `apply` accepts every tap's name and `"embedding"` as sites. In train mode without `stats` batch norm still works but
-  keeps no running values.
+  `apply` accepts every tap's name and `"embedding"` as sites, and `"pooled"` for a map whose mean is the embedding. In
+  train mode without `stats` batch norm still works but keeps no running values.
 
   Args:
     name: one of `names()`; `*_bn` are the batch-norm variants.

@@ -2,7 +2,6 @@
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from jdistill.models.layers import Conv, Dense, Norm, Recorder
 from jdistill.ops import relu
@@ -58,7 +57,7 @@ class ResNet(nn.Module):
           x = conv_norm(x, prefix, "_shortcut", filters, size=1, stride=stride)
         x = relu(x + y)
       x = record.tap(f"block{stage + 1}", x)
-    embedding = record.site("embedding", jnp.mean(x, (1, 2)))
+    embedding = record.global_mean(x)
     return Dense(self.num_classes, name="head")(embedding), embedding
 
 

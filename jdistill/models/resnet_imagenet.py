@@ -4,7 +4,6 @@ import functools
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from jdistill.models.layers import Dense, Recorder, conv_norm
 from jdistill.ops import max_pool3, relu
@@ -55,5 +54,5 @@ class ImageNetResNet(nn.Module):
           x = layer(x, prefix, "_shortcut", y.shape[-1], 1, stride=stride)
         x = relu(x + y)
       x = record.tap(f"block{stage + 1}", x)
-    embedding = record.site("embedding", jnp.mean(x, (1, 2)))
+    embedding = record.global_mean(x)
     return Dense(self.num_classes, name="head")(embedding), embedding

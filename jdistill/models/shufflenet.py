@@ -93,7 +93,7 @@ class ShuffleNetV1(nn.Module):
         else:
           x = relu(y + x)
       x = record.tap(f"block{stage + 1}", x)
-    embedding = record.site("embedding", jnp.mean(x, (1, 2)))
+    embedding = record.global_mean(x)
     return Dense(self.num_classes, name="head")(embedding), embedding
 
 
@@ -146,5 +146,5 @@ class ShuffleNetV2(nn.Module):
         x = shuffle_channels(jnp.concatenate([kept, worked], axis=-1), 2)
       x = record.tap(f"block{stage + 1}", x)
     x = relu(layer(x, "last_", "", self.last, 1))
-    embedding = record.site("embedding", jnp.mean(x, (1, 2)))
+    embedding = record.global_mean(x)
     return Dense(self.num_classes, name="head")(embedding), embedding

@@ -2,7 +2,6 @@
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from jdistill.models.layers import Conv, Dense, Norm, Recorder, pool
 from jdistill.ops import relu
@@ -44,5 +43,5 @@ class StageVGG(nn.Module):
         x = Conv(multiple * self.width, bias_cancels=self.norm == "instance", name=f"conv{name}")(x)
         x = relu(Norm(self.norm, self.groups, name=f"norm{name}")(x, train=train, record=record))
       x = record.tap(f"block{stage}", x)
-    embedding = record.site("embedding", jnp.mean(x, (1, 2)))
+    embedding = record.global_mean(x)
     return Dense(self.num_classes, name="head")(embedding), embedding

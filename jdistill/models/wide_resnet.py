@@ -4,7 +4,6 @@ import functools
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from jdistill.base import UserError
 from jdistill.models.layers import Conv, Dense, Norm, Recorder
@@ -60,5 +59,5 @@ class WideResNet(nn.Module):
         y = conv(filters, stride=stride, name=f"{prefix}conv0")(y)
         x = x + conv(filters, name=f"{prefix}conv1")(norm_relu(y, f"{prefix}norm1"))
       x = record.tap(f"block{stage + 1}", x)
-    embedding = record.site("embedding", jnp.mean(norm_relu(x, "last_norm"), (1, 2)))
+    embedding = record.global_mean(norm_relu(x, "last_norm"))
     return Dense(self.num_classes, name="head")(embedding), embedding

@@ -22,6 +22,7 @@ def test_names_and_options():
     "act": "relu",
     "pooling": "avg",
     "groups": 4,
+    "embedding": "flatten",
     "init": "torch",
   }
   assert "norm" not in models.options("convnet_bn")
