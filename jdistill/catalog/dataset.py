@@ -244,6 +244,19 @@ ROWS = (
       "start": "jdistill.synthetic.patches:patch_start",
     },
   ),
+  _recovery(
+    name="nrr_dd",
+    title="Enhancing Dataset Distillation via Non-Critical Region Refinement",
+    authors="Minh-Tuan Tran and Trung Le and Xuan-May Le and Thanh-Toan Do and Dinh Phung",
+    venue="CVPR 2025",
+    arxiv="2503.18267",
+    builder="jdistill.methods.dataset.nrr_dd:nrr_dd",
+    test="tests/methods/test_nrr_dd.py",
+    parts={
+      "stream": "jdistill.methods.dataset.sre2l:teacher_stream",
+      "start": "jdistill.synthetic.critical:critical_start",
+    },
+  ),
   _row(
     name="rded",
     title="On the Diversity and Realism of Distilled Dataset: An Efficient Dataset Distillation Paradigm",

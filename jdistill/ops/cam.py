@@ -44,7 +44,7 @@ def cam(apply: Apply, variables: Variables, x: jax.Array, classes: jax.Array | N
     raise ValueError(
       "cam: class activation maps need a global average before a linear head, and this network names none (site "
       "'pooled'); take one that has it, such as 'resnet18_bn' or 'convnet_bn' with embedding='mean', or Grad-CAM, "
-      "which needs no such head (kind='grad_cam')"
+      "which needs no such head"
     ) from error
   factors = jnp.ones((*shape[:3], 1), x.dtype)
 

@@ -15,7 +15,7 @@ from jdistill.base import Method, Network
 from jdistill.catalog import Row
 from jdistill.data import preprocess
 from jdistill.evaluation import embeddings
-from jdistill.ops import suggest_chunk_size
+from jdistill.ops import cam, suggest_chunk_size
 from jdistill.stages import networks, teachers, trajectories, voting
 from jdistill.stages.run import Run
 from jdistill.synthetic import Budget, Materials, SyntheticSet
@@ -131,6 +131,23 @@ def teacher_logits(run: Run):
     return None
   own = functools.cache(lambda: teachers.first(run))
   return lambda images: networks.logits(own(), images)
+
+
+def class_maps(run: Run):
+  """Class maps by the run's teacher, `(images, labels, kind) -> [n, height, width]`; `None` as for `embed`."""
+  if not row_of(run).takes("teacher_apply"):
+    return None
+
+  def found(images: np.ndarray, labels: np.ndarray, kind: str) -> np.ndarray:
+    own = teachers.first(run)
+    return models.predict(_class_maps(own.networks[0], kind), own.variables[0], (images, labels))
+
+  return found
+
+
+@functools.lru_cache(maxsize=8)
+def _class_maps(network: Network, kind: str):
+  return lambda variables, given: cam.class_maps(network.apply, variables, *given, kind=kind)
 
 
 def smooth(section: Mapping[str, Any]) -> dict[str, Any]:

@@ -94,6 +94,7 @@ def initial_set(run: Run) -> SyntheticSet:
     experts=networks.count(run),
     embed=build.embed(run),
     teacher_logits=build.teacher_logits(run),
+    class_maps=build.class_maps(run),
   )
 
 

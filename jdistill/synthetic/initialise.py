@@ -157,11 +157,12 @@ class Start(NamedTuple):
   """How a synthetic set starts, as `start` makes it.
 
   Attributes:
-    make: `(images, labels, *, ipc, num_classes, seed, expert_logits, experts, embed) -> SyntheticSet` before the first
-      step, on the host: from real images `[n, height, width, channels]` in network space and their labels `[n]`, `ipc`
-      of each class, which `seed` decides. `expert_logits` are the last snapshots of some of the `experts` on some
-      images, `embed` gives a teacher's features; `None` where a run has no such teachers. Raises `UserError` where a
-      class has fewer than `ipc` images, or fewer that all experts together get right.
+    make: `(images, labels, *, ipc, num_classes, seed, expert_logits, experts, embed, teacher_logits, class_maps) ->
+      SyntheticSet` before the first step, on the host: from real images `[n, height, width, channels]` in network space
+      and their labels `[n]`, `ipc` of each class, which `seed` decides. `expert_logits` are the last snapshots of some
+      of the `experts` on some images, `embed` gives a teacher's features, `teacher_logits` and `class_maps` are those
+      of `jdistill.synthetic.patches.Judges`; `None` where a run has no such teachers. Raises `UserError` where a class
+      has fewer than `ipc` images, or fewer that all experts together get right.
     empty: `(ipc, num_classes, image_shape, width) -> SyntheticSet` of the same form without any image, for plans;
       `width` is that of a teacher's features.
     check: as `Feed.check`; refuses what needs experts where there are none, soft labels of noise, and hard ones that a

@@ -1,7 +1,7 @@
 """Sets made of crops of real images that a trained network is sure of, or not: RDED's selection, CV-DD's start."""
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,39 @@ from jdistill.schema import Above, Count, Positive, Range, validated
 from jdistill.synthetic.initialise import Start, start
 from jdistill.synthetic.set import SyntheticSet
 
-_DIFFICULTY = ("easy", "medium", "hard")
+DIFFICULTY = ("easy", "medium", "hard")
+
+
+class ClassCrops(NamedTuple):
+  """Random crops of real images of one class, on the host.
+
+  Attributes:
+    label: the class.
+    images: `[n, height, width, channels]`.
+    crops: `[n, m, h, w, channels]`, m of each image, in the size of a tile.
+    boxes: `[n, m, 4]`, their windows `(top, left, height, width)` as shares of the image's sides.
+  """
+
+  label: int
+  images: np.ndarray
+  crops: np.ndarray
+  boxes: np.ndarray
+
+
+class Judges(NamedTuple):
+  """What the teachers of a run say, on the host.
+
+  Attributes:
+    logits: `(images) -> [teachers, n, classes]`.
+    class_maps: `(images, labels [n], kind) -> [n, height, width]` in [0, 1] by the first teacher
+      (`jdistill.ops.cam.class_maps`); `None` where a run has none.
+  """
+
+  logits: Callable[[np.ndarray], np.ndarray]
+  class_maps: Callable[[np.ndarray, np.ndarray, str], np.ndarray] | None
+
+
+Pick = Callable[[ClassCrops, Judges, int], np.ndarray]  # the tiles `[count, h, w, channels]` of a class
 
 
 def patch_crop(sides: tuple[int, int], factor: int, scale: float) -> Augmentation:
@@ -92,8 +124,8 @@ def select_tiles(scores: jax.Array, count: int, difficulty: str = "easy") -> jax
     ValueError: more than there are, or an unknown difficulty.
   """
   n = scores.shape[0]
-  if not 1 <= count <= n or difficulty not in _DIFFICULTY:
-    raise ValueError(f"select_tiles: count={count}, difficulty={difficulty!r}; give 1..{n} and one of {_DIFFICULTY}")
+  if not 1 <= count <= n or difficulty not in DIFFICULTY:
+    raise ValueError(f"select_tiles: count={count}, difficulty={difficulty!r}; give 1..{n} and one of {DIFFICULTY}")
   begin = {"easy": 0, "medium": (n - count) // 2, "hard": n - count}[difficulty]
   return jnp.argsort(scores, stable=True)[begin : begin + count]
 
@@ -113,11 +145,75 @@ def tile_grid(tiles: jax.Array, factor: int) -> jax.Array:
   return grid.transpose(2, 0, 3, 1, 4, 5).reshape(-1, factor * h, factor * w, channels)
 
 
+def mean_cross_entropies(judges: Judges, found: ClassCrops) -> np.ndarray:
+  """`[n, m]` in nats of crops, put back into images of zeros, with their class: the mean over the teachers."""
+  n, m = found.crops.shape[:2]
+  flat = found.crops.reshape(n * m, *found.crops.shape[2:])
+  logits = judges.logits(np.asarray(pad_tiles(jnp.asarray(flat), found.images.shape[1:3])))
+  own = jnp.full(n * m, found.label, jnp.int32)
+  return np.mean([cross_entropy(one, own) for one in logits], 0).reshape(n, m)
+
+
+def start_from_crops(
+  pick: Pick,
+  name: str,
+  initial: str,
+  *,
+  mipc: int,
+  num_crop: int,
+  factor: int,
+  patch_scale: float,
+  lr_init: float,
+) -> Start:
+  """A start whose images are tiles of crops, of `mipc` random real images of each class, with hard labels.
+
+  Args:
+    pick: chooses the tiles of a class.
+    name: how the option `initial` calls this start.
+    initial: its value; anything but `name` is for `jdistill.synthetic.start`.
+    mipc, num_crop, factor, patch_scale, lr_init: see `patch_start`.
+  """
+  plain = start(initial="real" if initial == name else initial, labels="hard", lr_init=lr_init)
+
+  def check(method: Mapping[str, Any], teacher_train: Mapping[str, Any] | None) -> None:
+    del method, teacher_train
+
+  def empty(ipc: int, num_classes: int, image_shape: tuple[int, ...], width: int = 0) -> SyntheticSet:
+    if initial == name:
+      check_tiles(image_shape[:2], factor)
+    return plain.empty(ipc, num_classes, image_shape, width)
+
+  def make(images, classes, *, ipc: int, num_classes: int, seed: int, teacher_logits, class_maps=None, **others):
+    if initial != name:
+      return plain.make(images, classes, ipc=ipc, num_classes=num_classes, seed=seed, **others)
+    if teacher_logits is None:
+      raise UserError(f"method.initial={name!r}: needs teachers that look at crops; set method.initial='real'")
+    check_candidates(classes, mipc, ipc, factor, num_classes)
+    rng, made = np.random.default_rng((seed, 2)), []
+    crop, judges = patch_crop(images.shape[1:3], factor, patch_scale), Judges(teacher_logits, class_maps)
+    cut = jax.jit(lambda key, x: ((record := crop.sample(key, x.shape)).box, crop.apply(record, x)))
+    for c in range(num_classes):
+      own = images[rng.permutation(np.flatnonzero(classes == c))[:mipc]]
+      key = jax.random.fold_in(jax.random.key(seed), c)
+      parts = jax.device_get(cut(key, jnp.asarray(np.repeat(own, num_crop, 0))))
+      boxes, crops = (part.reshape(len(own), num_crop, *part.shape[1:]) for part in parts)
+      tiles = pick(ClassCrops(c, own, crops, boxes), judges, ipc * factor**2)
+      made.append(np.asarray(tile_grid(jnp.asarray(tiles), factor)))
+    own = np.repeat(np.arange(num_classes, dtype=np.int32), ipc)
+    return SyntheticSet(np.concatenate(made), own, np.float32(lr_init))
+
+  def candidates(labels: np.ndarray, ipc: int, num_classes: int) -> None:
+    if initial == name:
+      check_candidates(labels, mipc, ipc, factor, num_classes)
+
+  return Start(make, empty, check, candidates=candidates)
+
+
 @validated("method")
 def patch_start(
   *,
   initial: Literal["patches", "real", "noise"] = "patches",
-  difficulty: Literal[_DIFFICULTY] = "medium",
+  difficulty: Literal[DIFFICULTY] = "medium",
   mipc: Count = 300,
   num_crop: Count = 5,
   factor: Count = 1,
@@ -142,40 +238,11 @@ def patch_start(
   References:
     Cui et al., "Dataset Distillation via Committee Voting" (arXiv 2501.07575); Sun et al. (arXiv 2312.03526).
   """
-  plain = start(initial="real" if initial == "patches" else initial, labels="hard", lr_init=lr_init)
 
-  def check(method: Mapping[str, Any], teacher_train: Mapping[str, Any] | None) -> None:
-    del method, teacher_train
+  def pick(found: ClassCrops, judges: Judges, count: int) -> np.ndarray:
+    scores = mean_cross_entropies(judges, found)
+    kept = found.crops[np.arange(len(scores)), scores.argmin(1)]
+    return kept[np.asarray(select_tiles(jnp.asarray(scores.min(1)), count, difficulty))]
 
-  def empty(ipc: int, num_classes: int, image_shape: tuple[int, ...], width: int = 0) -> SyntheticSet:
-    if initial == "patches":
-      check_tiles(image_shape[:2], factor)
-    return plain.empty(ipc, num_classes, image_shape, width)
-
-  def make(images, classes, *, ipc: int, num_classes: int, seed: int, teacher_logits: Callable | None, **others):
-    if initial != "patches":
-      return plain.make(images, classes, ipc=ipc, num_classes=num_classes, seed=seed, **others)
-    if teacher_logits is None:
-      raise UserError("method.initial='patches': needs teachers that look at crops; set method.initial='real'")
-    check_candidates(classes, mipc, ipc, factor, num_classes)
-    rng, sides = np.random.default_rng((seed, 2)), images.shape[1:3]
-    crop, made = patch_crop(sides, factor, patch_scale), []
-    cut = jax.jit(lambda key, x: crop.apply(crop.sample(key, x.shape), x))
-    for c in range(num_classes):
-      own = rng.permutation(np.flatnonzero(classes == c))[:mipc]
-      key = jax.random.fold_in(jax.random.key(seed), c)
-      crops = np.asarray(cut(key, jnp.asarray(np.repeat(images[own], num_crop, 0))))
-      logits = teacher_logits(np.asarray(pad_tiles(jnp.asarray(crops), sides)))
-      scores = np.mean([cross_entropy(one, jnp.full(len(one), c, jnp.int32)) for one in logits], 0)
-      scores, crops = scores.reshape(mipc, num_crop), crops.reshape(mipc, num_crop, *crops.shape[1:])
-      best = scores.argmin(1)
-      kept, rows = crops[np.arange(mipc), best], select_tiles(jnp.asarray(scores.min(1)), ipc * factor**2, difficulty)
-      made.append(np.asarray(tile_grid(jnp.asarray(kept[np.asarray(rows)]), factor)))
-    own = np.repeat(np.arange(num_classes, dtype=np.int32), ipc)
-    return SyntheticSet(np.concatenate(made), own, np.float32(lr_init))
-
-  def candidates(labels: np.ndarray, ipc: int, num_classes: int) -> None:
-    if initial == "patches":
-      check_candidates(labels, mipc, ipc, factor, num_classes)
-
-  return Start(make, empty, check, candidates=candidates)
+  sizes = {"mipc": mipc, "num_crop": num_crop, "factor": factor, "patch_scale": patch_scale}
+  return start_from_crops(pick, "patches", initial, lr_init=lr_init, **sizes)

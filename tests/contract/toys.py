@@ -153,7 +153,7 @@ def _regression(row: catalog.Row) -> Toy:
 def _recovery(row: catalog.Row) -> Toy:
   """Images from a random network with batch norm, or from two."""
   initial, _, _ = _by_class()
-  network = models.build("convnet_bn", num_classes=3, image_shape=(2, 2, 1), width=4, depth=1)
+  network = models.build("convnet_bn", num_classes=3, image_shape=(2, 2, 1), width=4, depth=1, embedding="mean")
   teachers = tuple(jax.device_get(network.init(jax.random.key(seed))) for seed in (5, 6))
   given = {"teacher_apply": network.apply, "teacher_applies": (network.apply,) * 2, "initial": initial}
   given |= {"pixel_range": (np.float32([-2.0]), np.float32([2.0]))}

@@ -12,6 +12,7 @@ from jdistill.base import Batch, UserError
 from jdistill.data.policies import shuffle
 from jdistill.methods.knowledge import StudentInput, student_method
 from jdistill.methods.knowledge.logits import stored_labels, two_distances
+from jdistill.methods.knowledge.recipe import StepOutputs
 from jdistill.methods.optimizers import make_optimizer
 from jdistill.teachers import codecs, fkd
 from jdistill.teachers.frozen import averaged, committee
@@ -146,6 +147,17 @@ def test_students_of_two_distances():
   np.testing.assert_allclose(losses.dbr_loss(2 * z, found.logits, batch.y, pasted, temperature=2.0, norm="squared"),
                              ((own - np.float64(found.logits)) ** 2).sum(1), rtol=1e-4)  # fmt: skip
   assert stored_labels(T) is stored_labels(T) and stored_labels(T, 2).passes == 2
+
+
+def test_two_distances_without_what_was_mixed_are_refused():
+  stored, step = records("dbr"), 1
+  batch, _, found, _ = replayed(stored, step)
+  everywhere, rows, key = jnp.ones(B, bool), jnp.arange(B, dtype=jnp.int32), jax.random.key(0)
+  others = {}, {}, (), (), everywhere, jnp.float32(0), key, rows
+  view = StepOutputs(batch, found, (found._replace(taps={}),), *others)
+  for term in two_distances(2.0, 0.5).terms.values():
+    with pytest.raises(ValueError, match=r"'(share|pasted)' is missing.*relabel.store='one_hot' or 'dbr'"):
+      term.value(view)
 
 
 def test_what_does_not_fit_is_refused():

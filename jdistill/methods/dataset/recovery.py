@@ -60,11 +60,14 @@ class BlockGradient(NamedTuple):
     images: the gradient in its images.
     metrics: scalars by name.
     carried: of the next state.
+    mask: a factor on the update of the images that Adam makes of the gradient, of a shape that broadcasts to theirs.
+      Where it is 0 a pixel stays as it is, whatever the moments.
   """
 
   images: jax.Array
   metrics: Metrics
   carried: PyTree
+  mask: jax.Array | float = 1.0
 
 
 def sre2l_blocks(labels: np.ndarray, block_size: int) -> np.ndarray:
@@ -126,7 +129,7 @@ def descend(
   moments = jax.tree.map(lambda moment: jnp.where(place == 0, jnp.zeros_like(moment), moment), state.moments)
   change, moments = adam_direction(found.images, moments, place + 1, rates.b1, rates.b2)
   rate = rates.image_lr * half_cosine(place, rates.iterations).astype(x.dtype)
-  moved = jnp.where(active, jnp.clip(x - rate * change, low, high), x)
+  moved = jnp.where(active, jnp.clip(x - rate * found.mask * change, low, high), x)
   metrics = found.metrics | {"gradient/images": global_norm(found.images), "recover/lr": rate}
   images = state.images.at[number].set(moved)
   return RecoveryState(images, state.labels, moments, state.count + 1, state.lr, found.carried), metrics

@@ -31,11 +31,11 @@ Adjust = Callable[[Key, Variables, jax.Array, jax.Array], PyTree]
 
 
 def teacher_stream() -> Feed:
-  """The stream of `sre2l`: the teacher's variables in every step."""
+  """The stream of `sre2l` and `nrr_dd`: the teacher's variables in every step."""
 
   def check(method: Mapping[str, Any], teacher_train: Mapping[str, Any] | None) -> None:
     del teacher_train
-    if method["direction"] == "gradient" and method["initial"] == "noise":
+    if method.get("direction") == "gradient" and method["initial"] == "noise":
       raise UserError(
         "method.initial='noise': the gradient that moves the teacher is that of real images; set method.initial='real',"
         " or method.direction='none'"

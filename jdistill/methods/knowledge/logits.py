@@ -3,6 +3,8 @@
 import functools
 from typing import Annotated
 
+import jax
+
 from jdistill import losses
 from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
 from jdistill.methods.knowledge.terms import cross_entropy_term, kd_term, warmup
@@ -67,8 +69,18 @@ def stored_labels(temperature: float, passes: int = 1) -> Recipe:
   return Recipe({"kd": kd_term(1 / temperature**2, temperature)}, passes=passes)
 
 
+def _of_mixing(step: StepOutputs, name: str) -> jax.Array:
+  """What targets know of an image's partner."""
+  if name not in step.teacher.taps:
+    raise ValueError(
+      f"targets: do not say what was mixed into an image ({name!r} is missing), which mixed labels and two distances "
+      "cannot do without; record them again with relabel.store='one_hot' or 'dbr'"
+    )
+  return step.teacher.taps[name]
+
+
 def _of_both_images(step: StepOutputs):
-  share, pasted = step.teacher.taps["share"], step.teacher.taps["pasted"]
+  share, pasted = (_of_mixing(step, name) for name in ("share", "pasted"))
   own, other = (losses.cross_entropy(step.student.logits, y) for y in (step.y, pasted))
   return share * own + (1 - share) * other
 
@@ -101,11 +113,12 @@ def two_distances(temperature: float, weight: float, norm: str = "absolute", pas
 
   Returns:
     A `Recipe` for targets whose logits are the distances `[B, 2]`, with `pasted` and `share` among their taps
-    (`jdistill.teachers.codecs`); the same object for equal arguments.
+    (`jdistill.teachers.codecs`); the same object for equal arguments. Its terms raise `ValueError` for targets without
+    these.
   """
 
   def distances(step: StepOutputs):
-    found, pasted = step.teacher.logits, step.teacher.taps["pasted"]
+    found, pasted = step.teacher.logits, _of_mixing(step, "pasted")
     return losses.dbr_loss(step.student.logits, found, step.y, pasted, temperature=temperature, norm=norm)
 
   return Recipe({"ce": Term(_of_both_images), "dbr": Term(distances, weight)}, passes=passes)
