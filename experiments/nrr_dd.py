@@ -12,8 +12,8 @@ for each augmented image (`relabel.store=dbr`), 4 bytes however many classes the
 
 Published top-1 with ResNet-18 and full soft labels (`--config.relabel.store=float16`), in percent: CIFAR-10 72.2 and
 CIFAR-100 62.7 at IPC 10, Tiny-ImageNet 61.2 at IPC 50, ImageNet-1K 46.1 and 60.2 at IPC 10 and 50. On the latter two
-numbers give 45.1, one-hot labels 32.4, and RDED has 42.0 and 56.5 by its own paper. Neither the settings nor the code
-of the paper were seen: presets have SRe2L's recovery, RDED's crops and students, and `method.eps=0.5`.
+numbers give 45.1, one-hot labels 32.4, and RDED has 42.0 and 56.5 by its own paper. The settings are not those of the
+paper, whose code was not compared: presets have SRe2L's recovery, RDED's crops and students, and `method.cutoff=0.5`.
 """
 
 from . import common
@@ -103,7 +103,7 @@ def _published(config: common.ConfigDict, dataset: str, ipc: int) -> None:
     epochs=200, batch_size=128, optimizer="sgd", lr=0.1, weight_decay=1e-4, augment="crop_flip"
   )
   large, block = dataset == "imagenet", 10 if dataset == "cifar10" else 100
-  config.method.update({"iterations": 4000, "image_lr": 0.25, "r_bn": 0.01, "block_size": block, "eps": 0.5})
+  config.method.update({"iterations": 4000, "image_lr": 0.25, "r_bn": 0.01, "block_size": block, "cutoff": 0.5})
   config.method.update({"jitter": 32 if large else 4, "crop_scale": 0.08 if large else None, "flip_images": True})
   config.method.update({"mipc": 300, "num_crop": 5, "factor": 2 if large else 1, "patch_scale": 0.08})
   batch = {1: 10, 10: 50, 50: 100}[ipc]

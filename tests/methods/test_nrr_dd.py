@@ -67,19 +67,19 @@ def loss(x, y, r_bn=0.3):
   return own.mean() + r_bn * 10 * sum(np.linalg.norm(gap) for gap in gaps)
 
 
-def masks(x, y, refined, eps):
+def masks(x, y, refined, cutoff):
   given = {"non_critical": maps(x, y), "critical": 1 - maps(x, y)}.get(refined)
-  return np.full((*x.shape[:3], 1), refined == "all") if given is None else np.maximum(0, eps - given)[..., None]
+  return np.full((*x.shape[:3], 1), refined == "all") if given is None else np.maximum(0, cutoff - given)[..., None]
 
 
-def by_hand(refined="non_critical", eps=0.5, refresh_every=0, clip=True, iterations=4):
+def by_hand(refined="non_critical", cutoff=0.5, refresh_every=0, clip=True, iterations=4):
   """Adam on every block, whose updates are multiplied by masks."""
   want, seen = IMAGES.copy(), []
   for rows in ([0, 2, 4], [1, 3, 5]):
     m, v, y = np.zeros((3, *SHAPE)), np.zeros((3, *SHAPE)), LABELS[rows]
     for i in range(iterations):
       if i == 0 or (refresh_every and i % refresh_every == 0):
-        mask = masks(want[rows], y, refined, eps)
+        mask = masks(want[rows], y, refined, cutoff)
       seen.append((loss(want[rows], y), mask.mean()))
       grad = numeric_gradient(functools.partial(loss, y=y), want[rows])
       m, v = 0.5 * m + 0.5 * grad, 0.9 * v + 0.1 * grad**2
@@ -93,9 +93,9 @@ def by_hand(refined="non_critical", eps=0.5, refresh_every=0, clip=True, iterati
   "options",
   [
     {},
-    {"refined": "critical", "eps": 0.9},
+    {"refined": "critical", "cutoff": 0.9},
     {"refined": "all", "clip_pixels": False},
-    {"refresh_every": 2, "eps": 0.7},
+    {"refresh_every": 2, "cutoff": 0.7},
   ],
   ids=str,
 )
@@ -110,7 +110,7 @@ def test_updates_are_those_of_adam_times_the_mask(x64, options):
 
 
 def test_a_mask_that_is_computed_anew_is_another_one(x64):
-  once, anew = by_hand(eps=0.7)[0], by_hand(eps=0.7, refresh_every=2)[0]
+  once, anew = by_hand(cutoff=0.7)[0], by_hand(cutoff=0.7, refresh_every=2)[0]
   assert np.abs(once - anew).max() > 1e-3
 
 
@@ -135,14 +135,14 @@ def test_where_all_moves_it_is_sre2l_and_nothing_is_nothing():
 
 def test_masks():
   given = jnp.float32([[[0, 0.2], [0.5, 1]]])
-  np.testing.assert_allclose(non_critical_mask(given, eps=0.5)[..., 0], [[[0.5, 0.3], [0, 0]]], rtol=1e-6)
-  np.testing.assert_allclose(non_critical_mask(given, eps=2.0)[..., 0], [[[2, 1.8], [1.5, 1]]], rtol=1e-6)
-  assert not jax.grad(lambda maps: jnp.sum(non_critical_mask(maps, eps=0.5)))(given).any()
-  for eps in (0.0, -1.0):
-    with pytest.raises(ValueError, match="non_critical_mask: eps must be > 0"):
-      non_critical_mask(given, eps=eps)
+  np.testing.assert_allclose(non_critical_mask(given, cutoff=0.5)[..., 0], [[[0.5, 0.3], [0, 0]]], rtol=1e-6)
+  np.testing.assert_allclose(non_critical_mask(given, cutoff=2.0)[..., 0], [[[2, 1.8], [1.5, 1]]], rtol=1e-6)
+  assert not jax.grad(lambda maps: jnp.sum(non_critical_mask(maps, cutoff=0.5)))(given).any()
+  for cutoff in (0.0, -1.0):
+    with pytest.raises(ValueError, match="non_critical_mask: cutoff must be > 0"):
+      non_critical_mask(given, cutoff=cutoff)
   with pytest.raises(ValueError, match="must have 3 axes"):
-    non_critical_mask(given[0], eps=0.5)
+    non_critical_mask(given[0], cutoff=0.5)
 
 
 def test_mass_of_windows():
@@ -223,8 +223,8 @@ def test_mistakes():
   bare = lambda params, x, **own: apply(params, x, **own)._replace(norm_inputs={})  # noqa: E731
   with pytest.raises(ValueError, match="teacher_apply: the teacher has no batch norm"):
     build(network=bare).init(KEY, teacher())
-  with pytest.raises(UserError, match=r"method\.eps=0.0: must be"):
-    build(eps=0.0)
+  with pytest.raises(UserError, match=r"method\.cutoff=0.0: must be"):
+    build(cutoff=0.0)
   soft = SyntheticSet(jnp.zeros((3, *SHAPE)), jnp.eye(3), jnp.float32(0.1))
   with pytest.raises(ValueError, match="soft labels"):
     nrr_dd(apply, soft, RANGE)

@@ -176,7 +176,7 @@ LABELS = {
     ["teacher.embedding=flatten"],
     ["teacher.name='convnet_bn'", "global average", "embedding='mean'", "method.class_map='grad_cam'"],
   ),
-  "a mask that lets nothing move": ("nrr_dd", ["method.eps=0."], ["method.eps=0.0", "above 0"]),
+  "a mask that lets nothing move": ("nrr_dd", ["method.cutoff=0."], ["method.cutoff=0.0", "above 0"]),
   "more crops than there are": ("nrr_dd", ["method.top_crops=3"], ["method.top_crops=3", "method.num_crop=2"]),
   "strips that do not fit": ("rded", ["relabel.strips=3"], ["factor: 3 does not divide images of 8 x 8"]),
   "too few candidates": ("rded", ["method.mipc=3"], ["method.mipc=3", "need 4 candidates"]),

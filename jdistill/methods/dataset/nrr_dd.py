@@ -27,25 +27,25 @@ _ANYWHERE = (-np.inf, np.inf)
 REFINED = ("non_critical", "critical", "all", "nothing")
 
 
-def non_critical_mask(maps: jax.Array, *, eps: float) -> jax.Array:
-  """`max(0, eps - C)`: 0 where a place matters, and the more the less it does.
+def non_critical_mask(maps: jax.Array, *, cutoff: float) -> jax.Array:
+  """`max(0, cutoff - C)`: 0 where a place matters, and the more the less it does.
 
   Args:
     maps: C, `[B, height, width]` class maps in [0, 1].
-    eps: above 0; from 1 on nothing is left alone but places with C = 1.
+    cutoff: the paper's epsilon, above 0. At 1 only places with C = 1 are left alone, above it none.
 
   Returns:
     `[B, height, width, 1]`, without gradient.
 
   Raises:
-    ValueError: `eps` is not positive, so that nothing would move, or maps of another rank.
+    ValueError: `cutoff` is not positive, so that nothing would move, or maps of another rank.
 
   References:
     Tran et al. (arXiv 2503.18267), sec. 3.3.
   """
-  check_positive("non_critical_mask", eps=eps)
+  check_positive("non_critical_mask", cutoff=cutoff)
   check_rank("non_critical_mask", "maps", maps, 3)
-  return jax.lax.stop_gradient(jnp.maximum(eps - maps, 0))[..., None]
+  return jax.lax.stop_gradient(jnp.maximum(cutoff - maps, 0))[..., None]
 
 
 @validated("method")
@@ -67,7 +67,7 @@ def nrr_dd(
   jitter: Size = 4,
   clip_pixels: bool = True,
   refined: Literal[REFINED] = "non_critical",
-  eps: Positive = 0.5,
+  cutoff: Positive = 0.5,
   class_map: Literal[KINDS] = "cam",
   refresh_every: Size = 0,
 ) -> Method:
@@ -76,14 +76,14 @@ def nrr_dd(
   As `jdistill.methods.dataset.sre2l` without its directions of weights, in blocks and by Adam along the gradient of
   `mean_i CE(f(a(x_i)), y_i) + r_bn bn_stat_loss(a(x))`, but with
 
-      x <- x - rate M * adam(gradient),   M = max(0, eps - C)
+      x <- x - rate M * adam(gradient),   M = max(0, cutoff - C)
 
   where C is the class map of the image for its class in [0, 1] (`jdistill.ops.cam.class_maps`), by the teacher on the
   image without augmentation. M multiplies Adam's update and not the gradient: where it is 0 a pixel keeps its value
   to the bit. The paper writes `M eta grad`, without an optimiser; Adam and everything about it are those of SRe2L.
 
-  Not confirmed, as neither the paper's settings nor its code were seen, are `eps`, `iterations`, `image_lr`, whether M
-  is computed more than once, and whether images are cropped, rolled and clipped as in SRe2L.
+  The paper's code was not compared. Not confirmed are `cutoff`, `iterations`, `image_lr`, whether M is computed more
+  than once, and whether images are cropped, rolled and clipped as in SRe2L.
 
   Args:
     teacher_apply: the trained network, with batch norm.
@@ -98,9 +98,9 @@ def nrr_dd(
     flip_images: mirror with probability 1/2.
     jitter: largest roll in pixels.
     clip_pixels: clip to the pixel range after every update, critical pixels too; real images lie within it.
-    refined: which pixels move: `"non_critical"`; for comparison `"critical"`, with `max(0, eps - (1 - C))`, `"all"`,
+    refined: which pixels move: `"non_critical"`; for comparison `"critical"`, with `max(0, cutoff - (1 - C))`, `"all"`,
       with M = 1, which is SRe2L, or `"nothing"`, with M = 0.
-    eps: how much of a class map counts as not critical.
+    cutoff: the paper's epsilon: pixels with a greater class map stay.
     class_map: `"cam"`, for networks that average their last map before a linear head, `"grad_cam"` or `"grad_cam_pp"`.
     refresh_every: updates after which M is computed anew; 0 for once, from the initial image.
 
@@ -110,7 +110,7 @@ def nrr_dd(
     mean of M.
 
   Raises:
-    UserError: `eps` that is not positive.
+    UserError: `cutoff` that is not positive.
     ValueError: soft labels; in `init`, a teacher without batch norm, or without the class maps that are asked for.
 
   References:
@@ -122,7 +122,7 @@ def nrr_dd(
   augment = recovery_augmentation(crop_scale=crop_scale, flip_images=flip_images, jitter=jitter)
   weights = {"r_bn": r_bn, "variance_weight": variance_weight, "first_layer_multiplier": first_layer_multiplier}
   loss = functools.partial(recover_loss, teacher_apply, **weights)
-  mask = functools.partial(_mask, teacher_apply, refined=refined, eps=eps, kind=class_map)
+  mask = functools.partial(_mask, teacher_apply, refined=refined, cutoff=cutoff, kind=class_map)
   if not clip_pixels:
     pixel_range = tuple(
       jnp.full_like(jnp.asarray(end), bound) for end, bound in zip(pixel_range, _ANYWHERE, strict=True)
@@ -151,13 +151,13 @@ def nrr_dd(
 
 
 def _mask(
-  apply: Apply, teacher: Variables, x: jax.Array, y: jax.Array, *, refined: str, eps: float, kind: str
+  apply: Apply, teacher: Variables, x: jax.Array, y: jax.Array, *, refined: str, cutoff: float, kind: str
 ) -> jax.Array:
   """M of images `[B, height, width, channels]`: `[B, height, width, 1]` in their type."""
   if refined in ("all", "nothing"):
     return jnp.full((*x.shape[:3], 1), float(refined == "all"), x.dtype)
   maps = class_maps(apply, teacher, x, y, kind=kind)
-  return non_critical_mask(maps if refined == "non_critical" else 1 - maps, eps=eps).astype(x.dtype)
+  return non_critical_mask(maps if refined == "non_critical" else 1 - maps, cutoff=cutoff).astype(x.dtype)
 
 
 def _check_maps(mask, teacher: Variables, x: jax.Array, y: jax.Array) -> None:
