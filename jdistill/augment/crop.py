@@ -1,4 +1,4 @@
-"""Random resized crop, mirroring and roll: what recovery of images and stored soft labels are augmented with."""
+"""Random resized crop, of images or of one of their cells, mirroring and roll."""
 
 from typing import NamedTuple
 
@@ -21,6 +21,18 @@ class CropRecord(NamedTuple):
     box: `[batch, 4]` float32, `(top, left, height, width)` as shares of the image's sides.
   """
 
+  box: jax.Array
+
+
+class CellRecord(NamedTuple):
+  """What `cell_crop` drew.
+
+  Attributes:
+    cell: `[batch, 2]` int32, `(row, column)` of the cell.
+    box: `[batch, 4]` float32, `(top, left, height, width)` as shares of the cell's sides.
+  """
+
+  cell: jax.Array
   box: jax.Array
 
 
@@ -76,6 +88,64 @@ def resized_crop(
     return affine.separable_resample(x, *weights)
 
   return base.Augmentation(sample, apply)
+
+
+def cell_crop(
+  cells: int, scale: tuple[float, float] = (0.08, 1.0), ratio: tuple[float, float] = (3 / 4, 4 / 3)
+) -> base.Augmentation:
+  """Random resized crop inside one of an image's `cells x cells` equal cells, resized to the size of the image.
+
+  For images that are grids of smaller ones: no window reaches across two of them. The cell is drawn for every image,
+  each with the same probability; the window is drawn in it as `resized_crop` does in an image, so that `scale` bounds
+  its share of the cell.
+
+  Args:
+    cells: along an axis, at least 1; with 1 it is `resized_crop`, but for the draw.
+    scale, ratio: see `resized_crop`.
+
+  Returns:
+    `Augmentation` whose record is a `CellRecord`. Linear in the pixels, and reads none outside the cell.
+
+  Raises:
+    UserError: `cells < 1`, or sides that it does not divide; what `resized_crop` refuses.
+
+  References:
+    "Rethinking Large-scale Dataset Compression: Shifting Focus From Labels to Images" (arXiv 2502.06434), whose code
+    was not released.
+  """
+  if cells < 1:
+    raise base.UserError(f"cells={cells}: give at least 1 cell along an axis")
+  inside = resized_crop(scale, ratio)
+
+  def sample(key: base.Key, shape: tuple[int, ...]) -> CellRecord:
+    check_shape(shape)
+    key_cell, key_box = jax.random.split(key)
+    box = inside.sample(key_box, (shape[0], *cell_sides(shape[1:3], cells), shape[3])).box
+    return CellRecord(jax.random.randint(key_cell, (shape[0], 2), 0, cells, jnp.int32), box)
+
+  def apply(record: CellRecord, x: jax.Array) -> jax.Array:
+    check_replay(record.cell.shape[0], x)
+    count, height, width, channels = x.shape
+    h, w = cell_sides((height, width), cells)
+    cut = x.reshape(count, cells, h, cells, w, channels)
+    own = cut[jnp.arange(count, dtype=jnp.int32), record.cell[:, 0], :, record.cell[:, 1]]
+    return resized_crop(scale, ratio, size=(height, width)).apply(CropRecord(record.box), own)
+
+  return base.Augmentation(sample, apply)
+
+
+def cell_sides(sides: tuple[int, int], cells: int, key: str = "cells") -> tuple[int, int]:
+  """`(height, width)` of one of `cells x cells` equal cells of images with these sides; `key` is for messages.
+
+  Raises:
+    UserError: the sides are not multiples of `cells`.
+  """
+  if any(side % cells for side in sides):
+    raise base.UserError(
+      f"{key}={cells}: images of {sides[0]} x {sides[1]} pixels cannot be cut into {cells} x {cells} equal cells; give "
+      "a divisor"
+    )
+  return sides[0] // cells, sides[1] // cells
 
 
 def _draw_boxes(

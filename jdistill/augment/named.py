@@ -3,7 +3,9 @@
 import functools
 
 from jdistill.augment.basic import compose, flip_crop
+from jdistill.augment.crop import cell_crop, flip, resized_crop
 from jdistill.augment.siamese import OPERATORS, dsa
+from jdistill.augment.strips import shuffle_strips
 from jdistill.base import Augmentation, UserError
 
 
@@ -33,6 +35,44 @@ def named(name: str, *, siamese: bool = False, always: str = "", key: str = "aug
     operators.remove(always)
     return _after(always, "_".join(operators), siamese)
   return _named(str(name), siamese)
+
+
+def windows(
+  *, strips: int = 1, cells: int = 1, crop_scale: float | None = None, mirror: bool = False
+) -> tuple[Augmentation, ...]:
+  """What images go through after a named augmentation: which part of each is seen, and from which side.
+
+  Args:
+    strips: `shuffle_strips` of so many.
+    cells: random resized crops stay inside one of so many cells along an axis (`cell_crop`).
+    crop_scale: the least share of the area that a random resized crop takes, of the image or the cell; `None` for no
+      crop, or the whole cell.
+    mirror: with probability 1/2.
+
+  Raises:
+    UserError: what the parts refuse.
+  """
+  parts = [shuffle_strips(strips)] if strips > 1 else []
+  if cells > 1:
+    parts.append(cell_crop(cells, (1.0 if crop_scale is None else crop_scale, 1.0)))
+  elif crop_scale is not None:
+    parts.append(resized_crop((crop_scale, 1.0)))
+  return (*parts, flip()) if mirror else tuple(parts)
+
+
+@functools.lru_cache(maxsize=16)
+def of_protocol(
+  name: str, *, cells: int = 1, crop_scale: float | None = None, mirror: bool = False, key: str = "augment"
+) -> Augmentation:
+  """The augmentation of a protocol: a named one and then `windows`; equal arguments give the same object.
+
+  Raises:
+    UserError: see `named` and `windows`.
+  """
+  first, rest = named(name, key=key), windows(cells=cells, crop_scale=crop_scale, mirror=mirror)
+  if not rest:
+    return first
+  return compose(*rest) if name == "none" else compose(first, *rest)
 
 
 @functools.lru_cache(maxsize=16)

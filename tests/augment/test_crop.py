@@ -82,6 +82,60 @@ def test_flip_mirrors_the_chosen_images_with_its_probability():
   assert abs(share - 0.25) < 5 * np.sqrt(0.25 * 0.75 / 4000)
 
 
+GRID = (4, 6, 10, 2)  # four cells of 3 x 5
+
+
+def test_a_cell_crop_equals_the_resized_window_of_one_cell(x64):
+  x, aug = np.random.default_rng(1).normal(size=GRID), augment.cell_crop(2)
+  cells = np.int32([[0, 0], [0, 1], [1, 0], [1, 1]])
+  boxes = np.array([[0, 0, 3, 5], [1, 2, 2, 3], [2, 4, 1, 1], [0, 1, 3, 2]])
+  record = augment.CellRecord(jnp.asarray(cells), jnp.asarray(boxes / np.tile((3, 5), 2)))
+  for found in (aug.apply(record, jnp.asarray(x)), jax.jit(aug.apply)(record, jnp.asarray(x))):
+    for image, (row, column), box, got in zip(x, cells, boxes, found, strict=True):
+      # resized to the size of the image, which `resized_window` takes from a canvas of that size
+      canvas = np.zeros_like(image)
+      canvas[:3, :5] = image[3 * row : 3 * row + 3, 5 * column : 5 * column + 5]
+      np.testing.assert_allclose(got, resized_window(canvas, box), rtol=1e-10, atol=1e-12)
+  check_grads(lambda x: aug.apply(record, x), (jnp.asarray(x),), order=1, modes=["rev"])
+
+
+def test_a_cell_crop_reads_nothing_outside_its_cell():
+  """To the bit, for sides whose shares are no binary fractions, too."""
+  aug, shape = augment.cell_crop(7), (40, 14, 21, 1)
+  record = aug.sample(jax.random.key(3), shape)
+  x = np.full(shape, np.nan, np.float32)
+  for image, (row, column) in zip(x, np.asarray(record.cell), strict=True):
+    image[2 * row : 2 * row + 2, 3 * column : 3 * column + 3] = 1
+  np.testing.assert_allclose(aug.apply(record, jnp.asarray(x)), 1, rtol=1e-6)
+
+
+def test_cells_are_drawn_alike_and_windows_in_them_as_in_images():
+  n, side = 4000, 100
+  record = augment.cell_crop(3, (0.2, 0.8)).sample(jax.random.key(0), (n, 3 * side, 3 * side, 1))
+  counts = np.bincount(np.asarray(record.cell) @ np.array([3, 1]), minlength=9)
+  assert record.cell.shape == (n, 2) and (abs(counts - n / 9) < 5 * np.sqrt(n / 9)).all()
+  box = np.asarray(record.box) * side
+  np.testing.assert_allclose(box, np.round(box), atol=1e-4)
+  assert (box >= 0).all() and (box[:, :2] + box[:, 2:] <= side + 1e-3).all()
+  area = box[:, 2] * box[:, 3] / side**2
+  assert 0.19 < area.min() < 0.22 and 0.75 < area.max() < 0.82
+
+
+def test_what_a_protocol_does_to_images_is_one_object_for_equal_options():
+  whole = {"cells": 2, "crop_scale": 0.5, "mirror": True}
+  assert augment.of_protocol("none", **whole) is augment.of_protocol("none", **whole)
+  assert augment.of_protocol("crop_flip") is augment.named("crop_flip")  # the draws of a name alone
+  cell, mirror = augment.of_protocol("none", **whole).sample(jax.random.key(0), (5, 4, 4, 1))
+  assert isinstance(cell, augment.CellRecord) and mirror.dtype == bool
+  first, crop = augment.of_protocol("crop_flip", crop_scale=0.5).sample(jax.random.key(0), (5, 4, 4, 1))
+  assert isinstance(first, augment.FlipCropRecord) and isinstance(crop, augment.CropRecord)
+  x = jnp.asarray(np.random.default_rng(2).normal(size=(3, 4, 4, 1)), jnp.float32)
+  (seen,) = augment.windows(cells=2)  # without a scale a cell is seen whole
+  record = seen.sample(jax.random.key(0), x.shape)
+  np.testing.assert_array_equal(record.box, [[0, 0, 1, 1]] * 3)
+  assert augment.windows() == ()
+
+
 def test_roll_jitter_rolls_the_batch():
   aug, x = augment.roll_jitter(2), jnp.float32(X)
   seen = set()
@@ -100,6 +154,12 @@ def test_roll_jitter_rolls_the_batch():
     (lambda: augment.resized_crop((0.9, 0.2)), r"scale: \(0.9, 0.2\)"),
     (lambda: augment.resized_crop(ratio=(2.0, 1.0)), r"ratio: \(2.0, 1.0\)"),
     (lambda: augment.flip(1.5), "probability: 1.5"),
+    (lambda: augment.cell_crop(0), "cells=0: give at least 1"),
+    (lambda: augment.cell_crop(2, (0.5, 0.1)), r"scale: \(0.5, 0.1\)"),
+    (
+      lambda: augment.cell_crop(4).sample(jax.random.key(0), (1, 8, 6, 1)),
+      "cells=4: images of 8 x 6 pixels cannot be cut into 4 x 4 equal cells",
+    ),
     (lambda: augment.roll_jitter(-1), "max_shift: -1 is negative"),
     (lambda: augment.cutmix(0.0), "alpha: 0.0"),
     (lambda: augment.mixup(-1.0), "alpha: -1.0"),
