@@ -9,13 +9,14 @@ import jax
 import numpy as np
 
 from jdistill import data, export, models, schema
-from jdistill.augment import named, view
-from jdistill.base import Diverged, Network, UserError
+from jdistill.augment import cell_sides, of_protocol, view
+from jdistill.base import Augmentation, Diverged, Network, UserError
 from jdistill.data import checks, preprocess
 from jdistill.evaluation import (
   FEATURES,
   LOSSES,
   OPTIMIZERS,
+  SCHEDULES,
   Pretrained,
   Protocol,
   evaluate_seeds,
@@ -36,6 +37,11 @@ class _Protocol(NamedTuple):
   loss: Annotated[str, schema.Choice((*LOSSES, FEATURES))] = "ce"
   optimizer: Annotated[str, schema.Choice(OPTIMIZERS)] = "sgd"
   view: str = "none"
+  cells: schema.Count = 1
+  crop_scale: Annotated[float, schema.Above(0), schema.Range(high=1)] | None = None
+  flip: bool = False
+  schedule: Annotated[str, schema.Choice(SCHEDULES)] = "step"
+  decay_all: bool = True
 
 
 class _Arguments(NamedTuple):
@@ -95,7 +101,8 @@ class Distilled:
     self._stored = export.whole(stored)
     self._preprocessing = preprocess.from_arrays(stored.preprocessing)
     self._protocol = _checked("protocol", stored.protocol, _Protocol)
-    named(self._protocol["augment"], key="protocol.augment")
+    _augmentation(self._protocol)
+    cell_sides(self.images.shape[1:3], self._protocol["cells"], key="protocol.cells")
     view(self._protocol["view"], key="protocol.view", image_shape=self.images.shape[1:])
 
   @property
@@ -210,9 +217,7 @@ class Distilled:
       raise UserError("evaluate: this set has feature targets and trains no classifier; use pretrain()")
     name, network = self._network(model, len(self.class_names), options)
     test_x, test_y = self._test(self.test_set(data_dir) if test is None else test)
-    augmentation = named(protocol["augment"], key="protocol.augment")
-    changed = {"epochs": given["epochs"] or protocol["epochs"], "augment": augmentation}
-    rules = _rules(protocol, changed)
+    rules = _rules(protocol, epochs=given["epochs"])
     classes = len(self.class_names) if protocol["loss"] == "mse" else None
     shown = view(protocol["view"]).view
     accuracies = evaluate_seeds(
@@ -260,8 +265,7 @@ class Distilled:
     if protocol["loss"] != FEATURES:
       raise UserError("pretrain: this set has labels of classes and no feature targets; use evaluate()")
     _, network = self._network(model, self.labels.shape[1], options)
-    augmentation = named(protocol["augment"], key="protocol.augment")
-    rules = _rules(protocol, {"epochs": given["epochs"] or protocol["epochs"], "augment": augmentation})
+    rules = _rules(protocol, epochs=given["epochs"])
     examples, rate = examples_of(self.images, self.labels, loss=FEATURES), given["lr"] or self.learned_lr
     found = pretrained(network, rules, examples, rate, self.preprocess, seed=given["seed"], seeds=given["seeds"])
     if found is None:
@@ -315,9 +319,16 @@ class Distilled:
     return f"Distilled({self.images.shape[0]} images {self.images.shape[1:]}, {labels}, lr {self.learned_lr:.4g})"
 
 
-def _rules(stored: Mapping[str, Any], changed: Mapping[str, Any]) -> Protocol:
-  """A set's protocol with some of it changed; its view is a matter of the examples."""
-  return Protocol(**{name: value for name, value in stored.items() if name != "view"} | dict(changed))
+def _augmentation(stored: Mapping[str, Any]) -> Augmentation:
+  """What a set's protocol does to its images."""
+  own = {"cells": stored["cells"], "crop_scale": stored["crop_scale"], "mirror": stored["flip"]}
+  return of_protocol(stored["augment"], **own, key="protocol.augment")
+
+
+def _rules(stored: Mapping[str, Any], *, epochs: int | None) -> Protocol:
+  """A set's protocol, perhaps with other epochs; its view is a matter of the examples."""
+  known = {name: value for name, value in stored.items() if name in Protocol._fields}
+  return Protocol(**known | {"epochs": epochs or stored["epochs"], "augment": _augmentation(stored)})
 
 
 def load(path: str | os.PathLike) -> Distilled:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import jdistill
-from jdistill import export, files
+from jdistill import augment, export, files
 from jdistill.base import UserError
 from jdistill.data import preprocess
 
@@ -182,6 +182,23 @@ def test_the_view_of_the_protocol_is_shown(distilled):
   assert found[0].accuracies == found[1].accuracies
   with pytest.raises(UserError, match=r"^protocol\.view='mirror': unknown view; choose one of none, flip"):
     jdistill.distilled.Distilled(hard._replace(protocol=rules | {"view": "mirror"}))
+
+
+def test_the_crops_and_the_schedule_of_the_protocol_are_those_of_the_training(distilled, monkeypatch):
+  """Crops stay in one cell of each image, as in the run that stored the set; older sets have none of this."""
+  known, used = distilled._stored, []
+  rules = {"cells": 2, "crop_scale": 0.3, "flip": True, "optimizer": "adamw", "schedule": "cosine", "decay_all": False}
+  whole = known._replace(protocol=PROTOCOL | {"model": MODEL} | rules)
+  plain = jdistill.distilled.evaluate_seeds
+  monkeypatch.setattr(jdistill.distilled, "evaluate_seeds", lambda *a, **o: used.append(a[1]) or plain(*a, **o))
+  for one in (whole, known):
+    jdistill.distilled.Distilled(one).evaluate(seeds=1, test=_examples())
+  new, old = used
+  assert (new.optimizer, new.schedule, new.decay_all, new.length) == ("adamw", "cosine", False, 3)
+  assert new.augment is augment.of_protocol("none", cells=2, crop_scale=0.3, mirror=True, key="protocol.augment")
+  assert (old.schedule, old.decay_all, old.length) == ("step", True, 4) and old.augment is augment.named("none")
+  with pytest.raises(UserError, match=r"^protocol\.cells=3: images of 4 x 4 pixels cannot be cut into 3 x 3"):
+    jdistill.distilled.Distilled(known._replace(protocol=whole.protocol | {"cells": 3}))
 
 
 def test_a_rate_at_which_training_diverges_is_named(distilled):

@@ -70,6 +70,11 @@ class Row(NamedTuple):
     """Its key in `config.data_policy.name`; empty for a method."""
     return self.policy if isinstance(self.policy, str) else self.name if self.policy else ""
 
+  @property
+  def asks_teachers(self) -> bool:
+    """Whether the method itself learns from teachers, whatever labels students get."""
+    return self.keep == "trajectory" or any(self.takes(name) for name in ("teacher_apply", "teacher_applies"))
+
   def build(self, part: str | None = None) -> Callable:
     """The builder itself, or that of a part."""
     return load(self.builder if part is None else self.parts[part])

@@ -9,6 +9,7 @@ from jdistill.evaluation.train import (
   FEATURES,
   LOSSES,
   OPTIMIZERS,
+  SCHEDULES,
   Protocol,
   accuracy,
   evaluate_seeds,
@@ -18,7 +19,7 @@ from jdistill.evaluation.train import (
 from jdistill.models import predict
 
 __all__ = [
-  "FEATURES", "LOSSES", "OPTIMIZERS", "Pretrained", "Protocol", "Scale", "accuracy", "augmentation_robust_score",
-  "embeddings", "evaluate_seeds", "examples_of", "label_robust_score", "linear_network", "predict", "pretrained",
-  "ridge_probe", "ridge_self_distill", "time_to_accuracy", "train_seeds",
+  "FEATURES", "LOSSES", "OPTIMIZERS", "SCHEDULES", "Pretrained", "Protocol", "Scale", "accuracy",
+  "augmentation_robust_score", "embeddings", "evaluate_seeds", "examples_of", "label_robust_score", "linear_network",
+  "predict", "pretrained", "ridge_probe", "ridge_self_distill", "time_to_accuracy", "train_seeds",
 ]  # fmt: skip

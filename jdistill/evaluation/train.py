@@ -13,7 +13,7 @@ from jdistill.augment import identity, show
 from jdistill.base import Augmentation, Batch, DataPolicy, Key, Method, Network, Variables, View
 from jdistill.data.policies import shuffle
 from jdistill.methods.knowledge import Recipe, StepOutputs, StudentInput, Term, logits, student_method
-from jdistill.methods.optimizers import make_optimizer, schedule
+from jdistill.methods.optimizers import Schedule, make_optimizer, schedule
 from jdistill.models import predict
 from jdistill.ops import centred_one_hot
 from jdistill.ops.rows import suggest_chunk_size
@@ -27,10 +27,12 @@ class Protocol(NamedTuple):
 
   SGD on the mean cross entropy with the labels, or what `optimizer` and `loss` say; the learning rate is divided by ten
   once, after epoch `epochs // 2 + 1`, where the velocity starts again from zero, as the released code rebuilds its
-  optimiser. Feature targets are regressed to at a constant rate instead (KRR-ST, arXiv 2310.06511).
+  optimiser, or what `schedule` says. Feature targets are regressed to at a constant rate instead (KRR-ST, arXiv
+  2310.06511).
 
   Attributes:
-    epochs: training runs over epochs `0..epochs` inclusive; over `epochs` of them for feature targets.
+    epochs: training runs over epochs `0..epochs` inclusive; over `epochs` of them for feature targets and with
+      `"cosine"`.
     batch_size: images per step; at most the size of the set.
     momentum: of SGD.
     weight_decay: added to the gradient; with `"adamw"` apart from it.
@@ -39,6 +41,9 @@ class Protocol(NamedTuple):
       labels, which are regression targets then: label logits as they are, classes as centred one-hot vectors;
       `"features"`, the mean over the entries of the squared distance of the logits to feature targets.
     optimizer: `"sgd"`, or `"adam"` or `"adamw"`, which have no use for `momentum`.
+    schedule: `"step"`, the drop by ten; or `"cosine"`, in epoch `e` the rate times `(1 + cos(pi e / epochs)) / 2`
+      (the benchmark of arXiv 2502.06434). Without effect for feature targets.
+    decay_all: false spares biases and norms the weight decay.
   """
 
   epochs: int = 1000
@@ -48,15 +53,23 @@ class Protocol(NamedTuple):
   augment: Augmentation = identity()
   loss: str = "ce"
   optimizer: str = "sgd"
+  schedule: str = "step"
+  decay_all: bool = True
+
+  @property
+  def drops(self) -> tuple[int, ...]:
+    """The first epoch with the lower rate, if there is one."""
+    return (self.epochs // 2 + 2,) if self.loss != FEATURES and self.schedule == "step" else ()
 
   @property
   def length(self) -> int:
     """How many epochs there are."""
-    return self.epochs + (self.loss != FEATURES)
+    return self.epochs + len(self.drops)
 
 
 LOSSES, FEATURES = ("ce", "mse"), "features"
 OPTIMIZERS = ("sgd", "adam", "adamw")
+SCHEDULES = ("step", "cosine")
 _REPEATED = 2**24  # bytes of a set that each seed may have a copy of
 _CERTAIN = 200.0  # a label logit beside zeros whose softmax is exactly 1 in float32
 
@@ -85,21 +98,27 @@ _RECIPES = {
 }
 
 
+def _rates(protocol: Protocol) -> Schedule:
+  """The learning rate by epoch, as a share of the first one; the same within an epoch."""
+  cosine = protocol.schedule == "cosine" and protocol.loss != FEATURES
+  rate = schedule("cosine" if cosine else "step", 1.0, epochs=protocol.length, milestones=protocol.drops)
+  return (lambda epoch: rate(jnp.floor(epoch))) if cosine else rate
+
+
 @functools.lru_cache(maxsize=16)
 def _method(network: Network, protocol: Protocol, shape: tuple[int, ...], rows: int) -> Method:
   """Training under a protocol with a learning rate of 1, which the stream scales: one program for all rates."""
-  # the first epoch with the lower rate
-  drops = () if protocol.loss == FEATURES else (protocol.epochs // 2 + 2,)
   start = jax.eval_shape(network.init, jax.random.key(0))
   return student_method(
     network,
     logits.ce() if protocol.loss == "ce" else _RECIPES[protocol.loss],
     optimizer=make_optimizer(
       protocol.optimizer,
-      schedule("step", 1.0, epochs=protocol.length, milestones=drops),
+      _rates(protocol),
       momentum=protocol.momentum,
       weight_decay=protocol.weight_decay,
-      restart=drops,
+      decay_all=protocol.decay_all,
+      restart=protocol.drops,
     ),
     augment=protocol.augment,
     chunk_size=suggest_chunk_size(network.apply, start.params, shape, rows, stats=start.stats),

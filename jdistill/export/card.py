@@ -111,8 +111,10 @@ def _sums(distilled: DistilledSet) -> list[str]:
 
 def _tiles(protocol: Mapping[str, Any]) -> list[str]:
   """A line about what is shown in the place of an image, where it is not the image."""
-  name = protocol.get("view", "none")
-  return [] if name == "none" else [f"- Networks are shown the view {literal(str(name))} in the place of each image."]
+  name, cells = protocol.get("view", "none"), protocol.get("cells", 1)
+  view = [] if name == "none" else [f"- Networks are shown the view {literal(str(name))} in the place of each image."]
+  one = f"one of the {cells} x {cells} cells of each image, enlarged, and never parts of two"
+  return view if cells == 1 else [*view, f"- Networks are shown random crops of {one}."]
 
 
 def _space(kind: str) -> str:

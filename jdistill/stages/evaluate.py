@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jdistill import augment, models, schema
 from jdistill.base import Diverged, Network, UserError
 from jdistill.config import Declared, Plain
-from jdistill.evaluation import LOSSES, OPTIMIZERS, evaluate_seeds
+from jdistill.evaluation import LOSSES, OPTIMIZERS, SCHEDULES, evaluate_seeds
 from jdistill.files import format_bytes
 from jdistill.reporting import Progress, Section, comparison, mean_std, units
 from jdistill.schema import Above, Choice, Range, near_matches
@@ -43,6 +43,11 @@ class Eval(NamedTuple):
   loss: Annotated[str, Choice(LOSSES)] = "ce"
   optimizer: Annotated[str, Choice(OPTIMIZERS)] = "sgd"
   view: str = "none"
+  cells: Annotated[int, Range(1)] = 1
+  crop_scale: Annotated[float, Above(0), Range(high=1)] | None = None
+  flip: bool = False
+  schedule: Annotated[str, Choice(SCHEDULES)] = "step"
+  decay_all: bool = True
 
 
 def _complete(given: Mapping[str, Any], out: dict[str, Any]) -> None:
@@ -62,9 +67,9 @@ def _complete(given: Mapping[str, Any], out: dict[str, Any]) -> None:
   for key in ("models", "sets"):
     if len(set(e[key])) < len(e[key]):
       raise UserError(f"eval.{key}={e[key]}: names one of them twice; name each once")
-  if e["loss"] == "mse" and "relabel" in out:
+  if e["loss"] == "mse" and sets.has_records(out):
     raise UserError("eval.loss='mse': sets with stored labels are trained on by the section relabel; set it to 'ce'")
-  if e["view"] != "none" and "relabel" in out:
+  if e["view"] != "none" and sets.has_records(out):
     raise UserError(f"eval.view={e['view']!r}: stored labels are of images as they are; set it to 'none'")
   if not e["control_lrs"]:
     raise UserError("eval.control_lrs: empty; give at least one learning rate")
@@ -78,6 +83,7 @@ def _check(run: Run) -> None:
     run.network(name)
   for key in ("augment", "other_augment"):
     augment.named(run.config["eval"][key], key=f"eval.{key}")
+  augment.cell_sides(task.input_shape[:2], run.config["eval"]["cells"], key="eval.cells")
   augment.view(run.config["eval"]["view"], key="eval.view", image_shape=task.input_shape)
 
 

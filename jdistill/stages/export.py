@@ -20,6 +20,7 @@ def _run(run: Run) -> None:
   begin, c, task = time.monotonic(), run.config, run.task()
   result, row = distill.stored(run, "distilled"), build.row_of(run)
   names = ("epochs", "batch_size", "momentum", "weight_decay", "augment", "loss", "optimizer", "view")
+  names += ("cells", "crop_scale", "flip", "schedule", "decay_all")  # of sets for classifiers
   if "pretrain" in c:  # targets are features, and belong to no classes
     protocol, lr, class_names = c["pretrain"] | {"loss": FEATURES, "view": "none"}, c["pretrain"]["lr"], ()
   else:
@@ -31,7 +32,7 @@ def _run(run: Run) -> None:
     learned_lr=lr,
     preprocessing=preprocess.to_arrays(task.preprocessing),
     class_names=class_names,
-    protocol={name: protocol[name] for name in names} | {"model": c["model"]},
+    protocol={name: protocol[name] for name in names if name in protocol} | {"model": c["model"]},
     provenance={
       "method": row.name,
       "paper": f"{row.title} ({row.paper})",

@@ -86,7 +86,9 @@ def _best(accuracies: dict[float, float]) -> tuple[float, float]:
 def _accuracies(run: Run, used: np.ndarray, one: SyntheticSet, rates: list[float]) -> dict[float, float]:
   """Accuracy by learning rate, below all others where training diverges."""
   e = run.config["eval"]
-  given = sets.Set(one.images, one.labels, sets.protocol(e, e["augment"]), used=used, view=augment.view(e["view"]).view)
+  given = sets.Set(
+    one.images, one.labels, sets.protocol(e, cells=e["cells"]), used=used, view=augment.view(e["view"]).view
+  )
   found = validation.accuracies(run, run.network(e["models"][0]), given, rates, seeds=_SEEDS)
   return {rate: value if np.isfinite(value) else -1.0 for rate, value in found.items()}
 

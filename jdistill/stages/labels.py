@@ -60,36 +60,31 @@ class Labels(NamedTuple):
     return self.targets.nbytes
 
 
-def options(c: Options, kind: str | None = None, *, augment: str | None = None) -> Options:
+def options(c: Options, kind: str | None = None, *, augment: str | None = None, real: bool = False) -> Options:
   """The section `relabel` for other labels of the same images.
 
   Args:
     c: the section.
     kind: one of `KINDS` in the place of `relabel.store`; `None` for the labels that the section has.
     augment: an augmentation by name in the place of all that the section does to a batch; `None` for that.
+    real: for whole real images, which have no cells.
   """
   changed: dict[str, Any] = {} if kind is None else {"store": kind, "top_k": None, "rank": None}
   if augment is not None:
-    changed |= {"augment": augment, "strips": 1, "crop_scale": None, "flip": False, "mix": "none"}
+    changed |= {"augment": augment, "strips": 1, "cells": 1, "crop_scale": None, "flip": False, "mix": "none"}
+  changed |= {"cells": 1} if real else {}
   return dict(c) | changed
 
 
 def augmentation(c: Options) -> Augmentation:
   """What batches go through before teachers and students see them; the same object for equal options."""
-  return _augmentation(c["augment"], c["strips"], c["crop_scale"], c["flip"], c["mix"])
+  return _augmentation(c["augment"], c["strips"], c["cells"], c["crop_scale"], c["flip"], c["mix"])
 
 
 @functools.lru_cache(maxsize=8)
-def _augmentation(name: str, strips: int, crop_scale: float | None, flip: bool, mix: str) -> Augmentation:
-  parts = []
-  if name != "none":
-    parts.append(augment.named(name, key="relabel.augment"))
-  if strips > 1:
-    parts.append(augment.shuffle_strips(strips))
-  if crop_scale is not None:
-    parts.append(augment.resized_crop((crop_scale, 1.0)))
-  if flip:
-    parts.append(augment.flip())
+def _augmentation(name: str, strips: int, cells: int, crop_scale: float | None, flip: bool, mix: str) -> Augmentation:
+  parts = [] if name == "none" else [augment.named(name, key="relabel.augment")]
+  parts += augment.windows(strips=strips, cells=cells, crop_scale=crop_scale, mirror=flip)
   if mix != "none":
     parts.append({"cutmix": augment.cutmix, "mixup": augment.mixup}[mix]())
   return augment.compose(*parts)

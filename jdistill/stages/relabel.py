@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from jdistill import schema
+from jdistill.augment import cell_sides
 from jdistill.base import UserError
 from jdistill.config import Declared, Plain
 from jdistill.evaluation import predict
@@ -46,6 +47,7 @@ class Relabel(NamedTuple):
   parts: Annotated[int, Range(1)] = 1
   augment: str = "none"
   strips: Annotated[int, Range(1)] = 1
+  cells: Annotated[int, Range(1)] = 1
   crop_scale: Annotated[float, Above(0), Range(high=1)] | None = 0.08
   flip: bool = True
   mix: Literal["cutmix", "mixup", "none"] = "cutmix"
@@ -81,7 +83,9 @@ def _complete(given: Mapping[str, Any], out: dict[str, Any]) -> None:
 def _check(run: Run) -> None:
   """Refuses a committee, batches and stores that cannot work with this data."""
   c, task = run.config["relabel"], run.task()
+  _check_teachers(run)
   voting.check(run)
+  cell_sides(task.input_shape[:2], c["cells"], key="relabel.cells")
   labels.augmentation(c).sample(jax.random.key(0), (2, *task.input_shape))
   size = min(c["batch_size"], build.count(run))
   check_parts(size, c["parts"], key="relabel.batch_size", least=2 if c["teacher_mode"] == "train" else 1)
@@ -90,8 +94,25 @@ def _check(run: Run) -> None:
       raise UserError(f"relabel.{key}={c[key]}: must be below the {task.num_classes} classes")
 
 
+def _check_teachers(run: Run) -> None:
+  """Refuses to ask teachers that nobody trains."""
+  known = "teachers" in run.config["stages"] or build.row_of(run).asks_teachers
+  if not known and any(networks.is_missing(run, one) for one in networks.specs(run)):
+    raise UserError(
+      f"stages={run.config['stages']}: relabel asks teachers, and no stage trains them; add 'teachers', or leave "
+      "'relabel' out for hard labels"
+    )
+
+
 def record(
-  run: Run, images: np.ndarray, own: np.ndarray, key: jax.Array, *, kind: str | None = None, augment: str | None = None
+  run: Run,
+  images: np.ndarray,
+  own: np.ndarray,
+  key: jax.Array,
+  *,
+  kind: str | None = None,
+  augment: str | None = None,
+  real: bool = False,
 ) -> labels.Labels:
   """Labels of images in network space with classes `own`, for all epochs of a training run.
 
@@ -99,9 +120,9 @@ def record(
     run: the run.
     images, own: the set.
     key: of the augmentations and of the order.
-    kind, augment: see `jdistill.stages.labels.options`.
+    kind, augment, real: see `jdistill.stages.labels.options`.
   """
-  c, begin = labels.options(run.config["relabel"], kind, augment=augment), time.monotonic()
+  c, begin = labels.options(run.config["relabel"], kind, augment=augment, real=real), time.monotonic()
   stored = labels.record(run, c, images, own, key)
   found = labels.ready(run, c, labels.examples_with(images, own), stored)
   return found._replace(seconds=time.monotonic() - begin)

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jdistill import augment
+from jdistill import augment, catalog
 from jdistill.base import View
 from jdistill.evaluation import Protocol, augmentation_robust_score, embeddings, label_robust_score
 from jdistill.selection import CHOICES, Evidence, select
-from jdistill.stages import build, distill, labels, networks, relabel, trajectories
+from jdistill.stages import build, distill, labels, networks, real_images, relabel, trajectories
 from jdistill.stages.labels import Labels
 from jdistill.stages.run import Run
 from jdistill.synthetic import expert_label_logits, random_real
@@ -89,17 +89,23 @@ def drawn_anew(name: str) -> bool:
   return name.startswith("random_")
 
 
+def has_records(out: Mapping[str, Any]) -> bool:
+  """Whether networks are trained on the labels of stage `relabel`."""
+  return "relabel" in out["stages"]
+
+
 def applicable(out: Mapping[str, Any]) -> tuple[list[str], list[str]]:
   """`(what is compared where nothing is asked for, all that can be)`.
 
   Soft labels need teachers, stored ones the stage `relabel`.
   """
-  if "relabel" in out:
+  if has_records(out):
     plain = [OWN, HARD, "random_hard", f"random_{RELABELLED}", FULL]
     real = [f"{choice}_{kind}" for choice in (*CHOICES, *_GUIDED) for kind in ("hard", RELABELLED, *KINDS)]
     again = [name for name in _REAUGMENTED if "soft" not in name]
     return plain, list(dict.fromkeys([*plain, *(f"{OWN}_{kind}" for kind in KINDS), *real, *again]))
-  kinds = ("_hard", "_soft") if "teachers" in out else ("_hard",)
+  taught = "teachers" in out["stages"] or catalog.row(out["method"]["name"]).asks_teachers
+  kinds = ("_hard", "_soft") if taught else ("_hard",)
   plain = [OWN, *(f"random{kind}" for kind in kinds), "initial", FULL]
   others = [name for name in (*REAL, *_REAUGMENTED) if name.removesuffix(_AGAIN).endswith((*kinds, OWN))]
   return plain, list(dict.fromkeys([*plain, HARD, *others]))
@@ -118,14 +124,24 @@ def soft_labels(run: Run) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
 
 def started_from(run: Run) -> np.ndarray:
   """Positions of the real images that the set started from, which a choice must not be tested on."""
+  if (chosen := real_images.positions(run)) is not None:
+    return chosen
   own = {image.tobytes() for image in np.asarray(distill.load(run, "initial").images)}
   return np.flatnonzero([image.tobytes() in own for image in np.asarray(run.task().teacher.x)])
 
 
-def protocol(e: Mapping[str, Any], augmentation: str) -> Protocol:
-  """How networks are trained on a set, by the section `eval` and an augmentation by name."""
-  own = augment.named(augmentation)
-  return Protocol(e["epochs"], e["batch_size"], e["momentum"], e["weight_decay"], own, e["loss"], e["optimizer"])
+def protocol(e: Mapping[str, Any], *, cells: int = 1, other: bool = False) -> Protocol:
+  """How networks are trained on a set, by the section `eval`.
+
+  Args:
+    e: the section.
+    cells: into how many an image of the set is divided along an axis.
+    other: whether `eval.other_augment` stands in the place of all that the section does to a batch.
+  """
+  whole = {"cells": cells, "crop_scale": e["crop_scale"], "mirror": e["flip"]}
+  own = augment.of_protocol(e["other_augment"]) if other else augment.of_protocol(e["augment"], **whole)
+  names = ("epochs", "batch_size", "momentum", "weight_decay", "loss", "optimizer", "schedule", "decay_all")
+  return Protocol(**{name: e[name] for name in names}, augment=own)
 
 
 def split(name: str) -> tuple[str, str]:
@@ -150,7 +166,8 @@ class Sets:
     """
     e = run.config["eval"]
     self._run, self._soften = run, None
-    self._plain, self._other = (protocol(e, e[key]) for key in ("augment", "other_augment"))
+    self._plain, self._other = protocol(e), protocol(e, other=True)
+    self._gridded = protocol(e, cells=e["cells"])  # of what was learned; other images are whole
     self._view = augment.view(e["view"]).view  # of what was learned, and of its start
     self._used = functools.cache(lambda: started_from(run))
     self._own, self._initial = distill.load(run, "distilled"), distill.load(run, "initial")
@@ -162,7 +179,8 @@ class Sets:
     """A set by name, for the network of one seed."""
     again = name.endswith(_AGAIN)
     made = self._made(name.removesuffix(_AGAIN), seed, self._run.config["eval"]["other_augment"] if again else None)
-    return made._replace(protocol=self._other if again else self._plain)._replace(**self._full(name))
+    own = self._gridded if name in (OWN, HARD) else self._plain
+    return made._replace(protocol=self._other if again else own)._replace(**self._full(name))
 
   def _full(self, name: str) -> dict[str, Any]:
     if name != FULL:
@@ -192,7 +210,7 @@ class Sets:
 
   def _distilled(self, other: str | None) -> Set:
     run, own = self._run, self._own
-    if "relabel" in run.config:
+    if has_records(run.config):
       found = Set(own.images, own.labels, self._plain)
       return self._with_records(found, OWN, 0, RELABELLED, other)
     rate, chosen = float(own.lr), run.config["eval"]["choose_lr"]
@@ -213,7 +231,7 @@ class Sets:
         return relabel.load(self._run)
       return relabel.record_again(self._run, kind=own, augment=other)
     one, key = self._chosen(images, seed), jax.random.fold_in(self._run.key("random records"), seed)
-    return relabel.record(self._run, one.images, one.labels, key, kind=own, augment=other)
+    return relabel.record(self._run, one.images, one.labels, key, kind=own, augment=other, real=True)
 
   def _hard(self) -> np.ndarray:
     """Integer labels of the distilled images, which lie class by class."""

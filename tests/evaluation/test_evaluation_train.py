@@ -125,6 +125,21 @@ def test_regression_with_adam_equals_numpy():
   check(train(protocol, 0.03), params)
 
 
+def test_adamw_with_a_cosine_by_epochs_equals_numpy():
+  """The rate is `(1 + cos(pi e / epochs)) / 2` in the whole epoch `e`; decay is apart and spares what has one axis."""
+  protocol = Protocol(epochs=4, batch_size=4, weight_decay=0.1, optimizer="adamw", schedule="cosine", decay_all=False)
+  params, x, y = [W.copy(), B.copy()], X[:1].reshape(1, -1), LABELS[:1]
+  first, second, count = [0.0, 0.0], [0.0, 0.0], 0
+  for rate in (0.03 * np.array([1, (2 + np.sqrt(2)) / 4, 0.5, (2 - np.sqrt(2)) / 4])).repeat(2):
+    error, count = softmax(x @ params[0] + params[1]) - softmax(y), count + 1
+    for i, gradient in enumerate((x.T @ error, error.sum(0))):
+      first[i], second[i] = 0.9 * first[i] + 0.1 * gradient, 0.999 * second[i] + 0.001 * gradient**2
+      step = first[i] / (1 - 0.9**count) / (np.sqrt(second[i] / (1 - 0.999**count)) + 1e-8)
+      params[i] = params[i] - rate * (step + (0.1 * params[i] if i == 0 else 0))
+  # the same example eight times, so that an epoch has two equal batches in whatever order
+  check(train(protocol, 0.03, LABELS[:1].repeat(8, 0), x=X[:1].repeat(8, 0)), params)
+
+
 def test_classes_become_centred_targets_of_a_regression():
   hard = np.arange(N) % CLASSES
   want = np.eye(CLASSES)[hard] - 1 / CLASSES
