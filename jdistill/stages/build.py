@@ -16,7 +16,7 @@ from jdistill.catalog import Row
 from jdistill.data import preprocess
 from jdistill.evaluation import embeddings
 from jdistill.ops import cam, suggest_chunk_size
-from jdistill.stages import networks, teachers, trajectories, voting
+from jdistill.stages import networks, real_images, teachers, trajectories, voting
 from jdistill.stages.run import Run
 from jdistill.synthetic import Budget, Materials, SyntheticSet
 from jdistill.tasks import Task
@@ -231,20 +231,22 @@ def empty(run: Run) -> SyntheticSet:
   return part(run, "start").empty(budget(run).start, task.num_classes, task.input_shape, teacher_width(run))
 
 
-def materials(run: Run, *, real: bool = True) -> Materials:
-  """What the method's stream is made of; without `real`, shapes are in the place of trajectories and teachers."""
+def materials(run: Run, *, ahead: bool = False) -> Materials:
+  """What the method's stream is made of; `ahead` of all work, shapes are in the place of trajectories and teachers."""
   task, row, count = run.task(), row_of(run), run.config.get("teachers", {}).get("count", 0)
   network = flat(run)
-  found = Materials(task.teacher.x, task.teacher.y, task.num_classes, run.config["seed"], network.size, network.shapes)
+  images, labels = real_images.images(run, ahead=ahead)
+  found = Materials(images, labels, task.num_classes, run.config["seed"], network.size, network.shapes)
   if row.takes("teacher_apply"):
     network = run.network(run.config["teacher"])
     shapes = jax.eval_shape(network.init, jax.random.key(0))
-    found = found._replace(teacher=teachers.first(run).variables[0] if real else shapes)
+    found = found._replace(teacher=shapes if ahead else teachers.first(run).variables[0])
   if row.takes("teacher_applies"):
     shapes = tuple(jax.eval_shape(network.init, jax.random.key(0)) for network in _teachers(run))
-    own, prior = (teachers.first(run).variables, voting.prior(run)) if real else (shapes, np.zeros(len(shapes), "f4"))
+    zeros = np.zeros(len(shapes), np.float32)
+    own, prior = (shapes, zeros) if ahead else (teachers.first(run).variables, voting.prior(run))
     found = found._replace(committee=own, prior=prior)
-  if row.keep == "trajectory" and real:
+  if row.keep == "trajectory" and not ahead:
     buffer = trajectories.ready(run)
     found = found._replace(segment=buffer.segment, epochs=buffer.epochs)
   return found._replace(teachers=count)
@@ -252,7 +254,7 @@ def materials(run: Run, *, real: bool = True) -> Materials:
 
 def shapes(run: Run, method: Method):
   """Shapes of a key, of the method's state and of one batch of its stream."""
-  example = part(run, "stream").example(materials(run, real=False))
+  example = part(run, "stream").example(materials(run, ahead=True))
   key = jax.eval_shape(lambda: jax.random.key(0))
   return key, jax.eval_shape(method.init, key, example), example
 

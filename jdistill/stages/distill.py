@@ -28,7 +28,7 @@ from jdistill.reporting import (
   timeline_steps,
 )
 from jdistill.schema import Range
-from jdistill.stages import build, distill_check, gradient, lines, networks, plan, trajectories
+from jdistill.stages import build, distill_check, gradient, lines, networks, plan, real_images, trajectories
 from jdistill.stages import stuck as stuck_lib
 from jdistill.stages.build import Route
 from jdistill.stages.run import Run
@@ -82,11 +82,11 @@ def _complete(given: Mapping[str, Any], out: dict[str, Any]) -> None:
 
 def initial_set(run: Run) -> SyntheticSet:
   """The synthetic set before the first step, on the host."""
-  task = run.task()
+  task, (images, classes) = run.task(), real_images.images(run)
   buffer = trajectories.ready(run) if build.row_of(run).keep == "trajectory" else None
   return build.part(run, "start").make(
-    task.teacher.x,
-    task.teacher.y,
+    images,
+    classes,
     ipc=build.budget(run).start,
     num_classes=task.num_classes,
     seed=run.config["seed"],

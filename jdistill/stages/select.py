@@ -1,7 +1,7 @@
 """Stage `select`: chooses the examples that students train on, by what proxy networks make of them."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,13 +34,13 @@ def _check(run: Run) -> None:
     if not subset.is_selected(arm):
       continue
     try:
-      check_arm(run, arm)
+      check_arm(run, arm, _seeds(run))
     except UserError as error:
       raise UserError(f"{label}: {error}") from error
 
 
-def check_arm(run: Run, arm: Mapping[str, Any]) -> None:
-  """Refuses a selection that cannot be made.
+def check_arm(run: Run, arm: Mapping[str, Any], seeds: Sequence[int]) -> None:
+  """Refuses a selection that cannot be made for some seeds.
 
   Raises:
     UserError: examples without one label each, a budget that a class cannot keep, or a selector that needs networks,
@@ -54,7 +54,7 @@ def check_arm(run: Run, arm: Mapping[str, Any]) -> None:
       f"data_policy.name='selected': selectors need one label for every example, and task.name="
       f"{arm['task']['name']!r} has others; choose another data_policy"
     )
-  for seed in _seeds(run):
+  for seed in seeds:
     subset.kept(run, arm, seed)
   if lacking := [need for need in wanted if need in ("logits", "history")] * (own["runs"] == 0):
     raise UserError(f"select.runs=0: {name} needs {lacking[0]} of a network; set at least 1")
@@ -83,12 +83,7 @@ def _run(run: Run) -> None:
     if run.stops():
       run.interrupt("select", begin, f"{len(records)} of {len(_arms(run))} choices are saved")
     found = choices.ready(run, label, arm, _seeds(run), "select")
-    records[label] = {
-      "selector": arm["select"]["name"],
-      "proxy_seconds": found.proxy_seconds,
-      "select_seconds": found.select_seconds,
-      **found.about,
-    }
+    records[label] = figures_of(arm, found)
   run.finish("select", begin, choices=records)
 
 
@@ -98,10 +93,15 @@ def _verify(run: Run) -> None:
 
 
 def _plan(run: Run) -> list[tuple[str, str]]:
+  return plan_rows(run, _arms(run), _seeds(run))
+
+
+def plan_rows(run: Run, arms: Mapping[str, Mapping[str, Any]], seeds: Sequence[int]) -> list[tuple[str, str]]:
+  """What the choices of some arms would cost; proxies that several ask stand there once."""
   rows, seen = [], []
-  for label, arm in _arms(run).items():
-    own, count = arm["select"], len(_seeds(run))
-    if subset.has_proxies(arm) and (identity := proxies.identity_of(run, arm, _seeds(run))) not in seen:
+  for label, arm in arms.items():
+    own, count = arm["select"], len(seeds)
+    if subset.has_proxies(arm) and (identity := proxies.identity_of(run, arm, seeds)) not in seen:
       seen.append(identity)
       found = job_plan.plan_of(run, proxies.job_of(run, label, arm, [0]))
       networks = count * own["runs"]
@@ -113,14 +113,19 @@ def _plan(run: Run) -> list[tuple[str, str]]:
         )
       )
     size = len(subset.labels_of(run, arm, 0))
-    rows.append((f"{label}: {own['name']} keeps {subset.kept(run, arm):,} of {size:,} examples, {count} times", ""))
+    times = f", {count} times" if count > 1 else ""
+    rows.append((f"{label}: {own['name']} keeps {subset.kept(run, arm):,} of {size:,} examples{times}", ""))
   return rows
 
 
-def _report(run: Run, record: Mapping[str, Any]) -> Part:
-  found = record["choices"]
-  if not found:
-    return Part()
+def figures_of(arm: Mapping[str, Any], found: choices.Found) -> dict[str, Any]:
+  """What a report tells of a choice."""
+  seconds = {"proxy_seconds": found.proxy_seconds, "select_seconds": found.select_seconds}
+  return {"selector": arm["select"]["name"], **seconds, **found.about}
+
+
+def table(found: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+  """The choices of some arms, as `figures_of` gives them, as a table."""
   noisy = any("wrong_labels" in one for one in found.values())
   headers = ["arm", "selector", "kept", "weights", "proxies (s)", "selecting (s)", *(["wrong labels"] * noisy)]
   rows = []
@@ -137,11 +142,18 @@ def _report(run: Run, record: Mapping[str, Any]) -> Part:
         *([f"{np.mean(one['wrong_labels']):.1%}"] if "wrong_labels" in one else [""] * noisy),
       ]
     )
+  return headers, rows
+
+
+def _report(run: Run, record: Mapping[str, Any]) -> Part:
+  found = record["choices"]
+  if not found:
+    return Part()
   text = (
     "Seconds are of the choices for all seeds: of training their proxies, without compilation, and of selecting. Arms "
     "that ask the same proxies share them here; each would need them alone. Both count in times to a score."
   )
-  return Part({"choices": found}, sections=[Section("Selection", text, (headers, rows))])
+  return Part({"choices": found}, sections=[Section("Selection", text, table(found))])
 
 
 STAGE = Stage("select", _run, Declared(), (), _check, _verify, _plan, _report)

@@ -169,6 +169,8 @@ class Start(NamedTuple):
       method should learn.
     reals: how many real images go into each.
     candidates: `(labels [n], ipc, num_classes) -> None`, refuses real images that are too few to choose from.
+    keeps: `(images per class) -> real images per class` that a method is given, where it is given chosen ones; `None`
+      for methods that look at all.
     budget: `(images per class that are paid for, num_classes, teachers) -> Budget`. Raises `UserError` where nothing
       can be stored for so little.
   """
@@ -178,6 +180,7 @@ class Start(NamedTuple):
   check: Callable[[Mapping[str, Any], Mapping[str, Any] | None], None]
   reals: int = 1
   candidates: Callable[[np.ndarray, int, int], None] = lambda labels, ipc, num_classes: None
+  keeps: Callable[[int], int] | None = None
   budget: Callable[[int, int, int], Budget] = lambda ipc, num_classes, teachers: Budget(ipc, ipc)
 
 
