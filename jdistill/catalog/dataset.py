@@ -271,6 +271,21 @@ ROWS = (
     values={"initial": "real", "labels": "hard"},
   ),
   _row(
+    name="pca",
+    title="Rethinking Large-scale Dataset Compression: Shifting Focus From Labels to Images",
+    authors="Lingao Xiao and Songhua Liu and Yang He and Xinchao Wang",
+    venue="arXiv 2025",
+    arxiv="2502.06434",
+    builder="jdistill.methods.dataset.pca:pca",
+    stages=("teachers", "prune", "distill", "relabel", "evaluate", "export", "report"),
+    test="tests/methods/test_pca.py",
+    toy={"kind": "combined", "objective": "pca/classes_left"},
+    parts={
+      "stream": "jdistill.methods.dataset.pca:class_stream",
+      "start": "jdistill.methods.dataset.pca:pruned_start",
+    },
+  ),
+  _row(
     name="krr_st",
     title="Self-Supervised Dataset Distillation for Transfer Learning",
     authors="Dong Bok Lee and Seanie Lee and Joonho Ko and Kenji Kawaguchi and Juho Lee and Sung Ju Hwang",

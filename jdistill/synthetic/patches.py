@@ -73,6 +73,21 @@ def check_tiles(sides: tuple[int, int], factor: int) -> None:
     )
 
 
+def hard_classes(labels: np.ndarray) -> tuple[int, int]:
+  """How many classes a set has, and images per class.
+
+  Raises:
+    ValueError: soft labels.
+  """
+  labels = np.asarray(labels)
+  if labels.ndim == 2:
+    raise ValueError(
+      "initial: has soft labels, and images are made class by class of real ones; set method.labels='hard'"
+    )
+  classes = len(np.unique(labels))
+  return classes, len(labels) // classes
+
+
 def check_candidates(labels: np.ndarray, mipc: int, ipc: int, factor: int, num_classes: int) -> None:
   """Raises `UserError` where there are too few real images to choose from, in a class or in `mipc`."""
   if mipc < ipc * factor**2:

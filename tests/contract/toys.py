@@ -190,6 +190,14 @@ def _crops(row: catalog.Row) -> Toy:
   return Toy(method, row.build("stream")(**sizes).stream(Materials(x, y, 3, 0, teacher=teacher)), row.toy["objective"])
 
 
+def _combined(row: catalog.Row) -> Toy:
+  """Four tiles of the only image, of 4x4 pixels, of each of eight classes."""
+  x, y = jax.device_get(_images(32, shape=(4, 4, 1))[0]), np.repeat(np.arange(8, dtype=np.int32), 4)
+  initial = row.build("start")().make(x, y, ipc=1, num_classes=8)
+  stream = row.build("stream")().stream(Materials(x, y, 8, 0))
+  return Toy(row.build()(initial, **options(row)), stream, row.toy["objective"])
+
+
 def _updates(data: Batch, **given) -> Callable[[int], StudentInput]:
   """Two updates per epoch, on six examples each."""
 
@@ -272,6 +280,7 @@ KINDS = {
   "recovery": _recovery,
   "committee": _voting,
   "crops": _crops,
+  "combined": _combined,
   "regression": _regression,
   "federated": _federated,
 }

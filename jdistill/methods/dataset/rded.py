@@ -10,7 +10,7 @@ import numpy as np
 from jdistill.base import Apply, Batch, Key, Method, Metrics, Variables
 from jdistill.schema import Above, Count, Range, validated
 from jdistill.synthetic import Feed, Materials, SyntheticSet
-from jdistill.synthetic.patches import check_candidates, patch_crop, score_crops, select_tiles, tile_grid
+from jdistill.synthetic.patches import check_candidates, hard_classes, patch_crop, score_crops, select_tiles, tile_grid
 
 Candidates = tuple[Variables, Batch]  # the teacher, and `mipc` real images of one class
 
@@ -98,11 +98,7 @@ def rded(
     Sun et al., "On the Diversity and Realism of Distilled Dataset: An Efficient Dataset Distillation Paradigm" (arXiv
     2312.03526), sec. 3 and its code.
   """
-  labels = np.asarray(initial.labels)
-  if labels.ndim == 2:
-    raise ValueError("initial: has soft labels, and crops are scored by classes; set method.labels='hard'")
-  classes, sides = len(np.unique(labels)), np.shape(initial.images)[1:3]
-  ipc = len(labels) // classes
+  (classes, ipc), sides = hard_classes(initial.labels), np.shape(initial.images)[1:3]
   crop = patch_crop(sides, factor, patch_scale)
   check_candidates(np.repeat(np.arange(classes), mipc), mipc, ipc, factor, classes)
 
