@@ -7,6 +7,7 @@ rewrites them in the current checkout: what stands between `<!-- NAME -->` and `
 
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from jdistill import catalog, stages
@@ -36,16 +37,18 @@ def systems() -> str:
 def keys() -> str:
   """Every key of a configuration that does not depend on the method: by stage and section."""
   parts = ["**Every run**", _declared(RUN, skip=("method", "task"))]
-  seen: set[str] = set(RUN.sections)
+  seen = dict(RUN.sections)
   for name, stage in stages.STAGES.items():
-    text = _declared(stage.fields, skip=tuple(seen))
-    seen |= set(stage.fields.sections)
+    own = stage.fields.sections
+    # stages that declare a section differently, such as what it is a copy of, say so
+    text = _declared(stage.fields, skip=[key for key in own if key in RUN.sections or seen.get(key) == own[key]])
+    seen |= own
     if text:
       parts += [f"**Stage `{name}`**", text]
   return "\n\n".join(parts)
 
 
-def _declared(declared: Declared, skip: tuple[str, ...]) -> str:
+def _declared(declared: Declared, skip: Sequence[str]) -> str:
   rows = [_row(key, field) for key, field in declared.keys.items()]
   for name, section in declared.sections.items():
     if name in skip:

@@ -30,7 +30,7 @@ MAY_IMPORT = {
   "synthetic": GROUND | {"ops", "selection", "augment", "losses"},  # crops of real images that a network judges
   "models": GROUND | {"ops"},
   # data, targets and the engine: none of them knows a method
-  "data": GROUND | {"files"},
+  "data": GROUND | {"files", "ops"},  # images in another size
   "teachers": NUMBERS | {"files", "data", "models"},
   "training": NUMBERS | {"files", "data", "models"},
   # methods take data policies and connectors from the rooms that have them

@@ -4,8 +4,11 @@ Both use the same picture of an image: a grid of points with value zero everywhe
 that the weight of input pixel `q` at the real position `p` is the hat function `max(0, 1 - |p - q|)` on each axis.
 """
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 
@@ -52,6 +55,29 @@ def hat_weights(positions: jax.Array, size: int) -> jax.Array:
   """
   pixels = jnp.arange(size, dtype=positions.dtype).reshape((1,) * positions.ndim + (size,))
   return jnp.maximum(1 - jnp.abs(positions[..., None] - pixels), 0)
+
+
+def resize_weights(old: int, new: int, kind: Literal["bilinear", "area"] = "bilinear") -> np.ndarray:
+  """What each pixel of an axis in another size takes of the pixels that there are.
+
+  Args:
+    old, new: numbers of pixels.
+    kind: `"bilinear"`, hats around the new centres, of the width of a pixel of the coarser grid, so that a smaller size
+      averages over as many pixels as one takes the place of; or `"area"`, the mean of `old / new` pixels.
+
+  Returns:
+    `[new, old]` float32, rows of sum 1.
+
+  Raises:
+    ValueError: `"area"` where `new` does not divide `old`.
+  """
+  if kind == "area":
+    if old % new:
+      raise ValueError(f"resize_weights: {new} pixels of {old} are no means of equally many; use 'bilinear'")
+    return np.repeat(np.eye(new, dtype=np.float32), old // new, axis=1) * np.float32(new / old)
+  centres = (np.arange(new) + 0.5) * old / new - 0.5
+  hats = np.maximum(0, 1 - np.abs(np.arange(old)[None] - centres[:, None]) / max(1, old / new))
+  return np.float32(hats / hats.sum(1, keepdims=True))
 
 
 def separable_resample(x: jax.Array, wy: jax.Array, wx: jax.Array) -> jax.Array:

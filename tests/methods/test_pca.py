@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from jdistill.base import UserError
-from jdistill.data.resize import shrinking
 from jdistill.methods.dataset.pca import class_stream, pca, pruned_start
+from jdistill.ops.affine import resize_weights
 from jdistill.synthetic import Materials, SyntheticSet
 from jdistill.synthetic.patches import patch_crop
 
@@ -65,9 +65,9 @@ def test_means_over_pixels_in_the_place_of_hats():
   found, _ = run(shrink="area")
   want = grids(X.reshape(len(X), 2, 2, 3, 2, 2).mean((2, 4)))
   np.testing.assert_allclose(found.images, want, rtol=1e-5, atol=1e-6)
-  np.testing.assert_array_equal(shrinking(4, 2, "area"), [[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]])
+  np.testing.assert_array_equal(resize_weights(4, 2, "area"), [[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]])
   with pytest.raises(ValueError, match="2 pixels of 5"):
-    shrinking(5, 2, "area")
+    resize_weights(5, 2, "area")
 
 
 def test_one_tile_is_the_image_and_steps_beyond_the_last_class_change_nothing():

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdistill.base import Batch, Key, Method, Metrics, UserError
-from jdistill.data.resize import shrinking
-from jdistill.ops.affine import separable_resample
+from jdistill.ops.affine import resize_weights, separable_resample
 from jdistill.schema import Above, Count, Positive, Range, validated
 from jdistill.synthetic import Feed, Materials, Start, SyntheticSet
 from jdistill.synthetic.patches import check_tiles, hard_classes, patch_crop, tile_grid
@@ -122,7 +121,7 @@ def pca(
   sides = np.shape(initial.images)[1:3]
   check_tiles(sides, factor)
   cut = patch_crop(sides, factor, crop)
-  small = [jnp.asarray(shrinking(side, side // factor, shrink)) for side in sides]
+  small = [jnp.asarray(resize_weights(side, side // factor, shrink)) for side in sides]
 
   def init(key: Key, batch: Batch) -> PCAState:
     del key, batch
