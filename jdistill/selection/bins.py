@@ -32,9 +32,8 @@ def generate_bins(
 ) -> np.ndarray:
   """`[n]` the bin of every example, from 0: within its class, bins are chosen greedily from what is left.
 
-  A bin maximises a graph cut among the examples of the class that are in no bin before; see `graph_cut`. A class of
-  `n_c` has bins of `round(n_c / n_bins)` examples and leaves the rest to the last one; where that would leave too few,
-  bins are of `n_c // n_bins`. The first bins are the most typical, the last one has the outliers.
+  A bin maximises a graph cut among the examples of the class that are in no bin before; see `graph_cut`. Sizes are
+  those of `bin_sizes`. The first bins are the most typical, the last one has the outliers.
 
   Args:
     embedding: of all examples, gradients in the paper's code.
@@ -53,18 +52,52 @@ def generate_bins(
   labels = np.asarray(labels)
   found = np.zeros(len(labels), np.int64)
   for label, size in zip(*np.unique(labels, return_counts=True), strict=True):
-    if not 1 <= n_bins <= size:
-      raise UserError(f"select.n_bins={n_bins}: class {label} has {size} examples; give 1 to {size}")
-    left, bin_size = np.flatnonzero(labels == label), round(size / n_bins)
-    if bin_size * (n_bins - 1) >= size:
-      bin_size = size // n_bins
-    for number in range(n_bins - 1):
+    check_bins(f"class {label}", int(size), n_bins)
+    left = np.flatnonzero(labels == label)
+    for number, count in enumerate(bin_sizes(int(size), n_bins)[:-1]):
       objective = _objective(embeddings.take(embedding, left), lam, form)
-      chosen = maximise(objective, bin_size).index
+      chosen = maximise(objective, count).index
       found[left[chosen]] = number
       left = np.delete(left, chosen)
     found[left] = n_bins - 1
   return found
+
+
+def bin_sizes(size: int, n_bins: int) -> list[int]:
+  """How many examples each bin of a class has: `round(size / n_bins)`, and the last one what is left.
+
+  Where that would leave it nothing, bins are of `size // n_bins`.
+  """
+  usual = round(size / n_bins)
+  if usual * (n_bins - 1) >= size:
+    usual = size // n_bins
+  return [usual] * (n_bins - 1) + [size - usual * (n_bins - 1)]
+
+
+def check_bins(whose: str, size: int, n_bins: int, *, only_bin: int | None = None, count: int = 0) -> None:
+  """Refuses bins that so many examples cannot have.
+
+  Args:
+    whose: examples they are, for messages: `"class 3"`.
+    size: how many examples there are.
+    n_bins: into how many bins they go.
+    only_bin: the one that `count` examples come from, counted from 1; `None` for all.
+    count: how many are drawn.
+
+  Raises:
+    UserError: `n_bins` outside `1..size`, no such bin, or one of fewer examples than are drawn.
+  """
+  if not 1 <= n_bins <= size:
+    raise UserError(f"select.n_bins={n_bins}: {whose} has {size} examples; give 1 to {size}")
+  if only_bin is None:
+    return
+  if not 1 <= only_bin <= n_bins:
+    raise UserError(f"select.only_bin={only_bin}: there are {n_bins} bins; give 1 to {n_bins}")
+  if (most := bin_sizes(size, n_bins)[only_bin - 1]) < count:
+    raise UserError(
+      f"select.only_bin={only_bin}: has {most} examples of {whose}, of which {count} are to be kept; keep fewer, "
+      "or lower n_bins"
+    )
 
 
 def _objective(embedding, lam, form):

@@ -1,7 +1,7 @@
 """What is known about examples when some of them are chosen, and what a choice is."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,11 +34,14 @@ class Choice(NamedTuple):
     index: `[k]` positions, none twice, class by class where classes are balanced, and in the order of their choice.
     weight: `[k]` float32, how much each counts in training, or `None` where all count the same.
     value: `[k]`, by what each was chosen (its score, its marginal gain), or `None`.
+    notes: what a user should know of the choice, as numbers by what they count (`"vectors of length 0"`); those of all
+      classes are added up.
   """
 
   index: np.ndarray
   weight: np.ndarray | None = None
   value: np.ndarray | None = None
+  notes: Mapping[str, int] = {}
 
 
 class Selector(NamedTuple):
@@ -51,12 +54,15 @@ class Selector(NamedTuple):
     needs: the fields of `Evidence` that it reads beside the labels.
     rule: what it keeps, for tables.
     cost: of a choice of `k` among `n`, for tables.
+    check: `(whose, size, count, options) -> None` raises a `UserError` where `count` of `size` examples cannot be
+      chosen with these options; asked before there is any evidence. `whose` they are is for messages: `"class 3"`.
   """
 
   choose: Callable[..., Choice]
   needs: tuple[str, ...] = ()
   rule: str = ""
   cost: str = ""
+  check: Callable[[str, int, int, Mapping[str, Any]], None] = lambda whose, size, count, options: None
 
 
 def checked(evidence: Evidence, needs: tuple[str, ...], name: str, where: str = "evidence") -> Evidence:

@@ -1,5 +1,6 @@
 """One way to choose a part of a data set, whatever the rule: `select(rng, "k_center", evidence, fraction=0.1)`."""
 
+import collections
 from typing import Any
 
 import jax
@@ -10,7 +11,9 @@ from jdistill.base import UserError
 from jdistill.selection.evidence import Choice, Evidence, Selector, checked, part
 from jdistill.selection.selectors import SELECTORS
 
-__all__ = ["SELECTORS", "Choice", "Evidence", "Selector", "budgets", "needs", "select"]
+__all__ = ["SELECTORS", "Choice", "Evidence", "Selector", "budgets", "check", "needs", "select"]
+
+ALL = -1  # in place of a label, where one choice is made among all examples
 
 
 def select(
@@ -36,8 +39,8 @@ def select(
     **options: of the selector, the keyword-only arguments of `SELECTORS[name].choose`.
 
   Returns:
-    `Choice(index, weight, value)`: positions among all examples, by ascending class where classes are balanced, in the
-    order of their choice.
+    `Choice(index, weight, value, notes)`: positions among all examples, by ascending class where classes are balanced,
+    in the order of their choice.
 
   Raises:
     UserError: an unknown selector or option, evidence that does not serve, not exactly one of `fraction` and
@@ -50,13 +53,11 @@ def select(
   schema.check_known("select", options, declared)
   options = {key: schema.checked(f"select.{key}", value, declared[key]) for key, value in options.items()}
   evidence, rng = checked(evidence, needs(name, **options), name), _generator(rng)
+  counts = check(name, evidence.labels, fraction=fraction, per_class=per_class, balanced=balanced, **options)
   if not balanced:
-    # all examples are one class then
-    own = evidence.labels if fraction is None else np.zeros_like(evidence.labels)
-    total = sum(budgets(own, fraction=fraction, per_class=per_class).values())
-    return choose(rng, evidence, total, **options)
+    return choose(rng, evidence, counts[ALL], **options)
   found = []
-  for label, count in budgets(evidence.labels, fraction=fraction, per_class=per_class).items():
+  for label, count in counts.items():
     own, validation = np.flatnonzero(evidence.labels == label), None
     if evidence.validation is not None:
       validation = np.flatnonzero(evidence.validation.labels == label)
@@ -64,7 +65,45 @@ def select(
         raise UserError(f"evidence.validation: no example of class {label}; give some, or balanced=False")
     chosen = choose(rng, part(evidence, own, validation), count, **options)
     found.append(chosen._replace(index=own[chosen.index]))
-  return Choice(*(None if values[0] is None else np.concatenate(values) for values in zip(*found, strict=True)))
+  notes = collections.Counter()
+  for one in found:
+    notes.update(one.notes)
+  columns = zip(*((one.index, one.weight, one.value) for one in found), strict=True)
+  return Choice(*(None if values[0] is None else np.concatenate(values) for values in columns), dict(notes))
+
+
+def check(
+  name: str,
+  labels: np.ndarray,
+  *,
+  fraction: float | None = None,
+  per_class: int | None = None,
+  balanced: bool = True,
+  **options: Any,
+) -> dict[int, int]:
+  """How many examples of every class a selector keeps, as far as `select` can be refused before there is evidence.
+
+  Args:
+    name: of the selector.
+    labels: `[n]` integers.
+    fraction, per_class, balanced, **options: as for `select`.
+
+  Returns:
+    Counts by ascending label; where classes are not balanced, one count under the label -1.
+
+  Raises:
+    UserError: see `budgets`, or what the selector itself refuses, such as more bins than a class has examples.
+  """
+  labels = np.asarray(labels)
+  if balanced:
+    counts = budgets(labels, fraction=fraction, per_class=per_class)
+  else:  # all examples are one class then
+    own = labels if fraction is None else np.zeros_like(labels)
+    counts = {ALL: sum(budgets(own, fraction=fraction, per_class=per_class).values())}
+  for label, count in counts.items():
+    whose = "the data set" if label == ALL else f"class {label}"
+    SELECTORS[name].check(whose, len(labels) if label == ALL else int((labels == label).sum()), count, options)
+  return counts
 
 
 def needs(name: str, **options: Any) -> tuple[str, ...]:

@@ -1,9 +1,11 @@
 """The table of selectors: every rule of selection by its name, with the evidence that it needs."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
+from jdistill import schema
 from jdistill.schema import Above, Count, NonNegative, Range
 from jdistill.selection import bins, coresets, embeddings, matching, objectives, scores
 from jdistill.selection.embeddings import Embedding
@@ -104,6 +106,12 @@ def _maximised(rng: np.random.Generator, objective: Objective, count: int, order
   return Choice(picked.index, value=picked.gain)
 
 
+def _without_direction(embedding: Embedding) -> dict[str, int]:
+  """How many vectors have no cosine to others, which then counts as 0."""
+  count = int((embeddings.norms(embedding) == 0).sum())
+  return {"vectors of length 0": count} if count else {}
+
+
 Epsilon = Annotated[float, Above(0), Range(high=0.99)]
 
 
@@ -117,8 +125,10 @@ def _graph_cut(
   order: Order = "lazy",
   epsilon: Epsilon = 0.01,
 ) -> Choice:
-  similarity = objectives.cosine_similarity(vectors(evidence, vectors_of))
-  return _maximised(rng, objectives.graph_cut(similarity, lam=lam), count, order, epsilon)
+  embedding = vectors(evidence, vectors_of)
+  similarity = objectives.cosine_similarity(embedding)
+  found = _maximised(rng, objectives.graph_cut(similarity, lam=lam), count, order, epsilon)
+  return found._replace(notes=_without_direction(embedding))
 
 
 def _facility_location(
@@ -130,8 +140,10 @@ def _facility_location(
   order: Order = "lazy",
   epsilon: Epsilon = 0.01,
 ) -> Choice:
-  similarity = objectives.cosine_similarity(vectors(evidence, vectors_of))
-  return _maximised(rng, objectives.facility_location(similarity), count, order, epsilon)
+  embedding = vectors(evidence, vectors_of)
+  similarity = objectives.cosine_similarity(embedding)
+  found = _maximised(rng, objectives.facility_location(similarity), count, order, epsilon)
+  return found._replace(notes=_without_direction(embedding))
 
 
 def _craig(
@@ -178,15 +190,27 @@ def _bins(
   count: int,
   *,
   n_bins: Count = 10,
+  only_bin: Count | None = None,
   vectors_of: Vectors = "gradients",
   form: bins.Form = "cosine",
   lam: NonNegative = 1.0,
   double_softmax: bool = False,
 ) -> Choice:
-  one_class = np.zeros_like(evidence.labels)
-  own = bins.generate_bins(vectors(evidence, vectors_of, double_softmax), one_class, n_bins, lam=lam, form=form)
-  counts = bins.shares(np.bincount(own), count / len(own))
-  return Choice(bins.draw(rng, own, np.arange(len(own)), counts))
+  embedding, one_class = vectors(evidence, vectors_of, double_softmax), np.zeros_like(evidence.labels)
+  own = bins.generate_bins(embedding, one_class, n_bins, lam=lam, form=form)
+  if only_bin is None:
+    counts = bins.shares(np.bincount(own), count / len(own))
+  else:
+    counts = count * (np.arange(n_bins) == only_bin - 1)
+  notes = _without_direction(embedding) if form == "cosine" else {}
+  if only_bin is None and (counts == 0).any():
+    notes["bins that give nothing"] = int((counts == 0).sum())
+  return Choice(bins.draw(rng, own, np.arange(len(own)), counts), notes=notes)
+
+
+def _check_bins(whose: str, size: int, count: int, options: Mapping[str, Any]) -> None:
+  known = {"n_bins": schema.fields(_bins)["n_bins"].default} | dict(options)
+  bins.check_bins(whose, size, known["n_bins"], only_bin=known.get("only_bin"), count=count)
 
 
 _POINTS, _GRADIENTS = ("features",), ("features", "logits")
@@ -210,7 +234,7 @@ SELECTORS: dict[str, Selector] = {
     _glister, (*_GRADIENTS, "validation"), "steps on the chosen lower the loss on validation examples", "k n C d"
   ),
   "gradmatch": Selector(_gradmatch, _GRADIENTS, "the weighted mean of gradients is that of all", "k n C d + k^4"),
-  "bins": Selector(_bins, _GRADIENTS, "some of every bin of dataset quantization", "n_bins n d, lazily"),
+  "bins": Selector(_bins, _GRADIENTS, "some of every bin of dataset quantization", "n_bins n d, lazily", _check_bins),
 }
 
 CHOICES = tuple(name for name, selector in SELECTORS.items() if set(selector.needs) <= {"features"})  # any points serve

@@ -97,23 +97,25 @@ def _choose(run, label, arm, seeds, stage: str, path: Path, identity: Mapping[st
       took += time.monotonic() - begin
     chosen = _together(rows)
     write_npz(path / _ARRAYS, chosen._asdict())
+    notes = {name: [row.notes.get(name, 0) for row in rows] for name in sorted({n for row in rows for n in row.notes})}
+    about = _about(run, arm, seeds, chosen) | ({"notes": notes} if notes else {})
     found = {
-      "identity": identity, "proxy_seconds": seconds, "select_seconds": took, "about": _about(run, arm, seeds, chosen),
+      "identity": identity, "proxy_seconds": seconds, "select_seconds": took, "about": about,
       "files": {_ARRAYS: sha256_file(path / _ARRAYS)},
     }  # fmt: skip
     write_record(path / _RECORD, found)
     count = chosen.positions.shape[1]
     run.log(f"{stage}: {label}: {arm['select']['name']} keeps {count} of {len(evidence.labels)} examples, {took:.2f} s")
+    for name, counts in notes.items():
+      run.log(f"{stage}: {label}: {name}: {np.mean(counts):g} on average over seeds, {max(counts)} at most")
 
   on_first(write)
 
 
 def _select(run: Run, label: str, arm: Mapping[str, Any], seed: int, evidence: Evidence) -> Choice:
-  own = arm["select"]
-  options = {name: value for name, value in own.items() if name != "name" and name not in subset.COMMON}
   rng = np.random.default_rng((run.config["seed"], 41, seed))
   try:
-    return select(rng, own["name"], evidence, balanced=own["balanced"], **subset.budget(arm), **options)
+    return select(rng, arm["select"]["name"], evidence, **subset.options(arm))
   except UserError as error:
     raise UserError(f"{label}: {error}") from error
 

@@ -13,7 +13,7 @@ from jdistill.config.common import TRAIN
 from jdistill.data.policies import Chosen
 from jdistill.files import Damaged, read_record, sha256_file, to_jsonable
 from jdistill.schema import Above, Count, Range
-from jdistill.selection.select import SELECTORS, budgets
+from jdistill.selection.select import SELECTORS, check
 from jdistill.stages import networks
 from jdistill.stages.run import Run
 from jdistill.stages.workdir import on_first
@@ -70,12 +70,16 @@ def kept(run: Run, arm: Mapping[str, Any], seed: int = 0) -> int:
   """How many examples the student of a seed keeps.
 
   Raises:
-    UserError: a class would keep nothing, or has fewer examples than asked.
+    UserError: a class would keep nothing, or has fewer examples than asked, or its selector cannot choose so many.
   """
-  labels = labels_of(run, arm, seed)
-  found = sum(budgets(labels, **budget(arm)).values())
+  return sum(check(arm["select"]["name"], labels_of(run, arm, seed), **options(arm)).values())
+
+
+def options(arm: Mapping[str, Any]) -> dict[str, Any]:
+  """The keyword arguments of `jdistill.selection.select` that an arm asks for."""
   own = arm["select"]
-  return found if own["balanced"] or own["per_class"] is not None else round(own["fraction"] * len(labels))
+  others = {name: value for name, value in own.items() if name != "name" and name not in COMMON}
+  return {"balanced": own["balanced"], **budget(arm), **others}
 
 
 def labels_of(run: Run, arm: Mapping[str, Any], seed: int) -> np.ndarray:
@@ -120,15 +124,15 @@ def checked(path: Path, record: str, wanted: Mapping[str, Any]) -> dict[str, Any
   return found
 
 
-def is_whole(run: Run, path: Path, record: str, wanted: Mapping[str, Any]) -> bool:
-  """Whether an artefact is there; tells of one that is damaged."""
+def is_whole(run: Run, path: Path, record: str, wanted: Mapping[str, Any], *, stage: str = "select") -> bool:
+  """Whether an artefact of a stage is there; tells of one that is damaged."""
 
   def look() -> bool:
     try:
       checked(path, record, wanted)
     except Damaged as error:
       if (path / record).exists():
-        run.tell("select", error)
+        run.tell(stage, error)
       return False
     return True
 

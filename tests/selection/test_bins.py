@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from jdistill.base import UserError
-from jdistill.selection import embeddings
-from jdistill.selection.bins import generate_bins, sample_bins
+from jdistill.selection import Evidence, embeddings, select
+from jdistill.selection.bins import bin_sizes, generate_bins, sample_bins
+from jdistill.selection.select import check
 
 RNG = np.random.default_rng
 X, Y = RNG(0).normal(size=(47, 4)), np.arange(47) % 2  # classes of 24 and 23
@@ -98,3 +99,56 @@ def test_small_bins_show_what_was_drawn():
 def test_what_cannot_be_is_refused(call, message):
   with pytest.raises(UserError, match=message):
     call()
+
+
+def test_one_bin_alone_gives_all_that_is_kept():
+  bins = generate_bins(embeddings.points(X), Y, 5)
+  for number in (1, 3, 5):
+    options = {"vectors_of": "features", "n_bins": 5, "only_bin": number}
+    found = select(0, "bins", Evidence(Y, X), per_class=3, **options)
+    assert (bins[found.index] == number - 1).all() and np.bincount(Y[found.index]).tolist() == [3, 3]
+    assert len(set(found.index)) == 6 and found.notes == {}
+    draws = {tuple(select(seed, "bins", Evidence(Y, X), per_class=2, **options).index) for seed in range(5)}
+    assert len(draws) > 1  # drawn, not the first ones
+
+
+@pytest.mark.parametrize("size", [10, 11, 16, 24, 99])
+def test_sizes_of_bins_are_those_that_are_made(size):
+  made = generate_bins(embeddings.points(RNG(2).normal(size=(size, 3))), np.zeros(size, int), 10)
+  assert np.bincount(made).tolist() == bin_sizes(size, 10) and min(bin_sizes(size, 10)) > 0
+
+
+def test_bins_that_give_nothing_and_vectors_without_direction_are_counted():
+  y, x = np.repeat([0, 1], 20), RNG(3).normal(size=(40, 3))
+  found = select(0, "bins", Evidence(y, x), per_class=3, vectors_of="features")
+  assert len(found.index) == 6 and found.notes == {"bins that give nothing": 14}
+  x[[4, 25, 26]] = 0
+  found = select(0, "bins", Evidence(y, x), per_class=10, vectors_of="features")
+  assert found.notes == {"vectors of length 0": 3} and len(found.index) == 20
+  assert select(0, "graph_cut", Evidence(y, x), per_class=2, vectors_of="features").notes == found.notes
+  everything = Evidence(y, np.zeros((40, 3)))  # no vector has a direction: all cosines are 0, and ties go to the first
+  assert select(0, "graph_cut", everything, per_class=2, vectors_of="features").index.tolist() == [0, 1, 20, 21]
+  assert select(0, "bins", Evidence(y, x), per_class=10, vectors_of="features", form="distance").notes == {}
+
+
+BAD = [
+  ({"n_bins": 24}, r"select\.n_bins=24: class 1 has 23 examples; give 1 to 23$"),
+  ({"only_bin": 11}, r"select\.only_bin=11: there are 10 bins; give 1 to 10$"),
+  ({"only_bin": 1}, r"select\.only_bin=1: has 2 examples of class 0, of which 3 are to be kept; keep fewer, or lower"),
+  ({"only_bin": 1, "balanced": False}, r"select\.only_bin=1: has 5 examples of the data set, of which 6 are to be kept"),
+  ({"n_bins": 48, "balanced": False}, r"select\.n_bins=48: the data set has 47 examples; give 1 to 47$"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), BAD)
+def test_bins_that_cannot_be_are_refused_before_there_is_evidence(changes, message):
+  with pytest.raises(UserError, match=f"^{message}") as caught:
+    check("bins", Y, per_class=3, **changes)
+  assert "\n" not in str(caught.value)
+  with pytest.raises(UserError, match=f"^{message}"):
+    select(0, "bins", Evidence(Y, X), per_class=3, vectors_of="features", **changes)
+
+
+def test_what_a_selector_keeps_is_known_before_there_is_evidence():
+  assert check("bins", Y, per_class=3) == {0: 3, 1: 3} and check("k_center", Y, fraction=0.5) == {0: 12, 1: 12}
+  assert check("random", Y, fraction=0.5, balanced=False) == {-1: 24}
