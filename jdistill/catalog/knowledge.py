@@ -4,7 +4,9 @@ import functools
 
 from jdistill.catalog.row import Row
 
-_row = functools.partial(Row, family="knowledge", stages=("teachers", "select", "tune", "students", "report"))
+_row = functools.partial(
+  Row, family="knowledge", stages=("teachers", "select", "patches", "tune", "students", "report")
+)
 
 ROWS = (
   _row(
@@ -258,6 +260,17 @@ ROWS = (
     builder="jdistill.methods.knowledge.barlow_twins:barlow_twins",
     test="tests/methods/test_barlow_twins.py",
     toy={"objective": "loss/barlow_twins", "features": 8, "layers": 2, "crop_scale": None, "operators": "none"},
+    tasks=("supervised", "unlabelled"),
+  ),
+  _row(
+    name="mae",
+    title="Masked Autoencoders Are Scalable Vision Learners",
+    authors="Kaiming He and Xinlei Chen and Saining Xie and Yanghao Li and Piotr Dollár and Ross Girshick",
+    venue="CVPR 2022",
+    arxiv="2111.06377",
+    builder="jdistill.methods.knowledge.mae:mae",
+    test="tests/methods/test_mae.py",
+    toy={"objective": "loss/reconstruction", "kind": "patches", "mask_ratio": 0.5, "mask_side": 1},
     tasks=("supervised", "unlabelled"),
   ),
 )

@@ -20,6 +20,7 @@ from jdistill.models.gru import GRU
 from jdistill.models.initialise import INITS, draw_params, fresh_moments
 from jdistill.models.layers import ACTIVATIONS, NORMS, POOLINGS, Recorder
 from jdistill.models.lenet import LeNet
+from jdistill.models.mae import MaskedAutoencoder
 from jdistill.models.mixer import Mixer
 from jdistill.models.mlp import MLP
 from jdistill.models.mobilenetv2 import MobileNetV2
@@ -37,6 +38,7 @@ class _Entry(NamedTuple):
   module: type[nn.Module]
   preset: Mapping[str, Any] = {}
   tokens: bool = False  # takes ids `[n, tokens]` instead of images
+  masked: bool = False  # takes `(images, mask)`, too
 
 
 _MOST_PARAMETERS = 10**10  # 40 GB; a slip of the keyboard beyond it would be waited for until memory is full
@@ -82,6 +84,7 @@ _ZOO = {
   "vit_b16": _Entry(ViT, {"patch": 16, "dim": 768, "depth": 12, "heads": 12}),
   "efficientnet_lite0": _Entry(EfficientNetLite),
   "segnet": _Entry(SegNet),
+  "mae": _Entry(MaskedAutoencoder, masked=True),
   "gru": _Entry(GRU, tokens=True),
 }
 _CHOICES = {
@@ -191,7 +194,8 @@ def _network(module: nn.Module, name: str, image_shape: tuple[int, ...], init_na
     return Variables(draw_params(key, shapes["params"], init_name), fresh_moments(shapes.get("batch_stats", {})))
 
   def apply(params: PyTree, x: jax.Array, *, train=False, rngs=None, stats=None, sites=None) -> Outputs:
-    (_check_images if len(image_shape) == 3 else _check_tokens)(x, name, image_shape)
+    images = _without_mask(x, name)
+    (_check_images if len(image_shape) == 3 else _check_tokens)(images, name, image_shape)
     record = Recorder(sites)
     variables = {"params": params, "batch_stats": stats} if stats else {"params": params}
     mutable = ["batch_stats"] if train and stats else []
@@ -199,7 +203,8 @@ def _network(module: nn.Module, name: str, image_shape: tuple[int, ...], init_na
       (logits, embedding), updated = module.apply(variables, x, train=train, record=record, rngs=rngs, mutable=mutable)
     except ScopeParamShapeError as error:
       raise UserError(
-        f"x: images {x.shape[1:]} do not fit the parameters of model {name!r}, built for {image_shape}; resize them"
+        f"x: images {images.shape[1:]} do not fit the parameters of model {name!r}, built for {image_shape}; resize "
+        "them"
       ) from error
     return record.outputs(logits, embedding, updated.get("batch_stats", stats or {}))
 
@@ -209,6 +214,16 @@ def _network(module: nn.Module, name: str, image_shape: tuple[int, ...], init_na
       f"model {name!r}: would have {count:.3g} parameters, more than {_MOST_PARAMETERS:.0e}; lower its width or depth"
     )
   return Network(init, apply)
+
+
+def _without_mask(x: PyTree, name: str) -> jax.Array:
+  """The images of `(images, mask)`, or `x` itself."""
+  if not isinstance(x, tuple):
+    return x
+  if not _entry(name).masked:
+    known = ", ".join(repr(other) for other, entry in _ZOO.items() if entry.masked)
+    raise UserError(f"x: a mask of patches given to model {name!r}, which takes none; choose {known}")
+  return x[0]
 
 
 def _check_images(x: jax.Array, name: str, image_shape: tuple[int, ...]) -> None:

@@ -81,13 +81,14 @@ def gelu_network(x: jax.Array, units: int, prefix: str) -> jax.Array:
   return dense(hidden, x.shape[-1], f"{prefix}dense1")
 
 
-def self_attention(x: jax.Array, heads: int, prefix: str) -> jax.Array:
+def self_attention(x: jax.Array, heads: int, prefix: str, seen: jax.Array | None = None) -> jax.Array:
   """`softmax(Q K^T / sqrt(dim / heads)) V` per head, then one dense map over all heads.
 
   Args:
     x: `[n, tokens, dim]`.
     heads: a divisor of `dim`; each head has `dim / heads` neighbouring channels of Q, K and V.
     prefix: of the layers' names: `{prefix}qkv` (Q, K and V side by side) and `{prefix}out`.
+    seen: `[n, tokens]` bool, at least one of each row: the tokens that others attend to; `None` for all.
 
   Returns:
     `[n, tokens, dim]`.
@@ -96,5 +97,29 @@ def self_attention(x: jax.Array, heads: int, prefix: str) -> jax.Array:
   qkv = dense(x, 3 * dim, f"{prefix}qkv").reshape(n, tokens, 3, heads, dim // heads)
   queries, keys, values = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]  # [n, tokens, heads, dim / heads]
   scores = jnp.einsum("nqhd,nkhd->nhqk", queries, keys) / math.sqrt(dim // heads)
+  if seen is not None:
+    scores = jnp.where(seen[:, None, None], scores, -jnp.inf)
   mixed = jnp.einsum("nhqk,nkhd->nqhd", jax.nn.softmax(scores, axis=-1), values)
   return dense(mixed.reshape(n, tokens, dim), dim, f"{prefix}out")
+
+
+def block(x: jax.Array, heads: int, prefix: str, seen: jax.Array | None = None) -> jax.Array:
+  """`x + attention(norm(x))`, then `x + network(norm(x))` with 4 * `dim` hidden units: a pre-norm transformer block.
+
+  Args:
+    x: `[n, tokens, dim]`.
+    heads: of the attention.
+    prefix: of all layers' names; the norms are `{prefix}norm0` and `{prefix}norm1`.
+    seen: see `self_attention`.
+
+  Returns:
+    `[n, tokens, dim]`.
+  """
+  x = x + self_attention(LayerNorm(name=f"{prefix}norm0")(x), heads, prefix, seen)
+  return x + gelu_network(LayerNorm(name=f"{prefix}norm1")(x), 4 * x.shape[-1], prefix)
+
+
+def check_heads(dim: int, heads: int, names: tuple[str, str] = ("dim", "heads")) -> None:
+  """Raises `UserError` unless `heads` divides `dim`; `names` are those of the options."""
+  if dim % heads:
+    raise UserError(f"{names[1]}: {heads} does not divide {names[0]} {dim}; choose a divisor")

@@ -4,9 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jdistill.base import UserError
 from jdistill.models.layers import Dense, Recorder
-from jdistill.models.transformer_layers import ClassToken, LayerNorm, Positions, gelu_network, patches, self_attention
+from jdistill.models.transformer_layers import ClassToken, LayerNorm, Positions, block, check_heads, patches
 
 READOUTS = ("token", "mean")
 
@@ -40,8 +39,7 @@ class ViT(nn.Module):
   readout: str = "token"
 
   def __post_init__(self):
-    if self.dim % self.heads:
-      raise UserError(f"heads: {self.heads} does not divide dim {self.dim}; choose a divisor")
+    check_heads(self.dim, self.heads)
     super().__post_init__()
 
   @nn.compact
@@ -51,9 +49,7 @@ class ViT(nn.Module):
       x = ClassToken(name="class_token")(x)
     x = Positions(name="positions")(x)
     for i in range(self.depth):
-      x = x + self_attention(LayerNorm(name=f"block{i}_norm0")(x), self.heads, f"block{i}_")
-      x = x + gelu_network(LayerNorm(name=f"block{i}_norm1")(x), 4 * self.dim, f"block{i}_")
-      x = record.tap(f"block{i}", x)
+      x = record.tap(f"block{i}", block(x, self.heads, f"block{i}_"))
     x = LayerNorm(name="last_norm")(x)
     embedding = record.site("embedding", x[:, 0] if self.readout == "token" else jnp.mean(x, 1))
     return Dense(self.num_classes, name="head")(embedding), embedding

@@ -10,7 +10,7 @@ from jdistill.ops.pooling import adaptive_average_pool
 from jdistill.ops.ridge import krr_predict, krr_solve
 from jdistill.ops.rows import fold_rows, suggest_chunk_size
 from jdistill.ops.spatial import avg_pool2, batch_norm, instance_norm, max_pool2, max_pool3, relu, standardize
-from jdistill.ops.tokens import sample_tokens, tokenize_feature_map
+from jdistill.ops.tokens import sample_tokens, tokenize_feature_map, untokenize
 
 __all__ = [
   "adaptive_average_pool",
@@ -42,4 +42,5 @@ __all__ = [
   "standardize",
   "suggest_chunk_size",
   "tokenize_feature_map",
+  "untokenize",
 ]

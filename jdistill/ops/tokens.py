@@ -1,5 +1,7 @@
 """Feature maps as tokens: patches written as vectors, and a random choice of them."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -32,6 +34,38 @@ def tokenize_feature_map(features: jax.Array, *, patch: int | tuple[int, int] = 
     raise ValueError(f"{name}: patches of {(high, wide)} do not divide a map of {(height, width)}")
   x = features.reshape(batch, height // high, high, width // wide, wide, channels)
   return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, height // high * (width // wide), high * wide * channels)
+
+
+def untokenize(tokens: jax.Array, sides: tuple[int, int]) -> jax.Array:
+  """The map whose square patches `tokenize_feature_map` wrote as tokens.
+
+  Args:
+    tokens: `[B, P, patch * patch * channels]` in reading order.
+    sides: `(H, W)` of the map.
+
+  Returns:
+    `[B, H, W, channels]`.
+
+  Raises:
+    ValueError: a map of these sides does not have `P` square patches, or tokens of another length.
+
+  Cost: one copy.
+  """
+  check_rank("untokenize", "tokens", tokens, 3)
+  batch, count, length = tokens.shape
+  side = square_side(count, sides)
+  if not side or length % side**2:
+    raise ValueError(f"untokenize: a map of {sides} does not have {count} square patches of {length} numbers")
+  rows, columns = sides[0] // side, sides[1] // side
+  x = tokens.reshape(batch, rows, columns, side, side, length // side**2)
+  return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, *sides, length // side**2)
+
+
+def square_side(count: int, sides: tuple[int, int]) -> int:
+  """The side of the squares of which `count` make a map of these sides; 0 where there are none."""
+  side = math.isqrt(sides[0] * sides[1] // count) if count else 0
+  tile = side and not sides[0] % side and not sides[1] % side
+  return side if tile and sides[0] // side * (sides[1] // side) == count else 0
 
 
 def sample_tokens(

@@ -232,6 +232,15 @@ def _student(row: catalog.Row, **extra) -> Toy:
   return _taught(row, network, teacher, data, 0.2, **extra)
 
 
+def _patches(row: catalog.Row, **extra) -> Toy:
+  """Twelve images of one colour each, so that a patch tells of the others, and a network that decodes."""
+  sizes = {"dim": 4, "depth": 1, "heads": 1, "decoder_dim": 4, "decoder_depth": 1, "decoder_heads": 1}
+  network = models.build("mae", num_classes=3, image_shape=(2, 2, 1), patch=1, **sizes)
+  x, y = _images(12)
+  data = Batch(jnp.broadcast_to(x[:, :1, :1], x.shape), y, jnp.arange(12, dtype=jnp.int32))
+  return _taught(row, network, network, data, 0.05, **extra)
+
+
 def _maps(row: catalog.Row, **extra) -> Toy:
   """Twelve images of 3x3 pixels with three classes per pixel and an empty label channel; networks see single pixels."""
 
@@ -272,6 +281,7 @@ def _federated(row: catalog.Row) -> Toy:
 # Data policies have contract tests of their own, in `test_policies.py`.
 KINDS = {
   "student": _student,
+  "patches": _patches,
   "maps": _maps,
   "tokens": _tokens,
   "trajectory": _trajectory,

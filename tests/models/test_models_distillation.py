@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy.special import erf
+from numpy_transformer import block, dense, gelu_network, norm
 
 from jdistill import models
 from jdistill.base import UserError
@@ -101,7 +101,7 @@ def test_every_network_is_listed_in_a_test():
   classic = {"mlp", "lenet", "alexnet"} | {
     f"{name}{bn}" for name in ("convnet", "vgg11", "resnet10", "resnet18") for bn in ("", "_bn")
   }
-  tokens = {"gru"}  # tests/models/test_models_gru.py
+  tokens = {"gru", "mae"}  # tests/models/test_models_gru.py, ..._mae.py
   tokens |= {"resnet18_imagenet", "resnet50_imagenet", "vit_s16", "vit_b16", "efficientnet_lite0"}  # ..._weights.py
   assert set(models.names()) == classic | set(NETWORKS) | set(FAMILIES) | tokens
 
@@ -240,32 +240,9 @@ def test_maps_are_enlarged_to_the_size_before_pooling():
   np.testing.assert_array_equal(enlarge(x, (1, 2)), x)
 
 
-def _norm(x):
-  return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
-
-
-def _dense(x, layer):
-  return x @ layer["kernel"] + layer["bias"]
-
-
-def _network(x, p, prefix):
-  hidden = _dense(x, p[f"{prefix}dense0"])
-  return _dense(hidden * (1 + erf(hidden / np.sqrt(2))) / 2, p[f"{prefix}dense1"])
-
-
 def _tokens(x, p):
   squares = x.reshape(3, 2, 2, 2, 2, 2).transpose(0, 1, 3, 2, 4, 5).reshape(3, 4, 8)  # row, column, pixels
   return squares @ p["patches"]["kernel"].reshape(8, -1) + p["patches"]["bias"]
-
-
-def _attention(x, p, prefix, heads):
-  queries, keys, values = np.split(_dense(x, p[f"{prefix}qkv"]), 3, axis=-1)
-  mixed, size = np.zeros_like(x), x.shape[-1] // heads
-  for head in range(heads):
-    part = slice(head * size, (head + 1) * size)
-    scores = np.exp(queries[..., part] @ keys[..., part].transpose(0, 2, 1) / np.sqrt(size))
-    mixed[..., part] = scores / scores.sum(-1, keepdims=True) @ values[..., part]
-  return _dense(mixed, p[f"{prefix}out"])
 
 
 @pytest.mark.parametrize("readout", ["token", "mean"])
@@ -280,13 +257,12 @@ def test_vit_is_its_formula(readout):
   if readout == "token":
     x = np.concatenate([np.broadcast_to(p["class_token"]["bias"], (3, 1, 6)), x], axis=1)
   x = x + p["positions"]["kernel"]
-  x = x + _attention(_norm(x), p, "block0_", 2)
-  x = x + _network(_norm(x), p, "block0_")
-  embedding = _norm(x)[:, 0] if readout == "token" else _norm(x).mean(1)
+  x = block(x, p, "block0_", 2)
+  embedding = norm(x)[:, 0] if readout == "token" else norm(x).mean(1)
   outputs = jax.jit(network.apply)(params, images)
   np.testing.assert_allclose(outputs.taps["block0"], x, atol=1e-5)
   np.testing.assert_allclose(outputs.embedding, embedding, atol=1e-5)
-  np.testing.assert_allclose(outputs.logits, _dense(embedding, p["head"]), atol=1e-5)
+  np.testing.assert_allclose(outputs.logits, dense(embedding, p["head"]), atol=1e-5)
 
 
 def test_mixer_is_its_formula():
@@ -294,11 +270,11 @@ def test_mixer_is_its_formula():
   params, images = network.init(jax.random.key(5)).params, _images((4, 4, 2))
   p = jax.tree.map(np.float64, params)
   x = _tokens(np.asarray(images, np.float64), p)
-  x = x + _network(_norm(x).transpose(0, 2, 1), p, "block0_tokens_").transpose(0, 2, 1)
-  x = x + _network(_norm(x), p, "block0_channels_")
+  x = x + gelu_network(norm(x).transpose(0, 2, 1), p, "block0_tokens_").transpose(0, 2, 1)
+  x = x + gelu_network(norm(x), p, "block0_channels_")
   outputs = jax.jit(network.apply)(params, images)
   np.testing.assert_allclose(outputs.taps["block0"], x, atol=1e-5)
-  np.testing.assert_allclose(outputs.embedding, _norm(x).mean(1), atol=1e-5)
+  np.testing.assert_allclose(outputs.embedding, norm(x).mean(1), atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from jdistill.base import Connector, Outputs, UserError
 from jdistill.models.connectors.base import connector
 from jdistill.models.connectors.taps import read_tap
 from jdistill.models.layers import Conv, Dense, Norm, Recorder
-from jdistill.models.transformer_layers import LayerNorm, dense, gelu_network, self_attention
+from jdistill.models.transformer_layers import LayerNorm, block, dense
 from jdistill.ops import relu
 from jdistill.ops.precision import widen
 
@@ -92,8 +92,7 @@ class TokenExit(nn.Module):
       extra_token = extra_token if same else dense(extra_token, self.width, "class_map")
       x = jnp.concatenate([extra_token, x], axis=1)
     for i in range(max(self.blocks, 1)):
-      x = x + self_attention(LayerNorm(name=f"block{i}_norm0")(x), self.heads, f"block{i}_")
-      x = x + gelu_network(LayerNorm(name=f"block{i}_norm1")(x), 4 * self.width, f"block{i}_")
+      x = block(x, self.heads, f"block{i}_")
     return Dense(self.num_classes, name="head")(x[:, 0] if extra else jnp.mean(x, 1))
 
 
