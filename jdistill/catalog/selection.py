@@ -2,7 +2,7 @@
 
 from jdistill.catalog.row import Row
 
-_STAGES = ("teachers", "select", "tune", "students", "report")
+_STAGES = ("teachers", "select", "patches", "tune", "students", "report")
 
 ROWS = (
   Row(
@@ -55,6 +55,20 @@ ROWS = (
     builder="jdistill.data.policies:selected",
     stages=_STAGES,
     test="tests/stages/test_select.py",
+    toy={"kind": "policy"},
+    policy="selected",
+  ),
+  Row(
+    name="dq",
+    family="selection",
+    title="Dataset Quantization",
+    authors="Daquan Zhou and Kai Wang and Jianyang Gu and Xiangyu Peng and Dongze Lian and Yifan Zhang and Yang You "
+    "and Jiashi Feng",
+    venue="ICCV 2023",
+    arxiv="2308.10524",
+    builder="jdistill.data.policies:selected",
+    stages=_STAGES,
+    test="tests/selection/test_bins.py",
     toy={"kind": "policy"},
     policy="selected",
   ),

@@ -81,7 +81,8 @@ class Arms:
       one, chosen = copy.deepcopy(dict(arm)), dict(zip(grid, values, strict=True))
       for dotted, value in chosen.items():
         self.set_path(one, dotted, value, where)
-      out.append((chosen, self._resolved(f"{where}: ", one, dict.fromkeys(one["teachers"]["also"]))))
+      named = dict.fromkeys((*one["teachers"]["also"], one["patches"]["decoder"]))  # of the committee, checked before
+      out.append((chosen, self._resolved(f"{where}: ", one, named)))
     return out
 
   def _resolved(self, prefix: str, raw: Mapping[str, Any], committee: Mapping[str, Any]) -> dict[str, Any]:

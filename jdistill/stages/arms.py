@@ -20,12 +20,14 @@ from jdistill.data.policies import Chosen
 from jdistill.methods.knowledge import Recipe
 from jdistill.models.predict import predict
 from jdistill.schema import Range, near_matches
-from jdistill.stages import choices, networks, subset, train
+from jdistill.stages import choices, networks, patched, subset, train
 from jdistill.stages.networks import Teachers, recipe_of
 from jdistill.stages.run import Run
 from jdistill.stages.teachers import SECTIONS as TEACHERS
 from jdistill.stages.teachers import check_policy, check_train
 from jdistill.tasks import Task
+from jdistill.teachers.cache import cached, record, top_k
+from jdistill.teachers.frozen import committee
 
 
 class Targets(NamedTuple):
@@ -42,6 +44,7 @@ SECTIONS = {
   "train": TRAIN,
   "data_policy": sections.data_policy(),
   "targets": Plain(schema.fields(Targets)),
+  "patches": patched.SECTION,
   "start_method": Named(
     lambda: [*catalog.names("students"), NO_START],
     lambda name: {} if name == NO_START else catalog.row(name).fields(),
@@ -69,6 +72,7 @@ def _check(prefix: str, arm: dict[str, Any], committee: Mapping[str, Any]) -> No
       f"{prefix}targets.source='cached': stored targets are of images without train.augment="
       f"{arm['train']['augment']!r}; use 'online', or augment='none'"
     )
+  patched.check_section(prefix, arm, committee)
   for label in teachers["also"]:
     if label not in committee:
       cure = near_matches(label, committee) if committee else ", which is empty; name its teachers there"
@@ -103,7 +107,8 @@ def trained(
   """
   task, teachers = run.task(arm["task"]), networks.load(run, label, arm)
   found = choices.ready(run, label, arm, seeds, stage)
-  chosen = None if found is None else found.chosen
+  chosen, images = None if found is None else found.chosen, patched.ready(run, label, arm, stage)
+  data = task.data if images is None else task.data._replace(x=images.x)
   start, first_seconds = None, 0.0
   if arm["start_train"]:
     # named by what determines it, not by the arm: arms that start alike share it
@@ -111,18 +116,21 @@ def trained(
     first |= {} if "teacher" in recipe_of(arm["start_method"]).needs else dict.fromkeys(TEACHERS)
     first |= {} if arm["start_data_policy"]["name"] == SELECTED else dict.fromkeys(subset.SECTIONS)
     given = taught(run, teachers, arm, "start_", task)
-    job = job_of(run, "start", arm, "start_", seeds, *given, chosen=chosen)
+    job = job_of(run, "start", arm, "start_", seeds, *given, chosen=chosen, data=data)
     done, figures = train.run(run, job, run.key("start"), _checkpoints(run, [stage, "start", first]), stage=stage)
     start, first_seconds = done.variables["student"], figures["seconds"]
   given = taught(run, teachers, arm, "", task)
-  job = job_of(run, label + words, arm, "", seeds, *given, start=start, chosen=chosen)
+  job = job_of(run, label + words, arm, "", seeds, *given, start=start, chosen=chosen, data=data)
   job = _with_traced(run, label, arm["method"], job)
   directory = _checkpoints(run, [stage, label, arm])
   students, figures = train.run(run, job, run.key("students"), directory, stage=stage)
   figures["seconds"] += first_seconds
   figures |= {"metrics": directory.name, "target_bytes": job.targets.nbytes if job.targets else 0}
-  if found is not None:
-    figures |= {"prepare_seconds": found.proxy_seconds + found.select_seconds}
+  kept = len(task.members(seeds[0])) if found is None else int(np.mean((chosen.weights > 0).sum(1)))
+  figures |= patched.stored(run, label, arm, kept, None if images is None else images.about)
+  before = [found.proxy_seconds, found.select_seconds] if found is not None else []
+  before += [images.about["seconds"]] if images is not None else []
+  figures |= {"prepare_seconds": sum(before)} if before else {}
   return lambda index: train.predictions(job, students, index), figures
 
 
@@ -163,10 +171,11 @@ def job_of(
   constants: PyTree = (),
   start: Variables | None = None,
   chosen: Chosen | None = None,
+  data: Batch | None = None,
 ) -> train.Job:
   """One phase of an arm's students: `""`, or `"start_"` for the one before; what is optional is as in `train.Job`.
 
-  `chosen` is for policies of a subset that was chosen before.
+  `chosen` is for policies of a subset that was chosen before; without `data` the examples are those of the task.
   """
   recipe, task = recipe_of(arm[f"{phase}method"]), run.task(arm["task"])
   score = lambda predict: task.score(predict, task.validation)  # noqa: E731
@@ -176,7 +185,7 @@ def job_of(
     recipe=recipe,
     train=arm[f"{phase}train"],
     policy=networks.policy_of(arm[f"{phase}data_policy"], chosen),
-    data=task.data,
+    data=task.data if data is None else data,
     members=np.stack([task.members(seed) for seed in seeds]),
     seeds=seeds,
     targets=targets,
@@ -194,8 +203,25 @@ def taught(run: Run, teachers: Teachers | None, arm: Mapping[str, Any], phase: s
   recipe = recipe_of(arm[f"{phase}method"])
   if "teacher" not in recipe.needs:
     return None, ()
-  found = networks.source(run, teachers, arm["targets"], task)
+  found = _source(run, teachers, arm["targets"], task)
   return found, () if recipe.prepare is None else _prepare(recipe, teachers, task)
+
+
+def _source(run: Run, found: Teachers, targets: Mapping[str, Any], task: Task) -> TargetSource:
+  """Teachers as a section `targets` asks for them: online or stored; the same object for the same teachers."""
+  name = (found.hash, json.dumps(dict(targets), sort_keys=True), run.fingerprint(task.data))
+  return run.once(name, lambda: _asked(run, found, targets, task))
+
+
+def _asked(run: Run, found: Teachers, targets: Mapping[str, Any], task: Task) -> TargetSource:
+  online = committee(found.networks, found.variables)
+  if targets["source"] == "online":
+    return online
+  own = run.fingerprint(task.data)
+  stored = record(online, task.data.x, task.data.ids, data=own, teacher_hash=found.hash)
+  if targets["top_k"] is not None:
+    stored = top_k(stored, targets["top_k"])
+  return cached(stored, data=own, teacher_hash=found.hash)
 
 
 def _prepare(recipe: Recipe, teachers: Teachers, task: Task):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdistill import catalog
-from jdistill.base import DataPolicy, Diverged, Network, PyTree, TargetSource, UserError, Variables
+from jdistill.base import DataPolicy, Diverged, Network, PyTree, UserError, Variables
 from jdistill.config.arms import SELECTED, TEACHER_SECTIONS
 from jdistill.data.policies import Chosen
 from jdistill.files import (
@@ -31,9 +31,7 @@ from jdistill.stages import train
 from jdistill.stages.run import Run
 from jdistill.stages.weights import Weights, digest, start
 from jdistill.stages.workdir import on_first
-from jdistill.tasks import Task
-from jdistill.teachers.cache import cached, record, top_k
-from jdistill.teachers.frozen import committee, variables_hash
+from jdistill.teachers.frozen import variables_hash
 
 _ARRAYS, _RECORD = "variables.npz", "teacher.json"
 
@@ -62,6 +60,7 @@ class TeacherSpec(NamedTuple):
     count: how many, with seeds from 0.
     stored: where they lie, if they were made elsewhere.
     weights: what they begin with.
+    classifies: whether anyone asks for their logits.
   """
 
   name: str
@@ -69,6 +68,7 @@ class TeacherSpec(NamedTuple):
   count: int
   stored: str | None = None
   weights: Weights = Weights()
+  classifies: bool = True
 
 
 def recipe_of(section: Mapping[str, Any]) -> Recipe:
@@ -116,9 +116,25 @@ def specs_of(run: Run, label: str, arm: Mapping[str, Any]) -> list[TeacherSpec]:
   own = {section: arm[section] for section in TEACHER_SECTIONS}
   name = "teacher" if own == {section: run.config[section] for section in TEACHER_SECTIONS} else f"teacher of {label}"
   teachers, task = arm["teachers"], {"task": arm["task"]}
-  others = [TeacherSpec(f"teacher {other}", run.config["committee"][other] | task, 1) for other in teachers["also"]]
+  others = [_member(run, arm, other) for other in teachers["also"]]
   weights = Weights(teachers["weights"], teachers["tune"])
   return [TeacherSpec(name, own | task, teachers["count"], teachers["stored"], weights), *others]
+
+
+def _member(run: Run, arm: Mapping[str, Any], name: str) -> TeacherSpec:
+  """One of the committee, on the data of an arm."""
+  return TeacherSpec(f"teacher {name}", run.config["committee"][name] | {"task": arm["task"]}, 1)
+
+
+def helpers_of(run: Run, label: str, arm: Mapping[str, Any]) -> dict[str, TeacherSpec]:
+  """What an arm's patches need: `"judge"`, its first own teacher, and `"decoder"`, which the committee has."""
+  own = arm.get("patches") or {"theta": 0}
+  found = {}
+  if own["theta"] and own["by"] != "random":
+    found["judge"] = specs_of(run, label, arm)[0]._replace(count=1)
+  if own["theta"] and own["fill"] == "decoder":
+    found["decoder"] = _member(run, arm, own["decoder"])._replace(name=f"decoder {own['decoder']}", classifies=False)
+  return found
 
 
 def specs(run: Run) -> list[TeacherSpec]:
@@ -128,10 +144,11 @@ def specs(run: Run) -> list[TeacherSpec]:
     return specs_of(run, "", run.config)
   found: dict[str, TeacherSpec] = {}
   for label in run.config["order"]:
-    if has_teacher(arms[label]):
-      for one in specs_of(run, label, arms[label]):
-        known = found.setdefault(key := _kind(run, one), one)
-        found[key] = known._replace(count=max(known.count, one.count))
+    wanted = specs_of(run, label, arms[label]) if has_teacher(arms[label]) else []
+    for one in (*wanted, *helpers_of(run, label, arms[label]).values()):
+      known = found.setdefault(key := _kind(run, one), one)
+      classifies = known.classifies or one.classifies
+      found[key] = known._replace(count=max(known.count, one.count), classifies=classifies)
   return sorted(found.values(), key=lambda one: one.name != "teacher")
 
 
@@ -309,33 +326,21 @@ def job_of(run: Run, one: TeacherSpec, seeds: list[int], network=None) -> train.
   )
 
 
+def trained(run: Run, one: TeacherSpec) -> Teachers:
+  """Teachers of one kind, of which the run may have made more; errors are those of `read`."""
+  whole = {_kind(run, other): other for other in specs(run)}
+  return read(run, whole[_kind(run, one)])
+
+
 def load(run: Run, label: str, arm: Mapping[str, Any]) -> Teachers | None:
   """The teachers of an arm; `None` where it has none."""
   if not has_teacher(arm):
     return None
-  whole = {_kind(run, one): one for one in specs(run)}
   networks, variables = (), ()
   for one in specs_of(run, label, arm):
-    found = read(run, whole[_kind(run, one)])
+    found = trained(run, one)
     networks, variables = networks + found.networks[: one.count], variables + found.variables[: one.count]
   return Teachers(networks, variables, variables_hash(variables))
-
-
-def source(run: Run, found: Teachers, targets: Mapping[str, Any], task: Task) -> TargetSource:
-  """Teachers as a section `targets` asks for them: online or stored; the same object for the same teachers."""
-  name = (found.hash, json.dumps(dict(targets), sort_keys=True), run.fingerprint(task.data))
-  return run.once(name, lambda: _source(run, found, targets, task))
-
-
-def _source(run: Run, found: Teachers, targets: Mapping[str, Any], task: Task) -> TargetSource:
-  online = committee(found.networks, found.variables)
-  if targets["source"] == "online":
-    return online
-  own = run.fingerprint(task.data)
-  stored = record(online, task.data.x, task.data.ids, data=own, teacher_hash=found.hash)
-  if targets["top_k"] is not None:
-    stored = top_k(stored, targets["top_k"])
-  return cached(stored, data=own, teacher_hash=found.hash)
 
 
 def logits(found: Teachers, images: np.ndarray) -> np.ndarray:

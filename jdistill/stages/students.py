@@ -91,7 +91,8 @@ def _report(run: Run, record: Mapping[str, Any]) -> Part:
     f"{said}.\n\nMean ± standard deviation over {c['seeds']} seeds after the last epoch. Seeds are paired: a seed has "
     "the same initial student, order and examples in every arm. Choices were made on held-out training examples with "
     "other seeds, never on test examples. Seconds are of all seeds with compilation; memory is what the compiled step "
-    "of one device holds, data, teachers and scratch included. Times to a score are of all seeds, without compilation, "
+    "of one device holds, data, teachers and scratch included. Images stored are the pixels that a student's images "
+    "need, at 8 bits for each value, and their share of all. Times to a score are of all seeds, without compilation, "
     "of a score interpolated between looks at the held-out examples; teachers count as given."
   )
   section = Section("Result", text, table, _figures(run, compared, task.metric))
@@ -129,6 +130,9 @@ def _columns(cells: Mapping[str, Any], targets: Sequence[float]) -> dict[str, di
     "seconds": lambda c: f"{c['seconds']:.1f}",
     "memory": lambda c: format_bytes(c["step_bytes"]) if c["step_bytes"] else "",
     "target bytes": lambda c: format_bytes(c["target_bytes"]) if c["target_bytes"] else "",
+    "images stored": lambda c: (
+      f"{format_bytes(c['image_bytes'])} ({c['image_share']:.1%})" if "image_bytes" in c else ""
+    ),
     "extra weights": lambda c: f"{c['extra_parameters']:,}" if c["extra_parameters"] else "",
     "chosen": lambda c: ", ".join(f"{name.partition('/')[2]}={value}" for name, value in c["tuned"].items()),
   }

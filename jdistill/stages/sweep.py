@@ -9,7 +9,8 @@ A configuration with a section `sweep` is such an experiment:
     sweep.bases = {"early": {...}, ...}                                whole experiments, where series differ in more
 
 Each cell is an ordinary run in `cells/` of the work directory with the overrides of its group and series (keys with `/`
-for `.`); cells share teachers, resume and are skipped like any run. A cell that fails is told and the others go on.
+for `.`, and `"arms/NAME/train/lr"` for what an arm sets itself); cells share teachers, resume and are skipped like any
+run. A cell that fails is told and the others go on.
 
 A series with a base is an experiment of its own: its method, tables of settings and sections. What is set in the
 configuration around the sweep, such as the data set or the section `eval`, holds for all of them.
@@ -143,10 +144,11 @@ def file_name(text: str) -> str:
 
 def _override(config: dict[str, Any], values: Mapping[str, Any]) -> None:
   for dotted, value in values.items():
-    *path, last = dotted.split("/")
-    section: Any = config
-    for name in path:
-      section = section.get(name, {}) if isinstance(section, Mapping) else {}
+    section, last = config, dotted
+    # keys of arms have a '/' of their own
+    while isinstance(section, Mapping) and last not in section and "/" in last:
+      name, _, rest = last.partition("/")
+      section, last = section.get(name, {}), rest
     if not isinstance(section, Mapping) or last not in section:
       known = [key.replace(".", "/") for key in flat_keys(config)]
       raise UserError(f"sweep: {dotted}={value!r}: the configuration has no such key{near_matches(dotted, known)}")

@@ -182,7 +182,7 @@ def _check(run: Run) -> None:
     method = one.sections["teacher_method"]
     if "teacher" in recipe_of(method).needs:
       raise UserError(f"{one.name}: teacher_method.name={method['name']!r}: learns from a teacher itself; choose 'ce'")
-    if recipe_of(method).probed and _LOGITS & set(run.config["stages"]):
+    if recipe_of(method).probed and one.classifies and _LOGITS & set(run.config["stages"]):
       raise UserError(
         f"{one.name}: teacher_method.name={method['name']!r}: learns features and no logits, for which "
         f"{run.config['method']['name']} asks its teachers; choose 'ce'"

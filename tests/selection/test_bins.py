@@ -135,7 +135,10 @@ BAD = [
   ({"n_bins": 24}, r"select\.n_bins=24: class 1 has 23 examples; give 1 to 23$"),
   ({"only_bin": 11}, r"select\.only_bin=11: there are 10 bins; give 1 to 10$"),
   ({"only_bin": 1}, r"select\.only_bin=1: has 2 examples of class 0, of which 3 are to be kept; keep fewer, or lower"),
-  ({"only_bin": 1, "balanced": False}, r"select\.only_bin=1: has 5 examples of the data set, of which 6 are to be kept"),
+  (
+    {"only_bin": 1, "balanced": False},
+    r"select\.only_bin=1: has 5 examples of the data set, of which 6 are to be kept",
+  ),
   ({"n_bins": 48, "balanced": False}, r"select\.n_bins=48: the data set has 47 examples; give 1 to 47$"),
 ]
 
