@@ -57,7 +57,7 @@ def get_config(preset: str = "digits") -> common.ConfigDict:
   config.select.update({"name": "bins", "vectors_of": "features", "fraction": 0.1})
   sizes = {"patch": 2, "dim": 32, "depth": 2, "heads": 4, "decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 4}
   train = {"epochs": 200, "batch_size": 100, "optimizer": "adamw", "lr": 0.003, "weight_decay": 0.01}
-  config.committee = {"decoder": decoder(sizes, {"mask_side": 2, "mask_ratio": 0.5}, train)}
+  config.committee = {"decoder": decoder(sizes, {"mask_side": 2, "mask_ratio": 0.25}, train)}
   full = {"data_policy/name": "shuffle", "train/epochs": round(STEPS * BATCH / TRAIN)}
   common.arms(config, _selections() | _patches(0.25, 2) | {"full": full})
   config.sweep = {
@@ -165,6 +165,7 @@ def _tiny(config: common.ConfigDict) -> None:
   config.arms, config.order = {"dq_cam_decoder": cam}, ("dq", "dq_cam_decoder")
   config.student, config.proxy = (common.network("mlp", widths=(16,)) for _ in range(2))
   config.teacher = common.network("convnet", width=4, depth=1)
+  config.teacher_train.epochs, config.teacher_train.lr = 10, 0.03
   config.proxy_train.epochs, config.select.fraction = 2, 0.5
   small = {"dim": 8, "depth": 1, "heads": 2, "decoder_dim": 8, "decoder_depth": 1, "decoder_heads": 2, "patch": 2}
   for key, value in small.items():

@@ -127,7 +127,7 @@ def trained(
   figures["seconds"] += first_seconds
   figures |= {"metrics": directory.name, "target_bytes": job.targets.nbytes if job.targets else 0}
   kept = len(task.members(seeds[0])) if found is None else int(np.mean((chosen.weights > 0).sum(1)))
-  figures |= patched.stored(run, label, arm, kept, None if images is None else images.about)
+  figures |= patched.stored(run, arm, kept, None if images is None else images.about)
   before = [found.proxy_seconds, found.select_seconds] if found is not None else []
   before += [images.about["seconds"]] if images is not None else []
   figures |= {"prepare_seconds": sum(before)} if before else {}

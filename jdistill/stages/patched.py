@@ -215,14 +215,15 @@ def _make(run: Run, label: str, arm: Mapping[str, Any], stage: str, path, identi
   )
 
 
-def stored(run: Run, label: str, arm: Mapping[str, Any], kept: int, about: Mapping[str, Any] | None) -> dict[str, Any]:
+def stored(run: Run, arm: Mapping[str, Any], kept: int, about: Mapping[str, Any] | None) -> dict[str, Any]:
   """What of its images must be stored for a student, for reports; empty for arms that keep everything.
 
   `image_share` is the share of the pixels of all its images: that of the images times that of their patches.
   `image_bytes` are these pixels at 8 bits for each value and, where patches were left out, one bit per patch.
 
   Args:
-    run, label, arm: as above.
+    run: the run.
+    arm: its sections.
     kept: how many images the student has.
     about: of `ready`.
   """

@@ -6,7 +6,7 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
-from jdistill import schema
+from jdistill import schema, selection
 from jdistill.config import Named, Plain, sections
 from jdistill.config.arms import SELECTED
 from jdistill.config.common import TRAIN
@@ -52,7 +52,7 @@ def is_selected(arm: Mapping[str, Any]) -> bool:
 
 def needs(arm: Mapping[str, Any]) -> tuple[str, ...]:
   """What the selector of an arm reads beside the labels."""
-  return SELECTORS[arm["select"]["name"]].needs
+  return selection.needs(arm["select"]["name"], **options(arm))
 
 
 def has_proxies(arm: Mapping[str, Any]) -> bool:

@@ -137,15 +137,15 @@ def _judge(run: Run, one: TeacherSpec, variables, predicts: Sequence, figures: d
   """Keeps teachers with what they are worth, unless they know nothing."""
   task = run.task(one.sections["task"])
   for one_predict in predicts:
-    _check_knowledge(one_predict, task, one.name)
+    _check_knowledge(one_predict, task, one)
   scores = [dict(task.score(one_predict, task.test)) for one_predict in predicts]
   on_first(lambda: networks.write(run, one, variables, scores, figures))
 
 
-def _check_knowledge(logits, task: Task, name: str) -> None:
+def _check_knowledge(logits, task: Task, one: TeacherSpec) -> None:
   """Refuses a teacher of classes that knows nothing, judged on held-out examples."""
-  if task.metric == "accuracy" and len(task.validation.y):
-    check_knowledge(logits(task.validation.x), task.validation.y, name=name)
+  if task.metric == "accuracy" and len(task.validation.y) and one.classifies:
+    check_knowledge(logits(task.validation.x), task.validation.y, name=one.name)
 
 
 def judged(run: Run, one: TeacherSpec) -> networks.Teachers:
@@ -162,7 +162,7 @@ def judged(run: Run, one: TeacherSpec) -> networks.Teachers:
   for network, variables in zip(found.networks, found.variables, strict=True):
     asked = functools.partial(embeddings if probed else predict, network, variables)
     logits = probe(asked, network, task.teacher, np.arange(len(task.teacher.y))) if probed else asked
-    _check_knowledge(logits, task, one.name)
+    _check_knowledge(logits, task, one)
     scores.append(dict(task.score(logits, task.test)))
   return found._replace(scores=scores)
 

@@ -163,6 +163,7 @@ BAD = [
   ({"select__per_class": 6}, r"kd: select\.per_class=6: class 0 has only 5 examples"),
   ({"select__runs": 0}, r"kd: select\.runs=0: el2n needs logits of a network; set at least 1"),
   ({"select__at_epoch": 9}, r"kd: select\.at_epoch=9: proxies have proxy_train\.epochs=3; lower it"),
+  ({"select__name": "bins", "select__n_bins": 6}, r"kd: select\.n_bins=6: class 0 has 5 examples; give 1 to 5$"),
   ({"select__name": "el2m"}, r"select\.name='el2m': unknown; did you mean 'el2n'"),
   ({"select__start": "mean"}, r"select\.start='mean': el2n has no such option; it belongs to k_center"),
   (
@@ -202,6 +203,13 @@ def test_pixels_stand_for_features_where_there_is_no_network(tmp_path):
   found = choices.ready(one, "kd", one.config["arms"]["kd"], [0], "select")
   assert found.proxy_seconds == 0 and found.chosen.positions.shape == (1, 20)
   assert not (tmp_path / "artefacts" / "proxies").exists()
+
+
+def test_a_selector_that_compares_features_needs_no_network(tmp_path):
+  config = selecting({}, select__name="bins", select__runs=0, select__vectors_of="features", select__n_bins=2)
+  one = run.make_run(config, tmp_path / "work", stream=io.StringIO())
+  STAGES["select"].check(one)
+  assert choices.ready(one, "kd", one.config["arms"]["kd"], [0], "select").chosen.positions.shape == (1, 20)
 
 
 def test_a_weight_of_two_is_an_example_that_is_there_twice(tmp_path):
