@@ -10,9 +10,7 @@ from jdistill.base import Network, UserError, Variables
 from jdistill.models.layers import Dense, Recorder, drawn_later
 from jdistill.models.transformer_layers import LayerNorm, Positions, block, check_heads, dense
 from jdistill.ops import tokenize_feature_map, untokenize
-from jdistill.ops.patch_masks import Decode, pixel_mask
-
-PATCHES, DROPPED, DECODED = "patches", "dropped", "decoded"  # taps
+from jdistill.ops.patch_masks import DECODED, DROPPED, PATCHES, Decode, pixel_mask
 
 
 class MaskedAutoencoder(nn.Module):

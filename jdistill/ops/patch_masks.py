@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from jdistill.ops.checks import check_rank
 from jdistill.ops.tokens import square_side, untokenize
 
+# taps of a network that decodes: pixels of all patches [n, L, length], which are left out [n, L], what it gives for all
+PATCHES, DROPPED, DECODED = "patches", "dropped", "decoded"
 Decode = Callable[[jax.Array, jax.Array], jax.Array]  # (x, mask) -> images of the shape of x
 
 

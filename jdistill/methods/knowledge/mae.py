@@ -7,8 +7,7 @@ import jax.numpy as jnp
 
 from jdistill.base import Batch, Key, UserError
 from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term, student_features
-from jdistill.models.mae import DECODED, DROPPED, PATCHES
-from jdistill.ops.patch_masks import patches_kept, random_patch_mask
+from jdistill.ops.patch_masks import DECODED, DROPPED, PATCHES, patches_kept, random_patch_mask
 from jdistill.schema import Above, Count, Range, validated
 
 
