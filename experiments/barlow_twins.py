@@ -19,19 +19,11 @@ def presets() -> list[str]:
 
 def get_config(preset: str = "digits") -> common.ConfigDict:
   """The experiment; `preset` is `digits` or `tiny`."""
-  common.check_preset(preset, presets())
-  about = {"name": "unlabelled", "teacher_size": 200, "labelled_size": 50, "junk_size": 0}
   own = {"name": "barlow_twins", "features": 256, "crop_scale": 0.4, "flip_images": False, "operators": "rotate_scale"}
-  config = common.students("barlow_twins", own, about=about)
-  config.seeds, config.validation_size = 5, 100
+  config = common.without_labels("barlow_twins", own, preset)
+  if preset == "tiny":
+    config.student, config.method.features = common.network("mlp", widths=(16,)), 8
+    return config
   config.student = common.network("convnet_bn", width=32, depth=2)
   config.train = common.schedule(epochs=60, batch_size=128, lr=0.003)
-  labelled = {"task/pool": "none", "method/name": "ce"}
-  common.arms(config, {"ce": labelled | {"train/epochs": 200}, "untrained": {"train/epochs": 1, "train/lr": 1e-9}})
-  config.reference = "untrained"
-  if preset == "tiny":
-    common.tiny(config)
-    config.student = common.network("mlp", widths=(16,))
-    config.method.features = 8
-    config.task.teacher_size, config.task.labelled_size = 50, 20
   return config

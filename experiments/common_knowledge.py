@@ -25,6 +25,31 @@ def students(name: str, own: Mapping[str, Any], *, about: Mapping[str, Any] | No
   return config
 
 
+def without_labels(name: str, own: Mapping[str, Any], preset: str) -> ConfigDict:
+  """Features that are learned without labels, on digits: a linear probe sees 50 labels, and so does the arm `ce`.
+
+  `untrained` is the same probe on the network at its initialisation.
+
+  Args:
+    name: of the experiment.
+    own: the section `method`: a name and options.
+    preset: `digits` or `tiny`.
+
+  Raises:
+    ValueError: an unknown preset.
+  """
+  check_preset(preset, ("digits", "tiny"))
+  about = {"name": "unlabelled", "teacher_size": 200, "labelled_size": 50, "junk_size": 0}
+  config = students(name, own, about=about)
+  config.seeds, config.validation_size, config.reference = 5, 100, "untrained"
+  labelled = {"task/pool": "none", "method/name": "ce"}
+  arms(config, {"ce": labelled | {"train/epochs": 200}, "untrained": {"train/epochs": 1, "train/lr": 1e-9}})
+  if preset == "tiny":
+    tiny(config)
+    config.task.teacher_size, config.task.labelled_size = 50, 20
+  return config
+
+
 def arms(config: ConfigDict, controls: Mapping[str, Mapping[str, Any]]) -> ConfigDict:
   """Adds controls, in this order after the method's own arm; keys are paths such as `"method/temperature"`."""
   config.arms = {label: dict(values) for label, values in controls.items()}

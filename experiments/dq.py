@@ -27,6 +27,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import common_knowledge as common
+from . import mae
 
 STEPS, BATCH, TRAIN = 300, 64, 1000
 SGD = {"optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4, "augment": "crop_flip"}
@@ -55,9 +56,8 @@ def get_config(preset: str = "digits") -> common.ConfigDict:
   )
   config.data_policy = common.policy("selected")
   config.select.update({"name": "bins", "vectors_of": "features", "fraction": 0.1})
-  sizes = {"patch": 2, "dim": 32, "depth": 2, "heads": 4, "decoder_dim": 32, "decoder_depth": 1, "decoder_heads": 4}
   train = {"epochs": 200, "batch_size": 100, "optimizer": "adamw", "lr": 0.003, "weight_decay": 0.01}
-  config.committee = {"decoder": decoder(sizes, {"mask_side": 2, "mask_ratio": 0.25}, train)}
+  config.committee = {"decoder": decoder(mae.DIGITS, {"mask_side": 2, "mask_ratio": 0.25}, train)}
   full = {"data_policy/name": "shuffle", "train/epochs": round(STEPS * BATCH / TRAIN)}
   common.arms(config, _selections() | _patches(0.25, 2) | {"full": full})
   config.sweep = {
@@ -167,8 +167,7 @@ def _tiny(config: common.ConfigDict) -> None:
   config.teacher = common.network("convnet", width=4, depth=1)
   config.teacher_train.epochs, config.teacher_train.lr = 10, 0.03
   config.proxy_train.epochs, config.select.fraction = 2, 0.5
-  small = {"dim": 8, "depth": 1, "heads": 2, "decoder_dim": 8, "decoder_depth": 1, "decoder_heads": 2, "patch": 2}
-  for key, value in small.items():
+  for key, value in (mae.TINY | {"patch": 2}).items():
     config.committee["decoder"][f"teacher/{key}"] = value
   config.committee["decoder"]["teacher_train/epochs"], config.committee["decoder"]["teacher_train/batch_size"] = 3, 50
   config.sweep.groups = {"half": {"select/fraction": 0.5}}
