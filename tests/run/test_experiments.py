@@ -195,6 +195,7 @@ def _check_sweep(name, summary, work, again):
     arms = {  # in which runs some of them are
       "compare_knowledge": {"ce": {*pairs}, "kd": {*pairs}, "ofa": {pairs[1]}},
       "deepcore": {label: {f"{small}, equal steps"} for label in ("facility_location", "random")},
+      "dq": {label: {"half, equal steps"} for label in ("dq", "dq_cam_decoder")},
       "kd_pruning": {label: {f"{half}, equal steps"} for label in ("kd_pruning", "labels")},
     }
     found = {label: set(differences) for label, differences in summary["differences"].items()}
