@@ -56,7 +56,7 @@ def get_config(preset: str = "digits") -> common.ConfigDict:
   )
   config.data_policy = common.policy("selected")
   config.select.update({"name": "bins", "vectors_of": "features", "fraction": 0.1})
-  train = {"epochs": 200, "batch_size": 100, "optimizer": "adamw", "lr": 0.003, "weight_decay": 0.01}
+  train = {"epochs": 600, "batch_size": 100, "optimizer": "adamw", "lr": 0.003, "weight_decay": 0.01}
   config.committee = {"decoder": decoder(mae.DIGITS, {"mask_side": 2, "mask_ratio": 0.25}, train)}
   full = {"data_policy/name": "shuffle", "train/epochs": round(STEPS * BATCH / TRAIN)}
   common.arms(config, _selections() | _patches(0.25, 2) | {"full": full})

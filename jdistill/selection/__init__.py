@@ -12,7 +12,7 @@ from jdistill.selection.coresets import herding, k_center, k_means
 from jdistill.selection.probabilities import dual_head_probs, entropy, least_confidence, margin_gain
 from jdistill.selection.queries import Pool
 from jdistill.selection.robust import Robust, capped_distribution, rad_distribution, systematic_sample
-from jdistill.selection.select import SELECTORS, Choice, Evidence, Selector, budgets, needs, select
+from jdistill.selection.select import SELECTORS, Choice, Evidence, Selector, budgets, check, needs, select
 from jdistill.selection.selectors import CHOICES
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
   "Selector",
   "budgets",
   "capped_distribution",
+  "check",
   "classwise_confidence_select",
   "dual_head_probs",
   "entropy",
