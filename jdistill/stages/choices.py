@@ -9,9 +9,9 @@ import numpy as np
 
 from jdistill.base import UserError
 from jdistill.data.policies import Chosen
-from jdistill.files import read_npz, sha256_arrays, sha256_file, write_npz, write_record
+from jdistill.files import read_npz, sha256_arrays, write_npz
 from jdistill.selection.select import Choice, Evidence, select
-from jdistill.stages import locked, proxies, subset
+from jdistill.stages import artefacts, proxies, subset
 from jdistill.stages.run import Run
 from jdistill.stages.workdir import on_first
 
@@ -59,11 +59,8 @@ def ready(run: Run, label: str, arm: Mapping[str, Any], seeds: Sequence[int], st
     return None
   identity = _identity(run, arm, seeds)
   path = run.artefact("choices", **identity)
-  if not subset.is_whole(run, path, _RECORD, identity):
-    with locked.artefact(run, path):
-      if not subset.is_whole(run, path, _RECORD, identity):
-        _choose(run, label, arm, seeds, stage, path, identity)
-  record = on_first(lambda: subset.checked(path, _RECORD, identity))
+  make = lambda: _choose(run, label, arm, seeds, stage, path, identity)  # noqa: E731
+  record = artefacts.ready(run, "select", path, _RECORD, identity, make)
   found = read_npz(path / _ARRAYS)
   return Found(
     Chosen(found["positions"], found["weights"]), record["proxy_seconds"], record["select_seconds"], record["about"]
@@ -77,7 +74,7 @@ def verify(run: Run, arm: Mapping[str, Any], seeds: Sequence[int]) -> None:
     Damaged: a file is missing or is not as it was written.
   """
   identity = _identity(run, arm, seeds)
-  subset.checked(run.artefact("choices", **identity), _RECORD, identity)
+  artefacts.checked(run.artefact("choices", **identity), _RECORD, identity)
 
 
 def _choose(run, label, arm, seeds, stage: str, path: Path, identity: Mapping[str, Any]) -> None:
@@ -99,11 +96,7 @@ def _choose(run, label, arm, seeds, stage: str, path: Path, identity: Mapping[st
     write_npz(path / _ARRAYS, chosen._asdict())
     notes = {name: [row.notes.get(name, 0) for row in rows] for name in sorted({n for row in rows for n in row.notes})}
     about = _about(run, arm, seeds, chosen) | ({"notes": notes} if notes else {})
-    found = {
-      "identity": identity, "proxy_seconds": seconds, "select_seconds": took, "about": about,
-      "files": {_ARRAYS: sha256_file(path / _ARRAYS)},
-    }  # fmt: skip
-    write_record(path / _RECORD, found)
+    artefacts.write(path, _RECORD, identity, (_ARRAYS,), proxy_seconds=seconds, select_seconds=took, about=about)
     count = chosen.positions.shape[1]
     run.log(f"{stage}: {label}: {arm['select']['name']} keeps {count} of {len(evidence.labels)} examples, {took:.2f} s")
     for name, counts in notes.items():

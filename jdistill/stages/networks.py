@@ -15,25 +15,16 @@ from jdistill import catalog
 from jdistill.base import DataPolicy, Diverged, Network, PyTree, UserError, Variables
 from jdistill.config.arms import SELECTED, TEACHER_SECTIONS
 from jdistill.data.policies import Chosen
-from jdistill.files import (
-  LOCK,
-  Damaged,
-  read_npz,
-  read_record,
-  sha256_file,
-  to_jsonable,
-  write_npz,
-  write_record,
-)
+from jdistill.files import LOCK, Damaged, read_npz, write_npz
 from jdistill.methods.knowledge import Recipe
 from jdistill.models.predict import predict
-from jdistill.stages import train
+from jdistill.stages import artefacts, train
 from jdistill.stages.run import Run
 from jdistill.stages.weights import Weights, digest, start
 from jdistill.stages.workdir import on_first
 from jdistill.teachers.frozen import variables_hash
 
-_ARRAYS, _RECORD = "variables.npz", "teacher.json"
+_ARRAYS, _WEAK, _RECORD = "variables.npz", "weak.npz", "teacher.json"
 
 
 class Teachers(NamedTuple):
@@ -61,6 +52,8 @@ class TeacherSpec(NamedTuple):
     stored: where they lie, if they were made elsewhere.
     weights: what they begin with.
     classifies: whether anyone asks for their logits.
+    weak: epochs after which their networks are kept, too.
+    key: of the random numbers of their training.
   """
 
   name: str
@@ -69,6 +62,8 @@ class TeacherSpec(NamedTuple):
   stored: str | None = None
   weights: Weights = Weights()
   classifies: bool = True
+  weak: tuple[int, ...] = ()
+  key: str = "teacher"
 
 
 def recipe_of(section: Mapping[str, Any]) -> Recipe:
@@ -117,8 +112,8 @@ def specs_of(run: Run, label: str, arm: Mapping[str, Any]) -> list[TeacherSpec]:
   name = "teacher" if own == {section: run.config[section] for section in TEACHER_SECTIONS} else f"teacher of {label}"
   teachers, task = arm["teachers"], {"task": arm["task"]}
   others = [_member(run, arm, other) for other in teachers["also"]]
-  weights = Weights(teachers["weights"], teachers["tune"])
-  return [TeacherSpec(name, own | task, teachers["count"], teachers["stored"], weights), *others]
+  weights, weak = Weights(teachers["weights"], teachers["tune"]), tuple(teachers["weak"])
+  return [TeacherSpec(name, own | task, teachers["count"], teachers["stored"], weights, weak=weak), *others]
 
 
 def _member(run: Run, arm: Mapping[str, Any], name: str) -> TeacherSpec:
@@ -169,6 +164,8 @@ def identity(run: Run, one: TeacherSpec) -> dict[str, Any]:
     "count": one.count,
     "seed": run.config["seed"],
     **digest(one.weights),
+    **({"weak": one.weak} if one.weak else {}),
+    **({"key": one.key} if one.key != "teacher" else {}),
   }
 
 
@@ -200,37 +197,35 @@ def check_kept(run: Run, one: TeacherSpec) -> dict[str, Any]:
   Raises:
     Damaged: one of their files is missing or is not as it was written.
   """
-  return _kept(directory(run, one), identity(run, one))
+  return artefacts.checked(directory(run, one), _RECORD, identity(run, one), "teacher")
 
 
-def write(run: Run, one: TeacherSpec, variables: PyTree, scores: Sequence[Mapping[str, float]], figures: dict) -> None:
+def write(
+  run: Run,
+  one: TeacherSpec,
+  variables: PyTree,
+  scores: Sequence[Mapping[str, float]],
+  figures: dict,
+  weak: PyTree | None = None,
+) -> None:
   """Keeps trained teachers of one kind: their stacked variables, and last the record that says that they are whole.
+
+  Args:
+    run, one: which.
+    variables: stacked on a leading axis.
+    scores: of each.
+    figures: of their training.
+    weak: variables of what they were after the epochs `one.weak`, stacked likewise.
 
   Raises:
     Diverged: a value is not finite.
   """
-  path, leaves = directory(run, one), jax.tree.leaves(variables)
-  if not all(np.isfinite(leaf).all() for leaf in leaves):
+  path, kept = directory(run, one), {_ARRAYS: variables} | ({} if weak is None else {_WEAK: weak})
+  if not all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(kept)):
     raise Diverged(f"{one.name}: its parameters are not finite; lower teacher_train.lr")
-  write_npz(path / _ARRAYS, {f"{i:04d}": np.asarray(leaf) for i, leaf in enumerate(leaves)})
-  files = {_ARRAYS: sha256_file(path / _ARRAYS)}
-  write_record(path / _RECORD, {"identity": identity(run, one), "scores": scores, **figures, "files": files})
-
-
-def _kept(path: Path, wanted: Mapping[str, Any] | None = None) -> dict[str, Any]:
-  """The record of stored teachers; `wanted` is what determines them, `None` for any.
-
-  Raises:
-    Damaged: one of their files is missing or is not as it was written.
-  """
-  kept = read_record(path / _RECORD)
-  if wanted is not None and kept["identity"] != to_jsonable(wanted):
-    raise Damaged(path / _RECORD, "is that of another teacher")
-  if not (path / _ARRAYS).is_file():
-    raise Damaged(path / _ARRAYS, "is missing")
-  if sha256_file(path / _ARRAYS) != kept["files"][_ARRAYS]:
-    raise Damaged(path / _ARRAYS)
-  return kept
+  for name, tree in kept.items():
+    write_npz(path / name, {f"{i:04d}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(tree))})
+  artefacts.write(path, _RECORD, identity(run, one), tuple(kept), scores=scores, **figures)
 
 
 def model_of(one: TeacherSpec) -> Mapping[str, Any]:
@@ -254,7 +249,7 @@ def _stored(one: TeacherSpec) -> dict[str, Any]:
   if not (path / _RECORD).is_file():
     raise UserError(f"teachers.stored={one.stored!r}: no teacher there; give a directory of artefacts/teachers")
   try:
-    return _kept(path)
+    return artefacts.checked(path, _RECORD, None)
   except Damaged as error:
     raise UserError(
       f"teachers.stored={one.stored!r}: {error}; put the file back as it was, or give another teacher"
@@ -291,22 +286,32 @@ def read(run: Run, one: TeacherSpec) -> Teachers:
   except Damaged as error:
     found = f"{error}" if path.is_dir() else f"{path}: no teacher there"
     raise UserError(f"{found}; add 'teachers' to config.stages, or give the --artefacts of that run") from error
-  task = run.task(one.sections["task"])
-  found = read_npz(path / _ARRAYS)
+  found = _unstacked(run, one, model, path / _ARRAYS)
+  variables, scores = found.variables[: one.count], kept["scores"] if one.stored is None else ()
+  return Teachers(found.networks[: one.count], variables, variables_hash(variables), scores)
+
+
+def _unstacked(run: Run, one: TeacherSpec, model: Mapping[str, Any], file: Path) -> Teachers:
+  """All networks of a file, if they fit the data."""
+  task, found = run.task(one.sections["task"]), read_npz(file)
   network = run.network(model, task)
   form = jax.eval_shape(network.init, jax.random.key(0))
   leaves = [found[name] for name in sorted(found)]
   if [leaf.shape[1:] for leaf in leaves] != [leaf.shape for leaf in jax.tree.leaves(form)]:
     cure = "give a teacher of this data" if one.stored else "delete the directory"
     raise UserError(
-      f"{path / _ARRAYS}: does not fit model {model['name']} with {task.num_classes} classes on inputs "
-      f"{task.input_shape}; {cure}"
+      f"{file}: does not fit model {model['name']} with {task.num_classes} classes on inputs {task.input_shape}; {cure}"
     )
   stacked = jax.tree.unflatten(jax.tree.structure(form), leaves)
   variables = tuple(jax.tree.map(lambda a, i=i: jnp.asarray(a[i]), stacked) for i in range(len(leaves[0])))
-  variables = variables[: one.count]
-  scores = kept["scores"] if one.stored is None else ()
-  return Teachers((network,) * len(variables), variables, variables_hash(variables), scores)
+  return Teachers((network,) * len(variables), variables, variables_hash(variables))
+
+
+def weak(run: Run) -> Teachers:
+  """What the run's own teachers were after the epochs `teachers.weak`; errors are those of `read`."""
+  one = specs(run)[0]
+  read(run, one)
+  return _unstacked(run, one, model_of(one), directory(run, one) / _WEAK)
 
 
 def job_of(run: Run, one: TeacherSpec, seeds: list[int], network=None) -> train.Job:

@@ -12,12 +12,12 @@ import numpy as np
 from jdistill import schema
 from jdistill.base import Network, PyTree, UserError, Variables
 from jdistill.config import Plain
-from jdistill.files import read_npz, sha256_file, write_npz, write_record
+from jdistill.files import read_npz, write_npz
 from jdistill.models import mae
 from jdistill.models.predict import predict
 from jdistill.ops import cam, patch_masks
 from jdistill.schema import Count, Share
-from jdistill.stages import locked, networks, subset
+from jdistill.stages import artefacts, networks, subset
 from jdistill.stages.run import Run
 from jdistill.stages.workdir import on_first
 
@@ -160,15 +160,8 @@ def ready(run: Run, label: str, arm: Mapping[str, Any], stage: str) -> Found | N
     return None
   identity = _identity(run, label, arm)
   path = run.artefact("patches", **identity)
-
-  def whole() -> bool:
-    return subset.is_whole(run, path, _RECORD, identity, stage="patches")
-
-  if not whole():
-    with locked.artefact(run, path):
-      if not whole():  # another run may have made them meanwhile
-        on_first(lambda: _make(run, label, arm, stage, path, identity))
-  record = on_first(lambda: subset.checked(path, _RECORD, identity))
+  make = lambda: on_first(lambda: _make(run, label, arm, stage, path, identity))  # noqa: E731
+  record = artefacts.ready(run, "patches", path, _RECORD, identity, make)
   return Found(read_npz(path / _ARRAYS)["x"], record["about"])
 
 
@@ -179,7 +172,7 @@ def verify(run: Run, label: str, arm: Mapping[str, Any]) -> None:
     Damaged: a file is missing or is not as it was written.
   """
   identity = _identity(run, label, arm)
-  subset.checked(run.artefact("patches", **identity), _RECORD, identity)
+  artefacts.checked(run.artefact("patches", **identity), _RECORD, identity)
 
 
 def _make(run: Run, label: str, arm: Mapping[str, Any], stage: str, path, identity: Mapping[str, Any]) -> None:
@@ -207,8 +200,7 @@ def _make(run: Run, label: str, arm: Mapping[str, Any], stage: str, path, identi
     "seconds": seconds,
   }
   write_npz(path / _ARRAYS, {"x": new, "mask": np.packbits(mask, axis=1)})
-  files = {_ARRAYS: sha256_file(path / _ARRAYS)}
-  write_record(path / _RECORD, {"identity": identity, "about": about, "files": files})
+  artefacts.write(path, _RECORD, identity, (_ARRAYS,), about=about)
   run.log(
     f"{stage}: {label}: {about['kept']} of {count} patches of {len(x):,} images kept by {own['by']}, the others from "
     f"{own['fill']}: squared error {about['squared_error']:.4f}, {seconds:.2f} s"

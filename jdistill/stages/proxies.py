@@ -1,7 +1,6 @@
 """Proxy networks, which judge the examples before some are chosen: their training, and what is recorded of them."""
 
 import functools
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdistill.base import Diverged, Network
-from jdistill.files import read_npz, sha256_arrays, sha256_file, write_npz, write_record
+from jdistill.files import read_npz, sha256_arrays, write_npz
 from jdistill.methods.knowledge import Trained
 from jdistill.models.predict import predict
 from jdistill.selection.select import Evidence
-from jdistill.stages import locked, networks, subset, train
+from jdistill.stages import artefacts, networks, subset, train
 from jdistill.stages.run import Run
 from jdistill.stages.workdir import on_first
 from jdistill.tasks import Task
@@ -132,11 +131,8 @@ def ready(run: Run, label: str, arm: Mapping[str, Any], seeds: Sequence[int], st
   """Where the answers of the proxies of some seeds lie, and their record; they are trained first where missing."""
   identity = identity_of(run, arm, seeds)
   path = run.artefact("proxies", **identity)
-  if not subset.is_whole(run, path, _RECORD, identity):
-    with locked.artefact(run, path):
-      if not subset.is_whole(run, path, _RECORD, identity):  # another run may have made them meanwhile
-        _train(run, label, arm, seeds, stage, path, identity)
-  return path, on_first(lambda: subset.checked(path, _RECORD, identity))
+  make = lambda: _train(run, label, arm, seeds, stage, path, identity)  # noqa: E731
+  return path, artefacts.ready(run, "select", path, _RECORD, identity, make)
 
 
 def _train(run, label, arm, seeds, stage: str, path: Path, identity: Mapping[str, Any]) -> None:
@@ -145,16 +141,9 @@ def _train(run, label, arm, seeds, stage: str, path: Path, identity: Mapping[str
   checkpoints = run.workdir / "checkpoints" / f"proxies_{path.name}"
   files = [_answers_of(place) for place in range(len(seeds))] + ([_CHECKS] if identity["history"] else [])
 
-  def begin_anew(whole: bool) -> None:
-    """Where answers of earlier epochs are lost, the training that gave them is lost, too."""
-    if not whole:
-      shutil.rmtree(checkpoints, ignore_errors=True)
-
-  on_first(lambda: begin_anew(not (path / _RECORD).exists()))
-  _, figures = train.run(run, job, key, checkpoints, stage=stage, on_epoch=record)
-  if not on_first(lambda: all((path / name).exists() for name in files)):
-    on_first(lambda: begin_anew(False))
-    _, figures = train.run(run, job, key, checkpoints, stage=stage, on_epoch=record)
+  anew = on_first(lambda: (path / _RECORD).exists())  # they were whole once, and are not any more
+  left = [path / name for name in files]
+  _, figures = train.run_leaving(run, job, key, checkpoints, left, stage=stage, on_epoch=record, anew=anew)
 
   def write() -> None:
     checks = float(read_npz(path / _CHECKS)["seconds"].sum()) if identity["history"] else 0.0
@@ -162,8 +151,7 @@ def _train(run, label, arm, seeds, stage: str, path: Path, identity: Mapping[str
     # a run that only wants the answers of an early epoch could stop there
     epochs = job.train["epochs"] if identity["history"] else identity["epoch"]
     seconds = figures["curve"][epochs - 1]["seconds"] + checks + asking
-    digests = {name: sha256_file(path / name) for name in files}
-    write_record(path / _RECORD, {"identity": identity, "seconds": seconds, "files": digests})
+    artefacts.write(path, _RECORD, identity, tuple(files), seconds=seconds)
 
   on_first(write)
   run.log(f"{stage}: {len(job.seeds)} x {arm['proxy']['name']}, {job.train['epochs']} epochs, judge the examples")

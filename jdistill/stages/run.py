@@ -117,7 +117,7 @@ class Run(WorkDirectory):
     """What the user calls the section of a network."""
     if isinstance(section, str):
       return "eval.models"
-    found = [name for name in ("model", "teacher", "student") if self.config.get(name) == section]
+    found = [name for name in ("model", "teacher", "student", "encoder") if self.config.get(name) == section]
     arms = self.config.get("arms", {}).items()
     found += [f"arms.{label}: {name}" for label, arm in arms for name in ("teacher", "student") if arm[name] == section]
     return found[0] if found else "network"

@@ -1,7 +1,6 @@
-"""What the sections `select`, `proxy` and `proxy_train` of an arm say, and how artefacts of a selection are checked."""
+"""What the sections `select`, `proxy` and `proxy_train` of an arm say."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -11,12 +10,10 @@ from jdistill.config import Named, Plain, sections
 from jdistill.config.arms import SELECTED
 from jdistill.config.common import TRAIN
 from jdistill.data.policies import Chosen
-from jdistill.files import Damaged, read_record, sha256_file, to_jsonable
 from jdistill.schema import Above, Count, Range
 from jdistill.selection.select import SELECTORS, check
 from jdistill.stages import networks
 from jdistill.stages.run import Run
-from jdistill.stages.workdir import on_first
 
 MOST_RUNS = 1000
 
@@ -105,35 +102,3 @@ def members(run: Run, arm: Mapping[str, Any], seeds: Sequence[int]) -> np.ndarra
   """`[seeds, n]` positions of the examples of each student."""
   task = run.task(arm["task"])
   return np.stack([task.members(seed) for seed in seeds])
-
-
-def checked(path: Path, record: str, wanted: Mapping[str, Any]) -> dict[str, Any]:
-  """The record of an artefact.
-
-  Raises:
-    Damaged: it, or one of its files, is missing or is not as it was written.
-  """
-  found = read_record(path / record)
-  if found["identity"] != to_jsonable(wanted):
-    raise Damaged(path / record, "is that of another choice")
-  for name, digest in found["files"].items():
-    if not (path / name).is_file():
-      raise Damaged(path / name, "is missing")
-    if sha256_file(path / name) != digest:
-      raise Damaged(path / name)
-  return found
-
-
-def is_whole(run: Run, path: Path, record: str, wanted: Mapping[str, Any], *, stage: str = "select") -> bool:
-  """Whether an artefact of a stage is there; tells of one that is damaged."""
-
-  def look() -> bool:
-    try:
-      checked(path, record, wanted)
-    except Damaged as error:
-      if (path / record).exists():
-        run.tell(stage, error)
-      return False
-    return True
-
-  return on_first(look)

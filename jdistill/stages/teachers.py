@@ -3,20 +3,23 @@
 import functools
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jdistill import augment, catalog, schema
-from jdistill.base import UserError
+from jdistill.base import PyTree, UserError
 from jdistill.config import Declared, Plain, sections
 from jdistill.config.arms import SELECTED
 from jdistill.config.common import TRAIN
 from jdistill.evaluation import embeddings
-from jdistill.files import format_bytes
+from jdistill.files import format_bytes, read_npz, write_npz
+from jdistill.methods.knowledge import Trained
 from jdistill.models.predict import predict
 from jdistill.reporting import Section
-from jdistill.schema import Range
+from jdistill.schema import Count, Range
 from jdistill.stages import job_plan, locked, networks, train, trajectories, weights
 from jdistill.stages.job import probe
 from jdistill.stages.networks import TeacherSpec, recipe_of
@@ -37,6 +40,7 @@ class Which(NamedTuple):
   stored: str | None = None
   weights: str | None = None
   tune: bool = True
+  weak: tuple[Count, ...] = ()
 
 
 SECTIONS = {
@@ -75,6 +79,20 @@ def _complete(given: Mapping[str, Any], out: dict[str, Any]) -> None:
     raise UserError(
       f"teachers.also={own['also']}: {out['method']['name']} learns from teachers of one kind; leave it out"
     )
+  _check_weak(own, out)
+
+
+def _check_weak(own: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+  """Refuses weak teachers that no training leaves, or that nothing learns from."""
+  if not (weak := own["weak"]):
+    return
+  key, epochs = f"teachers.weak={tuple(weak)}", out["teacher_train"]["epochs"]
+  if "relabel" not in out:
+    raise UserError(f"{key}: is for runs whose labels are made ahead, by stage relabel; leave it out")
+  if sorted(set(weak)) != list(weak) or weak[-1] > epochs:
+    raise UserError(f"{key}: must be rising numbers of epochs in 1..{epochs}, as many as teacher_train.epochs")
+  if own["weights"] is not None and not own["tune"]:
+    raise UserError(f"{key}: weights that are taken as they are have no training; set teachers.tune=True")
 
 
 def keeps(run: Run) -> str:
@@ -88,17 +106,37 @@ def _run(run: Run) -> None:
     return
   begin, records = time.monotonic(), []
   for one in networks.specs(run):
-    if networks.is_missing(run, one):
-      with locked.artefact(run, networks.directory(run, one)):
-        if networks.is_missing(run, one):  # another run may have made it meanwhile
-          _train(run, one)
+    made(run, one)
     found = judged(run, one)
-    model = networks.model_of(one)["name"]
-    for scores in found.scores:
-      shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
-      run.log(f"{one.name}: {model}, {shown}; hash {found.hash}")
-    records.append({"name": one.name, "model": model, "hash": found.hash, "scores": found.scores})
+    records.append(_record(run, one, one.name, found))
+    if one.weak:
+      weak = networks.weak(run)
+      records.append(_record(run, one, f"{one.name}, weak", weak._replace(scores=_scores(run, one, weak))))
   run.finish("teachers", begin, teachers=records)
+
+
+def made(run: Run, one: TeacherSpec) -> None:
+  """Trains teachers of one kind where they are missing."""
+  if networks.is_missing(run, one):
+    with locked.artefact(run, networks.directory(run, one)):
+      if networks.is_missing(run, one):  # another run may have made it meanwhile
+        _train(run, one)
+
+
+def _record(run: Run, one: TeacherSpec, name: str, found: networks.Teachers) -> dict[str, Any]:
+  """What a report tells of teachers, which is logged, too."""
+  model = networks.model_of(one)["name"]
+  for scores in found.scores:
+    shown = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+    run.log(f"{name}: {model}, {shown}; hash {found.hash}")
+  return {"name": name, "model": model, "hash": found.hash, "scores": found.scores}
+
+
+def _scores(run: Run, one: TeacherSpec, found: networks.Teachers) -> list[dict[str, float]]:
+  """What networks are worth on the test examples."""
+  task = run.task(one.sections["task"])
+  pairs = zip(found.networks, found.variables, strict=True)
+  return [dict(task.score(functools.partial(predict, network, own), task.test)) for network, own in pairs]
 
 
 def _verify(run: Run) -> None:
@@ -118,6 +156,12 @@ def first(run: Run) -> networks.Teachers:
   return networks.own(run)
 
 
+def weak(run: Run) -> networks.Teachers:
+  """What the run's own teachers were after the epochs `teachers.weak`; they are trained before where missing."""
+  first(run)
+  return networks.weak(run)
+
+
 _LOGITS = {"relabel", "evaluate", "tune", "students", "active"}  # stages that ask teachers for logits
 
 
@@ -128,18 +172,45 @@ def _train(run: Run, one: TeacherSpec) -> None:
     return
   job = networks.job_of(run, one, list(range(count)))
   checkpoints = run.workdir / "checkpoints" / f"teacher_{networks.directory(run, one).name}"
-  trained, figures = train.run(run, job, run.key("teacher"), checkpoints, stage="teachers")
+  if one.weak:
+    on_way = _OnTheWay(checkpoints.with_name(f"weak_{checkpoints.name}"), one.weak)
+    options = {"stage": "teachers", "on_epoch": on_way}
+    trained, figures = train.run_leaving(run, job, run.key(one.key), checkpoints, on_way.files, **options)
+  else:
+    trained, figures = train.run(run, job, run.key(one.key), checkpoints, stage="teachers")
+  variables = trained.variables["student"]
   predicts = [train.predictions(job, trained, index) for index in range(count)]
-  _judge(run, one, trained.variables["student"], predicts, figures)
+  _judge(run, one, variables, predicts, figures, on_way.variables(variables) if one.weak else None)
 
 
-def _judge(run: Run, one: TeacherSpec, variables, predicts: Sequence, figures: dict[str, Any]) -> None:
+class _OnTheWay:
+  """Keeps the networks of a training after some of its epochs, so that an interrupted one has them."""
+
+  def __init__(self, directory: Path, epochs: Sequence[int]):
+    self.files = [directory / f"{epoch:05d}.npz" for epoch in epochs]
+    self._epochs = epochs
+
+  def __call__(self, epoch: int, trained: Trained) -> None:
+    if epoch in self._epochs:
+      leaves = jax.tree.leaves(trained.variables["student"])
+      arrays = {f"{i:04d}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
+      on_first(lambda: write_npz(self.files[self._epochs.index(epoch)], arrays))
+
+  def variables(self, like: PyTree) -> PyTree:
+    """All of them on one leading axis."""
+    found = on_first(lambda: [[arrays[n] for n in sorted(arrays)] for arrays in map(read_npz, self.files)])
+    return jax.tree.unflatten(jax.tree.structure(like), [np.concatenate(leaves) for leaves in zip(*found, strict=True)])
+
+
+def _judge(
+  run: Run, one: TeacherSpec, variables, predicts: Sequence, figures: dict[str, Any], weak: PyTree | None = None
+) -> None:
   """Keeps teachers with what they are worth, unless they know nothing."""
   task = run.task(one.sections["task"])
   for one_predict in predicts:
     _check_knowledge(one_predict, task, one)
   scores = [dict(task.score(one_predict, task.test)) for one_predict in predicts]
-  on_first(lambda: networks.write(run, one, variables, scores, figures))
+  on_first(lambda: networks.write(run, one, variables, scores, figures, weak))
 
 
 def _check_knowledge(logits, task: Task, one: TeacherSpec) -> None:
@@ -171,6 +242,8 @@ def _check(run: Run) -> None:
   """Refuses teachers that would need a teacher, and stored ones that do not fit or know nothing of this data."""
   for one in networks.specs(run):
     weights.check(run, one.sections, one.weights, count=one.count, stored=one.stored)
+    if one.weak and keeps(run) == TRAJECTORY:
+      raise UserError(f"teachers.weak={one.weak}: trajectories have all of their epochs; leave it out")
     if one.weights.path is not None and keeps(run) == TRAJECTORY:
       raise UserError(
         f"teachers.weights={one.weights.path!r}: {run.config['method']['name']} matches trainings from new parameters; "

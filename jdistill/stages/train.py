@@ -2,8 +2,9 @@
 
 import contextlib
 import itertools
+import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from jdistill.reporting import JsonlWriter, Progress, peak_memory_bytes, read_js
 from jdistill.stages import lines
 from jdistill.stages.job import Job, Prepared, at_once, join, predictions, prepare
 from jdistill.stages.run import Run
+from jdistill.stages.workdir import on_first
 from jdistill.training import (
   Checkpoints,
   Hooks,
@@ -29,7 +31,7 @@ from jdistill.training import (
 )
 from jdistill.training.policy_stream import NothingSelected, policy_stream
 
-__all__ = ["Job", "predictions", "run"]
+__all__ = ["Job", "predictions", "run", "run_leaving"]
 
 
 def run(
@@ -71,6 +73,37 @@ def run(
   trained = [jax.device_get(outcome.result) for outcome, _ in found]
   together = jax.tree.map(lambda *leaves: np.concatenate(leaves), *trained)
   return together, _figures(job, found, begin)
+
+
+def run_leaving(
+  run_: Run,
+  job: Job,
+  key: jax.Array,
+  directory: Path,
+  files: Sequence[Path],
+  *,
+  stage: str,
+  on_epoch: Callable[[int, Trained], None],
+  anew: bool = False,
+) -> tuple[Trained, dict[str, Any]]:
+  """`run` whose `on_epoch` leaves files: where those of earlier epochs are lost, the training begins anew.
+
+  Args:
+    run_, job, key, directory, stage, on_epoch: see `run`.
+    files: what must be there at the end.
+    anew: whether it begins anew in any case.
+  """
+
+  def forget() -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+
+  if anew:
+    on_first(forget)
+  found = run(run_, job, key, directory, stage=stage, on_epoch=on_epoch)
+  if on_first(lambda: all(file.exists() for file in files)):
+    return found
+  on_first(forget)
+  return run(run_, job, key, directory, stage=stage, on_epoch=on_epoch)
 
 
 def _only(job: Job, index: int) -> Job:

@@ -47,10 +47,19 @@ def digest(own: Weights) -> dict[str, Any]:
   """What of a file determines the teachers that begin with it; nothing where they begin with new parameters."""
   if own.path is None:
     return {}
-  path = user_path(own.path, "teachers.weights")
-  if not path.is_file():
-    raise UserError(f"teachers.weights={own.path!r}: no such file; give a .safetensors or .pth file")
-  return {"weights": _sha256(path, os.stat(path).st_mtime_ns), "tuned": own.tuned}
+  return {"weights": file_digest(own.path, "teachers.weights", ".safetensors or .pth"), "tuned": own.tuned}
+
+
+def file_digest(path: str, key: str, kind: str) -> str:
+  """The SHA-256 of a file that a configuration names.
+
+  Raises:
+    UserError: it is not there.
+  """
+  found = user_path(path, key)
+  if not found.is_file():
+    raise UserError(f"{key}={path!r}: no such file; give a {kind} file")
+  return _sha256(found, os.stat(found).st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=16)
