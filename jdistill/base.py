@@ -240,6 +240,8 @@ class TargetSource(NamedTuple):
     name: how reports call it (`"online"`, `"cached"`, `"cached top 5"`).
     replay: `(arrays, step) -> record`: the augmentation that the stored targets of a step belong to. `None` draws a new
       one in every step.
+    same_pixels: whether they hold for what the student sees and nothing else; a recipe that shows its teachers other
+      pixels is then refused.
   """
 
   targets: Callable[[PyTree, Key, Batch, PyTree, jax.Array], tuple[Outputs, ...]]
@@ -247,6 +249,7 @@ class TargetSource(NamedTuple):
   nbytes: int
   name: str
   replay: Callable[[PyTree, jax.Array], PyTree] | None = None
+  same_pixels: bool = False
 
 
 class Connector(NamedTuple):

@@ -25,7 +25,7 @@ from jdistill.training.policy_stream import Row
 
 _default_policy = functools.lru_cache(maxsize=16)(shuffle)
 _built: collections.OrderedDict[tuple, tuple] = collections.OrderedDict()  # methods, and what their keys are made of
-_MOST_BUILT = 8
+_MOST_BUILT = 24  # a sweep comes back to the programs of its series with every seed
 
 
 class Job(NamedTuple):
@@ -156,6 +156,7 @@ def _method(run: Run, job: Job, batch_size: int, rows: Mesh | None, scaled: bool
     optimizer=_optimizer(train, scaled),
     targets=targets.targets if targets else None,
     replay=targets.replay if targets else None,
+    same_pixels=targets.same_pixels if targets else False,
     augment=job.record or augment.named(train["augment"], key=f"{job.section}.augment"),
     ema_decay=train["ema_decay"],
     constrain=functools.partial(parallel.constrain_rows, rows) if rows else lambda batch: batch,

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdistill.augment import mixed
 from jdistill.base import Batch, Outputs, PyTree, UserError
 from jdistill.losses import dbr_record
+from jdistill.teachers.labelled import mixed_taps, partner_labels
 
 Arrays = Mapping[str, jax.Array]
 
@@ -81,12 +81,6 @@ def two_scalars(*, temperature: float) -> Codec:
   return Codec("dbr", encode)
 
 
-def partner_labels(y: jax.Array, record: PyTree) -> tuple[jax.Array, jax.Array]:
-  """`(labels [B] of what is mixed into each image, share [] that it keeps)`; `(y, 1)` where nothing is mixed."""
-  mix = mixed(record)
-  return (y, jnp.ones((), jnp.float32)) if mix is None else (y[mix.partner], mix.share)
-
-
 def decoder(name: str, num_classes: int) -> Callable[[Arrays, Batch, PyTree], tuple[Outputs, ...]]:
   """What students are given of stored labels, one `Outputs` per teacher.
 
@@ -127,8 +121,7 @@ def _spread(arrays: Arrays, num_classes: int) -> jax.Array:
 
 
 def _distances(arrays: Arrays, batch: Batch, record: PyTree) -> tuple[Outputs, ...]:
-  pasted, share = partner_labels(batch.y, record)
-  taps = {"pasted": pasted, "share": jnp.broadcast_to(share, pasted.shape)}
+  taps = mixed_taps(batch, record)
   return tuple(out._replace(taps=taps) for out in _outputs(arrays["distances"]))
 
 

@@ -188,6 +188,7 @@ def replayed(
   batch_size: int | None = None,
   data: str | None = None,
   teacher_hash: str | None = None,
+  again: bool = False,
 ) -> TargetSource:
   """Stored soft labels as a `TargetSource` that replays the augmentation of every step.
 
@@ -200,6 +201,7 @@ def replayed(
     batch_size: of that training.
     data: fingerprint of the data at hand.
     teacher_hash: of the teacher that is wanted.
+    again: after the last stored epoch the first one comes again, so that few stored epochs serve a long training.
 
   Raises:
     UserError: records of other data, of another teacher or batch size, or of fewer epochs; from `targets` at trace
@@ -211,7 +213,7 @@ def replayed(
       raise UserError(f"stored soft labels: made for {what} {found}, and this is {wanted}; record them again")
   if batch_size is not None and batch_size != stored_size:
     raise UserError(f"batch_size={batch_size}: the soft labels are those of batches of {stored_size}; use that")
-  if epochs is not None and epochs > records.epochs:
+  if epochs is not None and epochs > records.epochs and not again:
     raise UserError(f"epochs={epochs}: soft labels of {records.epochs} epochs are stored; record more, or train less")
   arrays = jax.tree.map(
     jnp.asarray,
@@ -222,44 +224,45 @@ def replayed(
       "augment": records.augment,
     },
   )
-  targets, replay = _replaying(count, stored_size, records.store, records.num_classes)
-  return TargetSource(targets, arrays, records.nbytes, "replayed", replay)
+  targets, replay = _replaying(count, stored_size, records.store, records.num_classes, again)
+  return TargetSource(targets, arrays, records.nbytes, "replayed", replay, same_pixels=True)
 
 
 @functools.lru_cache(maxsize=32)
-def _replaying(count: int, stored_size: int, store: str, num_classes: int) -> tuple[Callable, Callable]:
+def _replaying(count: int, stored_size: int, store: str, num_classes: int, again: bool) -> tuple[Callable, Callable]:
   """`TargetSource.targets` and `replay` of records of one form; the same objects, and so programs, for equal forms."""
   decode = codecs.decoder(store, num_classes)
+  place_of = lambda step: step % count if again else jnp.minimum(step, count - 1)  # noqa: E731
 
   def targets(arrays: PyTree, key: Key, batch: Batch, record: PyTree, step: jax.Array) -> tuple[Outputs, ...]:
     del key, record
     if batch.ids.shape != (stored_size,):
       raise UserError(f"batch of {batch.ids.shape[0]}: the soft labels are those of batches of {stored_size}; use that")
-    place = jnp.minimum(step, count - 1)
-    known = (arrays["ids"][place] == batch.ids) & (step < count)
+    place = place_of(step)
+    known = (arrays["ids"][place] == batch.ids) & (again | (step < count))
     labels, drawn = jax.tree.map(lambda leaf: leaf[place], (arrays["labels"], arrays["augment"]))
     found = decode({**labels, **arrays["shared"]}, batch, drawn)
     return tuple(out._replace(logits=jnp.where(known[:, None], out.logits, jnp.nan)) for out in found)
 
   def replay(arrays: PyTree, step: jax.Array) -> PyTree:
-    place = jnp.minimum(step, count - 1)
+    place = place_of(step)
     return jax.tree.map(lambda leaf: leaf[place], arrays["augment"])
 
   return targets, replay
 
 
-def policy(records: Records) -> DataPolicy:
+def policy(records: Records, *, again: bool = False) -> DataPolicy:
   """The stored order as a `DataPolicy`: the block of an epoch is the one that was recorded, whatever the key.
 
-  Epochs that were not recorded have no steps.
+  Epochs that were not recorded have no steps; with `again` they are those that were, from the first one on.
   """
   steps = records.index.shape[0] // records.epochs
   index, weight = (leaf.reshape(records.epochs, steps, -1) for leaf in (records.index, records.weight))
 
   def next_block(key: Key, state: PyTree, epoch: jax.Array, look: Look | None) -> tuple[Block, PyTree]:
     del key, look
-    place = jnp.minimum(epoch, records.epochs - 1)
-    present = (epoch < records.epochs).astype(jnp.float32)
+    place = epoch % records.epochs if again else jnp.minimum(epoch, records.epochs - 1)
+    present = (again | (epoch < records.epochs)).astype(jnp.float32)
     return Block(jnp.asarray(index)[place], present * jnp.asarray(weight)[place]), state
 
   hint = f"soft labels of {records.epochs} epochs are stored; train for at most as many, or record more"

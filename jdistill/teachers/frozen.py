@@ -1,7 +1,8 @@
 """Frozen networks as teachers: one, or a committee."""
 
+import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -63,6 +64,16 @@ def committee(
       f"teacher: {len(networks)} networks and {len(variables)} sets of parameters; give one each, or more"
     )
 
+  arrays = tuple(Variables(*v) for v in variables)
+  several = f", {len(networks)} networks" if len(networks) > 1 else ""
+  mode = ", train mode" if train else ""
+  return TargetSource(_asking(tuple(networks), train, parts), arrays, nbytes(arrays), f"online{several}{mode}")
+
+
+@functools.lru_cache(maxsize=32)
+def _asking(networks: tuple[Network, ...], train: bool, parts: int) -> Callable:
+  """`TargetSource.targets` of some networks; the same object, and so the same programs, for the same ones."""
+
   def targets(arrays: PyTree, key: Key, batch: Batch, record: PyTree, step: jax.Array) -> tuple[Outputs, ...]:
     del record, step
     pairs = zip(networks, arrays, strict=True)
@@ -75,10 +86,7 @@ def committee(
       raise UserError(f"teacher: its networks have {sorted(counts)} classes; they must have the same ones")
     return tuple(found)
 
-  arrays = tuple(Variables(*v) for v in variables)
-  several = f", {len(networks)} networks" if len(networks) > 1 else ""
-  mode = ", train mode" if train else ""
-  return TargetSource(targets, arrays, nbytes(arrays), f"online{several}{mode}")
+  return targets
 
 
 def _in_parts(network: Network, variables: Variables, x: PyTree, key: Key, parts: int) -> Outputs:
@@ -123,18 +131,50 @@ def averaged(source: TargetSource, weights: Sequence[float] | None = None) -> Ta
     Cui et al. (arXiv 2501.07575): weights are taken over logits, not over probabilities.
   """
   own = None if weights is None else check_weights(weights)
+  arrays = {"teachers": source.arrays} | ({} if own is None else {"weights": jnp.asarray(own)})
+  size = source.nbytes + (0 if own is None else own.nbytes)
+  replay = source.replay and _replay_of(source)
+  return TargetSource(_averaging(source.targets), arrays, size, f"{source.name}, mean logits", replay)
+
+
+@functools.lru_cache(maxsize=32)
+def _averaging(several: Callable) -> Callable:
+  """The same object for the same teachers; see `_asking`."""
 
   def targets(arrays: PyTree, key: Key, batch: Batch, record: PyTree, step: jax.Array) -> tuple[Outputs, ...]:
-    logits = jnp.stack([out.logits for out in source.targets(arrays["teachers"], key, batch, record, step)])
+    logits = jnp.stack([out.logits for out in several(arrays["teachers"], key, batch, record, step)])
     shares = arrays.get("weights", jnp.full(len(logits), 1 / len(logits), logits.dtype))
     if shares.shape != logits.shape[:1]:
       raise ValueError(f"averaged: {shares.shape[0]} weights for {len(logits)} teachers; give one for each")
     mean = jnp.tensordot(shares.astype(logits.dtype), logits, 1, precision=jax.lax.Precision.HIGHEST)
     return (Outputs(mean, jnp.zeros((logits.shape[1], 0), logits.dtype)),)
 
-  arrays = {"teachers": source.arrays} | ({} if own is None else {"weights": jnp.asarray(own)})
-  size = source.nbytes + (0 if own is None else own.nbytes)
-  return TargetSource(targets, arrays, size, f"{source.name}, mean logits", source.replay and _replay_of(source))
+  return targets
+
+
+def drawn(source: TargetSource) -> TargetSource:
+  """One teacher in the place of a committee: the logits of one of its members, drawn anew for every batch.
+
+  Args:
+    source: of teachers with the same classes in the same order; all of them are asked.
+
+  Returns:
+    A `TargetSource` of one teacher without features.
+  """
+
+  return source._replace(targets=_drawing(source.targets), name=f"{source.name}, one drawn")
+
+
+@functools.lru_cache(maxsize=32)
+def _drawing(several: Callable) -> Callable:
+  """The same object for the same teachers; see `_asking`."""
+
+  def targets(arrays: PyTree, key: Key, batch: Batch, record: PyTree, step: jax.Array) -> tuple[Outputs, ...]:
+    logits = jnp.stack([out.logits for out in several(arrays, key, batch, record, step)])
+    own = logits[jax.random.randint(jax.random.fold_in(key, 1), (), 0, len(logits))]
+    return (Outputs(own, jnp.zeros((own.shape[0], 0), own.dtype)),)
+
+  return targets
 
 
 def _replay_of(source: TargetSource):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jdistill.base import Batch, Key, Outputs, PyTree, TargetSource
-from jdistill.teachers.codecs import partner_labels
+from jdistill.teachers.labelled import mixed_taps
 
 _BYTES = 4  # of a class, an int32
 
@@ -33,11 +33,10 @@ def _targets(num_classes: int):
 
   def targets(arrays: PyTree, key: Key, batch: Batch, record: PyTree, step: jax.Array) -> tuple[Outputs, ...]:
     del arrays, key, step
-    pasted, share = partner_labels(batch.y, record)
-    share = jnp.broadcast_to(share, pasted.shape)
-    own, other = (jax.nn.one_hot(y, num_classes, dtype=jnp.float32) for y in (batch.y, pasted))
-    probs = share[:, None] * own + (1 - share[:, None]) * other
-    nothing = jnp.zeros((probs.shape[0], 0), jnp.float32)
-    return (Outputs(probs, nothing, taps={"pasted": pasted, "share": share}),)
+    taps = mixed_taps(batch, record)
+    own, other = (jax.nn.one_hot(y, num_classes, dtype=jnp.float32) for y in (batch.y, taps["pasted"]))
+    share = taps["share"][:, None]
+    probs = share * own + (1 - share) * other
+    return (Outputs(probs, jnp.zeros((probs.shape[0], 0), jnp.float32), taps=taps),)
 
   return targets

@@ -122,7 +122,7 @@ def guarded(steps: Callable, guard: bool = True) -> Callable:
   return call
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=24)
 def build(method: Method, join: Callable[[PyTree, PyTree], PyTree], plan: Plan) -> Programs:
   """The programs of a method; the last few are kept, so that the same one run again does not compile again."""
   steps = run_steps(method, join, plan.steps_per_call)

@@ -1,7 +1,7 @@
 """Recipes that compare logits: cross entropy, KD, DKD, DIST, PLD, SinKD."""
 
 import functools
-from typing import Annotated
+from typing import Annotated, Literal
 
 import jax
 
@@ -55,18 +55,34 @@ def kd_pruning(
   return Recipe({"ce": cross_entropy_term(1 - alpha), "kd": kd_term(alpha, temperature)})
 
 
-@functools.lru_cache(maxsize=16)
-def stored_labels(temperature: float, passes: int = 1) -> Recipe:
-  """`KL(teacher || student)` at a temperature, without labels and without the factor `T^2`: SRe2L's and FKD's students.
+@functools.lru_cache(maxsize=32)
+def stored_labels(
+  temperature: float, passes: int = 1, *, loss: Literal["kl", "mse"] = "kl", ce_weight: float = 0.0
+) -> Recipe:
+  """What students lose on the targets of augmented batches, and optionally on the classes.
+
+      KL(t || s) at temperature T     without the factor T^2: SRe2L's and FKD's students
+      mean_c (z_c - t_c)^2            of logits: HeLlO's students, and its projector (arXiv 2408.08201)
+
+  each plus `ce_weight` times the cross entropy of `mixed_labels`.
 
   Args:
-    temperature: of both softmaxes.
+    temperature: of both softmaxes, for `"kl"`.
     passes: into how many equal parts the student's batch norm divides a batch, as CV-DD's teachers do.
+    loss: `"kl"` or `"mse"`.
+    ce_weight: of the classes, for which targets must have `pasted` and `share` among their taps
+      (`jdistill.teachers.labelled`); 0 leaves them out.
 
   Returns:
     A `Recipe`; the same object for equal arguments.
   """
-  return Recipe({"kd": kd_term(1 / temperature**2, temperature)}, passes=passes)
+  terms = {"kd": kd_term(1 / temperature**2, temperature)} if loss == "kl" else {"mse": Term(_logit_mse)}
+  return Recipe(terms | ({"ce": Term(_of_both_images, ce_weight)} if ce_weight else {}), passes=passes)
+
+
+def _logit_mse(step: StepOutputs):
+  """`mean_c (z_c - t_c)^2`."""
+  return losses.hint_loss(step.student.logits, step.teacher.logits)
 
 
 def _of_mixing(step: StepOutputs, name: str) -> jax.Array:
@@ -113,8 +129,8 @@ def two_distances(temperature: float, weight: float, norm: str = "absolute", pas
 
   Returns:
     A `Recipe` for targets whose logits are the distances `[B, 2]`, with `pasted` and `share` among their taps
-    (`jdistill.teachers.codecs`); the same object for equal arguments. Its terms raise `ValueError` for targets without
-    these.
+    (`jdistill.teachers.labelled`); the same object for equal arguments. Its terms raise `ValueError` for targets
+    without these.
   """
 
   def distances(step: StepOutputs):

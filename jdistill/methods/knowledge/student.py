@@ -9,7 +9,7 @@ import optax
 from jax import lax
 
 from jdistill.augment import identity
-from jdistill.base import Augmentation, Batch, Key, Method, Metrics, Network, Outputs, PyTree, Variables
+from jdistill.base import Augmentation, Batch, Key, Method, Metrics, Network, Outputs, PyTree, UserError, Variables
 from jdistill.methods.knowledge.forward import STUDENT, Forward, deployed, make_forward
 from jdistill.methods.knowledge.objective import (
   Seen,
@@ -109,6 +109,7 @@ class _Parts(NamedTuple):
   num_examples: int
   chunk_size: int | None
   sharpness: Sharpness | None
+  same_pixels: bool
 
   def by_role(self, recipe: Recipe, names: Iterable[str]) -> dict[str, optax.GradientTransformation]:
     outer = recipe.outer
@@ -132,6 +133,7 @@ def student_method(
   rebuild: Callable[[Mapping[str, jax.Array]], Recipe] | None = None,
   chunk_size: int | None = None,
   sharpness: Sharpness | None = None,
+  same_pixels: bool = False,
 ) -> Method:
   """Builds the training of one student.
 
@@ -157,6 +159,7 @@ def student_method(
     chunk_size: the most rows of a batch that are looked at together, for terms that look at each example by itself and
       networks without running statistics; the gradient is the same up to rounding. `None` for all rows at once.
     sharpness: GSAM, whose gradient takes the place of the plain one in all roles that learn; two passes instead of one.
+    same_pixels: `TargetSource.same_pixels`.
 
   Returns:
     A `Method`: `init(key, StudentInput)`, `step(key, state, StudentInput)` is one update, `result(state) -> Trained`.
@@ -164,12 +167,13 @@ def student_method(
   Raises:
     ValueError: an unknown precision, or a recipe that needs whole batches with `chunk_size`; at trace time, whatever
       the losses refuse.
+    UserError: at trace time, a recipe that shows its teachers other pixels than the student with `same_pixels`.
   """
   if chunk_size is not None:
     check_chunks(recipe, chunk_size)
   parts = _Parts(
     network, make_forward(network, precision), optimizer, dict(optimizers or {}), targets or (lambda *_: ()), replay,
-    augment, ema_decay, constrain, num_examples, chunk_size, sharpness,
+    augment, ema_decay, constrain, num_examples, chunk_size, sharpness, same_pixels,
   )  # fmt: skip
 
   def step(key: Key, state: StudentState, inputs: StudentInput) -> tuple[StudentState, Metrics]:
@@ -211,6 +215,10 @@ def _see(parts: _Parts, recipe: Recipe, key: Key, state: StudentState, inputs: S
     record = parts.augment.sample(key_augment, jnp.shape(batch.x)) if hasattr(batch.x, "shape") else None
   x = batch.x if record is None else parts.augment.apply(record, batch.x)
   x, x_teacher = recipe.augmented_inputs(key_inputs, batch._replace(x=x))
+  if parts.same_pixels and x_teacher is not x:
+    raise UserError(
+      "augmented_inputs: the student sees other pixels than those that its targets are of; give both the same array"
+    )
   asked = batch._replace(x=x_teacher)
   teachers = lax.stop_gradient(parts.targets(inputs.targets, key_targets, asked, record, inputs.step))
   weight = jnp.ones(batch.ids.shape, jnp.float32) if batch.weight is None else batch.weight
