@@ -98,6 +98,21 @@ def separable_resample(x: jax.Array, wy: jax.Array, wx: jax.Array) -> jax.Array:
   return jnp.einsum("bjq,biqc->bijc", wx, x, precision=lax.Precision.HIGHEST)
 
 
+def resize(x: jax.Array, sides: tuple[int, int], kind: Literal["bilinear", "area"] = "bilinear") -> jax.Array:
+  """Images in another size, by `resize_weights` of rows and columns.
+
+  Args:
+    x: `[batch, height, width, channels]`.
+    sides: `(height, width)` of the result.
+    kind: see `resize_weights`.
+
+  Returns:
+    `[batch, *sides, channels]`, dtype of `x`; linear in it.
+  """
+  weights = (jnp.asarray(resize_weights(old, new, kind), x.dtype) for old, new in zip(x.shape[1:3], sides, strict=True))
+  return separable_resample(x, *(jnp.broadcast_to(one, (x.shape[0], *one.shape)) for one in weights))
+
+
 def affine_sample(x: jax.Array, theta: jax.Array) -> jax.Array:
   """Reads each image through an affine map: bilinear, zeros outside, `align_corners=True`.
 

@@ -21,6 +21,7 @@ _NAMES = (
   "unlabelled",
   "clients",
   "active",
+  "rotations",
 )
 
 

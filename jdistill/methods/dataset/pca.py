@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdistill.base import Batch, Key, Method, Metrics, UserError
-from jdistill.ops.affine import resize_weights, separable_resample
+from jdistill.ops.affine import resize
 from jdistill.schema import Above, Count, Positive, Range, validated
 from jdistill.synthetic import Feed, Materials, Start, SyntheticSet
 from jdistill.synthetic.patches import check_tiles, hard_classes, patch_crop, tile_grid
@@ -121,7 +121,7 @@ def pca(
   sides = np.shape(initial.images)[1:3]
   check_tiles(sides, factor)
   cut = patch_crop(sides, factor, crop)
-  small = [jnp.asarray(resize_weights(side, side // factor, shrink)) for side in sides]
+  small = (sides[0] // factor, sides[1] // factor)
 
   def init(key: Key, batch: Batch) -> PCAState:
     del key, batch
@@ -132,7 +132,7 @@ def pca(
   def tiles(key: Key, x: jax.Array) -> jax.Array:
     if crop < 1:
       return cut.apply(cut.sample(key, x.shape), x)
-    return separable_resample(x, *(jnp.broadcast_to(one, (x.shape[0], *one.shape)) for one in small))
+    return resize(x, small, shrink)
 
   def step(key: Key, state: PCAState, batch: Batch) -> tuple[PCAState, Metrics]:
     made = tiles(key, batch.x)
