@@ -286,6 +286,21 @@ ROWS = (
     },
   ),
   _row(
+    name="hello",
+    title="Heavy Labels Out! Dataset Distillation with Label Space Lightening",
+    authors="Ruonan Yu and Songhua Liu and Zigeng Chen and Jingwen Ye and Xinchao Wang",
+    venue="ICCV 2025",
+    arxiv="2408.08201",
+    builder="jdistill.methods.dataset.hello:hello",
+    stages=("teachers", "project", "distill", "relabel", "evaluate", "export", "report"),
+    test="tests/methods/test_hello.py",
+    toy={"kind": "patches", "objective": "images/roundtrip", "image_steps": 40, "image_lr": 0.05},
+    parts={
+      "stream": "jdistill.methods.dataset.hello:encoder_stream",
+      "start": "jdistill.methods.dataset.hello:patches",
+    },
+  ),
+  _row(
     name="krr_st",
     title="Self-Supervised Dataset Distillation for Transfer Learning",
     authors="Dong Bok Lee and Seanie Lee and Joonho Ko and Kenji Kawaguchi and Juho Lee and Sung Ju Hwang",

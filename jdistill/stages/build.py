@@ -16,7 +16,7 @@ from jdistill.catalog import Row
 from jdistill.data import preprocess
 from jdistill.evaluation import embeddings
 from jdistill.ops import cam, suggest_chunk_size
-from jdistill.stages import networks, real_images, teachers, trajectories, voting
+from jdistill.stages import networks, project, real_images, teachers, trajectories, voting
 from jdistill.stages.run import Run
 from jdistill.synthetic import Budget, Materials, SyntheticSet
 from jdistill.tasks import Task
@@ -80,6 +80,7 @@ def build(run: Run, initial: SyntheticSet, mesh: Mesh | None = None, route: Rout
     "initial": lambda: initial,
     "teacher_apply": lambda: run.network(run.config["teacher"]).apply,
     "teacher_applies": lambda: tuple(network.apply for network in _teachers(run)),
+    "encoder_apply": lambda: project.network(run).apply,
     "pixel_range": lambda: pixel_range(run),
     "augment": lambda: augment.named(options["augment"], always=view.always),
     "siamese": lambda: augment.named(options["augment"], siamese=True, always=view.always),
@@ -246,6 +247,9 @@ def materials(run: Run, *, ahead: bool = False) -> Materials:
     zeros = np.zeros(len(shapes), np.float32)
     own, prior = (shapes, zeros) if ahead else (teachers.first(run).variables, voting.prior(run))
     found = found._replace(committee=own, prior=prior)
+  if row.takes("encoder_apply"):
+    shapes = functools.partial(jax.eval_shape, project.network(run).init, jax.random.key(0))
+    found = found._replace(encoder=shapes if ahead else lambda: project.ready(run).variables)
   if row.keep == "trajectory" and not ahead:
     buffer = trajectories.ready(run)
     found = found._replace(segment=buffer.segment, epochs=buffer.epochs)

@@ -1,4 +1,4 @@
-"""Labels of a set: stored ones of its augmented batches or of images, asked of the teachers in training, or hard ones.
+"""Labels of a set: stored ones of its augmented batches or of images, those that teachers or a projector give, or hard.
 
 All functions take the options of the section `relabel`, as they are or as `options` changes them for one more kind of
 labels of the same images.
@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdistill import augment
-from jdistill.base import Augmentation, Batch, DataPolicy, Diverged, TargetSource, UserError
+from jdistill.base import Batch, DataPolicy, Diverged, TargetSource, UserError
 from jdistill.config.common import Train
 from jdistill.data.policies import walk
 from jdistill.evaluation import examples_of
@@ -22,18 +21,21 @@ from jdistill.files import Damaged, read_record, write_record
 from jdistill.methods.knowledge import Recipe
 from jdistill.methods.knowledge.logits import mixed_labels, stored_labels, two_distances
 from jdistill.ops.voting import committee_weights
-from jdistill.stages import networks, train, voting
+from jdistill.stages import networks, project, shown, train, voting
 from jdistill.stages.run import Run
-from jdistill.teachers import codecs, fkd, hard, static
+from jdistill.teachers import codecs, fkd, hard, projector, static
 from jdistill.teachers.frozen import averaged, committee
+from jdistill.teachers.labelled import labelled
 
-STORES = ("float16", "float32", "top_k", "low_rank", "dbr", "static", "online", "one_hot")
+RECORDED = ("float16", "float32", "top_k", "low_rank", "dbr")  # of every augmented batch
+STORES = (*RECORDED, "static", "projector", "online", "one_hot")
 KINDS = ("one_hot", "float16", "dbr", "online")  # what the same images may be compared with beside their own labels
 LIVE = ("online", "one_hot")  # made while students train: nothing of them is stored
 _SCHEDULE = (
   "epochs", "batch_size", "optimizer", "lr", "weight_decay", "decay_all", "warmup_epochs", "eta",
 )  # fmt: skip
-Stored = fkd.Records | static.StaticLabels
+Stored = fkd.Records | static.StaticLabels | projector.ProjectorLabels
+_ROOMS = {fkd.Records: fkd, static.StaticLabels: static, projector.ProjectorLabels: projector}
 Options = Mapping[str, Any]  # of the section `relabel`
 
 
@@ -69,30 +71,26 @@ def options(c: Options, kind: str | None = None, *, augment: str | None = None, 
     augment: an augmentation by name in the place of all that the section does to a batch; `None` for that.
     real: for whole real images, which have no cells.
   """
-  changed: dict[str, Any] = {} if kind is None else {"store": kind, "top_k": None, "rank": None}
+  changed: dict[str, Any] = {} if kind is None else {"store": kind, "top_k": None, "rank": None, "recorded": None}
   if augment is not None:
     changed |= {"augment": augment, "strips": 1, "cells": 1, "crop_scale": None, "flip": False, "mix": "none"}
   changed |= {"cells": 1} if real else {}
   return dict(c) | changed
 
 
-def augmentation(c: Options) -> Augmentation:
-  """What batches go through before teachers and students see them; the same object for equal options."""
-  return _augmentation(c["augment"], c["strips"], c["cells"], c["crop_scale"], c["flip"], c["mix"])
+def asked(run: Run, c: Options) -> networks.Teachers:
+  """The teachers whose labels these are: the run's own, or what they were on the way."""
+  return networks.weak(run) if c["teachers"] == "weak" else networks.own(run)
 
 
-@functools.lru_cache(maxsize=8)
-def _augmentation(name: str, strips: int, cells: int, crop_scale: float | None, flip: bool, mix: str) -> Augmentation:
-  parts = [] if name == "none" else [augment.named(name, key="relabel.augment")]
-  parts += augment.windows(strips=strips, cells=cells, crop_scale=crop_scale, mirror=flip)
-  if mix != "none":
-    parts.append({"cutmix": augment.cutmix, "mixup": augment.mixup}[mix]())
-  return augment.compose(*parts)
+def digest(run: Run, c: Options) -> str:
+  """The hash of what the labels come from."""
+  return project.digest(run) if c["store"] == "projector" else asked(run, c).hash
 
 
 def teacher(run: Run, c: Options) -> tuple[TargetSource, str]:
   """The run's teachers as one, by the mean of their logits, and the hash of all that determines its labels."""
-  votes, found = run.config["voting"], networks.own(run)
+  votes, found = run.config["voting"], asked(run, c)
   source = committee(found.networks, found.variables, train=c["teacher_mode"] == "train", parts=c["parts"])
   if len(found.networks) == 1:
     return source, found.hash
@@ -130,19 +128,21 @@ def record(run: Run, c: Options, images: np.ndarray, own: np.ndarray, key: jax.A
   examples = examples_with(images, own)
   if c["store"] in LIVE:
     return None
-  source, digest = teacher(run, c)
+  if c["store"] == "projector":
+    return project.ready(run).labels
+  source, teacher_hash = teacher(run, c)
   data = run.fingerprint(examples)
   if c["store"] == "static":
-    return static.record_static(source, examples, data=data, teacher_hash=digest)
+    return static.record_static(source, examples, data=data, teacher_hash=teacher_hash)
   found = fkd.record(
     source,
     examples,
     order(len(images), c["batch_size"]),
     key,
-    epochs=c["epochs"],
-    augment=augmentation(c),
+    epochs=c["recorded"] or c["epochs"],
+    augment=shown.augmentation(c),
     data=data,
-    teacher_hash=digest,
+    teacher_hash=teacher_hash,
     codec=codec(c, run.task().num_classes),
   )
   if any(not np.isfinite(leaf).all() for leaf in found.labels.values()):
@@ -150,12 +150,12 @@ def record(run: Run, c: Options, images: np.ndarray, own: np.ndarray, key: jax.A
   return fkd.low_rank(found, c["rank"]) if c["store"] == "low_rank" else found
 
 
-def save(run: Run, stored: Stored | None, examples: Batch, path: Path) -> None:
-  """Writes what `record` gave; of online labels which images and teachers they belong to."""
+def save(run: Run, c: Options, stored: Stored | None, examples: Batch, path: Path) -> None:
+  """Writes what `record` gave; where that is nothing, which images and teachers the labels belong to."""
   if stored is None:
-    write_record(path, {"data": run.fingerprint(examples), "teacher": networks.own(run).hash})
+    write_record(path, {"data": run.fingerprint(examples), "teacher": digest(run, c)})
   else:
-    (static if isinstance(stored, static.StaticLabels) else fkd).save(stored, path)
+    _ROOMS[type(stored)].save(stored, path)
 
 
 def load(run: Run, c: Options, images: np.ndarray, labels: np.ndarray, path: Path) -> Labels:
@@ -166,13 +166,15 @@ def load(run: Run, c: Options, images: np.ndarray, labels: np.ndarray, path: Pat
   """
   examples = examples_with(images, labels)
   if c["store"] in LIVE:
-    _check_live(run, examples, path)
+    _check_live(run, c, examples, path)
     return ready(run, c, examples, None)
-  return ready(run, c, examples, static.load(path) if c["store"] == "static" else fkd.load(path, augmentation(c)))
+  if c["store"] in ("static", "projector"):
+    return ready(run, c, examples, (static if c["store"] == "static" else projector).load(path))
+  return ready(run, c, examples, fkd.load(path, shown.augmentation(c)))
 
 
-def _check_live(run: Run, examples: Batch, path: Path) -> None:
-  wanted = {"data": run.fingerprint(examples), "teacher": networks.own(run).hash}
+def _check_live(run: Run, c: Options, examples: Batch, path: Path) -> None:
+  wanted = {"data": run.fingerprint(examples), "teacher": digest(run, c)}
   try:
     found = read_record(path)
   except Damaged as error:
@@ -184,20 +186,43 @@ def _check_live(run: Run, examples: Batch, path: Path) -> None:
 
 def ready(run: Run, c: Options, examples: Batch, stored: Stored | None) -> Labels:
   """Stored labels, or `None` for those that are made in training, as students train on them."""
+  found = _ready(run, c, examples, stored)
+  if not _with_classes(c):
+    return found
+  return found._replace(targets=labelled(found.targets, np.asarray(examples.y).nbytes))
+
+
+def _with_classes(c: Options) -> bool:
+  """Whether students learn classes beside the targets, as far as the targets do not bring them."""
+  return c["ce_weight"] > 0 and c["store"] not in ("one_hot", "dbr")
+
+
+def _ready(run: Run, c: Options, examples: Batch, stored: Stored | None) -> Labels:
   if c["store"] == "one_hot":
     return Labels(examples, hard.one_hot(run.task().num_classes, count=len(examples.ids)), order, c)
   if stored is None:
-    return Labels(examples, run.once(("online", networks.own(run).hash), lambda: teacher(run, c)[0]), order, c)
-  same = {"data": run.fingerprint(examples), "teacher_hash": networks.own(run).hash}
+    return Labels(examples, run.once(("online", digest(run, c)), lambda: teacher(run, c)[0]), order, c)
+  if isinstance(stored, projector.ProjectorLabels):
+    _check_projector(run, c, stored)
+    make = lambda: project.source(project.with_labels(run, stored))  # noqa: E731
+    return Labels(examples, run.once(("projector", stored.projector), make), order, c)
+  same = {"data": run.fingerprint(examples), "teacher_hash": digest(run, c)}
   if isinstance(stored, static.StaticLabels):
     return Labels(examples, static.interpolated(stored, **same), order, c)
-  size = min(c["batch_size"], len(examples.ids))
+  size, again = min(c["batch_size"], len(examples.ids)), c["recorded"] is not None
   return Labels(
     examples,
-    fkd.replayed(stored, epochs=c["epochs"], batch_size=size, **same),
-    lambda size, batch_size: fkd.policy(stored),
+    fkd.replayed(stored, epochs=c["epochs"], batch_size=size, again=again, **same),
+    lambda size, batch_size: fkd.policy(stored, again=again),
     c,
   )
+
+
+def _check_projector(run: Run, c: Options, stored: projector.ProjectorLabels) -> None:
+  if stored.projector != (wanted := digest(run, c)):
+    raise UserError(
+      f"stages/records.npz: is projector {stored.projector}, and this run's is {wanted}; run the stage relabel again"
+    )
 
 
 def recipe(c: Options) -> Recipe:
@@ -206,7 +231,7 @@ def recipe(c: Options) -> Recipe:
     return mixed_labels(c["parts"])
   if c["store"] == "dbr":
     return two_distances(c["dbr_temperature"], c["dbr_weight"], c["dbr_norm"], c["parts"])
-  return stored_labels(c["temperature"], c["parts"])
+  return stored_labels(c["temperature"], c["parts"], loss=c["loss"], ce_weight=c["ce_weight"])
 
 
 def job(run: Run, label: str, network, found: Labels, seeds: list[int]) -> train.Job:
@@ -223,5 +248,5 @@ def job(run: Run, label: str, network, found: Labels, seeds: list[int]) -> train
     seeds=seeds,
     targets=found.targets,
     section="relabel",
-    record=augmentation(c),
+    record=shown.augmentation(c),
   )

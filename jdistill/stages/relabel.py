@@ -1,7 +1,7 @@
 """Stage `relabel`: the teachers label every augmented batch of a training run ahead, to be replayed by students.
 
-Labels may also be stored once per image, be asked of the teachers while students train, or be the classes of the images
-in the same training: `relabel.store`.
+Labels may also be stored once per image, be asked of the teachers or of a projector while students train, or be the
+classes of the images in the same training: `relabel.store`.
 """
 
 import time
@@ -19,8 +19,8 @@ from jdistill.evaluation import predict
 from jdistill.evaluation.diversity import within_class_distance
 from jdistill.files import format_bytes
 from jdistill.methods.optimizers import OPTIMIZERS
-from jdistill.schema import Above, Choice, Range
-from jdistill.stages import build, distill, labels, networks, voting
+from jdistill.schema import Above, Choice, NonNegative, Range
+from jdistill.stages import build, distill, labels, networks, project, shown, voting
 from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
 from jdistill.stages.workdir import on_first
@@ -35,6 +35,8 @@ class Relabel(NamedTuple):
   """What is stored, and how students train on it."""
 
   store: Literal[labels.STORES] = "float16"
+  teachers: Literal["finished", "weak"] = "finished"
+  recorded: Annotated[int, Range(1)] | None = None
   top_k: Annotated[int, Range(1)] | None = None
   rank: Annotated[int, Range(1)] | None = None
   dbr_temperature: Annotated[float, Above(0)] = 1.0
@@ -42,7 +44,9 @@ class Relabel(NamedTuple):
   dbr_norm: Literal["absolute", "squared"] = "absolute"
   epochs: Annotated[int, Range(1)] = 300
   batch_size: Annotated[int, Range(1)] = 128
+  loss: Literal["kl", "mse"] = "kl"
   temperature: Annotated[float, Above(0)] = 20.0
+  ce_weight: NonNegative = 0.0
   teacher_mode: Literal["eval", "train"] = "eval"
   parts: Annotated[int, Range(1)] = 1
   augment: str = "none"
@@ -78,6 +82,29 @@ def _complete(given: Mapping[str, Any], out: dict[str, Any]) -> None:
       raise UserError(
         "relabel.teacher_mode='train': static labels are of single images, which have no statistics; set 'eval'"
       )
+  _complete_store(c, out)
+
+
+def _complete_store(c: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+  """Refuses options that this kind of store does not know."""
+  store = c["store"]
+  if store == "projector" and "projector" not in out:
+    raise UserError(f"relabel.store='projector': {out['method']['name']} fits no projector; take method hello")
+  if store == "projector" and c["teacher_mode"] == "train":
+    raise UserError("relabel.teacher_mode='train': a projector's statistics are frozen; set 'eval'")
+  if store == "dbr" and (c["loss"] != "kl" or c["ce_weight"]):
+    key = "loss" if c["loss"] != "kl" else "ce_weight"
+    raise UserError(f"relabel.{key}={c[key]!r}: store='dbr' has a loss of its own (relabel.dbr_weight); leave it out")
+  if c["recorded"] is not None and store not in labels.RECORDED:
+    raise UserError(f"relabel.recorded={c['recorded']}: store={store!r} records no epochs; leave it out")
+  if c["recorded"] is not None and c["recorded"] > c["epochs"]:
+    raise UserError(f"relabel.recorded={c['recorded']}: more than the {c['epochs']} epochs of students; lower it")
+  if c["teachers"] == "weak" and not out["teachers"]["weak"]:
+    raise UserError(
+      "relabel.teachers='weak': there are none; set teachers.weak to the epochs after which they are kept"
+    )
+  if c["teachers"] == "weak" and out["voting"]["label_weights"] == "prior":
+    raise UserError("voting.label_weights='prior': weighs finished teachers; set 'equal' for relabel.teachers='weak'")
 
 
 def _check(run: Run) -> None:
@@ -86,7 +113,7 @@ def _check(run: Run) -> None:
   _check_teachers(run)
   voting.check(run)
   cell_sides(task.input_shape[:2], c["cells"], key="relabel.cells")
-  labels.augmentation(c).sample(jax.random.key(0), (2, *task.input_shape))
+  shown.augmentation(c).sample(jax.random.key(0), (2, *task.input_shape))
   size = min(c["batch_size"], build.count(run))
   check_parts(size, c["parts"], key="relabel.batch_size", least=2 if c["teacher_mode"] == "train" else 1)
   for key in ("top_k", "rank"):
@@ -165,7 +192,7 @@ def _run(run: Run) -> None:
   examples = labels.examples_with(images, own.labels)
   c = run.config["relabel"]
   stored = labels.record(run, c, images, own.labels, run.key("relabel"))
-  labels.save(run, stored, examples, run.workdir / _LEAVES[0])
+  labels.save(run, c, stored, examples, run.workdir / _LEAVES[0])
   size = labels.ready(run, c, examples, stored).nbytes
   run.finish("relabel", begin, _LEAVES, label_bytes=size, diversity=diversity(run, images, own.labels))
   run.log(f"relabel: {c['store']}, {format_bytes(size)} of {_what(run)}")
@@ -173,7 +200,7 @@ def _run(run: Run) -> None:
 
 def _what(run: Run) -> str:
   """What the bytes of labels are of."""
-  return "teachers' parameters" if run.config["relabel"]["store"] == "online" else "labels"
+  return {"online": "teachers' parameters", "projector": "factors"}.get(run.config["relabel"]["store"], "labels")
 
 
 def _plan(run: Run) -> list[tuple[str, str]]:
@@ -182,20 +209,28 @@ def _plan(run: Run) -> list[tuple[str, str]]:
     return [(f"labels of {count} images, asked while students train", "no labels are stored")]
   if c["store"] == "one_hot":
     return [(f"classes of {count} images", f"about {format_bytes(4 * count)}")]
+  if c["store"] == "projector":
+    return [(f"a projector that labels {count} images", f"about {format_bytes(4 * project.size(run))}")]
   if c["store"] == "static":
     return [(f"one label of each of {count} images", f"about {format_bytes(count * (4 * task.num_classes + 4))}")]
-  size = c["epochs"] * (-(-count // c["batch_size"])) * min(c["batch_size"], count)
+  epochs = c["recorded"] or c["epochs"]
+  size = epochs * (-(-count // c["batch_size"])) * min(c["batch_size"], count)
   kept = {"float16": 2 * task.num_classes, "float32": 4 * task.num_classes, "dbr": 4}
   kept |= {"top_k": 4 * (c["top_k"] or 0) + 2, "low_rank": 2 * (c["rank"] or 0)}
   stored = size * (kept[c["store"]] + 8)
-  return [(f"labels of {c['epochs']} epochs of {count} images", f"about {format_bytes(stored)} without augmentations")]
+  return [(f"labels of {epochs} epochs of {count} images", f"about {format_bytes(stored)} without augmentations")]
 
 
 def _report(run: Run, record: Mapping[str, Any]) -> Part:
   c, found = run.config["relabel"], record["diversity"]
   mode = c["teacher_mode"]
   halves = f", {c['parts']} parts of every batch each by itself" if c["parts"] > 1 else ""
-  lines = [f"the labels are those of teachers in {mode} mode{halves}; kept as {c['store']}"]
+  weak = "weak " if c["teachers"] == "weak" else ""
+  lines = [f"the labels are those of {weak}teachers in {mode} mode{halves}; kept as {c['store']}"]
+  if c["store"] == "projector":
+    lines = ["a label projector is asked about what students see"]
+  if c["recorded"] is not None:
+    lines.append(f"{c['recorded']} epochs of labels are stored, which come again and again")
   if c["store"] == "one_hot":
     lines = ["students learn the classes of the images, mixed as the images are; no teacher is asked"]
   if c["store"] == "online":

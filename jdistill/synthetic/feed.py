@@ -23,6 +23,7 @@ class Materials(NamedTuple):
     teacher: variables of the first teacher.
     committee: variables of all teachers, for methods that look at several.
     prior: `[teachers]` float32, what each of these is worth, in percent.
+    encoder: gives the variables of the run's label projector, which is made then; `None` for runs without one.
   """
 
   x: np.ndarray
@@ -37,6 +38,7 @@ class Materials(NamedTuple):
   teacher: Variables | None = None
   committee: tuple[Variables, ...] = ()
   prior: np.ndarray | tuple[()] = ()
+  encoder: Callable[[], Variables] | None = None
 
 
 class Feed(NamedTuple):

@@ -1,5 +1,6 @@
 """Sets made of crops of real images that a trained network is sure of, or not: RDED's selection, CV-DD's start."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -169,6 +170,62 @@ def mean_cross_entropies(judges: Judges, found: ClassCrops) -> np.ndarray:
   return np.mean([cross_entropy(one, own) for one in logits], 0).reshape(n, m)
 
 
+def surest_crops(judges: Judges, found: ClassCrops, count: int, difficulty: str) -> tuple[np.ndarray, np.ndarray]:
+  """`(images [count], crops [count])`: which images, and of each the crop with the lowest cross entropy.
+
+  Args:
+    judges, found: see `Pick`.
+    count: how many.
+    difficulty: see `select_tiles`.
+  """
+  scores = mean_cross_entropies(judges, found)
+  rows = np.asarray(select_tiles(jnp.asarray(scores.min(1)), count, difficulty))
+  return rows, scores.argmin(1)[rows]
+
+
+@functools.lru_cache(maxsize=8)
+def _cutter(sides: tuple[int, int], factor: int, scale: float) -> Callable:
+  """`(key, x) -> (boxes, crops)` of `patch_crop`, compiled."""
+  crop = patch_crop(sides, factor, scale)
+  return jax.jit(lambda key, x: ((record := crop.sample(key, x.shape)).box, crop.apply(record, x)))
+
+
+def picked_crops(
+  pick: Pick,
+  judges: Judges,
+  images: np.ndarray,
+  classes: np.ndarray,
+  *,
+  count: int,
+  num_classes: int,
+  seed: int,
+  mipc: int,
+  num_crop: int,
+  factor: int,
+  patch_scale: float,
+) -> list[np.ndarray]:
+  """What is picked of the crops of each class, `num_crop` of each of `mipc` random real images.
+
+  Args:
+    pick: makes the choice of a class.
+    judges: what it may ask.
+    images, classes: `[n, height, width, channels]` and `[n]`, the real images.
+    count: how many are picked of each class.
+    num_classes: C.
+    seed: decides candidates and windows.
+    mipc, num_crop, factor, patch_scale: see `patch_start`.
+  """
+  rng, made = np.random.default_rng((seed, 2)), []
+  cut = _cutter(images.shape[1:3], factor, patch_scale)
+  for c in range(num_classes):
+    own = images[rng.permutation(np.flatnonzero(classes == c))[:mipc]]
+    key = jax.random.fold_in(jax.random.key(seed), c)
+    parts = jax.device_get(cut(key, jnp.asarray(np.repeat(own, num_crop, 0))))
+    boxes, crops = (part.reshape(len(own), num_crop, *part.shape[1:]) for part in parts)
+    made.append(pick(ClassCrops(c, own, crops, boxes), judges, count))
+  return made
+
+
 def start_from_crops(
   pick: Pick,
   name: str,
@@ -204,16 +261,10 @@ def start_from_crops(
     if teacher_logits is None:
       raise UserError(f"method.initial={name!r}: needs teachers that look at crops; set method.initial='real'")
     check_candidates(classes, mipc, ipc, factor, num_classes)
-    rng, made = np.random.default_rng((seed, 2)), []
-    crop, judges = patch_crop(images.shape[1:3], factor, patch_scale), Judges(teacher_logits, class_maps)
-    cut = jax.jit(lambda key, x: ((record := crop.sample(key, x.shape)).box, crop.apply(record, x)))
-    for c in range(num_classes):
-      own = images[rng.permutation(np.flatnonzero(classes == c))[:mipc]]
-      key = jax.random.fold_in(jax.random.key(seed), c)
-      parts = jax.device_get(cut(key, jnp.asarray(np.repeat(own, num_crop, 0))))
-      boxes, crops = (part.reshape(len(own), num_crop, *part.shape[1:]) for part in parts)
-      tiles = pick(ClassCrops(c, own, crops, boxes), judges, ipc * factor**2)
-      made.append(np.asarray(tile_grid(jnp.asarray(tiles), factor)))
+    sizes = {"mipc": mipc, "num_crop": num_crop, "factor": factor, "patch_scale": patch_scale, "seed": seed}
+    judges = Judges(teacher_logits, class_maps)
+    tiles = picked_crops(pick, judges, images, classes, count=ipc * factor**2, num_classes=num_classes, **sizes)
+    made = [np.asarray(tile_grid(jnp.asarray(one), factor)) for one in tiles]
     own = np.repeat(np.arange(num_classes, dtype=np.int32), ipc)
     return SyntheticSet(np.concatenate(made), own, np.float32(lr_init))
 
@@ -255,9 +306,7 @@ def patch_start(
   """
 
   def pick(found: ClassCrops, judges: Judges, count: int) -> np.ndarray:
-    scores = mean_cross_entropies(judges, found)
-    kept = found.crops[np.arange(len(scores)), scores.argmin(1)]
-    return kept[np.asarray(select_tiles(jnp.asarray(scores.min(1)), count, difficulty))]
+    return found.crops[surest_crops(judges, found, count, difficulty)]
 
   sizes = {"mipc": mipc, "num_crop": num_crop, "factor": factor, "patch_scale": patch_scale}
   return start_from_crops(pick, "patches", initial, lr_init=lr_init, **sizes)

@@ -198,6 +198,16 @@ def _combined(row: catalog.Row) -> Toy:
   return Toy(row.build()(initial, **options(row)), stream, row.toy["objective"])
 
 
+def _patches(row: catalog.Row) -> Toy:
+  """Eight random patches of every class, of 4x4 pixels, that a random network looks at before and after."""
+  x = jax.device_get(_images(24, shape=(4, 4, 1))[0])
+  initial = SyntheticSet(x, np.repeat(np.arange(3, dtype=np.int32), 8), np.float32(0.1))
+  network = models.build("mlp", num_classes=3, image_shape=(4, 4, 1), widths=(8,))
+  encoder = jax.device_get(network.init(jax.random.key(5)))
+  method = row.build()(network.apply, initial, (np.float32([-3.0]), np.float32([3.0])), **options(row))
+  return Toy(method, lambda step: encoder, row.toy["objective"])
+
+
 def _updates(data: Batch, **given) -> Callable[[int], StudentInput]:
   """Two updates per epoch, on six examples each."""
 
@@ -291,6 +301,7 @@ KINDS = {
   "committee": _voting,
   "crops": _crops,
   "combined": _combined,
+  "patches": _patches,
   "regression": _regression,
   "federated": _federated,
 }
