@@ -270,7 +270,7 @@ ROWS = (
     arxiv="2111.06377",
     builder="jdistill.methods.knowledge.mae:mae",
     test="tests/methods/test_mae.py",
-    toy={"objective": "loss/reconstruction", "kind": "patches", "mask_ratio": 0.5, "mask_side": 1},
+    toy={"objective": "loss/reconstruction", "kind": "masked", "mask_ratio": 0.5, "mask_side": 1},
     tasks=("supervised", "unlabelled"),
   ),
 )

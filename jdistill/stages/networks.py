@@ -111,9 +111,9 @@ def specs_of(run: Run, label: str, arm: Mapping[str, Any]) -> list[TeacherSpec]:
   own = {section: arm[section] for section in TEACHER_SECTIONS}
   name = "teacher" if own == {section: run.config[section] for section in TEACHER_SECTIONS} else f"teacher of {label}"
   teachers, task = arm["teachers"], {"task": arm["task"]}
-  others = [_member(run, arm, other) for other in teachers["also"]]
-  weights, weak = Weights(teachers["weights"], teachers["tune"]), tuple(teachers["weak"])
-  return [TeacherSpec(name, own | task, teachers["count"], teachers["stored"], weights, weak=weak), *others]
+  how = {"weights": Weights(teachers["weights"], teachers["tune"]), "weak": tuple(teachers["weak"])}
+  own_ones = TeacherSpec(name, own | task, teachers["count"], teachers["stored"], **how)
+  return [own_ones, *(_member(run, arm, other) for other in teachers["also"])]
 
 
 def _member(run: Run, arm: Mapping[str, Any], name: str) -> TeacherSpec:

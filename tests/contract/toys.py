@@ -242,7 +242,7 @@ def _student(row: catalog.Row, **extra) -> Toy:
   return _taught(row, network, teacher, data, 0.2, **extra)
 
 
-def _patches(row: catalog.Row, **extra) -> Toy:
+def _masked(row: catalog.Row, **extra) -> Toy:
   """Twelve images of one colour each, so that a patch tells of the others, and a network that decodes."""
   sizes = {"dim": 4, "depth": 1, "heads": 1, "decoder_dim": 4, "decoder_depth": 1, "decoder_heads": 1}
   network = models.build("mae", num_classes=3, image_shape=(2, 2, 1), patch=1, **sizes)
@@ -291,7 +291,7 @@ def _federated(row: catalog.Row) -> Toy:
 # Data policies have contract tests of their own, in `test_policies.py`.
 KINDS = {
   "student": _student,
-  "patches": _patches,
+  "masked": _masked,
   "maps": _maps,
   "tokens": _tokens,
   "trajectory": _trajectory,
