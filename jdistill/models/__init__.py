@@ -2,7 +2,6 @@
 
 from jdistill.models.adapters import from_equinox, from_function, from_linen, from_nnx
 from jdistill.models.flat import FlatNetwork, flatten
-from jdistill.models.lora import LowRank, apply_lora, check_ranks, init_lora, kernels, lora_delta, with_lora
 from jdistill.models.predict import predict
 from jdistill.models.registry import build, describe, names, options
 from jdistill.models.transplant import head_mask, with_head_of
@@ -10,10 +9,7 @@ from jdistill.models.weights import from_torch
 
 __all__ = [
   "FlatNetwork",
-  "LowRank",
-  "apply_lora",
   "build",
-  "check_ranks",
   "describe",
   "flatten",
   "from_equinox",
@@ -22,12 +18,8 @@ __all__ = [
   "from_nnx",
   "from_torch",
   "head_mask",
-  "init_lora",
-  "kernels",
-  "lora_delta",
   "names",
   "options",
   "predict",
   "with_head_of",
-  "with_lora",
 ]

@@ -1,9 +1,7 @@
 """Frozen teachers of a run: which are wanted, where they lie, and how they are read."""
 
-import functools
 import itertools
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,14 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdistill import catalog
-from jdistill.base import DataPolicy, Diverged, Network, PyTree, UserError, Variables
-from jdistill.config.arms import SELECTED, TEACHER_SECTIONS
-from jdistill.data.policies import Chosen
+from jdistill.base import Diverged, Network, PyTree, UserError, Variables
+from jdistill.config.arms import TEACHER_SECTIONS
 from jdistill.files import LOCK, Damaged, read_npz, write_npz
-from jdistill.methods.knowledge import Recipe
 from jdistill.models.predict import predict
 from jdistill.stages import artefacts, train
+from jdistill.stages.named import policy_of, recipe_of
 from jdistill.stages.run import Run
 from jdistill.stages.weights import Weights, digest, start
 from jdistill.stages.workdir import on_first
@@ -64,36 +60,6 @@ class TeacherSpec(NamedTuple):
   classifies: bool = True
   weak: tuple[int, ...] = ()
   key: str = "teacher"
-
-
-def recipe_of(section: Mapping[str, Any]) -> Recipe:
-  """The recipe of a section `method`, `teacher_method` or `start_method`; the same object for equal sections."""
-  return _recipe(json.dumps(dict(section), sort_keys=True))
-
-
-@functools.lru_cache(maxsize=64)
-def _recipe(section: str) -> Recipe:
-  options = json.loads(section)
-  return catalog.row(options.pop("name")).build()(**options)
-
-
-def policy_of(section: Mapping[str, Any], chosen: Chosen | None = None) -> Callable[[int, int], DataPolicy]:
-  """A section `data_policy` as `(size, batch_size) -> DataPolicy`; the same object for equal arguments.
-
-  Args:
-    section: the name of the policy and its options.
-    chosen: the subset of every student, for the policy of stage `select`.
-  """
-  if section["name"] != SELECTED:
-    return functools.partial(_policy, json.dumps(dict(section), sort_keys=True))
-  options = {name: value for name, value in section.items() if name != "name"}
-  return lambda size, batch_size: catalog.policy(SELECTED)(size, batch_size, chosen, **options)
-
-
-@functools.lru_cache(maxsize=64)
-def _policy(section: str, size: int, batch_size: int) -> DataPolicy:
-  options = json.loads(section)
-  return catalog.policy(options.pop("name"))(size, batch_size, **options)
 
 
 def phases(arm: Mapping[str, Any]) -> tuple[str, ...]:

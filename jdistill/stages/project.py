@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdistill import augment, models, pretrained, schema
+from jdistill import augment, pretrained, schema
 from jdistill.base import Diverged, Network, PyTree, TargetSource, Variables
 from jdistill.config import Declared, Plain
 from jdistill.config.common import TRAIN
@@ -17,6 +17,7 @@ from jdistill.files import format_bytes, read_npz, write_npz
 from jdistill.methods.knowledge.logits import stored_labels
 from jdistill.models import predict
 from jdistill.ops import class_means
+from jdistill.ops import lora as lora_lib
 from jdistill.reporting import Section
 from jdistill.schema import Choice, Count, NonNegative, Positive
 from jdistill.stages import artefacts, encoder, job_plan, networks, shown, teachers, train
@@ -98,7 +99,7 @@ def network(run: Run) -> Network:
 @functools.lru_cache(maxsize=8)
 def _network(own: Network, inputs, encoder_rank, head_rank, alpha: float, normalize: bool) -> Network:
   ranks = functools.partial(projector.ranks, encoder=encoder_rank, head=head_rank)
-  return models.with_lora(own, ranks, alpha=alpha, inputs=inputs, embedding=_unit if normalize else None)
+  return lora_lib.with_lora(own, ranks, alpha=alpha, inputs=inputs, embedding=_unit if normalize else None)
 
 
 def _unit(x: jax.Array) -> jax.Array:
@@ -220,7 +221,7 @@ def _fit(run: Run, path, wanted: Mapping[str, Any]) -> None:
   c, own = run.config["projector"], encoder.ready(run)
   head = _first_head(run, own)
   base = projector.with_head(own.body, head)
-  start = Variables(models.init_lora(run.key("factors"), base.params, _ranks(run)), base._asdict())
+  start = Variables(lora_lib.init_lora(run.key("factors"), base.params, _ranks(run)), base._asdict())
   job = job_of(run, _targets(run), jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], start))
   trained, figures = train.run(
     run, job, run.key("project"), run.workdir / "checkpoints" / f"projector_{path.name}", stage="project"
@@ -258,8 +259,8 @@ def _check(run: Run) -> None:
   encoder.check(run)
   ranks, shapes = _ranks(run), _shapes(run)
   head = {path: rank for path, rank in ranks.items() if path == projector.KERNEL}
-  models.check_ranks(shapes, {path: ranks[path] for path in ranks.keys() - head}, "projector.encoder_rank")
-  models.check_ranks(shapes, head, "projector.head_rank")
+  lora_lib.check_ranks(shapes, {path: ranks[path] for path in ranks.keys() - head}, "projector.encoder_rank")
+  lora_lib.check_ranks(shapes, head, "projector.head_rank")
   if c["prototypes"] != _MEANS:
     projector.with_head(Variables(shapes), _named_head(run))
   if c["augment"] == "none":
@@ -287,7 +288,7 @@ def _verify(run: Run) -> None:
 
 def size(run: Run) -> int:
   """How many numbers are learned."""
-  found, sides = 0, models.kernels(_shapes(run))
+  found, sides = 0, lora_lib.kernels(_shapes(run))
   for path, rank in _ranks(run).items():
     i, o = sides[path]
     found += i * o if rank is None else rank * (i + o)

@@ -16,7 +16,7 @@ import numpy as np
 from jdistill.base import Network, PyTree, TargetSource, UserError, Variables
 from jdistill.files import read_npz, sha256_arrays, write_npz
 from jdistill.models import LowRank, kernels
-from jdistill.models.lora import Factors
+from jdistill.ops.lora import Factors
 from jdistill.teachers.frozen import committee
 from jdistill.teachers.zero_shot import class_embeddings
 
@@ -130,7 +130,7 @@ def projected(network: Network, base: Variables, labels: ProjectorLabels, name: 
   """A projector as a `TargetSource`, asked for the very pixels that a student sees.
 
   Args:
-    network: of `jdistill.models.with_lora`.
+    network: of `jdistill.ops.lora.with_lora`.
     base: the public network with the head that the factors change.
     labels: the store, whose bytes are those of the targets; those of the public network are not counted.
     name: of the public network, for reports.

@@ -18,7 +18,8 @@ from jdistill.methods.dataset.hello import (
 from jdistill.methods.knowledge import Recipe, StudentInput, Term, student_method
 from jdistill.methods.knowledge.logits import stored_labels
 from jdistill.methods.optimizers import make_optimizer
-from jdistill.models import LowRank
+from jdistill.ops import lora as lora_lib
+from jdistill.ops.lora import LowRank
 from jdistill.synthetic import Budget, Materials, SyntheticSet
 from jdistill.synthetic.patches import pad_tiles, patch_crop, tile_grid
 from jdistill.teachers.labelled import labelled
@@ -69,7 +70,7 @@ def test_the_loss_of_the_projector(wrap):
 def test_the_one_training_loop_minimises_it():
   """A step of the projector's recipe goes along the gradient of the mean of `projector_loss`; factors alone move."""
   base = models.build("mlp", num_classes=3, image_shape=(2, 2, 1), widths=(4,))
-  network = models.with_lora(base, lambda params: dict.fromkeys(models.kernels(params), 2))
+  network = lora_lib.with_lora(base, lambda params: dict.fromkeys(lora_lib.kernels(params), 2))
   start = network.init(jax.random.key(0))
   x = jnp.float32(RNG.normal(size=(5, 2, 2, 1)))
   outs = tuple(Outputs(weak, jnp.zeros((5, 0))) for weak in WEAK)

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from tiny_experiments import tiny
 
-from jdistill import models, run
+from jdistill import run
 from jdistill.base import UserError
 from jdistill.data import preprocess
 from jdistill.files import read_npz, write_npz
 from jdistill.models import LowRank, predict
+from jdistill.ops import lora as lora_lib
 from jdistill.stages import encoder, labels, networks, project, teachers, train
 from jdistill.stages.encoder import adapted
 
@@ -62,7 +63,7 @@ def test_the_store_is_all_that_has_to_be_kept(done, tmp_path):
   want = predict(fitted.network, fitted.variables, x)
   np.testing.assert_array_equal(predict(same.network, same.variables, x), want)
   body = encoder.ready(one).body
-  whole = models.apply_lora(project.projector.with_head(body, stored.factors["head/kernel"]).params, stored.factors)
+  whole = lora_lib.apply_lora(project.projector.with_head(body, stored.factors["head/kernel"]).params, stored.factors)
   network = encoder.network(one)
   np.testing.assert_allclose(predict(network, body._replace(params=whole), x), want, rtol=1e-4, atol=1e-4)
 

@@ -14,7 +14,7 @@ from jdistill import augment, run, stages
 from jdistill.base import UserError
 from jdistill.files import read_npz
 from jdistill.selection import Evidence, select
-from jdistill.stages import labels, real_images, sets
+from jdistill.stages import labels, real_images, sets, shown
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 SOFT = ("teachers", "prune", "distill", "relabel", "evaluate", "export", "report")
@@ -116,9 +116,9 @@ def test_soft_labels_are_asked_of_teachers_about_one_cell_at_a_time(done):
   summary = run.run_experiment(config, root / "soft", stream=io.StringIO())
   assert summary["store"] == "online" and summary["label_bytes"] > 0 and summary["failed"] == []
   options = made(root, config).config["relabel"]
-  cell, *_ = labels.augmentation(options).sample(jax.random.key(0), (3, 8, 8, 1))
+  cell, *_ = shown.augmentation(options).sample(jax.random.key(0), (3, 8, 8, 1))
   assert isinstance(cell, augment.CellRecord)
-  crop, *_ = labels.augmentation(labels.options(options, real=True)).sample(jax.random.key(0), (3, 8, 8, 1))
+  crop, *_ = shown.augmentation(labels.options(options, real=True)).sample(jax.random.key(0), (3, 8, 8, 1))
   assert isinstance(crop, augment.CropRecord)
 
 

@@ -8,7 +8,8 @@ import pytest
 from jdistill import models
 from jdistill.base import Batch, UserError, Variables
 from jdistill.files import write_npz
-from jdistill.models import LowRank
+from jdistill.ops import lora as lora_lib
+from jdistill.ops.lora import LowRank
 from jdistill.teachers import projector
 from jdistill.teachers.frozen import ask, averaged, committee, drawn
 from jdistill.teachers.zero_shot import zero_shot_logits
@@ -26,7 +27,7 @@ FACTORS = {
 
 
 def wrapped(**options):
-  return models.with_lora(NETWORK, lambda params: projector.ranks(params, encoder=2, head=None), **options)
+  return lora_lib.with_lora(NETWORK, lambda params: projector.ranks(params, encoder=2, head=None), **options)
 
 
 def test_the_head_is_that_of_a_zero_shot_classifier():
@@ -61,7 +62,7 @@ def test_the_public_network_is_not_counted(head):
   count = 2 * (16 + 5) + 15 + (0 if head is None else 15)
   assert source.nbytes == labels.nbytes == 4 * count and source.same_pixels and "public mlp" in source.name
   (got,) = ask(source, X, IDS)
-  want = NETWORK.apply(models.apply_lora(base.params, FACTORS, alpha=0.5), X).logits
+  want = NETWORK.apply(lora_lib.apply_lora(base.params, FACTORS, alpha=0.5), X).logits
   np.testing.assert_allclose(got.logits, want, rtol=1e-5, atol=1e-6)
 
 

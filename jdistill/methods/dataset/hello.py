@@ -21,9 +21,8 @@ from jdistill.methods.dataset.recovery import (
   sre2l_blocks,
   start_blocks,
 )
-from jdistill.models import apply_lora
-from jdistill.models.lora import Factors
 from jdistill.ops.affine import resize
+from jdistill.ops.lora import Factors, apply_lora
 from jdistill.schema import Above, Count, Positive, Range, Size, validated
 from jdistill.synthetic import Budget, Feed, Materials, Start, SyntheticSet, start
 from jdistill.synthetic.patches import (

@@ -9,7 +9,8 @@ import pytest
 from jdistill import models
 from jdistill.base import UserError, Variables
 from jdistill.losses import cross_entropy
-from jdistill.models import LowRank
+from jdistill.ops import lora as lora_lib
+from jdistill.ops.lora import LowRank
 
 RNG = np.random.default_rng(0)
 SHAPE = (6, 6, 2)
@@ -21,7 +22,7 @@ RANKS = {"conv0/kernel": 2, "head/kernel": 1}
 
 def factors(scale=1.0):
   """Factors that change something."""
-  found = models.init_lora(jax.random.key(1), BASE.params, RANKS)
+  found = lora_lib.init_lora(jax.random.key(1), BASE.params, RANKS)
   return {
     path: LowRank(one.a, jnp.float32(scale * np.random.default_rng(len(path)).normal(size=one.b.shape)))
     for path, one in found.items()
@@ -32,16 +33,16 @@ def factors(scale=1.0):
 def test_the_change_of_a_matrix(wrap):
   a, b = [[1.0, 0.0], [2.0, -1.0], [0.0, 3.0]], [[1.0, 2.0], [0.5, 0.0]]
   want = np.array([[0.5, 1.0], [0.75, 2.0], [0.75, 0.0]])
-  got = wrap(lambda a, b: models.lora_delta(a, b, alpha=0.5))(jnp.float32(a), jnp.float32(b))
+  got = wrap(lambda a, b: lora_lib.lora_delta(a, b, alpha=0.5))(jnp.float32(a), jnp.float32(b))
   np.testing.assert_array_equal(got, want)
   for other in (jnp.zeros((3, 2)), jnp.zeros(2)):
     with pytest.raises(ValueError, match=r"lora_delta: factors of shapes \(3, 2\)"):
-      models.lora_delta(jnp.float32(a), other)
+      lora_lib.lora_delta(jnp.float32(a), other)
 
 
 def test_kernels_are_changed_as_matrices_and_the_rest_stays():
   own = factors()
-  got = models.apply_lora(BASE.params, own, alpha=2.0)
+  got = lora_lib.apply_lora(BASE.params, own, alpha=2.0)
   for layer, leaves in BASE.params.items():
     for leaf, value in leaves.items():
       want = np.float64(value)
@@ -55,24 +56,24 @@ def test_kernels_are_changed_as_matrices_and_the_rest_stays():
 
 def test_an_array_takes_the_place_of_a_kernel():
   new = jnp.ones_like(BASE.params["head"]["kernel"])
-  got = models.apply_lora(BASE.params, {"head/kernel": new})
+  got = lora_lib.apply_lora(BASE.params, {"head/kernel": new})
   np.testing.assert_array_equal(got["head"]["kernel"], new)
   np.testing.assert_array_equal(got["conv0"]["kernel"], BASE.params["conv0"]["kernel"])
 
 
 def test_factors_change_nothing_at_first():
   """But their gradient does: that of `b` is not zero."""
-  own = models.init_lora(jax.random.key(1), BASE.params, RANKS | {"head/kernel": None})
-  changed = models.apply_lora(BASE.params, own)
+  own = lora_lib.init_lora(jax.random.key(1), BASE.params, RANKS | {"head/kernel": None})
+  changed = lora_lib.apply_lora(BASE.params, own)
   jax.tree.map(np.testing.assert_array_equal, changed, BASE.params)
   bound = 1 / np.sqrt(3 * 3 * 2)
   assert own["conv0/kernel"].a.shape == (18, 2) and own["conv0/kernel"].b.shape == (2, 4)
   assert 0.5 * bound < np.abs(own["conv0/kernel"].a).max() <= bound
-  other = models.init_lora(jax.random.key(2), BASE.params, RANKS)
+  other = lora_lib.init_lora(jax.random.key(2), BASE.params, RANKS)
   assert (other["conv0/kernel"].a != own["conv0/kernel"].a).all()
 
   def loss(own):
-    return jnp.mean(NETWORK.apply(models.apply_lora(BASE.params, own), X, stats=BASE.stats).logits ** 2)
+    return jnp.mean(NETWORK.apply(lora_lib.apply_lora(BASE.params, own), X, stats=BASE.stats).logits ** 2)
 
   gradient = jax.grad(loss)(own)
   assert not np.any(gradient["conv0/kernel"].a) and np.any(gradient["conv0/kernel"].b)
@@ -80,7 +81,7 @@ def test_factors_change_nothing_at_first():
 
 def test_sides_of_kernels():
   shapes = jax.eval_shape(NETWORK.init, jax.random.key(0)).params
-  assert models.kernels(shapes) == {"conv0/kernel": (18, 4), "head/kernel": (36, 3)}
+  assert lora_lib.kernels(shapes) == {"conv0/kernel": (18, 4), "head/kernel": (36, 3)}
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_sides_of_kernels():
 )
 def test_ranks_that_are_none(ranks, words):
   with pytest.raises(UserError, match=words):
-    models.check_ranks(BASE.params, ranks, "key")
+    lora_lib.check_ranks(BASE.params, ranks, "key")
 
 
 @pytest.mark.parametrize(
@@ -110,15 +111,15 @@ def test_ranks_that_are_none(ranks, words):
 )
 def test_factors_of_another_network(own, words):
   with pytest.raises(UserError, match=words):
-    models.apply_lora(BASE.params, own)
+    lora_lib.apply_lora(BASE.params, own)
 
 
 def test_a_network_of_which_only_factors_learn():
   halved = lambda e: e / 2  # noqa: E731
-  network = models.with_lora(NETWORK, lambda params: RANKS, alpha=2.0, inputs=lambda x: x + 1, embedding=halved)
+  network = lora_lib.with_lora(NETWORK, lambda params: RANKS, alpha=2.0, inputs=lambda x: x + 1, embedding=halved)
   own, statistics = factors(), BASE._asdict()
   got = network.apply(own, X, train=True, stats=statistics)
-  plain = NETWORK.apply(models.apply_lora(BASE.params, own, alpha=2.0), X + 1, stats=BASE.stats)
+  plain = NETWORK.apply(lora_lib.apply_lora(BASE.params, own, alpha=2.0), X + 1, stats=BASE.stats)
   np.testing.assert_allclose(got.embedding, plain.embedding / 2, rtol=1e-5)
   bias, logits = BASE.params["head"]["bias"].reshape(1, -1), np.asarray(plain.logits)
   np.testing.assert_allclose(got.logits, (logits - bias) / 2 + bias, rtol=1e-4, atol=1e-5)
@@ -138,7 +139,7 @@ def test_a_network_of_which_only_factors_learn():
 
 
 def test_new_factors_of_a_new_network():
-  network = models.with_lora(NETWORK, lambda params: RANKS)
+  network = lora_lib.with_lora(NETWORK, lambda params: RANKS)
   found = network.init(jax.random.key(3))
   assert isinstance(found, Variables) and set(found.params) == set(RANKS) and set(found.stats) == {"params", "stats"}
   want = NETWORK.apply(found.stats["params"], X, stats=found.stats["stats"]).logits
