@@ -15,8 +15,7 @@ import numpy as np
 
 from jdistill.base import Network, PyTree, TargetSource, UserError, Variables
 from jdistill.files import read_npz, sha256_arrays, write_npz
-from jdistill.models import LowRank, kernels
-from jdistill.ops.lora import Factors
+from jdistill.ops.lora import Factors, LowRank, kernels
 from jdistill.teachers.frozen import committee
 from jdistill.teachers.zero_shot import class_embeddings
 

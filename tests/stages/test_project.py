@@ -11,8 +11,9 @@ from jdistill import run
 from jdistill.base import UserError
 from jdistill.data import preprocess
 from jdistill.files import read_npz, write_npz
-from jdistill.models import LowRank, predict
+from jdistill.models import predict
 from jdistill.ops import lora as lora_lib
+from jdistill.ops.lora import LowRank
 from jdistill.stages import encoder, labels, networks, project, teachers, train
 from jdistill.stages.encoder import adapted
 
