@@ -71,7 +71,7 @@ def _digits() -> common.ConfigDict:
   config.proxy_train = common.schedule(epochs=4, batch_size=64, schedule="constant", **own)
   config.select.update({"name": "el2n", "keep": "lowest", "runs": 10})
   config.relabel.update({"store": "online", "temperature": 4.0, "epochs": 600, "batch_size": 32, "lr": 0.003})
-  config.relabel.update({"crop_scale": None, "flip": False, "mix": "none", "decay_all": False})
+  config.relabel.update({"crop_scale": 1.0, "flip": False, "mix": "none", "decay_all": False})  # images as they are
   config.eval.update({"epochs": 600, "batch_size": 32, "optimizer": "adamw", "weight_decay": 0.01})
   config.eval.update({"schedule": "cosine", "decay_all": False, "control_lrs": (0.003,)})
   config.eval.update({"full_epochs": 35, "full_lr": 0.003, "full_batch_size": 64, "models": ("mlp",)})
