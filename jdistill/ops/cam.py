@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jdistill.base import POOLED, Apply, Sites, UserError, Variables
+from jdistill.ops.affine import resize_weights
 from jdistill.ops.checks import check_labels, check_rank, known, outside_range
 from jdistill.ops.precision import widen
 
@@ -156,7 +157,8 @@ def unit_range(maps: jax.Array) -> jax.Array:
 def resized_maps(maps: jax.Array, sides: tuple[int, int]) -> jax.Array:
   """Maps `[B, h, w]` as `[B, *sides]`: bilinear between the centres of places, whose border is continued outwards."""
   check_rank("resized_maps", "maps", maps, 3)
-  return jax.image.resize(maps, (maps.shape[0], *sides), "bilinear", precision=jax.lax.Precision.HIGHEST)
+  rows, columns = (jnp.asarray(resize_weights(*pair), maps.dtype) for pair in zip(maps.shape[1:], sides, strict=True))
+  return jnp.einsum("ih,bhw,jw->bij", rows, maps, columns, precision=jax.lax.Precision.HIGHEST)
 
 
 def _score(
