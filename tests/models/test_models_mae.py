@@ -51,6 +51,15 @@ def test_it_is_its_formula_with_the_other_patches_cut_out():
     np.testing.assert_allclose(out.taps["decoded"][number], dense(whole, p["pixels"])[0], atol=1e-5)
 
 
+def test_its_size_is_that_of_its_formula():
+  network = models.build("mae", num_classes=100, image_shape=(32, 32, 3))
+  encoder = 49 * 192 + 64 * 192 + 6 * (4 * 192 + 193 * 576 + 193 * 192 + 193 * 768 + 769 * 192) + 2 * 192
+  blocks = 2 * (4 * 96 + 97 * 288 + 97 * 96 + 97 * 384 + 385 * 96)
+  rest = 193 * 96 + 96 + 64 * 96 + blocks + 2 * 96 + 97 * 48  # map, mask token, positions, blocks, norm, pixels
+  count = sum(size for *_, size in models.describe(network, (32, 32, 3)))
+  assert count == encoder + rest + 193 * 100 == 2_963_860  # as in docs/models.md
+
+
 def test_what_was_left_out_has_no_part_in_anything():
   _, variables, apply = _made()
   other = jnp.where(jnp.repeat(jnp.repeat(MASK.reshape(3, 2, 3), 2, 1), 2, 2)[..., None], 7.0, X)
