@@ -26,7 +26,8 @@ from jdistill.stages.sweep import file_name
 IPCS = {1: "one image per class", 5: "five images per class", 10: "ten images per class"}
 KINDS = {"one_hot": "hard", "dbr": "DBR", "relabelled": "stored soft", "online": "online soft"}
 METHODS = {"CV-DD": "cv_dd", "NRR-DD": "nrr_dd"}  # catalog rows of series that have other names
-COMMITTEES = ("CV-DD", "INFER")  # whose labels are not those of the one teacher that controls have
+COMMITTEE = "CV-DD"  # whose labels are not those of the one teacher that controls have
+LARGER = "INFER"  # trains on more images in fewer epochs, in which its own random images would have fewer updates
 _HEAD = """# Compression under one evaluator
 
     {command}
@@ -39,8 +40,9 @@ from random real images with the same kind of labels, paired by repetition, with
 three repetitions is wide. Bold ones exclude zero. The tables and the claims are written by `python -m
 benchmarks.compression_table`.
 
-CV-DD and INFER are labelled by committees. Their stored labels are compared with random images that have the labels of
-the same committee; of the two other kinds of soft labels no difference is given.
+CV-DD and INFER are labelled by committees. CV-DD's stored labels are compared with random images that have the labels
+of the same committee; of its two other kinds of soft labels no difference is given. INFER, which makes more images of
+the same budget and has as many fewer epochs, is compared with the random images of the one teacher, in as many updates.
 """
 
 
@@ -72,9 +74,9 @@ def of_method(runs: Runs, group: str, name: str, kind: str) -> dict[int, float]:
 def random_of(runs: Runs, group: str, name: str, kind: str) -> dict[int, float]:
   """The same of random images with the labels of the same teachers; empty where nobody trained on these."""
   first = runs[group, compare_compression.series()[0]]
-  if kind == "relabelled" and (group, name) in runs:
-    return figures(runs[group, name], "random_relabelled") or figures(first, "random_relabelled")
-  return {} if name in COMMITTEES and kind != "one_hot" else figures(first, f"random_{kind}")
+  if name == COMMITTEE and kind != "one_hot":
+    return figures(runs[group, name], "random_relabelled") if kind == "relabelled" else {}
+  return figures(first, f"random_{kind}")
 
 
 def compared(own: Mapping[int, float], other: Mapping[int, float] | None) -> Compared:
@@ -148,11 +150,12 @@ def _costs(runs: Runs, group: str, found: Mapping[str, Any]) -> str:
 
 
 def _ranking(runs: Runs, group: str, name: str) -> list[str]:
-  """DD-Ranking's scores by repetition; the first series has the full data that others lack."""
+  """DD-Ranking's scores by repetition; the first series has what others lack, and the random images of all but one."""
   first, found = runs[group, compare_compression.series()[0]], {}
   for seed, one in runs[group, name].items():
-    shared = {"full_data": first[seed]["arms"]["full_data"]} if seed in first else {}
-    for key, values in ranking(shared | dict(one["arms"]), "accuracy").items():
+    images = () if name == COMMITTEE else ("random_relabelled", "random_relabelled_reaugmented")
+    shared = {arm: first[seed]["arms"][arm] for arm in ("full_data", *images)} if seed in first else {}
+    for key, values in ranking(dict(one["arms"]) | shared, "accuracy").items():
       found.setdefault(key, []).append(np.mean(values))
   return [
     f"{np.mean(found[key]):.3f}" if key in found else "" for key in ("label_robust_score", "augmentation_robust_score")

@@ -13,8 +13,8 @@ and the seconds of teachers, recovery, selection and labels. LRS and ARS are DD-
 
 Methods have the settings of their own experiments; data, teacher, augmentation, temperature and students are the same
 for all. CV-DD and INFER have a committee of teachers, whose labels their random images (`random_relabelled` of the same
-run) have, too. INFER makes of each budget more images to train on; its epochs are as many fewer. At one image per class
-a budget pays for no compensator, so that INFER begins at five.
+run) have, too. INFER makes of each budget more images to train on; its epochs are as many fewer, so that its random
+images are those of another series. At one image per class a budget pays for no compensator, and its run fails.
 """
 
 from collections.abc import Callable, Mapping

@@ -152,11 +152,6 @@ def split(name: str) -> tuple[str, str]:
   return name, ""
 
 
-def words(kind: str) -> str:
-  """What a kind of labels is called."""
-  return _WORDS[kind]
-
-
 class Sets:
   """The sets of one run, made when they are asked for."""
 

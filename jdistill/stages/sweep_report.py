@@ -67,28 +67,27 @@ def _sets(results: Results, first: Summary, workdir: Path) -> _Outcome:
   """
   metric, higher = first["metric"], first.get("higher_is_better", True)
   tables, rows, best, groups, more = {}, [], {}, {}, {}
+  by_label: dict[str, dict[str, Mapping[str, Any]]] = {}
   for group, kind in _blocks(results):
     found = {series: runs for (name, series), runs in results.items() if name == group}
-    block, own_set = (f"{group}, {sets.words(kind)}", f"{sets.OWN}_{kind}") if kind else (group, sets.OWN)
-    controls = [name for name in sets.LABELS if sets.split(name)[1] == kind] if kind else sets.CONTROLS
-    scores = {series: _means(runs, own_set) for series, runs in found.items()}
+    block, arms = f"{group}, {kind}" if kind else group, _arms_of(found, kind)
     shown = next(iter(found.values()))
-    scores |= {name: _means(shown, name) for name in (*controls, sets.FULL) if name not in found and name != own_set}
+    scores = {name: _means(found.get(name, shown), arm) for name, arm in arms.items()}
     scores = {name: values for name, values in scores.items() if values}
-    reference = _best([name for name in controls if name in scores], scores, higher)
+    reference = _best([name for name in scores if name not in (*found, sets.FULL)], scores, higher)
     tables[block] = _compared(scores, metric, reference)
+    by_label.setdefault(group, {})[kind or "stored"] = tables[block]
     groups[block] = {name: list(values.values()) for name, values in scores.items()}
     more[block] = {
       series: _cost(runs) | ({} if kind else _ranking(runs, shown, metric)) for series, runs in found.items()
     }
     columns, found_rows = comparison.table(
-      tables[block], metric, reference, digits=3, columns=_columns(more[block], found, metric, own_set, scores)
+      tables[block], metric, reference, digits=3, columns=_columns(more[block], found, metric, arms)
     )
     rows.append((columns, [[block, *row] for row in found_rows]))
     own = [name for name in scores if name in found]
     if own:
       best[block] = _best(own, scores, higher)
-  comparison.bars(workdir / "figure.png", tables, metric)
   said = "; ".join(f"{group}: {f'{best[group]} is best' if group in best else 'every set failed'}" for group in tables)
   headers, body = _joined(rows)
   repetitions = max(len(runs) for runs in results.values())
@@ -96,9 +95,38 @@ def _sets(results: Results, first: Summary, workdir: Path) -> _Outcome:
     f"{said}.\n\nMean ± standard deviation over {repetitions} independent repetitions (teachers, distillation and "
     f"evaluation anew), each the mean over its evaluation networks. {_PAIRED}"
   )
-  section = Section("Result", text, (headers, body), [(f"{metric} by group and series", workdir / "figure.png")])
+  section = Section("Result", text, (headers, body), _plots(by_label, metric, workdir))
   summary = {"best": best, "groups": groups, "more": more}
   return _Outcome(summary, [section], f"{format_table(headers, body)}\n{said}")
+
+
+def _arms_of(found: Mapping[str, Any], kind: str) -> dict[str, str]:
+  """The sets of a block by what their rows are called: each series' own, controls, full data.
+
+  In a block of one kind of labels, controls are called as their images are.
+  """
+  own = f"{sets.OWN}_{kind}" if kind else sets.OWN
+  known = [name for name in sets.LABELS if sets.split(name)[1] == kind] if kind else sets.CONTROLS
+  controls = {sets.split(name)[0] if kind else name: name for name in (*known, sets.FULL) if name != own}
+  return dict.fromkeys(found, own) | {name: arm for name, arm in controls.items() if name not in found}
+
+
+def _plots(by_label: Mapping[str, Mapping[str, Any]], metric: str, workdir: Path) -> list[tuple[str, Path]]:
+  """All groups beside each other, and of each that has several kinds of labels these beside each other."""
+  file = workdir / "figure.png"
+  comparison.bars(file, {group: kinds["stored"] for group, kinds in by_label.items()}, metric)
+  plots = [(f"{metric} by group and series", file)]
+  for number, (group, kinds) in enumerate(by_label.items()):
+    if len(kinds) > 1:
+      plots.append((f"{metric} by kind of labels: {group}", workdir / f"labels{number}.png"))
+      comparison.bars(plots[-1][1], {kind: _by_images(cells) for kind, cells in kinds.items()}, metric)
+  return plots
+
+
+def _by_images(cells: Mapping[str, Any]) -> dict[str, Any]:
+  """Sets with labels in the training with stored ones, called as their images are."""
+  names = {name: name.removesuffix(f"_{sets.RELABELLED}") for name in cells if name != sets.FULL}
+  return {short: cells[name] for name, short in names.items() if sets.split(name)[1] != "hard"}
 
 
 def _blocks(results: Results) -> list[tuple[str, str]]:
@@ -157,21 +185,20 @@ def _columns(
   more: Mapping[str, Mapping[str, Any]],
   found: Mapping[str, Mapping[int, Summary]],
   metric: str,
-  own_set: str,
-  scores: Mapping[str, Any],
+  arms: Mapping[str, str],
 ) -> dict[str, dict[str, str]]:
   """What a row shows beside its accuracy."""
   columns: dict[str, dict[str, str]] = {}
   networks = dict.fromkeys(name for runs in found.values() for one in runs.values() for name in one.get("models", {}))
   for network in list(networks)[1:]:
-    own = {series: _of_network(runs, network, own_set) for series, runs in found.items()}
+    own = {series: _of_network(runs, network, arms[series]) for series, runs in found.items()}
     columns[f"{network}: {metric}"] = {series: mean_std(values) for series, values in own.items() if values}
   for name, heading in (("label_robust_score", "LRS"), ("augmentation_robust_score", "ARS")):
     columns[heading] = {series: mean_std(one[name]) for series, one in more.items() if name in one}
   for stage in ("teachers", "distill"):
     key = f"{stage} seconds"
     columns[stage] = {series: duration(one[key]) for series, one in more.items() if one.get(key)}
-  columns |= _paid(found, own_set, scores)
+  columns |= _paid(found, arms)
   for key, heading in (("peak_memory_bytes", "peak memory"), ("stored_bytes", "stored")):
     columns[heading] = {series: format_bytes(one[key]) for series, one in more.items() if key in one}
   return columns
@@ -182,15 +209,10 @@ def _of_network(runs: Mapping[int, Summary], network: str, own_set: str) -> list
   return [cell["mean"] for cell in cells if "mean" in cell]
 
 
-def _paid(
-  found: Mapping[str, Mapping[int, Summary]], own_set: str, scores: Mapping[str, Any]
-) -> dict[str, dict[str, str]]:
+def _paid(found: Mapping[str, Mapping[int, Summary]], arms: Mapping[str, str]) -> dict[str, dict[str, str]]:
   """What choices and stored labels took, of every series' own set and of the controls of the first series."""
   shown = next(iter(found.values()))
-  cells = {
-    name: [one["arms"].get(own_set if name in found else name, {}) for one in found.get(name, shown).values()]
-    for name in scores
-  }
+  cells = {name: [one["arms"].get(arm, {}) for one in found.get(name, shown).values()] for name, arm in arms.items()}
   if not any(one.get("label_seconds") is not None for group in cells.values() for one in group):
     return {}
   seconds, columns = lambda value: f"{value:.2f} s", {}

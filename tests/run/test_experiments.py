@@ -182,7 +182,7 @@ def _check_sweep(name, summary, work, again):
       "compare_matching": {"IPC 1": {"MTT", "DM", "KIP", "random_hard", "herding_hard"}},
       "compare_compression": {
         "IPC 1": {*two, "random_hard"},
-        "IPC 1, two stored distances per image (DBR)": {*two, "random_dbr", "graph_cut_dbr"},
+        "IPC 1, dbr": {*two, "random", "graph_cut"},
       },
     }
     early_and_late = {"IPC 1": {"early", "late", "random_hard", "random_soft", "full_data"}}
