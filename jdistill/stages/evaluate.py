@@ -12,7 +12,7 @@ from jdistill import augment, models, schema
 from jdistill.base import Diverged, Network, UserError
 from jdistill.config import Declared, Plain
 from jdistill.evaluation import LOSSES, OPTIMIZERS, SCHEDULES, evaluate_seeds
-from jdistill.files import format_bytes
+from jdistill.files import format_bytes, read_json, write_json
 from jdistill.reporting import Progress, Section, comparison, mean_std, units
 from jdistill.schema import Above, Choice, Range, near_matches
 from jdistill.stages import build, grid, labels, plan, sets, train, validation
@@ -20,7 +20,7 @@ from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
 from jdistill.stages.workdir import on_first
 
-_FILE = "evaluations.json"
+_FILE, _SECONDS = "evaluations.json", "metrics/evaluate_seconds.json"
 
 
 class Eval(NamedTuple):
@@ -122,7 +122,6 @@ def _cells(run: Run) -> None:
       if entry["lr"] is None:
         choose = functools.partial(_choose_lr, run, cell, network, first, of_one)
         entry["lr"] = first.lr if first.lr is not None else on_first(choose)
-      entry["select_seconds"] = first.seconds
       at_once = _at_once(name, e["seeds"] - seed, mesh)
       own_sets = [first, *(make(seed + other) for other in range(1, at_once) if sets.drawn_anew(name))]
       if first.records is not None:
@@ -168,12 +167,25 @@ def _replayed(
   groups = [(own_sets[0], seeds)] if shared else [(one, [s]) for one, s in zip(own_sets, seeds, strict=True)]
   for one, own in groups:
     found = one.records()
-    entry |= {"label_bytes": found.nbytes, "label_seconds": found.seconds}
+    entry["label_bytes"] = found.nbytes
+    on_first(lambda found=found, one=one: _spend(run, cell, label_seconds=found.seconds, select_seconds=one.seconds))
     job = labels.job(run, cell, network, found, own)
     trained, _ = train.run(run, job, run.key("evaluate"), None, stage="evaluate")
     predicts = [train.predictions(job, trained, index) for index in range(len(own))]
     out += [float(task.score(predict, task.test)[task.metric]) for predict in predicts]
   return out
+
+
+def _spend(run: Run, cell: str, **seconds: float) -> None:
+  """Notes what a set took, apart from results, which are the same bits whenever they are made."""
+  path = run.workdir / _SECONDS
+  path.parent.mkdir(parents=True, exist_ok=True)
+  write_json(path, (read_json(path) if path.exists() else {}) | {cell: seconds})
+
+
+def _spent(run: Run) -> dict[str, Any]:
+  path = run.workdir / _SECONDS
+  return read_json(path) if path.exists() else {}
 
 
 def _at_once(name: str, remaining: int, mesh: Mesh | None) -> int:
@@ -196,7 +208,8 @@ def _plan(run: Run) -> list[tuple[str, str]]:
 
 
 def _report(run: Run, record: Mapping[str, Any]) -> Part:
-  cells, task, e = grid.load(run, _FILE), run.task(), run.config["eval"]
+  task, e, spent = run.task(), run.config["eval"], _spent(run)
+  cells = {name: cell | spent.get(name, {}) for name, cell in grid.load(run, _FILE).items()}
   compared, references = {}, []
   for model in e["models"]:
     found = {name: cells[f"{model}/{name}"] for name in e["sets"]}

@@ -62,7 +62,7 @@ def test_dry_run_of_arms_plans_every_one_of_them(call):
   result = call("--config=experiments/kd.py:tiny", "--dry_run")
   assert (result.code, result.err) == (0, "")
   rows = [[text.strip() for text in line.split("|")[1:4]] for line in result.out.splitlines() if line.startswith("| ")]
-  stages = ["teachers", "select", "tune", "students", "students", "report"]
+  stages = ["teachers", "select", "patches", "tune", "students", "students", "report"]
   planned = rows[-len(stages) :]
   assert [stage for stage, _, _ in planned] == stages
   # batches of 50: forward, gradients of weights, and of the inputs of all layers but the first
@@ -70,8 +70,8 @@ def test_dry_run_of_arms_plans_every_one_of_them(call):
   steps = {"teacher": 3 * teacher - 2 * 50 * 64 * 64, "ce": 3 * student - 2 * 50 * 64 * 32}
   assert planned[0][1].startswith("teacher: 1 x mlp (8,970 parameters), 3 epochs of ce, batch 50")
   assert planned[0][2].startswith(f"{steps['teacher'] / 1e6:.2f} MFLOP a step")
-  assert planned[4][1] == "ce: 2 x mlp (2,410 parameters), 3 steps"
-  assert planned[4][2].startswith(f"{steps['ce'] / 1e3:.0f} kFLOP a step")
+  assert planned[5][1] == "ce: 2 x mlp (2,410 parameters), 3 steps"
+  assert planned[5][2].startswith(f"{steps['ce'] / 1e3:.0f} kFLOP a step")
 
 
 def test_dry_run_of_a_sweep_plans_its_first_run(call, monkeypatch):

@@ -120,6 +120,7 @@ def test_the_result_is_plain_complete_and_stable():
     "memory_limit",
     "task.student_size",
     "task.teacher_size",
+    "eval.crop_scale",
     "teachers.stored",
     "teachers.weights",
     "teacher_train.clip",

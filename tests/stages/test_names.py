@@ -11,10 +11,12 @@ ROOM = Path(stages.__file__).parent
 
 # Options whose names are words of the stages as well, with what the stages mean by them.
 WORDS = {
+  "base": "a field of what stage `project` fits",
   "features": "a field of `Evidence`",
   "fraction": "a key of the section `select`, whatever the selector",
   "grid": "cells of work",
   "initial": "the synthetic set before the first step, a control of evaluation",
+  "kernel": "an array of a layer",
   "labels": "a field of `SyntheticSet`",
   "outer": "a field of `Recipe`",
   "state": "a field of `Outcome`",
