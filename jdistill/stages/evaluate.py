@@ -12,7 +12,7 @@ from jdistill import augment, models, schema
 from jdistill.base import Diverged, Network, UserError
 from jdistill.config import Declared, Plain
 from jdistill.evaluation import LOSSES, OPTIMIZERS, SCHEDULES, evaluate_seeds
-from jdistill.files import format_bytes, read_json, write_json
+from jdistill.files import Damaged, format_bytes, read_record, write_record
 from jdistill.reporting import Progress, Section, comparison, mean_std, units
 from jdistill.schema import Above, Choice, Range, near_matches
 from jdistill.stages import build, grid, labels, plan, sets, train, validation
@@ -20,7 +20,7 @@ from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
 from jdistill.stages.workdir import on_first
 
-_FILE, _SECONDS = "evaluations.json", "metrics/evaluate_seconds.json"
+_FILE, _SECONDS = "evaluations.json", "curves/seconds.json"
 
 
 class Eval(NamedTuple):
@@ -178,14 +178,18 @@ def _replayed(
 
 def _spend(run: Run, cell: str, **seconds: float) -> None:
   """Notes what a set took, apart from results, which are the same bits whenever they are made."""
-  path = run.workdir / _SECONDS
-  path.parent.mkdir(parents=True, exist_ok=True)
-  write_json(path, (read_json(path) if path.exists() else {}) | {cell: seconds})
+  (run.workdir / _SECONDS).parent.mkdir(parents=True, exist_ok=True)
+  write_record(run.workdir / _SECONDS, _spent(run) | {cell: seconds})
 
 
 def _spent(run: Run) -> dict[str, Any]:
-  path = run.workdir / _SECONDS
-  return read_json(path) if path.exists() else {}
+  """What sets took, as far as it is known: a damaged file costs these columns of the table."""
+  try:
+    found = read_record(run.workdir / _SECONDS) if (run.workdir / _SECONDS).exists() else {}
+  except Damaged as error:
+    run.log(f"evaluate: {error}; the table comes without the seconds of sets")
+    return {}
+  return {cell: seconds for cell, seconds in found.items() if isinstance(seconds, dict)}
 
 
 def _at_once(name: str, remaining: int, mesh: Mesh | None) -> int:
