@@ -126,6 +126,7 @@ def test_the_share_of_what_is_stored_is_that_of_images_times_patches(patched):
   everything = dict(patched.run.config["arms"]["dq"]) | {"data_policy": {"name": "shuffle"}}
   assert stored(patched.run, everything, count, None) == {} and "(37.5%)" in patched.said
   about = patched.summary["patches"]
+  assert re.search(r"^select: dq: bins that give nothing: \d+ on average", patched.said, re.MULTILINE)
   assert set(about) == {"cam", "mean"} and (about["cam"]["kept"], about["cam"]["patches"]) == (12, 16)
   x, (new, mask) = np.asarray(patched.run.task().data.x), artefact(patched.run, "mean")
   error = np.square(new - x)[pixels(mask, 4)].mean()
