@@ -118,3 +118,13 @@ def tiny(config: ConfigDict) -> ConfigDict:
   config.eval.update({"seeds": 2, "epochs": 5, "batch_size": 50, "augment": "none", "models": ("mlp",)})
   config.eval.update({"control_lrs": (0.05,), "full_epochs": 2, "full_lr": 0.05, "full_batch_size": 50})
   return config
+
+
+def tiny_recovery(config: ConfigDict) -> None:
+  """Seconds for an experiment with a teacher, recovered or chosen images, and stored labels; figures mean nothing."""
+  config.update({"ipc": 1, "train_size": 200, "test_size": 100, "validation_size": 40, "log_every": 1})
+  for section in (config.teacher, config.model):
+    section.width, section.depth = 4, 1
+  config.teacher_train.update({"epochs": 8, "batch_size": 20, "lr": 0.02})
+  config.relabel.update({"epochs": 2, "batch_size": 10})
+  config.eval.update({"seeds": 2, "epochs": 2, "full_epochs": 1, "control_lrs": (0.05,)})

@@ -93,14 +93,8 @@ def _controls(config: common.ConfigDict) -> None:
 
 
 def _tiny(config: common.ConfigDict) -> None:
-  config.update({"ipc": 2, "train_size": 200, "test_size": 100, "validation_size": 40, "log_every": 1})
-  for section in (config.teacher, config.model):
-    section.width, section.depth = 4, 1
-  config.committee.second = {"teacher/width": 6}
-  config.teacher_train.update({"epochs": 8, "batch_size": 20, "lr": 0.02})
-  config.method.iterations = 2
-  config.relabel.update({"epochs": 2, "batch_size": 10})
-  config.eval.update({"seeds": 2, "epochs": 2, "full_epochs": 1, "control_lrs": (0.05,)})
+  common.tiny_recovery(config)
+  config.ipc, config.committee.second, config.method.iterations = 2, {"teacher/width": 6}, 2
 
 
 def _cifar10_small(config: common.ConfigDict) -> None:

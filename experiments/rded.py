@@ -44,13 +44,9 @@ def get_config(preset: str = "digits") -> common.ConfigDict:
     dataset, _, ipc = preset.rpartition("_ipc")
     _published(config, dataset, int(ipc))
   if preset == "tiny":
-    config.update({"ipc": 1, "train_size": 200, "test_size": 100, "validation_size": 40, "log_every": 1})
-    for section in (config.teacher, config.model):
-      section.width, section.depth = 4, 1
-    config.teacher_train.update({"epochs": 8, "batch_size": 20, "lr": 0.02})
+    common.tiny_recovery(config)
     config.method.update({"mipc": 10, "num_crop": 2, "factor": 2})
-    config.relabel.update({"epochs": 2, "batch_size": 10, "strips": 2})
-    config.eval.update({"seeds": 2, "epochs": 2, "full_epochs": 1, "control_lrs": (0.05,)})
+    config.relabel.strips = 2
   return config
 
 

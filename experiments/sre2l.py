@@ -36,13 +36,8 @@ def get_config(preset: str = "digits") -> common.ConfigDict:
   if preset == "tiny_imagenet":
     _tiny_imagenet(config)
   if preset == "tiny":
-    config.update({"ipc": 1, "train_size": 200, "test_size": 100, "validation_size": 40, "log_every": 1})
-    for section in (config.teacher, config.model):
-      section.width, section.depth = 4, 1
-    config.teacher_train.update({"epochs": 8, "batch_size": 20, "lr": 0.02})
+    common.tiny_recovery(config)
     config.method.iterations = 2
-    config.relabel.update({"epochs": 2, "batch_size": 10})
-    config.eval.update({"seeds": 2, "epochs": 2, "full_epochs": 1, "control_lrs": (0.05,)})
   return config
 
 

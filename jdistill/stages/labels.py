@@ -78,6 +78,15 @@ def options(c: Options, kind: str | None = None, *, augment: str | None = None, 
   return dict(c) | changed
 
 
+def epochs_of(c: Options, size: int, *, as_many_as: int) -> int:
+  """Epochs in which `size` images are trained on in as many updates as `as_many_as` images in those of the section.
+
+  They are rounded, and the same number where there are as many images.
+  """
+  updates = lambda images: -(-images // min(c["batch_size"], images))  # noqa: E731
+  return max(1, round(c["epochs"] * updates(as_many_as) / updates(size)))
+
+
 def asked(run: Run, c: Options) -> networks.Teachers:
   """The teachers whose labels these are: the run's own, or what they were on the way."""
   return networks.weak(run) if c["teachers"] == "weak" else networks.own(run)

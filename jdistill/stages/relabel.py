@@ -147,9 +147,12 @@ def record(
     run: the run.
     images, own: the set.
     key: of the augmentations and of the order.
-    kind, augment, real: see `jdistill.stages.labels.options`.
+    kind, augment, real: see `jdistill.stages.labels.options`. Real images are trained on in as many updates as the
+      distilled set, which may have more images than its budget.
   """
   c, begin = labels.options(run.config["relabel"], kind, augment=augment, real=real), time.monotonic()
+  if real:
+    c = dict(c) | {"epochs": labels.epochs_of(c, len(images), as_many_as=build.count(run))}
   stored = labels.record(run, c, images, own, key)
   found = labels.ready(run, c, labels.examples_with(images, own), stored)
   return found._replace(seconds=time.monotonic() - begin)
