@@ -29,10 +29,11 @@ from jdistill.base import UserError
 from jdistill.config import checked_order, flat_keys
 from jdistill.files import disk_errors
 from jdistill.reporting import duration, restart_peak_memory
+from jdistill.runs import locked
+from jdistill.runs.workdir import Interrupted
 from jdistill.schema import Field, check_known, checked, near_matches
-from jdistill.stages import locked, sweep_report
+from jdistill.stages import sweep_report
 from jdistill.stages.report import failures
-from jdistill.stages.workdir import Interrupted
 from jdistill.training import distributed
 
 

@@ -13,8 +13,9 @@ import pytest
 
 from jdistill import cli, run
 from jdistill.base import UserError
+from jdistill.jobs import arms, job_plan, traced
 from jdistill.reporting import chips, cost, flops
-from jdistill.stages import arms, build, job_plan, plan, topology, traced
+from jdistill.stages import build, plan, topology
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 ROOT = pathlib.Path(__file__).resolve().parents[2]
