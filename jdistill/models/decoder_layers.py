@@ -32,24 +32,8 @@ class Rows(NamedTuple):
   positions: jax.Array
 
 
-class Cache(NamedTuple):
-  """Keys and values of the tokens so far, in arrays of fixed length.
-
-  All rows write into the same slot, padding too, which is marked as such. So rows of different lengths share a batch,
-  whichever side they are padded on.
-
-  Attributes:
-    keys, values: per layer `[B, kv_heads, slots, head_size]`; keys are rotated.
-    valid: `[B, slots]` bool, whether a slot holds a token that others may see.
-    positions: `[B]` int32, the position of each row's next token: how many tokens it has without padding.
-    used: scalar int32, slots that are filled.
-  """
-
-  keys: tuple[jax.Array, ...]
-  values: tuple[jax.Array, ...]
-  valid: jax.Array
-  positions: jax.Array
-  used: jax.Array
+def _wide(x: jax.Array):
+  return jnp.float64 if x.dtype == jnp.float64 else jnp.float32
 
 
 class TokenNorm(nn.Module):
@@ -74,6 +58,20 @@ class TokenNorm(nn.Module):
     return wide.astype(x.dtype)
 
 
+class Table(nn.Module):
+  """A row of `kernel`, `[rows, features]`, per id; an id that is out of range gives NaN, where `kernel[ids]` would
+  silently take the last row."""
+
+  rows: int
+  features: int
+
+  def setup(self):
+    self.kernel = self.param("kernel", drawn_later, (self.rows, self.features))
+
+  def __call__(self, ids: jax.Array) -> jax.Array:
+    return jnp.take(self.kernel, ids, axis=0, mode="fill", fill_value=jnp.nan)
+
+
 class Affine(nn.Module):
   """`x @ kernel (+ bias)` on the last axis, with parameters in the type of `x`."""
 
@@ -86,6 +84,20 @@ class Affine(nn.Module):
     y = x.reshape(-1, x.shape[-1]) @ kernel  # one product of two matrices, whatever the axes before
     if self.use_bias:
       y += self.param("bias", drawn_later, (self.features,)).astype(x.dtype).reshape(1, -1)
+    return y.reshape(*x.shape[:-1], self.features)
+
+
+class Head(nn.Module):
+  """Logits `x @ kernel` in float32, from `x` of any type; the kernel may come from elsewhere."""
+
+  features: int
+
+  @nn.compact
+  def __call__(self, x: jax.Array, kernel: jax.Array | None = None) -> jax.Array:
+    if kernel is None:
+      kernel = self.param("kernel", drawn_later, (x.shape[-1], self.features))
+    flat = x.reshape(-1, x.shape[-1])
+    y = jnp.matmul(flat, kernel.astype(x.dtype), preferred_element_type=_wide(x))
     return y.reshape(*x.shape[:-1], self.features)
 
 
@@ -131,7 +143,7 @@ def attend(queries: jax.Array, keys: jax.Array, values: jax.Array, seen: jax.Arr
   batch, tokens, heads, size = queries.shape
   groups = keys.shape[1]
   queries = queries.reshape(batch, tokens, groups, heads // groups, size)
-  scores = jnp.einsum("btkgd,bksd->bkgts", queries, keys, preferred_element_type=widen(queries[:0]).dtype)
+  scores = jnp.einsum("btkgd,bksd->bkgts", queries, keys, preferred_element_type=_wide(queries))
   scores = jnp.where(seen[:, None, None], scores / math.sqrt(size), _UNSEEN)
   weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
   return jnp.einsum("bkgts,bksd->btkgd", weights, values).reshape(batch, tokens, heads * size)
@@ -143,3 +155,9 @@ def visible(segments: jax.Array | None, tokens: int) -> jax.Array:
   if segments is None:
     return causal
   return causal & (segments[:, :, None] == segments[:, None, :]) & (segments > 0)[:, None, :]
+
+
+def last_of(x: jax.Array, segments: jax.Array) -> jax.Array:
+  """The last token of each row that is no padding, `[B, T, ...] -> [B, 1, ...]`; the first of a row without any."""
+  places = jnp.where(segments > 0, jnp.arange(segments.shape[1], dtype=jnp.int32)[None], 0)
+  return jnp.take_along_axis(x, jnp.max(places, axis=1)[:, None, None], axis=1)
