@@ -103,7 +103,7 @@ def _attention(x, index, config, positions, seen, cache):
   queries, keys, values = (part.reshape(batch, tokens, -1, size) for part in parts)
   if config.positions == "rope":
     queries, keys = rotate(queries, positions, config.theta), rotate(keys, positions, config.theta)
-  keys, values = jnp.swapaxes(keys, 1, 2), jnp.swapaxes(values, 1, 2)  # [B, kv_heads, T, size]
+  keys, values = (jnp.swapaxes(part, 1, 2).reshape(-1, tokens, size) for part in (keys, values))
   if cache is not None:
     cache = cache.store(index, keys, values)
     keys, values = cache.keys[index].astype(x.dtype), cache.values[index].astype(x.dtype)

@@ -16,7 +16,8 @@ class Cache(NamedTuple):
   whichever side they are padded on.
 
   Attributes:
-    keys, values: per layer `[B, kv_heads, slots, head_size]`; keys are rotated.
+    keys, values: per layer `[B * kv_heads, slots, head_size]`; keys are rotated. Rows and heads have one axis, since
+      with a batch of 1 on an axis of its own XLA's CPU compiler copies the cache at every step.
     valid: `[B, slots]` bool, whether a slot holds a token that others may see.
     positions: `[B]` int32, the position of each row's next token: how many tokens it has without padding.
     used: scalar int32, slots that are filled.
@@ -45,11 +46,11 @@ class Cache(NamedTuple):
     return (slots[None, :] <= last[:, None])[None] & self.valid[:, None]
 
   def store(self, layer: int, keys: jax.Array, values: jax.Array) -> "Cache":
-    """Writes a layer's keys and values, `[B, kv_heads, T, head_size]`, into the next slots."""
+    """Writes a layer's keys and values, `[B * kv_heads, T, head_size]`, into the next slots."""
     zero = jnp.int32(0)
 
     def written(arrays: tuple[jax.Array, ...], new: jax.Array) -> tuple[jax.Array, ...]:
-      array = lax.dynamic_update_slice(arrays[layer], new.astype(arrays[layer].dtype), (zero, zero, self.used, zero))
+      array = lax.dynamic_update_slice(arrays[layer], new.astype(arrays[layer].dtype), (zero, self.used, zero))
       return (*arrays[:layer], array, *arrays[layer + 1 :])
 
     return self._replace(keys=written(self.keys, keys), values=written(self.values, values))
@@ -57,6 +58,6 @@ class Cache(NamedTuple):
 
 def empty_cache(batch: int, length: int, config: DecoderConfig) -> Cache:
   """A cache of `length` slots that holds nothing."""
-  shape = (batch, config.groups, length, config.size)
+  shape = (batch * config.groups, length, config.size)
   keys, values = (tuple(jnp.zeros(shape, config.cache_type) for _ in range(config.depth)) for _ in range(2))
   return Cache(keys, values, jnp.zeros((batch, length), bool), jnp.zeros(batch, jnp.int32), jnp.zeros((), jnp.int32))

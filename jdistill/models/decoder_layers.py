@@ -131,7 +131,7 @@ def attend(queries: jax.Array, keys: jax.Array, values: jax.Array, seen: jax.Arr
 
   Args:
     queries: `[B, T, heads, size]`.
-    keys, values: `[B, kv_heads, S, size]`; `kv_heads` divides `heads`.
+    keys, values: `[B * kv_heads, S, size]`; `kv_heads` divides `heads`.
     seen: `[B or 1, T, S]` bool. A token that sees nothing gets a mean of all values.
 
   Returns:
@@ -141,12 +141,14 @@ def attend(queries: jax.Array, keys: jax.Array, values: jax.Array, seen: jax.Arr
     Ainslie et al., GQA: Training Generalized Multi-Query Transformer Models, arXiv:2305.13245.
   """
   batch, tokens, heads, size = queries.shape
-  groups = keys.shape[1]
-  queries = queries.reshape(batch, tokens, groups, heads // groups, size)
-  scores = jnp.einsum("btkgd,bksd->bkgts", queries, keys, preferred_element_type=_wide(queries))
-  scores = jnp.where(seen[:, None, None], scores / math.sqrt(size), _UNSEEN)
-  weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
-  return jnp.einsum("bkgts,bksd->btkgd", weights, values).reshape(batch, tokens, heads * size)
+  groups = len(keys) // batch
+  # heads that share keys are more rows of one product
+  queries = queries.reshape(batch, tokens, groups, -1, size).transpose(0, 2, 3, 1, 4).reshape(len(keys), -1, size)
+  scores = jnp.matmul(queries, jnp.swapaxes(keys, 1, 2), preferred_element_type=_wide(queries)) / math.sqrt(size)
+  scores = jnp.where(seen[:, None, None], scores.reshape(batch, groups, -1, tokens, keys.shape[1]), _UNSEEN)
+  weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype).reshape(len(keys), -1, keys.shape[1])
+  mixed = jnp.matmul(weights, values).reshape(batch, groups, -1, tokens, size)
+  return mixed.transpose(0, 3, 1, 2, 4).reshape(batch, tokens, heads * size)
 
 
 def visible(segments: jax.Array | None, tokens: int) -> jax.Array:

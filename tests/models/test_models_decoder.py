@@ -98,7 +98,7 @@ def test_the_cache_gives_what_the_whole_row_gives_at_every_position(name):
   for one, other in zip(jax.tree.leaves(filled), jax.tree.leaves(cache), strict=True):
     assert one.dtype == other.dtype
     np.testing.assert_allclose(one, other, atol=1e-5)
-  assert filled.keys[0].shape == (3, CONFIGS[name].groups, 9, 4) and int(filled.used) == 7
+  assert filled.keys[0].shape == (3 * CONFIGS[name].groups, 9, 4) and int(filled.used) == 7
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
