@@ -29,6 +29,7 @@ MAY_IMPORT = {
   "selection": GROUND | {"ops"},
   "synthetic": GROUND | {"ops", "selection", "augment", "losses"},  # crops of real images that a network judges
   "models": GROUND | {"ops"},
+  "language": GROUND | {"ops", "models"},  # rows of tokens, and samples of a decoder
   # data, targets and the engine: none of them knows a method
   "data": GROUND | {"files", "ops"},  # images in another size
   "teachers": NUMBERS | {"files", "data", "models"},
