@@ -19,6 +19,7 @@ _ROOMS = (
   "evaluation",
   "export",
   "federated",
+  "language",
   "losses",
   "methods",
   "models",

@@ -89,6 +89,33 @@ class Network(NamedTuple):
   apply: Apply
 
 
+class LanguageModel(NamedTuple):
+  """A network of tokens that can be sampled from; it serves wherever a `Network` does.
+
+  `apply` gives logits `[B, T, V]` for the next token at every position, and as embedding `[B, T, features]` what enters
+  the head. The others go through a text token by token and remember it in a cache, a pytree of fixed shapes.
+
+  Attributes:
+    init: as of a `Network`.
+    apply: as of a `Network`; takes ids `[B, T]`.
+    init_cache: `(batch, length) -> cache` for rows of at most `length` tokens.
+    prefill: `(params, cache, tokens [B, T], mask [B, T] | None) -> (logits [B, V], cache)`: enters many tokens at once.
+      The mask is false for padding, which may be on either side; `None` for none. The logits are those after the last
+      token of each row.
+    decode: `(params, cache, tokens [B]) -> (logits [B, V], cache)`: enters one token per row.
+    context: the most tokens of a row.
+    vocabulary: `V`.
+  """
+
+  init: Callable[[Key], Variables]
+  apply: Apply
+  init_cache: Callable[[int, int], PyTree]
+  prefill: Callable[[PyTree, PyTree, jax.Array, jax.Array | None], tuple[jax.Array, PyTree]]
+  decode: Callable[[PyTree, PyTree, jax.Array], tuple[jax.Array, PyTree]]
+  context: int
+  vocabulary: int
+
+
 class Method(NamedTuple):
   """A distillation method as three pure functions.
 

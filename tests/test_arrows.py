@@ -29,6 +29,7 @@ MAY_IMPORT = {
   "selection": GROUND | {"ops"},
   "synthetic": GROUND | {"ops", "selection", "augment", "losses"},  # crops of real images that a network judges
   "models": GROUND | {"ops"},
+  "language": GROUND | {"ops", "models"},  # rows of tokens, and samples of a decoder
   # data, targets and the engine: none of them knows a method
   "data": GROUND | {"files", "ops"},  # images in another size
   "teachers": NUMBERS | {"files", "data", "models"},
@@ -44,7 +45,7 @@ MAY_IMPORT = {
   "transports": GROUND | {"files", "models", "federated"},
   "reporting": GROUND | {"files"},
   "export": GROUND | {"files", "synthetic", "data", "reporting"},
-  "pretrained": GROUND | {"files", "data", "models", "evaluation"},
+  "pretrained": GROUND | {"files", "data", "models", "language", "evaluation"},
   "distilled": GROUND | {"files", "augment", "data", "models", "evaluation", "export"},
   # data and scores
   "tasks": GROUND | {"ops", "data", "evaluation", "selection", "losses", "models", "federated"},
@@ -89,6 +90,7 @@ ONLY_IN = {
   "tensorflow_datasets": {"data"},
   "torch": {"export"},
   "flwr": {"transports"},
+  "tokenizers": {"language"},
 }
 PRIVATE_MODULES = {"ctypes", "cffi", "jaxlib"}
 FORBIDDEN_MODULES = {"pickle", "dill", "joblib", "shelve", "marshal"}  # loading them runs what is in the file

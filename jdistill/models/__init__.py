@@ -1,6 +1,9 @@
 """Networks as pure functions: a zoo by name, flat parameters, and adapters for other libraries."""
 
 from jdistill.models.adapters import from_equinox, from_function, from_linen, from_nnx
+from jdistill.models.decoder import head_kernel, language_model
+from jdistill.models.decoder_config import DecoderConfig
+from jdistill.models.decoder_layers import Rows
 from jdistill.models.flat import FlatNetwork, flatten
 from jdistill.models.predict import predict
 from jdistill.models.registry import build, describe, names, options
@@ -8,7 +11,9 @@ from jdistill.models.transplant import head_mask, with_head_of
 from jdistill.models.weights import from_torch
 
 __all__ = [
+  "DecoderConfig",
   "FlatNetwork",
+  "Rows",
   "build",
   "describe",
   "flatten",
@@ -17,7 +22,9 @@ __all__ = [
   "from_linen",
   "from_nnx",
   "from_torch",
+  "head_kernel",
   "head_mask",
+  "language_model",
   "names",
   "options",
   "predict",

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from jdistill.base import UserError
-from jdistill.models.decoder import DecoderConfig
+from jdistill.models.decoder_config import GPT2 as GPT2_VARIANT
+from jdistill.models.decoder_config import DecoderConfig
 from jdistill.models.language_weights import GGUF_STYLES, GPT2, style_of
 
 _MOST = {"depth": 1000, "heads": 65536}  # what no model has; a claim beyond it is a mistake
@@ -33,7 +34,6 @@ _GPT2_PLAIN = {
   "add_cross_attention": (None, False), "quantization_config": (None,),
 }  # fmt: skip
 _SHARED = {"positions": "rope", "norm": "rms", "mlp": "swiglu"}
-_OWN = {"positions": "learned", "norm": "layer", "mlp": "gelu", "bias": "all", "fused": True}  # GPT-2's
 _HUGGING_FACE = ("llama", "mistral", "qwen2", "gpt2")
 
 
@@ -57,7 +57,8 @@ def decoder_config(config: Mapping[str, Any], *, source: str = "config.json") ->
   if kind == "mistral":
     _check_plain(config, {"sliding_window": (None,)}, source)
   sizes = {name: _count(config, key, source, most=_MOST.get(name)) for name, key in _LLAMA_KEYS.items()}
-  return DecoderConfig(
+  return _decoder(
+    source,
     **sizes,
     **_SHARED,
     kv_heads=_kv_heads(config.get("num_key_value_heads") or sizes["heads"], sizes["heads"], source),
@@ -93,12 +94,15 @@ def decoder_config_of_gguf(
   sizes["num_classes"] = _rows(arrays, source)
   tied = "output.weight" not in arrays or np.array_equal(arrays["output.weight"], arrays["token_embd.weight"])
   if kind == "gpt2":
-    return DecoderConfig(**sizes, **_OWN, epsilon=_decimal(own, "attention.layer_norm_epsilon", source), tied=tied)
+    return _decoder(
+      source, **sizes, **GPT2_VARIANT, epsilon=_decimal(own, "attention.layer_norm_epsilon", source), tied=tied
+    )
   size = _head_size(own.get("attention.key_length", own.get("rope.dimension_count")), sizes, source)
   if own.get("rope.dimension_count", size) != size:
     raise UserError(f"{source}: rope.dimension_count={own['rope.dimension_count']}: is not the head size {size}")
   named = "all" if "blk.0.ffn_up.bias" in arrays else "qkv" if "blk.0.attn_q.bias" in arrays else "none"
-  return DecoderConfig(
+  return _decoder(
+    source,
     **sizes,
     **_SHARED,
     kv_heads=_kv_heads(own.get("attention.head_count_kv", sizes["heads"]), sizes["heads"], source),
@@ -148,14 +152,22 @@ def _gpt2(config: Mapping[str, Any], source: str) -> DecoderConfig:
   _check_plain({"activation_function": "gelu_new", **config}, _GPT2_PLAIN, source)
   sizes = {name: _count(config, key, source, most=_MOST.get(name)) for name, key in _GPT2_KEYS.items()}
   hidden = 4 * sizes["width"] if config.get("n_inner") is None else _count(config, "n_inner", source)
-  return DecoderConfig(
+  return _decoder(
+    source,
     **sizes,
-    **_OWN,
+    **GPT2_VARIANT,
     hidden=hidden,
     head_size=_head_size(None, sizes, source),
     epsilon=_number(config, "layer_norm_epsilon", source, 1e-5),
     tied=_flag(config, "tie_word_embeddings", source, True),
   )
+
+
+def _decoder(source: str, **fields: Any) -> DecoderConfig:
+  try:
+    return DecoderConfig(**fields)
+  except UserError as error:
+    raise UserError(f"{source}: {error}") from error
 
 
 def _short(value: Any) -> str:

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdistill.base import PyTree, UserError
-from jdistill.models.decoder import DecoderConfig, language_model
+from jdistill.models.decoder import language_model
+from jdistill.models.decoder_config import DecoderConfig
 
 _SHOWN = 8  # names in a message
 _BLOCK = re.compile(r"block(\d+)_(\w+)")

@@ -15,6 +15,8 @@ from flax.errors import ScopeParamShapeError
 from jdistill.base import Key, Network, Outputs, PyTree, UserError, Variables
 from jdistill.models.alexnet import AlexNet
 from jdistill.models.convnet import EMBEDDINGS, ConvNet
+from jdistill.models.decoder import DECODER_INITS, language_model
+from jdistill.models.decoder_config import GPT2, DecoderConfig
 from jdistill.models.efficientnet import EfficientNetLite
 from jdistill.models.gru import GRU
 from jdistill.models.initialise import INITS, draw_params, fresh_moments
@@ -35,7 +37,7 @@ from jdistill.models.wide_resnet import WideResNet
 
 
 class _Entry(NamedTuple):
-  module: type[nn.Module]
+  module: type  # a Linen module, or the configuration of a decoder, which checks its options itself
   preset: Mapping[str, Any] = {}
   tokens: bool = False  # takes ids `[n, tokens]` instead of images
   masked: bool = False  # takes `(images, mask)`, too
@@ -86,12 +88,13 @@ _ZOO = {
   "segnet": _Entry(SegNet),
   "mae": _Entry(MaskedAutoencoder, masked=True),
   "gru": _Entry(GRU, tokens=True),
+  "decoder": _Entry(DecoderConfig, tokens=True),
+  "gpt2": _Entry(DecoderConfig, GPT2, tokens=True),
 }
 _CHOICES = {
   "norm": NORMS,
   "act": tuple(ACTIVATIONS),
   "pooling": tuple(POOLINGS),
-  "init": INITS,
   "readout": READOUTS,
   "embedding": EMBEDDINGS,
 }
@@ -117,7 +120,7 @@ def options(name: str) -> dict[str, Any]:
   entry = _entry(name)
   hidden = {"parent", "name", "num_classes", *entry.preset}
   fields = [field for field in dataclasses.fields(entry.module) if field.name not in hidden]
-  return {field.name: field.default for field in fields} | {"init": INITS[0]}
+  return {field.name: field.default for field in fields} | {"init": _inits(entry)[0]}
 
 
 def build(name: str, *, num_classes: int, image_shape: tuple[int, ...], **choices: Any) -> Network:
@@ -130,10 +133,12 @@ def build(name: str, *, num_classes: int, image_shape: tuple[int, ...], **choice
 
   Args:
     name: one of `names()`; `*_bn` are the batch-norm variants.
-    num_classes: length of the logits; `"segnet"` gives that many for every pixel, `"gru"` for every token.
-    image_shape: `(height, width, channels)` of the input space; `(tokens,)` for `"gru"`, which takes int ids.
+    num_classes: length of the logits; `"segnet"` gives that many for every pixel, language models for every token.
+    image_shape: `(height, width, channels)` of the input space; `(tokens,)` for `"gru"`, `"decoder"` and `"gpt2"`,
+      which take int ids.
     **choices: see `options(name)`; e.g. `width`, `depth`, `norm`, `act`, `pooling`, and `init`: `"torch"`
-      (uniform by fan-in, biases too), `"flax"` (LeCun normal, zero biases) or `"he"` (convolutions normal by fan-out).
+      (uniform by fan-in, biases too), `"flax"` (LeCun normal, zero biases) or `"he"` (convolutions normal by fan-out);
+      `"decoder"` and `"gpt2"` have another default, see `language_model`.
 
   Returns:
     The `Network`; the same object for the same arguments, so that compiled functions are shared.
@@ -148,7 +153,8 @@ def build(name: str, *, num_classes: int, image_shape: tuple[int, ...], **choice
       raise UserError(
         f"{option}: no option of model {name!r}{_near(option, defaults)}; choose one of {', '.join(defaults)}"
       )
-    _check_value(option, value)
+    if option == "init" or entry.module is not DecoderConfig:
+      _check_value(option, value, _inits(entry))
   _check_positive("num_classes", num_classes)
   if len(image_shape) != (1 if entry.tokens else 3) or not all(
     isinstance(n, numbers.Integral) and n > 0 for n in image_shape
@@ -157,7 +163,9 @@ def build(name: str, *, num_classes: int, image_shape: tuple[int, ...], **choice
     raise UserError(f"image_shape: {image_shape} is not {wanted} of positive whole numbers")
   shape = tuple(int(n) for n in image_shape)
   fields = {option: tuple(value) if isinstance(value, list) else value for option, value in choices.items()}
-  init = fields.pop("init", INITS[0])
+  init = fields.pop("init", defaults["init"])
+  if entry.module is DecoderConfig:
+    return _decoder(DecoderConfig(num_classes=int(num_classes), **entry.preset, **fields), name, shape[0], init)
   return _network(entry.module(num_classes=int(num_classes), **entry.preset, **fields), name, shape, init)
 
 
@@ -208,12 +216,29 @@ def _network(module: nn.Module, name: str, image_shape: tuple[int, ...], init_na
       ) from error
     return record.outputs(logits, embedding, updated.get("batch_stats", stats or {}))
 
-  count = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(init, jax.random.key(0)).params))
+  return _checked(Network(init, apply), name)
+
+
+@functools.lru_cache(maxsize=64)
+def _decoder(config: DecoderConfig, name: str, tokens: int, init_name: str) -> Network:
+  if tokens > config.context:
+    raise UserError(f"context: {config.context} of model {name!r} is less than the {tokens} tokens of a row; raise it")
+  model = language_model(config, init_name)
+  return _checked(Network(model.init, model.apply), name)
+
+
+def _checked(network: Network, name: str) -> Network:
+  """The network, if a machine can hold it."""
+  count = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(network.init, jax.random.key(0)).params))
   if count > _MOST_PARAMETERS:
     raise UserError(
       f"model {name!r}: would have {count:.3g} parameters, more than {_MOST_PARAMETERS:.0e}; lower its width or depth"
     )
-  return Network(init, apply)
+  return network
+
+
+def _inits(entry: _Entry) -> tuple[str, ...]:
+  return DECODER_INITS if entry.module is DecoderConfig else INITS
 
 
 def _without_mask(x: PyTree, name: str) -> jax.Array:
@@ -262,10 +287,11 @@ def _check_positive(option: str, value: Any) -> None:
     raise UserError(f"{option}: {value!r} is not a whole number: give one from 1 to {2**31 - 1}")
 
 
-def _check_value(option: str, value: Any) -> None:
-  if option in _CHOICES:
-    if value not in _CHOICES[option]:
-      raise UserError(f"{option}: {value!r} is unknown; choose one of {', '.join(_CHOICES[option])}")
+def _check_value(option: str, value: Any, inits: tuple[str, ...]) -> None:
+  choices = inits if option == "init" else _CHOICES.get(option)
+  if choices:
+    if value not in choices:
+      raise UserError(f"{option}: {value!r} is unknown; choose one of {', '.join(choices)}")
   elif option == "widths":
     if not isinstance(value, tuple | list) or not value:
       raise UserError(f"widths: {value!r} is not a tuple of layer sizes, such as (128, 128)")

@@ -78,7 +78,9 @@ def test_gguf_metadata_by_hand():
   assert bpe_from_gguf(metadata(pre="gpt-2")).encode("12").tolist() == [263]  # GPT-2 keeps digits together
 
 
-@pytest.mark.parametrize("pre, numbers, others", [("smollm", 7, 2), ("gpt-2", 1, 1), ("qwen2", 7, 2), ("llama-bpe", 3, 2)])
+@pytest.mark.parametrize(
+  "pre, numbers, others", [("smollm", 7, 2), ("gpt-2", 1, 1), ("qwen2", 7, 2), ("llama-bpe", 3, 2)]
+)
 def test_digits_are_cut_as_each_family_does(pre, numbers, others):
   """Seven digits behind a space: one by one (the space apart), all with the space, one by one, and in threes."""
   package = pytest.importorskip("tokenizers", reason="the extra 'lm' is not installed")
