@@ -1,4 +1,4 @@
-"""Text for language models: tokenisers and chats, packed rows, sampling, and checks before one model teaches another."""
+"""Text for language models: tokenisers, chats, packed rows, sampling, and checks before one teaches another."""
 
 from jdistill.language.bpe import bpe_from_gguf, bpe_from_json, tokenizer_json, train_bpe
 from jdistill.language.chat import chat_text, chat_tokens

@@ -33,7 +33,7 @@ def test_metadata_of_all_types(tmp_path):
   ]  # fmt: skip
   found = read(tmp_path, make.gguf(entries)).metadata
   assert list(found) == [key for key, _, _ in entries]
-  for key, kind, content in entries:
+  for key, _, content in entries:
     own = found[key].tolist() if isinstance(found[key], np.ndarray) else found[key]
     assert own == content and type(own) is type(content), key
   assert found["n"].dtype == np.int32 and found["o"].dtype == bool
