@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdistill.base import PyTree, UserError
+from jdistill.base import LanguageModel, PyTree, UserError
 from jdistill.files import read_gguf, read_json, user_path, write_json, write_safetensors, write_text
 from jdistill.language import Tokenizer, bpe_from_gguf, bpe_from_json, tokenizer_json
-from jdistill.models import DecoderConfig, LanguageModel, language_model
+from jdistill.models import DecoderConfig, language_model
 from jdistill.models.language_configs import decoder_config, decoder_config_of_gguf, hugging_face_config
 from jdistill.models.language_weights import GGUF_STYLES, decoder_from_arrays, decoder_to_arrays
 from jdistill.pretrained.images import read_weights
