@@ -1,6 +1,6 @@
 """Text for language models: tokenisers, chats, packed rows, sampling, and checks before one teaches another."""
 
-from jdistill.language.bpe import bpe_from_gguf, bpe_from_json, tokenizer_json, train_bpe
+from jdistill.language.bpe import bpe_from_gguf, bpe_from_json, train_bpe
 from jdistill.language.chat import chat_text, chat_tokens
 from jdistill.language.generate import Samples, generate, with_prompts
 from jdistill.language.packing import Packed, join, next_tokens, pack, pad
@@ -30,7 +30,6 @@ __all__ = [
   "preflight",
   "restrict",
   "sample",
-  "tokenizer_json",
   "train_bpe",
   "with_prompts",
 ]

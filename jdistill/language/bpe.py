@@ -1,6 +1,5 @@
 """Byte-level byte-pair encodings by the package `tokenizers`: a checkpoint's own, or one trained on a text."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
@@ -119,12 +118,6 @@ def train_bpe(
   return _tokenizer(package, built, special_tokens, f"BPE of {size}", end, end, end, "")
 
 
-def tokenizer_json(tokenizer: Tokenizer) -> str | None:
-  """The text of a `tokenizer.json` that gives the same ids; `None` for a tokeniser of bytes."""
-  written = getattr(tokenizer.encode, "to_json", None)
-  return None if written is None else json.dumps(json.loads(written()), ensure_ascii=False, indent=1)
-
-
 def _package() -> ModuleType:
   try:
     import tokenizers
@@ -228,5 +221,4 @@ def _tokenizer(
   def decode(tokens, *, special: bool = True) -> str:
     return built.decode(checked_ids(name, tokens, size), skip_special_tokens=not special)
 
-  encode.to_json = built.to_str
-  return Tokenizer(name, encode, decode, size, ids, bos, eos, pad, template)
+  return Tokenizer(name, encode, decode, size, ids, bos, eos, pad, template, built.to_str)

@@ -24,6 +24,7 @@ class Tokenizer(NamedTuple):
     special: ids of special tokens by name.
     bos, eos, pad: ids of the tokens that begin and end a document and that fill up a batch; `None` for none.
     chat_template: what lies with it, as text that is compared and never run; `""` for none.
+    to_json: `() -> text` of a `tokenizer.json` that gives the same ids; `None` where there is no such file.
   """
 
   name: str
@@ -35,6 +36,7 @@ class Tokenizer(NamedTuple):
   eos: int | None = None
   pad: int | None = None
   chat_template: str = ""
+  to_json: Callable[[], str] | None = None
 
 
 def byte_tokenizer(special_tokens: Sequence[str] = SPECIAL_TOKENS) -> Tokenizer:

@@ -136,7 +136,7 @@ def decoder_from_arrays(
   params: dict[str, dict[str, jax.Array]] = {}
   for name, one in wanted.items():
     array = _finite(found[name], f"{source}: {name}")
-    params.setdefault(one.layer, {})[one.leaf] = jnp.asarray(_from_there(array, one, style, config), dtype)
+    params.setdefault(one.layer, {})[one.leaf] = jnp.array(_from_there(array, one, style, config), dtype)
   return params
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from jdistill.base import LanguageModel, PyTree, UserError
 from jdistill.files import read_gguf, read_json, user_path, write_json, write_safetensors, write_text
-from jdistill.language import Tokenizer, bpe_from_gguf, bpe_from_json, tokenizer_json
+from jdistill.language import Tokenizer, bpe_from_gguf, bpe_from_json
 from jdistill.models import DecoderConfig, language_model
 from jdistill.models.language_configs import decoder_config, decoder_config_of_gguf, hugging_face_config
 from jdistill.models.language_weights import GGUF_STYLES, decoder_from_arrays, decoder_to_arrays
@@ -93,10 +93,9 @@ def save_language_model(
   described = hugging_face_config(config, **ends) | {"dtype": str(next(iter(arrays.values())).dtype)}
   write_safetensors(directory / _WEIGHTS[0], arrays, metadata={"format": "pt"})
   write_json(directory / _CONFIG, described)
-  text = tokenizer_json(tokenizer) if tokenizer else None
-  if text is None:
+  if tokenizer is None or tokenizer.to_json is None:
     return
-  write_text(directory / _TOKENIZER, text)
+  write_text(directory / _TOKENIZER, tokenizer.to_json())
   names = {number: name for name, number in tokenizer.special.items()}
   own = {f"{role}_token": names.get(number) for role, number in ends.items() if number is not None}
   template = {"chat_template": tokenizer.chat_template} if tokenizer.chat_template else {}

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jdistill.base import UserError
-from jdistill.language import bpe_from_gguf, bpe_from_json, byte_tokenizer, chat_tokens, tokenizer_json, train_bpe
+from jdistill.language import bpe_from_gguf, bpe_from_json, byte_tokenizer, chat_tokens, train_bpe
 
 TEXTS = ["", "the cat", " the  the\n\nthe cat's 2026 hats ", "naïve 日本語 😀\r\n\t", "<|im_end|>", "½ 12 ③", "\0\x7f"]
 CORPUS = ["the cat and the hat sat on the mat, and the cat's hat was the best of 2026 hats"] * 5
@@ -84,7 +84,7 @@ def test_gguf_metadata_by_hand():
 def test_digits_are_cut_as_each_family_does(pre, numbers, others):
   """Seven digits behind a space: one by one (the space apart), all with the space, one by one, and in threes."""
   package = pytest.importorskip("tokenizers", reason="the extra 'lm' is not installed")
-  whole = json.loads(tokenizer_json(bpe_from_gguf(metadata(pre=pre))))
+  whole = json.loads(bpe_from_gguf(metadata(pre=pre)).to_json())
   cutter = package.Tokenizer.from_str(json.dumps(whole)).pre_tokenizer
   found = [piece for piece, _ in cutter.pre_tokenize_str("a 1234567")]
   own = [piece for piece in found if any(character.isdigit() for character in piece)]
@@ -101,7 +101,7 @@ def test_bytes_without_a_token_are_left_out():
 
 
 def test_json_gives_the_same_ids(trained):
-  text = tokenizer_json(trained)
+  text = trained.to_json()
   config = {"eos_token": "<|im_end|>", "pad_token": {"content": "<|endoftext|>"}, "chat_template": "x"}
   found = bpe_from_json(text, config)
   for one in TEXTS:
@@ -109,7 +109,7 @@ def test_json_gives_the_same_ids(trained):
       np.testing.assert_array_equal(found.encode(one, special=special), trained.encode(one, special=special))
   assert (found.special, found.size) == (trained.special, trained.size)
   assert (found.bos, found.eos, found.pad, found.chat_template) == (None, 2, 0, "x")
-  assert tokenizer_json(byte_tokenizer()) is None
+  assert byte_tokenizer().to_json is None
 
 
 def test_chats(trained):
@@ -154,7 +154,7 @@ def test_text_that_is_no_tokenizer_json(text):
 
 def test_a_config_that_names_no_token(trained):
   with pytest.raises(UserError, match=r"tokenizer\.json: eos_token='<end>' of its config is no token of it"):
-    bpe_from_json(tokenizer_json(trained), {"eos_token": "<end>"})
+    bpe_from_json(trained.to_json(), {"eos_token": "<end>"})
 
 
 def test_without_the_package(monkeypatch):
