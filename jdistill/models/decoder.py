@@ -108,7 +108,6 @@ def _norm(config: DecoderConfig, name: str) -> TokenNorm:
   return TokenNorm(config.norm, config.epsilon, name=name)
 
 
-@functools.lru_cache(maxsize=64)
 def language_model(config: DecoderConfig, init: str = DECODER_INITS[0]) -> LanguageModel:
   """A `Decoder` as pure functions of its parameters.
 
@@ -130,6 +129,11 @@ def language_model(config: DecoderConfig, init: str = DECODER_INITS[0]) -> Langu
   """
   if init not in DECODER_INITS:
     raise UserError(f"init: {init!r} is unknown; choose one of {', '.join(DECODER_INITS)}")
+  return _language_model(config, init)
+
+
+@functools.lru_cache(maxsize=64)
+def _language_model(config: DecoderConfig, init: str) -> LanguageModel:
   module = Decoder(config)
 
   @jax.jit

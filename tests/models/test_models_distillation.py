@@ -101,7 +101,7 @@ def test_every_network_is_listed_in_a_test():
   classic = {"mlp", "lenet", "alexnet"} | {
     f"{name}{bn}" for name in ("convnet", "vgg11", "resnet10", "resnet18") for bn in ("", "_bn")
   }
-  tokens = {"gru", "mae"}  # tests/models/test_models_gru.py, ..._mae.py
+  tokens = {"gru", "mae", "decoder", "gpt2"}  # tests/models/test_models_gru.py, ..._mae.py, ..._decoder.py
   tokens |= {"resnet18_imagenet", "resnet50_imagenet", "vit_s16", "vit_b16", "efficientnet_lite0"}  # ..._weights.py
   assert set(models.names()) == classic | set(NETWORKS) | set(FAMILIES) | tokens
 
