@@ -12,8 +12,8 @@ import numpy as np
 
 from jdistill.base import Outputs, PyTree, UserError
 from jdistill.language.tokenizers import Tokenizer
+from jdistill.models.weights import some_names
 
-_SHOWN = 5
 _WAY_OUT = (
   "losses on logits need one vocabulary: train the student on the teacher's tokeniser, or on texts that the teacher "
   "writes, tokenised anew"
@@ -99,7 +99,7 @@ def check_same_tokenizer(teacher: Tokenizer, student: Tokenizer, probe: str) -> 
     raise UserError(f"tokenizer: {teacher.size} tokens of the teacher, {student.size} of the student: {_WAY_OUT}")
   special = [name for name in {**teacher.special, **student.special} if not _same(teacher, student, name)]
   if special:
-    raise UserError(f"tokenizer: special tokens {', '.join(special[:_SHOWN])} are not the same in both: {_WAY_OUT}")
+    raise UserError(f"tokenizer: special tokens {some_names(special)} are not the same in both: {_WAY_OUT}")
   for role in ("bos", "eos", "pad"):
     ids = getattr(teacher, role), getattr(student, role)
     if ids[0] != ids[1]:

@@ -15,6 +15,7 @@ import numpy as np
 from jdistill.base import PyTree, UserError
 from jdistill.models.decoder import language_model
 from jdistill.models.decoder_config import DecoderConfig
+from jdistill.models.weights import some_names
 
 _SHOWN = 8  # names in a message
 _BLOCK = re.compile(r"block(\d+)_(\w+)")
@@ -217,17 +218,12 @@ def _check_names(wanted: Mapping[str, _Wanted], found: Mapping[str, np.ndarray],
     if name in found and tuple(found[name].shape) != (there := _shape_there(one, style))
   ]
   parts = (("missing", missing), ("left over", extra), ("of another shape", misshaped))
-  told = "; ".join(f"{len(names)} {what}: {_some(names)}" for what, names in parts if names)
+  told = "; ".join(f"{len(names)} {what}: {some_names(names, _SHOWN)}" for what, names in parts if names)
   if told:
     raise UserError(
       f"{source}: does not fit this decoder in the names of {style.name}: {told}; give the configuration of "
       "this checkpoint"
     )
-
-
-def _some(names: list[str]) -> str:
-  more = len(names) - _SHOWN
-  return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _finite(array: np.ndarray, where: str) -> np.ndarray:

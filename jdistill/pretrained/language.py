@@ -16,6 +16,7 @@ from jdistill.language import Tokenizer, bpe_from_gguf, bpe_from_json
 from jdistill.models import DecoderConfig, language_model
 from jdistill.models.language_configs import decoder_config, decoder_config_of_gguf, hugging_face_config
 from jdistill.models.language_weights import GGUF_STYLES, decoder_from_arrays, decoder_to_arrays
+from jdistill.models.weights import some_names
 from jdistill.pretrained.images import read_weights
 from jdistill.schema import near_matches
 
@@ -186,6 +187,6 @@ def _shards(path: Path, index: Path) -> dict[str, np.ndarray]:
     part = read_weights(path / name)
     twice = part.keys() & found.keys()
     if twice:
-      raise UserError(f"{path / name}: {min(twice)} lies in another part, too; download them again")
+      raise UserError(f"{path / name}: {some_names(sorted(twice))} lies in another part, too; download them again")
     found |= part
   return found

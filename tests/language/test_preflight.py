@@ -60,7 +60,7 @@ SHIFTED = BYTES._replace(encode=lambda text, special=False: (BYTES.encode(text) 
 @pytest.mark.parametrize(
   "changes, message",
   [
-    ({"student_tokenizer": byte_tokenizer(("<|endoftext|>",))}, "259 tokens of the teacher, 257 of the student: losses"),
+    ({"student_tokenizer": byte_tokenizer(("<|endoftext|>",))}, "259 tokens of the teacher, 257 of the student"),
     ({"student_tokenizer": byte_tokenizer(("<|endoftext|>", "<a>", "<|im_end|>"))}, "special tokens <|im_start|>, <a>"),
     ({"student_tokenizer": BYTES._replace(eos=258)}, "eos is 256 for the teacher and 258 for the student"),
     ({"student_tokenizer": SHIFTED}, "the probe has other ids from token 2 on: losses on logits need one vocabulary"),

@@ -254,6 +254,9 @@ def test_missing_and_extra_arrays_are_listed():
   assert "1 missing: model.layers.1.self_attn.k_proj.weight; " in text
   assert "1 left over: model.layers.0.self_attn.q_norm.weight; " in text
   assert "1 of another shape: model.norm.weight (13,), not (12,); " in text
+  with pytest.raises(UserError, match=r"1 left over: line\\nbreak;") as caught:
+    decoder_from_arrays(config, arrays | {"line\nbreak": np.ones(3, np.float32)})
+  assert "\n" not in str(caught.value)
   with pytest.raises(UserError, match=r"20 missing: .* and 12 more"):
     decoder_from_arrays(config, {})
 

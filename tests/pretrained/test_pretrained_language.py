@@ -183,6 +183,22 @@ def test_metadata_that_do_not_fit(tmp_path, changes, message):
   assert str(caught.value).startswith(str(tmp_path / "x.gguf")) and "\n" not in str(caught.value)
 
 
+def test_damaged_bytes_are_refused_in_one_line(file):
+  """Bytes of the metadata and of the table of tensors, changed one at a time."""
+  whole, rng, refused = file.read_bytes(), np.random.default_rng(0), 0
+  table = whole.index(b"blk.0.")
+  for at in [*rng.integers(0, 700, 60), *rng.integers(table, table + 500, 60)]:
+    damaged = bytearray(whole)
+    damaged[at] = rng.integers(256)
+    file.write_bytes(damaged)
+    try:
+      pretrained.load_language_model(file, tokenizer=False)
+    except UserError as error:
+      refused += 1
+      assert "\n" not in str(error) and str(error).startswith(str(file))
+  assert refused > 80
+
+
 def test_a_tokeniser_with_more_tokens_than_rows(tmp_path):
   pytest.importorskip("tokenizers", reason="the extra 'lm' is not installed")
   tokens = [f"token{number}" for number in range(300)] + ["t", "h", "th"]
