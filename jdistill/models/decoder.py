@@ -58,13 +58,20 @@ class Decoder(nn.Module):
       y = jnp.where((x.segments > 0)[:, :, None], y, jnp.zeros((), y.dtype))
     seen = visible(x.segments, x.tokens.shape[1]) if cache is None else cache.seen(x.tokens.shape[1])
     for i in range(config.depth):
-      y, cache = _block(y, i, config, x.positions, seen, cache)
+      if config.remat and cache is None:
+        y = nn.remat(_forward_block, static_argnums=(2, 3))(self, y, i, config, x.positions, seen)
+      else:
+        y, cache = _block(y, i, config, x.positions, seen, cache)
       y = record.tap(f"block{i}", y)
     if cache is not None:
       cache = cache._replace(used=cache.used + x.tokens.shape[1])
       y = last_of(y, x.segments)
     y = record.site("embedding", _norm(config, "last_norm")(y))
     return Head(config.num_classes, name="head")(y, embed.kernel.T if config.tied else None), y, cache
+
+
+def _forward_block(module: nn.Module, x, index, config, positions, seen) -> jax.Array:
+  return _block(x, index, config, positions, seen, None)[0]
 
 
 def _block(

@@ -48,6 +48,8 @@ class DecoderConfig:
     fused: one kernel for query, key and value, side by side, in the place of three.
     tied: the head is the transposed embedding.
     dtype: of the products; `"params"` is that of the parameters. Norms, softmax and logits are float32 in any case.
+    remat: a gradient computes the inside of each block anew where it would otherwise be kept: a third more work, and
+      memory for one block at a time.
 
   Raises:
     UserError: sizes that do not fit each other, or an unknown variant.
@@ -70,6 +72,7 @@ class DecoderConfig:
   fused: bool = False
   tied: bool = True
   dtype: str = "params"
+  remat: bool = False
 
   def __post_init__(self):
     for name, choices in _CHOICES.items():
@@ -83,7 +86,7 @@ class DecoderConfig:
       value = getattr(self, name)
       if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 < value < math.inf:
         raise UserError(f"{name}: {value!r} is no positive number; give one such as {getattr(type(self), name)}")
-    for name in ("fused", "tied"):
+    for name in ("fused", "tied", "remat"):
       if not isinstance(getattr(self, name), bool):
         raise UserError(f"{name}: {getattr(self, name)!r} is neither True nor False")
     if not self.head_size:

@@ -185,6 +185,20 @@ def test_bfloat16_stays_near_and_finite(name):
   assert half.embedding.dtype == jnp.bfloat16 and half.logits.dtype == jnp.float32
 
 
+def test_a_gradient_may_compute_blocks_anew():
+  model, params = made("llama")
+  remat = models.language_model(dataclasses.replace(CONFIGS["llama"], remat=True))
+
+  def gradient(model):
+    program = jax.jit(jax.grad(lambda params: jnp.sum(model.apply(params, TOKENS).logits ** 2))).lower(params).compile()
+    return program(params), program.cost_analysis()["flops"]
+
+  (kept, before), (anew, after) = gradient(model), gradient(remat)
+  for one, other in zip(jax.tree.leaves(kept), jax.tree.leaves(anew), strict=True):
+    np.testing.assert_allclose(one, other, atol=1e-5 * np.abs(one).max())
+  assert after > 1.15 * before
+
+
 def test_rotation_depends_on_distances_and_pairs_halves():
   rng = np.random.default_rng(2)
   query, key = rng.normal(size=(2, 1, 1, 1, 8)).astype(np.float32)
