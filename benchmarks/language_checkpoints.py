@@ -35,7 +35,9 @@ def described(transformers) -> dict:
     "llama, biases": transformers.LlamaConfig(**llama, attention_bias=True, mlp_bias=True),
     "llama, wide heads": transformers.LlamaConfig(**llama, head_dim=16),
     "qwen2": transformers.Qwen2Config(**llama, tie_word_embeddings=True),
-    "gpt2": transformers.GPT2Config(vocab_size=VOCABULARY, n_embd=48, n_layer=3, n_head=6, n_positions=64),
+    "gpt2": transformers.GPT2Config(
+      vocab_size=VOCABULARY, n_embd=48, n_layer=3, n_head=6, n_positions=64, bos_token_id=None, eos_token_id=None
+    ),
   }
 
 
@@ -129,6 +131,7 @@ def main() -> None:
   import torch
   import transformers
 
+  transformers.utils.logging.disable_progress_bar()
   print(f"torch {torch.__version__}, transformers {transformers.__version__}")
   both_ways(torch, transformers)
   if wanted.text:
