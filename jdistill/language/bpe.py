@@ -40,7 +40,7 @@ def bpe_from_gguf(metadata: Mapping[str, Any], *, source: str = "the .gguf file"
   """
   package = _package()
   kind = metadata.get("tokenizer.ggml.model")
-  if kind != "gpt2":
+  if not isinstance(kind, str) or kind != "gpt2":
     raise UserError(f"{source}: tokenizer.ggml.model={_short(kind)}: only 'gpt2', a byte-level BPE, is read")
   names, merges = _lists(metadata, source)
   kinds = metadata.get("tokenizer.ggml.token_type")

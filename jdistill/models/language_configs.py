@@ -83,7 +83,7 @@ def decoder_config_of_gguf(
     UserError: another architecture than `llama`, `qwen2` or `gpt2`, or a key that is missing or not understood.
   """
   kind = metadata.get("general.architecture")
-  if kind not in GGUF_STYLES:
+  if not isinstance(kind, str) or kind not in GGUF_STYLES:
     raise UserError(
       f"{source}: general.architecture={_short(kind)}: is none that is read; give {', '.join(GGUF_STYLES)}"
     )
@@ -98,8 +98,9 @@ def decoder_config_of_gguf(
       source, **sizes, **GPT2_VARIANT, epsilon=_decimal(own, "attention.layer_norm_epsilon", source), tied=tied
     )
   size = _head_size(own.get("attention.key_length", own.get("rope.dimension_count")), sizes, source)
-  if own.get("rope.dimension_count", size) != size:
-    raise UserError(f"{source}: rope.dimension_count={own['rope.dimension_count']}: is not the head size {size}")
+  turned = own.get("rope.dimension_count", size)
+  if type(turned) is not int or turned != size:
+    raise UserError(f"{source}: rope.dimension_count={_short(turned)}: is not the head size {size}")
   named = "all" if "blk.0.ffn_up.bias" in arrays else "qkv" if "blk.0.attn_q.bias" in arrays else "none"
   return _decoder(
     source,

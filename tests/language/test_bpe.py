@@ -122,6 +122,7 @@ def test_chats(trained):
   [
     ({"model": "llama"}, "tokenizer.ggml.model='llama': only 'gpt2', a byte-level BPE, is read"),
     ({"model": None}, "tokenizer.ggml.model=None"),
+    ({"model": np.int32([1, 2])}, r"tokenizer.ggml.model=array\("),
     ({"pre": "tekken"}, "cuts text as 'tekken' does, and smollm, gpt-2, llama-bpe, llama3, qwen2 are known"),
     ({"pre": None}, "cuts text as None does"),
     ({"pre": 3}, "cuts text as 3 does"),

@@ -54,7 +54,7 @@ def noisy(params, tokens):
 
 
 COUNTER = iter(range(1000))
-SHIFTED = BYTES._replace(encode=lambda text, special=False: (BYTES.encode(text) + (BYTES.encode(text) == 98)))
+SHIFTED = BYTES._replace(encode=lambda text, special=False: BYTES.encode(text) + (BYTES.encode(text) == 98))
 
 
 @pytest.mark.parametrize(

@@ -230,6 +230,8 @@ def test_configurations_that_no_decoder_has(changes, message):
       {"llama.rope.dimension_count": 4, "llama.attention.key_length": 6},
       "rope.dimension_count=4: is not the head size",
     ),
+    ({"general.architecture": ["llama"]}, "general.architecture=['llama']: is none that is read"),
+    ({"llama.rope.dimension_count": np.int32([6, 6]), "llama.attention.key_length": 6}, "rope.dimension_count=array("),
     ({"llama.rope.freq_base": "x"}, "rope.freq_base='x'"),
   ],
 )
