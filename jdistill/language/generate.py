@@ -64,7 +64,7 @@ def generate(
     key: typed key of the whole batch.
     max_new: tokens per row at most.
     prompt_mask: `[B, T]`, false for padding, which may be on either side; `None` for none.
-    temperature: divides the logits; 0 takes the most probable token and needs no luck.
+    temperature: divides the logits; 0 takes the most probable token.
     top_k, top_p: see `restrict`.
     end_token: the token or tokens after which a row ends; `None` for no end before `max_new`.
     pad_token: what fills ended rows.

@@ -88,7 +88,7 @@ class DecoderConfig:
         raise UserError(f"{name}: {value!r} is no positive number; give one such as {getattr(type(self), name)}")
     for name in ("fused", "tied", "remat"):
       if not isinstance(getattr(self, name), bool):
-        raise UserError(f"{name}: {getattr(self, name)!r} is neither True nor False")
+        raise UserError(f"{name}: {getattr(self, name)!r} is neither True nor False; give one of them")
     if not self.head_size:
       check_heads(self.width, self.heads, ("width", "heads"))
     check_heads(self.heads, self.groups, ("heads", "kv_heads"))

@@ -111,16 +111,23 @@ def test_rows_end_at_the_end_token_and_the_loop_with_the_last_row():
   assert max(lengths) < 8 and counts == {True: max(lengths) - 1, False: 7}
 
 
-def test_text_is_the_same_eagerly_and_inside_another_program():
-  """Greedy where it is eager, since drawing random numbers without a compiler takes seconds."""
-  options = {"prompt_mask": MASK, "max_new": 4, "temperature": 0}
-  with jax.disable_jit():
-    eager = generate(PROMPTS, KEY, **options)
-  compiled = generate(PROMPTS, KEY, **options)
-  inside = jax.jit(lambda params, prompts: language.generate(MODEL, params, prompts, KEY, prompt_mask=MASK, **SAMPLED))
-  for one, other in ((eager, compiled), (inside(PARAMS, PROMPTS), generate(PROMPTS, KEY, prompt_mask=MASK, **SAMPLED))):
-    np.testing.assert_array_equal(one.tokens, other.tokens)
-    np.testing.assert_allclose(one.log_probs, other.log_probs, atol=1e-5)
+def test_text_is_that_of_an_eager_loop_over_steps():
+  """Operation by operation, with the keys as they are documented; and inside another program."""
+  logits, cache = jax.jit(MODEL.prefill)(PARAMS, MODEL.init_cache(3, 7), PROMPTS, MASK)
+  options = {name: value for name, value in SAMPLED.items() if name != "max_new"}
+  columns = []
+  for step in range(4):
+    places = [(row, int(MASK[row].sum()) + step) for row in range(3)]
+    keys = jnp.stack([jax.random.fold_in(jax.random.fold_in(KEY, row), place) for row, place in places])
+    columns.append(language.sample(keys, logits, **options))
+    if step < 3:
+      logits, cache = MODEL.decode(PARAMS, cache, columns[-1][0])
+  tokens, drawn, own = (np.stack(column, axis=1) for column in zip(*columns, strict=True))
+  inside = jax.jit(lambda params, key: language.generate(MODEL, params, PROMPTS, key, prompt_mask=MASK, **SAMPLED))
+  for found in (generate(PROMPTS, KEY, prompt_mask=MASK, **SAMPLED), inside(PARAMS, KEY)):
+    np.testing.assert_array_equal(found.tokens[:, :4], tokens)
+    np.testing.assert_allclose(found.drawn_log_probs[:, :4], drawn, atol=1e-5)
+    np.testing.assert_allclose(found.log_probs[:, :4], own, atol=1e-5)
 
 
 def test_other_prompts_keys_and_parameters_share_a_program():
@@ -129,6 +136,15 @@ def test_other_prompts_keys_and_parameters_share_a_program():
   moved = jax.tree.map(lambda leaf: leaf + 0.1, PARAMS)
   language.generate(MODEL, moved, PROMPTS + 1, jax.random.key(1), prompt_mask=MASK, row_ids=np.arange(3), **SAMPLED)
   assert _generate._cache_size() == before
+
+
+def test_several_models_are_sampled_at_once():
+  stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, 0.5 * leaf]), PARAMS)
+  draw = functools.partial(language.generate, MODEL, prompt_mask=MASK, **SAMPLED)
+  both = jax.vmap(lambda params: draw(params, PROMPTS, KEY))(stacked)
+  for i, factor in enumerate((1.0, 0.5)):
+    one = draw(jax.tree.map(functools.partial(jnp.multiply, factor), PARAMS), PROMPTS, KEY)
+    np.testing.assert_array_equal(both.tokens[i], one.tokens)
 
 
 def test_other_decoders_generate_too():
