@@ -5,6 +5,7 @@ Logits are shifted already: those at a position predict the token given for that
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jdistill.losses._checks import check_classes, masked_mean
 from jdistill.losses.logit import cross_entropy
@@ -77,7 +78,7 @@ def sequence_log_prob(
   name = "sequence_log_prob"
   check_rank(name, "logits", logits, 3)
   check_classes(name, logits)
-  tokens = check_labels(name, tokens, jnp.shape(logits)[:2])
+  tokens = check_labels(name, tokens, np.shape(logits)[:2])
   mask = leading_mask(name, where, tokens.shape)
   valid = keep(jnp.ones(tokens.shape, bool), mask)
   log_prob = -cross_entropy(logits, tokens, where=mask)
