@@ -20,7 +20,7 @@ from jdistill import cli, run
 from jdistill.base import UserError
 from jdistill.files import Lock, take, write_text
 from jdistill.run import load_experiment, make_run
-from jdistill.stages import claim
+from jdistill.runs import claim
 
 PAGE = Path(__file__).parent / "messages.md"
 _TINY = "--config=experiments/datm.py:tiny"
