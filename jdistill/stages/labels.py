@@ -17,7 +17,6 @@ from jdistill.base import Batch, DataPolicy, Diverged, TargetSource, UserError
 from jdistill.config.common import Train
 from jdistill.data.policies import walk
 from jdistill.evaluation import examples_of
-from jdistill.files import Damaged, read_record, write_record
 from jdistill.jobs import networks, train
 from jdistill.methods.knowledge import Recipe
 from jdistill.methods.knowledge.logits import mixed_labels, stored_labels, two_distances
@@ -26,6 +25,7 @@ from jdistill.runs.run import Run
 from jdistill.stages import project, shown, voting
 from jdistill.teachers import codecs, fkd, hard, projector, static
 from jdistill.teachers.frozen import averaged, committee
+from jdistill.teachers.label_file import load_labels, save_labels
 from jdistill.teachers.labelled import labelled
 
 RECORDED = ("float16", "float32", "top_k", "low_rank", "dbr")  # of every augmented batch
@@ -163,7 +163,7 @@ def record(run: Run, c: Options, images: np.ndarray, own: np.ndarray, key: jax.A
 def save(run: Run, c: Options, stored: Stored | None, examples: Batch, path: Path) -> None:
   """Writes what `record` gave; where that is nothing, which images and teachers the labels belong to."""
   if stored is None:
-    write_record(path, {"data": run.fingerprint(examples), "teacher": digest(run, c)})
+    save_labels(path, {}, {"data": run.fingerprint(examples), "teacher": digest(run, c)})
   else:
     _ROOMS[type(stored)].save(stored, path)
 
@@ -185,10 +185,7 @@ def load(run: Run, c: Options, images: np.ndarray, labels: np.ndarray, path: Pat
 
 def _check_live(run: Run, c: Options, examples: Batch, path: Path) -> None:
   wanted = {"data": run.fingerprint(examples), "teacher": digest(run, c)}
-  try:
-    found = read_record(path)
-  except Damaged as error:
-    raise UserError(f"{error}; run the stage relabel again") from error
+  _, found = load_labels(path, "record of labels made in training", (), tuple(wanted))
   for what, value in wanted.items():
     if found[what] != value:
       raise UserError(f"{path}: is for {what} {found[what]}, and this is {value}; run the stage relabel again")

@@ -9,7 +9,6 @@ What is kept of the logits is a matter of `jdistill.teachers.codecs`.
 import functools
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -17,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdistill.base import Augmentation, Batch, Block, DataPolicy, Key, Look, Outputs, PyTree, TargetSource, UserError
-from jdistill.files import read_npz, sha256_arrays, write_npz
 from jdistill.teachers import codecs
+from jdistill.teachers.label_file import load_labels, save_labels
 
 _WORDS = ("data", "teacher", "store")
 
@@ -277,8 +276,7 @@ def save(records: Records, path: str | os.PathLike) -> None:
   arrays |= {f"augment_{n}": leaf for n, leaf in enumerate(jax.tree.leaves(records.augment))}
   arrays |= {"epochs": np.int64(records.epochs), "image_shape": np.array(records.image_shape, np.int64)}
   arrays |= {"num_classes": np.int64(records.num_classes)}
-  arrays |= {name: np.frombuffer(getattr(records, name).encode(), np.uint8) for name in _WORDS}
-  write_npz(Path(path), arrays | {"sha256": np.frombuffer(sha256_arrays(arrays).encode(), np.uint8)})
+  save_labels(path, arrays, {name: getattr(records, name) for name in _WORDS})
 
 
 def load(path: str | os.PathLike, augment: Augmentation) -> Records:
@@ -291,15 +289,8 @@ def load(path: str | os.PathLike, augment: Augmentation) -> Records:
   Raises:
     UserError: the file is missing, damaged, no records, or of another augmentation.
   """
-  found = read_npz(Path(path))
-  names = {"index", "weight", "ids", "epochs", "image_shape", "num_classes", "sha256", *_WORDS}
-  missing = names - set(found)
-  if missing:
-    raise UserError(f"{path}: holds no stored soft labels ({', '.join(sorted(missing))} missing); record them again")
-  digest = bytes(found.pop("sha256")).decode()
-  if sha256_arrays(found) != digest:
-    raise UserError(f"{path}: damaged or edited (its checksum differs); record the soft labels again")
-  words = {name: bytes(found[name]).decode() for name in _WORDS}
+  names = ("index", "weight", "ids", "epochs", "image_shape", "num_classes")
+  found, words = load_labels(path, "stored soft labels", names, _WORDS)
   shape = tuple(int(side) for side in found["image_shape"])
   steps, size = found["index"].shape
   wanted = jax.eval_shape(lambda: augment.sample(jax.random.key(0), (size, *shape)))

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdistill.base import Network, PyTree, TargetSource, UserError, Variables
-from jdistill.files import read_npz, sha256_arrays, write_npz
+from jdistill.files import read_npz
 from jdistill.ops.lora import Factors, LowRank, kernels
 from jdistill.teachers.frozen import committee
+from jdistill.teachers.label_file import load_labels, save_labels
 from jdistill.teachers.zero_shot import class_embeddings
 
 HEAD = "head"
@@ -159,8 +160,7 @@ def from_arrays(arrays: Mapping[str, np.ndarray], projector: str) -> ProjectorLa
 
 def save(labels: ProjectorLabels, path: str | os.PathLike) -> None:
   """Writes a projector as one `.npz` with a checksum over all arrays."""
-  arrays = to_arrays(labels) | {_WORD: np.frombuffer(labels.projector.encode(), np.uint8)}
-  write_npz(Path(path), arrays | {"sha256": np.frombuffer(sha256_arrays(arrays).encode(), np.uint8)})
+  save_labels(path, to_arrays(labels), {_WORD: labels.projector})
 
 
 def load(path: str | os.PathLike) -> ProjectorLabels:
@@ -169,10 +169,5 @@ def load(path: str | os.PathLike) -> ProjectorLabels:
   Raises:
     UserError: the file is missing, damaged, or holds no projector.
   """
-  found = read_npz(Path(path))
-  if missing := {_WORD, "sha256"} - found.keys():
-    raise UserError(f"{path}: holds no label projector ({', '.join(sorted(missing))} missing); make it again")
-  digest = bytes(found.pop("sha256")).decode()
-  if sha256_arrays(found) != digest:
-    raise UserError(f"{path}: damaged or edited (its checksum differs); make the labels again")
-  return from_arrays(found, bytes(found.pop(_WORD)).decode())
+  found, words = load_labels(path, "label projector", (), (_WORD,))
+  return from_arrays(found, words[_WORD])

@@ -1,7 +1,6 @@
 """One stored logit vector per image, which is valid for its crops and mirror images, and interpolated under mixup."""
 
 import os
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -10,9 +9,9 @@ import numpy as np
 
 from jdistill.augment import mix_targets, mixed
 from jdistill.base import Batch, Key, Outputs, PyTree, TargetSource, UserError
-from jdistill.files import read_npz, sha256_arrays, write_npz
 from jdistill.models.predict import predict
 from jdistill.teachers.frozen import ask
+from jdistill.teachers.label_file import load_labels, save_labels
 
 _WORDS = ("data", "teacher")
 
@@ -112,9 +111,7 @@ def _targets(arrays: PyTree, key: Key, batch: Batch, record: PyTree, step: jax.A
 
 def save(labels: StaticLabels, path: str | os.PathLike) -> None:
   """Writes labels as one `.npz` with a checksum over all arrays."""
-  arrays = {"logits": labels.logits, "ids": labels.ids}
-  arrays |= {name: np.frombuffer(getattr(labels, name).encode(), np.uint8) for name in _WORDS}
-  write_npz(Path(path), arrays | {"sha256": np.frombuffer(sha256_arrays(arrays).encode(), np.uint8)})
+  save_labels(path, {"logits": labels.logits, "ids": labels.ids}, {name: getattr(labels, name) for name in _WORDS})
 
 
 def load(path: str | os.PathLike) -> StaticLabels:
@@ -123,11 +120,5 @@ def load(path: str | os.PathLike) -> StaticLabels:
   Raises:
     UserError: the file is missing, damaged, or holds no static labels.
   """
-  found = read_npz(Path(path))
-  missing = {"logits", "ids", "sha256", *_WORDS} - set(found)
-  if missing:
-    raise UserError(f"{path}: holds no static labels ({', '.join(sorted(missing))} missing); record them again")
-  digest = bytes(found.pop("sha256")).decode()
-  if sha256_arrays(found) != digest:
-    raise UserError(f"{path}: damaged or edited (its checksum differs); record the labels again")
-  return StaticLabels(found["logits"], found["ids"], *(bytes(found[name]).decode() for name in _WORDS))
+  found, words = load_labels(path, "static labels", ("logits", "ids"), _WORDS)
+  return StaticLabels(found["logits"], found["ids"], **words)

@@ -18,7 +18,8 @@ _MOST_KILLS = 3  # of one run, before it may finish
 def main(argv: Sequence[str]) -> int:
   """The command; exit status 1 where a run ended with something else."""
   parser = argparse.ArgumentParser(prog="python -m tests.kills", description=__doc__)
-  parser.add_argument("--count", type=int, default=100, help="runs that are killed")
+  parser.add_argument("--count", type=int, default=100, help="number of the last run that is killed")
+  parser.add_argument("--start", type=int, default=1, help="number of the first, to go on after a former call")
   parser.add_argument("--seed", type=int, default=0, help="decides moments and signals")
   parser.add_argument("--only", action="append", help="an experiment; all in turn if not given")
   parser.add_argument("--two", action="store_true", help="two runs in one directory, and nothing else")
@@ -44,7 +45,8 @@ def _report_two(found: list[str]) -> int:
 def _kills(given: argparse.Namespace, root: Path) -> int:
   known = given.only or experiments()
   right, undisturbed = 0, {}
-  for number in range(given.count):
+  numbers = range(given.start - 1, given.count)
+  for number in numbers:
     experiment = known[number % len(known)]
     if experiment not in undisturbed:
       undisturbed[experiment] = _undisturbed(experiment, root)
@@ -53,11 +55,11 @@ def _kills(given: argparse.Namespace, root: Path) -> int:
     right += not found
     print(f"{number + 1} {experiment}: {'the same' if not found else '; '.join(found)}", flush=True)
     if found:
-      print(f"  python -m tests.kills --seed={given.seed} --count={given.count}, number {number + 1}", flush=True)
+      print(f"  python -m tests.kills --seed={given.seed} --start={number + 1} --count={number + 1}", flush=True)
   for experiment, (_, seconds) in undisturbed.items():
     print(f"{experiment}: {seconds:.1f} s uninterrupted")
-  print(f"{right} of {given.count}")
-  return 0 if right == given.count else 1
+  print(f"{right} of {len(numbers)}")
+  return 0 if right == len(numbers) else 1
 
 
 def _undisturbed(experiment: str, root: Path) -> tuple[dict, float]:
