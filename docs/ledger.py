@@ -4,7 +4,7 @@
       --statement="PLD is above plain training." --command="python -m jdistill.run --config=experiments/pld.py"
 
 `add` takes the figures of a finished run, computes effect and verdict, and writes `docs/results/NAME.json` and the
-page.
+page. Of a sweep it takes two series of a group: `--group="IPC 1" --arm=early --reference=late`.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def claim_of(
   if not math.isfinite(half_width):  # one seed
     half_width, kind, level = None, "no interval", None
   effect = Effect(round(value, 6), None if half_width is None else round(half_width, 6), kind, level)
-  data = ", ".join(str(part) for part in (summary.get("dataset"), group) if part)
+  data = ", ".join(dict.fromkeys(str(part) for part in (summary.get("dataset"), group) if part))
   if "ipc" in summary:
     data += f", {summary['ipc']} image{'s' if summary['ipc'] > 1 else ''} per class"
   return Claim(
@@ -117,6 +117,20 @@ def text_of(directory: Path) -> str:
   return page(ledger, papers, (path.stem for path in directory.glob("*.md")))
 
 
+def recorded(workdir: Path) -> tuple[dict[str, Any], str | None]:
+  """What a finished run or sweep came to, and the commit that it ran with; a sweep's method and data are its runs'.
+
+  Raises:
+    UserError: the run left no such files.
+  """
+  summary = read_json(workdir / "summary.json")
+  cells = sorted((workdir / "cells").glob("*/summary.json")) if "groups" in summary else []
+  for cell in cells[:1]:
+    workdir, own = cell.parent, read_json(cell)
+    summary = {key: own[key] for key in ("system", "method", "dataset", "higher_is_better") if key in own} | summary
+  return summary, read_json(workdir / "environment.json").get("git_commit")
+
+
 def add(directory: Path, file: str, claim: Claim) -> None:
   """Records a claim in one file of the ledger, in place of an earlier one of the same name."""
   claims = [old for old in read_claims(directory).get(file, []) if old.name != claim.name]
@@ -150,8 +164,8 @@ def main(arguments: Sequence[str]) -> int:
   try:
     if action == "add":
       workdir, file = values.pop("workdir"), values.pop("file")
-      commit = read_json(workdir / "environment.json").get("git_commit")
-      claim = claim_of(read_json(workdir / "summary.json"), commit=commit, **values)
+      summary, commit = recorded(workdir)
+      claim = claim_of(summary, commit=commit, **values)
       add(directory, file or claim.method, claim)
       print(f"{claim.name}: {claim.effect}: {claim.verdict}")
     text = text_of(directory)

@@ -211,6 +211,19 @@ def test_command(tmp_path, capsys):
 CLAIMS = [(file, claim) for file, claims in read_claims(RESULTS).items() for claim in claims]
 
 
+def test_a_sweep_is_recorded_with_the_method_and_the_commit_of_its_runs(tmp_path, capsys):
+  (tmp_path / "run" / "cells" / "ipc1-early-seed0").mkdir(parents=True)
+  (tmp_path / "run" / "summary.json").write_text(json.dumps(SWEEP))
+  for name, content in (("summary", {"method": "datm", "dataset": "digits"}), ("environment", {"git_commit": "abc"})):
+    (tmp_path / "run" / "cells" / "ipc1-early-seed0" / f"{name}.json").write_text(json.dumps(content))
+  words = {**WORDS, "name": "early_over_random", "arm": "early", "reference": "random_hard", "group": "IPC 1"}
+  options = [f"--{key}={value}" for key, value in words.items()]
+  assert ledger.main([f"--directory={tmp_path}", "add", f"--workdir={tmp_path / 'run'}", *options]) == 0
+  (claim,) = read_claims(tmp_path)["datm"]
+  assert (claim.method, claim.data, claim.commit, claim.seeds) == ("datm", "digits, IPC 1", "abc", 2)
+  assert claim.effect.value == pytest.approx(0.15) and "early_over_random" in capsys.readouterr().out
+
+
 def test_page_is_up_to_date():
   assert (RESULTS / "README.md").read_text(encoding="utf-8") == ledger.text_of(RESULTS), "python -m docs.ledger write"
 
