@@ -9,10 +9,13 @@ head's gradient, which is as large as the head, into memory that is there before
   scratch  what the compiled program allocates, as the compiler says
   peak     the highest resident memory during the timed steps, less what was resident before them
 
-Both sides must find the same loss and the same gradient first.
+Times are medians, and so are the processor's seconds, which other programs on the machine change less. Both sides must
+find the same loss and the same gradient first.
 """
 
 import argparse
+import statistics
+import time
 from pathlib import Path
 
 from benchmarks import _reports, _workers
@@ -55,12 +58,14 @@ def worker(side: str, kind: str, chunk: int) -> None:
   program = jax.jit(lambda spare, *args: both(*args), donate_argnums=0, keep_unused=True)
   spare = jax.device_put(np.zeros_like(given[1]))
   compiled = program.lower(spare, *given).compile()
-  found = {}
+  found, processor = {}, []
 
   def step():
     nonlocal spare
+    begin = time.process_time()
     value, (hidden, spare) = compiled(spare, *given)
     jax.block_until_ready((value, hidden, spare))
+    processor.append(time.process_time() - begin)
     found.update(loss=float(value), hidden=hidden)
 
   step()
@@ -68,11 +73,12 @@ def worker(side: str, kind: str, chunk: int) -> None:
   facts = {f"norm_{name}": float(np.linalg.norm(np.asarray(x))) for name, x in gradient.items()}
   facts |= {"loss": found["loss"], "scratch": compiled.memory_analysis().temp_size_in_bytes, "version": jax.__version__}
   del gradient
-  _workers.serve(step, _forgotten_peak(), **facts)
+  _workers.serve(step, _forgotten_peak(), processor=processor, **facts)  # the list grows with every step
 
 
 def _forgotten_peak() -> int:
   """Starts the count of the highest resident memory anew where the system can; that memory now."""
+  time.sleep(1.0)  # scratch is given back a little after the results are there
   try:
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
   except OSError:
@@ -93,9 +99,12 @@ def measure(kind: str, chunk: int, repeats: int, threads: int) -> dict:
   for name in ("loss", "norm_hidden", "norm_head"):
     if not abs(full[name] - chunked[name]) <= AGREEMENT * abs(full[name]):
       raise SystemExit(f"chunked_loss: {name} of {kind} differs: {full[name]} and {chunked[name]}")
-  out = {side: fact | {"seconds": w.median} for side, fact, w in zip(SIDES, facts, workers, strict=True)}
+  for fact, one in zip(facts, workers, strict=True):
+    fact |= {"seconds": one.median, "processor": statistics.median(fact["processor"][-repeats:])}
+  out = dict(zip(SIDES, facts, strict=True))
   return out | {
-    "time_ratio": workers[1].median / workers[0].median,
+    "time_ratio": chunked["seconds"] / full["seconds"],
+    "processor_ratio": chunked["processor"] / full["processor"],
     "scratch_ratio": chunked["scratch"] / full["scratch"],
     "peak_ratio": chunked["peak_bytes"] / full["peak_bytes"],
   }
@@ -124,12 +133,22 @@ def main() -> None:
     found = figures["kinds"][kind] = measure(kind, arguments.chunk, arguments.repeats, arguments.threads)
     sides = [found[side] for side in SIDES]
     rows.append(
-      [kind, *(s["seconds"] for s in sides), found["time_ratio"]]
+      [kind, *(s["seconds"] for s in sides), found["time_ratio"], found["processor_ratio"]]
       + [value for name in ("scratch", "peak_bytes") for value in (*(s[name] / 1e6 for s in sides),)]
       + [found["scratch_ratio"], found["peak_ratio"]]
     )
     print(kind, flush=True)
-  header = ["kind", "full, s", "chunked, s", "time", "scratch, MB", "chunked, MB", "peak, MB", "chunked, MB"]
+  header = [
+    "kind",
+    "full, s",
+    "chunked, s",
+    "time",
+    "processor",
+    "scratch, MB",
+    "chunked, MB",
+    "peak, MB",
+    "chunked, MB",
+  ]
   print(_reports.table([*header, "scratch", "peak"], rows))
   _reports.write("chunked_loss", figures, arguments.out)
 

@@ -18,7 +18,7 @@ from jdistill.losses._vocabulary import Numbers, Plan, Side, accumulated, losses
 from jdistill.losses.divergence import Number, summand
 from jdistill.ops.checks import check_labels, check_share, keep, leading_mask
 
-CHUNK = 4096  # columns; see docs/losses/language.md for what it costs and saves
+CHUNK = 4096  # columns; docs/losses/language.md has what it costs and saves
 
 
 def chunked_divergence(
