@@ -26,8 +26,7 @@ from jdistill.stages.sweep import file_name
 IPCS = {1: "one image per class", 5: "five images per class", 10: "ten images per class"}
 KINDS = {"one_hot": "hard", "dbr": "DBR", "relabelled": "stored soft", "online": "online soft"}
 METHODS = {"CV-DD": "cv_dd", "NRR-DD": "nrr_dd"}  # catalog rows of series that have other names
-COMMITTEE = "CV-DD"  # whose labels are not those of the one teacher that controls have
-LARGER = "INFER"  # trains on more images in fewer epochs, in which its own random images would have fewer updates
+COMMITTEES = ("CV-DD", "INFER")  # whose labels are not those of the one teacher that controls have
 _HEAD = """# Compression under one evaluator
 
     {command}
@@ -40,9 +39,9 @@ from random real images with the same kind of labels, paired by repetition, with
 three repetitions is wide. Bold ones exclude zero. The tables and the claims are written by `python -m
 benchmarks.compression_table`.
 
-CV-DD and INFER are labelled by committees. CV-DD's stored labels are compared with random images that have the labels
-of the same committee; of its two other kinds of soft labels no difference is given. INFER, which makes more images of
-the same budget and has as many fewer epochs, is compared with the random images of the one teacher, in as many updates.
+CV-DD and INFER are labelled by committees. Their stored labels are compared with random images that have the labels of
+the same committee; of their two other kinds of soft labels no difference is given. INFER, which makes more images of
+the same budget, has as many fewer epochs; its random images have as many updates as it has.
 """
 
 
@@ -74,7 +73,7 @@ def of_method(runs: Runs, group: str, name: str, kind: str) -> dict[int, float]:
 def random_of(runs: Runs, group: str, name: str, kind: str) -> dict[int, float]:
   """The same of random images with the labels of the same teachers; empty where nobody trained on these."""
   first = runs[group, compare_compression.series()[0]]
-  if name == COMMITTEE and kind != "one_hot":
+  if name in COMMITTEES and kind != "one_hot":
     return figures(runs[group, name], "random_relabelled") if kind == "relabelled" else {}
   return figures(first, f"random_{kind}")
 
@@ -153,7 +152,7 @@ def _ranking(runs: Runs, group: str, name: str) -> list[str]:
   """DD-Ranking's scores by repetition; the first series has what others lack, and the random images of all but one."""
   first, found = runs[group, compare_compression.series()[0]], {}
   for seed, one in runs[group, name].items():
-    images = () if name == COMMITTEE else ("random_relabelled", "random_relabelled_reaugmented")
+    images = () if name in COMMITTEES else ("random_relabelled", "random_relabelled_reaugmented")
     shared = {arm: first[seed]["arms"][arm] for arm in ("full_data", *images)} if seed in first else {}
     for key, values in ranking(dict(one["arms"]) | shared, "accuracy").items():
       found.setdefault(key, []).append(np.mean(values))

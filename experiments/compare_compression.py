@@ -13,21 +13,45 @@ and the seconds of teachers, recovery, selection and labels. LRS and ARS are DD-
 
 Methods have the settings of their own experiments; data, teacher, augmentation, temperature and students are the same
 for all. CV-DD and INFER have a committee of teachers, whose labels their random images (`random_relabelled` of the same
-run) have, too. INFER makes of each budget more images to train on; its epochs are as many fewer, so that its random
-images are those of another series. At one image per class a budget pays for no compensator, and its run fails.
+run) have, too. INFER makes of each budget more images to train on; its epochs are as many fewer. At one image per class
+a budget pays for no compensator, and its run fails. NRR-DD takes Grad-CAM, since the teacher does not average its last
+map, and PCA's images are the easiest real ones: of 8 pixels none are left to put several into one.
 """
 
 from collections.abc import Callable, Mapping
 
 from jdistill import selection
 
-from . import common, cv_dd, infer, rded, sre2l
+from . import common, cv_dd, infer, nrr_dd, pca, rded, sre2l
+
+
+def _nrr_dd() -> common.ConfigDict:
+  """With the teacher of all, which does not average its last map."""
+  config = _with_networks(nrr_dd.get_config())
+  config.method.class_map = "grad_cam"
+  return config
+
+
+def _pca() -> common.ConfigDict:
+  """With labels of a teacher beside its own, which are hard."""
+  config = _with_networks(pca.get_config())
+  config.stages = pca.SOFT
+  return config
+
+
+def _with_networks(config: common.ConfigDict) -> common.ConfigDict:
+  """With the networks of all: options of others would stay beside theirs."""
+  config.teacher, config.model = (common.network("convnet_bn", width=32, depth=2) for _ in range(2))
+  return config
+
 
 _METHODS: dict[str, Callable[[], common.ConfigDict]] = {
   "SRe2L": sre2l.get_config,  # the first one has all controls
   "RDED": rded.get_config,
   "CV-DD": cv_dd.get_config,
   "INFER": infer.get_config,
+  "NRR-DD": _nrr_dd,
+  "PCA": _pca,
 }
 _KINDS = ("one_hot", "dbr", "online")  # beside the stored soft labels, which are those of the section relabel
 _OWN = ("distilled", "distilled_hard", *(f"distilled_{kind}" for kind in _KINDS), "distilled_reaugmented")
@@ -64,6 +88,8 @@ _CIFAR = {
   "RDED": {"mipc": 300, "patch_scale": 0.08},
   "CV-DD": {"iterations": 300, "r_bn": 0.01, "jitter": 4, "image_lr": 0.25, "mipc": 300, "patch_scale": 0.08},
   "INFER": {"iterations": 200, "jitter": 4, "compensator_lr": 0.25},
+  "NRR-DD": {"iterations": 300, "r_bn": 0.01, "jitter": 4, "image_lr": 0.25, "mipc": 300, "patch_scale": 0.08},
+  "PCA": {"factor": 2},
 }
 _COMMITTEE = {"wide": {"teacher/depth": 2, "teacher/width": 64}}
 
@@ -89,8 +115,7 @@ def get_config(preset: str = "digits") -> common.ConfigDict:
   bases = {name: _base(make(), first=not index) for index, (name, make) in enumerate(_METHODS.items())}
   config = _around(bases, groups, seeds)
   config.dataset, config.preprocessing, config.validation_size = "digits", "channel", 100
-  config.teacher = common.network("convnet_bn", width=32, depth=2)
-  config.model = common.network("convnet_bn", width=32, depth=2)
+  _with_networks(config)
   config.teacher_train = common.schedule(epochs=30, batch_size=64, lr=0.003)
   config.relabel.update(_RELABEL | {"epochs": 200, "batch_size": 25, "lr": 3e-3, "crop_scale": 0.5, "flip": False})
   config.eval.update({"seeds": 3, "other_augment": "crop_scale_rotate", "models": ("convnet_bn",)})
@@ -116,6 +141,8 @@ def _cifar10_small(config: common.ConfigDict) -> None:
     config.sweep["bases"][name]["committee"] = _COMMITTEE
     config.sweep["bases"][name]["teachers"]["also"] = tuple(_COMMITTEE)
   config.sweep["series"]["INFER"] = {"relabel/epochs": 40}  # 5 batches where others have 2
+  tiles = {"relabel/cells": 2, "eval/cells": 2}
+  config.sweep["series"]["PCA"] = tiles | {"proxy_train/epochs": 5, "proxy_train/batch_size": 128}
 
 
 def _around(bases: Mapping[str, common.ConfigDict], groups: dict, seeds: tuple[int, ...]) -> common.ConfigDict:

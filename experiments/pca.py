@@ -26,8 +26,8 @@ from typing import Any
 
 from . import common, rded
 
+SOFT = ("teachers", "prune", "distill", "relabel", "evaluate", "export", "report")
 _HARD = ("prune", "distill", "evaluate", "export", "report")
-_SOFT = ("teachers", "prune", "distill", "relabel", "evaluate", "export", "report")
 _PUBLISHED = tuple(f"imagenet_ipc{ipc}" for ipc in (10, 50, 100))
 _EASY: dict[str, Any] = {"select/name": "el2n", "select/keep": "lowest"}
 _RANDOM = {"select/name": "random", "select/keep": None}
@@ -82,7 +82,7 @@ def _digits() -> common.ConfigDict:
 def _table(config: common.ConfigDict) -> None:
   """Which images are worth most, by the budget and by the labels; ten repetitions of everything."""
   series = {}
-  for labels, stages in (("hard labels", _HARD), ("soft labels", _SOFT)):
+  for labels, stages in (("hard labels", _HARD), ("soft labels", SOFT)):
     series |= {f"{images}, {labels}": {"stages": stages, **chosen} for images, chosen in _IMAGES.items()}
   epochs = {1: 600, 5: 300}  # as many updates
   groups = {f"IPC {ipc}": {"ipc": ipc, "eval/epochs": n, "relabel/epochs": n} for ipc, n in epochs.items()}
@@ -141,7 +141,7 @@ def _factorial() -> common.ConfigDict:
   """Random, easy and hard images; whole ones or tiles, with crops in one of them or anywhere; hard and soft labels."""
   config, series = _cifar10(), {}
   forms = {"in cells": {}, "free crops": _FREE, "whole": _WHOLE}
-  for labels, stages in (("hard labels", _HARD), ("soft labels", _SOFT)):
+  for labels, stages in (("hard labels", _HARD), ("soft labels", SOFT)):
     for images, chosen in _IMAGES.items():
       series |= {f"{images}, {name}, {labels}": {"stages": stages} | chosen | form for name, form in forms.items()}
   config.sweep = {"groups": {"IPC 10": {}}, "series": series, "order": tuple(series), "seeds": tuple(range(5))}

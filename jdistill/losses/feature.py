@@ -98,8 +98,15 @@ def attention_map(features: jax.Array, *, power: float = 2.0) -> jax.Array:
   # the result does not depend on the scale, so a constant one keeps the powers in range
   largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x), axis=(1, 2), keepdims=True))
   x = x / jnp.where(largest > 0, largest, 1)
-  square = known(power) and power == 2
-  return unit(jnp.mean(jnp.square(x) if square else jnp.abs(x) ** power, axis=-1))
+  return unit(jnp.mean(_absolute_power(x, power), axis=-1))
+
+
+def _absolute_power(x: jax.Array, power: float) -> jax.Array:
+  """`|x|^power`; whole powers as products, since a logarithm and an exponential of every entry take longer than the
+  network that made the map."""
+  if not known(power) or not float(power).is_integer():
+    return jnp.abs(x) ** power
+  return jax.lax.integer_pow(x if power % 2 == 0 else jnp.abs(x), int(power))
 
 
 def attention_loss(

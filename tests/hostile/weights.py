@@ -28,7 +28,7 @@ def _tensors() -> Mapping[str, np.ndarray]:
   """Weights of a small network in timm's names."""
   options = {key: value for key, value in _NETWORK.items() if key != "name"}
   network = models.build("vit", num_classes=10, image_shape=(8, 8, 1), **options)
-  wanted = names._wanted(names.LAYOUTS[1], jax.eval_shape(network.init, jax.random.key(0)))
+  wanted = names._wanted(names.LAYOUTS[1], jax.eval_shape(lambda: network.init(jax.random.key(0))))
   rng = np.random.default_rng(0)
   return {name: rng.normal(size=names._shape_there(one)).astype(np.float32) for name, one in wanted.items()}
 

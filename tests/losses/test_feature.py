@@ -38,7 +38,7 @@ def test_hint_mask(x64):
   )
 
 
-@pytest.mark.parametrize("power", [1, 2, 3.0])
+@pytest.mark.parametrize("power", [1, 2, 2.5, 3.0, 4])
 def test_attention(x64, power):
   def attention(f):
     a = (np.abs(f) ** power).mean(-1).reshape(len(f), -1)

@@ -41,18 +41,20 @@ def test_deep_kernels_equal_the_recursions(depth, w, b, x64):
 
 
 @pytest.mark.parametrize("name", DEEP)
-def test_float32_keeps_its_digits_at_the_diagonal(name):
-  """Of rows that differ by little, angles from products would be wrong by 1e-4."""
-  close = np.float32(X)
-  near = close + np.float32(1e-3 * RNG.normal(size=X.shape))
+@pytest.mark.parametrize("apart", [0.0, 1e-4, 1e-3, 0.01, 0.03, 0.1])
+@pytest.mark.parametrize("others", [False, True])
+def test_float32_keeps_its_digits_at_the_diagonal(name, apart, others):
+  """Of rows that differ by little, angles from products would be wrong by 1e-4; of one near row, and of more."""
+  rng = np.random.default_rng(1)
+  rows = np.float32(rng.normal(size=(6, 40)))
+  near = rows + np.float32(apart * rng.normal(size=rows.shape))
+  near = np.concatenate([near, near[:2] + np.float32(1e-3)]) if others else near
   with jax.enable_x64(True):
-    wide = [
-      DEEP[name](jnp.asarray(np.float64(a)), jnp.asarray(np.float64(b))) for a, b in ((close, close), (close, near))
-    ]
-    wide = [np.asarray(k) for k in wide]
-  for k, want in zip((DEEP[name](close, close), DEEP[name](close, near)), wide, strict=True):
-    assert k.dtype == jnp.float32
-    np.testing.assert_allclose(k, want, rtol=2e-6, atol=2e-6)
+    want = np.asarray(DEEP[name](jnp.asarray(np.float64(rows)), jnp.asarray(np.float64(near))))
+  found = DEEP[name](rows, near)
+  assert found.dtype == jnp.float32
+  np.testing.assert_allclose(found, want, rtol=2e-6, atol=2e-6)
+  np.testing.assert_allclose(jax.vmap(DEEP[name])(rows[None], near[None])[0], found, rtol=1e-6)
 
 
 def test_wide_random_networks_have_these_kernels():
