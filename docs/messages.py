@@ -7,18 +7,21 @@ import contextlib
 import io
 import os
 import socket
+import struct
 import tempfile
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 import jdistill
-from jdistill import cli, run
+from jdistill import cli, language, pretrained, run
 from jdistill.base import UserError
-from jdistill.files import Lock, take, write_text
+from jdistill.files import Lock, read_json, read_safetensors, take, write_json, write_safetensors, write_text
+from jdistill.models import DecoderConfig, language_model
 from jdistill.run import load_experiment, make_run
 from jdistill.stages import claim
 
@@ -73,6 +76,32 @@ def _on_other_data(directory: Path) -> None:
 
 def _photo(directory: Path) -> None:
   (directory / "photo.png").write_bytes(b"\x89PNG")
+
+
+def _gguf(directory: Path) -> None:
+  """A `.gguf` file with one matrix of type Q4_K."""
+  name = b"token_embd.weight"
+  row = struct.pack("<Q", len(name)) + name + struct.pack("<IQQIQ", 2, 256, 2, 12, 0)
+  (directory / "model.gguf").write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + row + bytes(400))
+
+
+def _language_model(directory: Path) -> None:
+  config = DecoderConfig(num_classes=20, width=8, depth=1, heads=2)
+  pretrained.save_language_model(directory / "model", config, language_model(config).init(jax.random.key(0)).params)
+
+
+def _with_other_arrays(directory: Path) -> None:
+  _language_model(directory)
+  path = directory / "model" / "model.safetensors"
+  arrays = read_safetensors(path)
+  arrays["model.layers.0.self_attn.q_norm.weight"] = arrays.pop("model.norm.weight")
+  write_safetensors(path, arrays)
+
+
+def _with_scaled_positions(directory: Path) -> None:
+  _language_model(directory)
+  path = directory / "model" / "config.json"
+  write_json(path, read_json(path) | {"rope_scaling": {"rope_type": "llama3", "factor": 8.0}})
 
 
 _OWN = f"{_TINY} --config.dataset=images.npz --config.train_size=None --config.test_size=None"
@@ -228,6 +257,37 @@ SECTIONS: dict[str, tuple[Case, ...]] = {
       lambda directory: jdistill.load(directory / "runs" / "demo"),
       "The run has not come to its stage `export`, or lies elsewhere.",
       "Run the command to its end; `make demo` leaves one in `runs/demo`.",
+    ),
+  ),
+  "Language models": (
+    Case(
+      "A type of GGUF that is not read",
+      lambda directory: pretrained.load_language_model(directory / "model.gguf"),
+      "The file holds a tensor in a quantisation that is not decoded here.",
+      "Take the same model as Q8_0, Q4_1, Q4_0, F16 or BF16; mixed files such as Q4_K_M have several types.",
+      _gguf,
+    ),
+    Case(
+      "Arrays that are missing or left over",
+      lambda directory: pretrained.load_language_model(directory / "model"),
+      "The weights belong to another architecture or another `config.json`. Up to eight names of a kind are listed.",
+      "Put the files of one checkpoint together.",
+      _with_other_arrays,
+    ),
+    Case(
+      "An architecture that no decoder has",
+      lambda directory: pretrained.load_language_model(directory / "model"),
+      "The configuration asks for something that would change every logit and does not exist here.",
+      "Take a model without it. [checkpoints.md](checkpoints.md) says what is read.",
+      _with_scaled_positions,
+    ),
+    Case(
+      "Another tokeniser",
+      lambda directory: language.check_same_tokenizer(
+        language.byte_tokenizer(), language.byte_tokenizer(("<|endoftext|>",)), "a text"
+      ),
+      "Logits of teacher and student belong to different tokens, so no divergence between them means anything.",
+      "Train the student on the teacher's tokeniser, or on texts that the teacher writes.",
     ),
   ),
 }

@@ -45,7 +45,7 @@ MAY_IMPORT = {
   "transports": GROUND | {"files", "models", "federated"},
   "reporting": GROUND | {"files"},
   "export": GROUND | {"files", "synthetic", "data", "reporting"},
-  "pretrained": GROUND | {"files", "data", "models", "evaluation"},
+  "pretrained": GROUND | {"files", "data", "models", "language", "evaluation"},
   "distilled": GROUND | {"files", "augment", "data", "models", "evaluation", "export"},
   # data and scores
   "tasks": GROUND | {"ops", "data", "evaluation", "selection", "losses", "models", "federated"},
@@ -90,6 +90,7 @@ ONLY_IN = {
   "tensorflow_datasets": {"data"},
   "torch": {"export"},
   "flwr": {"transports"},
+  "tokenizers": {"language"},
 }
 PRIVATE_MODULES = {"ctypes", "cffi", "jaxlib"}
 FORBIDDEN_MODULES = {"pickle", "dill", "joblib", "shelve", "marshal"}  # loading them runs what is in the file

@@ -18,6 +18,8 @@ from jdistill.files.checksums import sha256_arrays as sha256_arrays
 from jdistill.files.checksums import sha256_file as sha256_file
 from jdistill.files.checksums import verify_checksums as verify_checksums
 from jdistill.files.checksums import write_checksums as write_checksums
+from jdistill.files.gguf_file import Gguf as Gguf
+from jdistill.files.gguf_file import read_gguf as read_gguf
 from jdistill.files.json_files import read_json as read_json
 from jdistill.files.json_files import to_jsonable as to_jsonable
 from jdistill.files.json_files import write_json as write_json
@@ -30,4 +32,5 @@ from jdistill.files.records import Damaged as Damaged
 from jdistill.files.records import read_record as read_record
 from jdistill.files.records import write_record as write_record
 from jdistill.files.safetensors_file import read_safetensors as read_safetensors
+from jdistill.files.safetensors_file import write_safetensors as write_safetensors
 from jdistill.files.torch_file import read_torch as read_torch

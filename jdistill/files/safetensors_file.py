@@ -1,15 +1,16 @@
-"""Arrays of a `.safetensors` file, read without trust: a header whose every number is checked, then plain bytes."""
+"""Arrays of a `.safetensors` file, written, and read without trust: every number of its header is checked."""
 
 import json
 import math
 import os
 import struct
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from jdistill.base import UserError
-from jdistill.files.atomic import must_exist
+from jdistill.files.atomic import atomic_write, must_exist
 
 _MOST_HEADER = 100_000_000  # bytes, the format's own bound
 _DTYPES = {
@@ -42,6 +43,44 @@ def read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
     return _arrays(content)
   except (ValueError, RecursionError) as error:
     raise UserError(f"{path}: is no whole .safetensors file ({error}); download or write it again") from error
+
+
+def write_safetensors(
+  path: str | os.PathLike, arrays: Mapping[str, np.ndarray], *, metadata: Mapping[str, str] | None = None
+) -> None:
+  """Writes a `.safetensors` file, atomically.
+
+  Args:
+    path: the file.
+    arrays: by name; their bytes are in this order.
+    metadata: text by name for the header; `{"format": "pt"}` is what `transformers` asks for.
+
+  Raises:
+    ValueError: an array of a type that the format has not, or named `__metadata__`.
+    UserError: the disk is full or not writable.
+  """
+  header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+  at = 0
+  for name, array in arrays.items():
+    if name == "__metadata__" or (dtype := _dtype_name(array)) is None:
+      raise ValueError(f"write_safetensors: {name!r} of type {array.dtype} cannot be written")
+    header[name] = {"dtype": dtype, "shape": list(array.shape), "data_offsets": [at, at + array.nbytes]}
+    at += array.nbytes
+  text = json.dumps(header).encode()
+  text += b" " * (-len(text) % 8)  # the bytes of arrays begin at a multiple of eight
+
+  def write(file: BinaryIO) -> None:
+    file.write(struct.pack("<Q", len(text)) + text)
+    for array in arrays.values():
+      file.write(np.ascontiguousarray(array).tobytes())
+
+  atomic_write(path, write, 8 + len(text) + at)
+
+
+def _dtype_name(array: np.ndarray) -> str | None:
+  if array.dtype.name == "bfloat16":
+    return "BF16"
+  return next((name for name, dtype in _DTYPES.items() if name != "BF16" and array.dtype == np.dtype(dtype)), None)
 
 
 def bfloat16_to_float32(bits: np.ndarray) -> np.ndarray:

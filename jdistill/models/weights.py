@@ -16,7 +16,7 @@ from jdistill.base import Network, PyTree, UserError, Variables
 
 _NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 _LEFT_OUT = re.compile(r"(.*\.)?num_batches_tracked|.*\.attn\.relative_position_index")  # how often it was trained
-_SHOWN = 5  # names in a message
+_LONGEST = 100  # characters of a name in a message
 
 
 class Layout(NamedTuple):
@@ -145,7 +145,7 @@ def from_torch(
     if name in found and not _fits(found[name], one)
   ]
   parts = (("missing", missing), ("left over", extra), ("of another shape", misshaped))
-  told = "; ".join(f"{len(names)} {what}: {_some(names)}" for what, names in parts if names)
+  told = "; ".join(f"{len(names)} {what}: {some_names(names)}" for what, names in parts if names)
   if told:
     raise UserError(f"{source}: does not fit this network in the names of {layout.name}: {told}; give its own weights")
   tree = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)._asdict()
@@ -208,6 +208,8 @@ def _converted(name: str, array: np.ndarray, one: _Wanted, source: str) -> np.nd
   return array
 
 
-def _some(names: list[str]) -> str:
-  more = len(names) - _SHOWN
-  return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+def some_names(names: list[str], most: int = 5) -> str:
+  """The first names of a list for a message of one line, whatever characters a file has in them."""
+  more = len(names) - most
+  shown = [(name if name.isprintable() else repr(name)[1:-1])[:_LONGEST] for name in names[:most]]
+  return ", ".join(shown) + (f" and {more} more" if more > 0 else "")

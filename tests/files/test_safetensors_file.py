@@ -3,11 +3,12 @@
 import json
 import struct
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from jdistill.base import UserError
-from jdistill.files import read_safetensors
+from jdistill.files import read_safetensors, write_safetensors
 
 ARRAYS = {
   "b": ("F32", np.float32([[1.5, -2.0, 3.25]])),
@@ -107,3 +108,31 @@ def test_files_that_are_not_whole(tmp_path, data, message):
 def test_a_file_that_is_not_there(tmp_path):
   with pytest.raises(UserError, match=r"missing\.safetensors"):
     read_safetensors(tmp_path / "missing.safetensors")
+
+
+def test_what_is_written_is_read(tmp_path):
+  path = tmp_path / "room" / "x.safetensors"
+  arrays = {name: array for name, (_, array) in ARRAYS.items()} | {"turned": np.float32([[1, 2], [3, 4]]).T}
+  write_safetensors(path, arrays, metadata={"format": "pt"})
+  found = read_safetensors(path)
+  assert list(found) == list(arrays)
+  for name, array in arrays.items():
+    assert found[name].dtype == array.dtype
+    np.testing.assert_array_equal(found[name], array)
+  header = path.read_bytes()
+  (length,) = struct.unpack("<Q", header[:8])
+  assert length % 8 == 0 and json.loads(header[8 : 8 + length])["__metadata__"] == {"format": "pt"}
+
+
+def test_bfloat16_is_written_as_such(tmp_path):
+  values = np.array([1.0, -2.5, 0.0078125], ml_dtypes.bfloat16)
+  write_safetensors(tmp_path / "x.safetensors", {"x": values})
+  assert b'"BF16"' in (tmp_path / "x.safetensors").read_bytes()
+  np.testing.assert_array_equal(read_safetensors(tmp_path / "x.safetensors")["x"], np.float32([1.0, -2.5, 0.0078125]))
+
+
+@pytest.mark.parametrize("name, array", [("x", np.array(["text"])), ("x", np.complex64([1])), ("__metadata__", LEFT)])
+def test_what_the_format_has_not_is_not_written(tmp_path, name, array):
+  with pytest.raises(ValueError, match=f"'{name}' of type"):
+    write_safetensors(tmp_path / "x.safetensors", {name: np.asarray(array)})
+  assert not (tmp_path / "x.safetensors").exists()

@@ -5,14 +5,15 @@ import pytest
 
 from jdistill import pretrained
 from jdistill.base import UserError
+from jdistill.pretrained import images
 
 
 def test_preprocessing():
   x = np.random.default_rng(0).uniform(size=(2, 6, 6, 3))
-  found = pretrained._preprocess("imagenet", (6, 6, 3))(x)
+  found = images._preprocess("imagenet", (6, 6, 3))(x)
   np.testing.assert_allclose(found, (x - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225], rtol=1e-5, atol=1e-6)
-  np.testing.assert_allclose(pretrained._preprocess("half", (6, 6, 3))(x), 2 * x - 1, rtol=1e-5, atol=1e-6)
-  assert pretrained._preprocess("none", (3, 3, 3))((255 * x).astype(np.uint8)).shape == (2, 3, 3, 3)
+  np.testing.assert_allclose(images._preprocess("half", (6, 6, 3))(x), 2 * x - 1, rtol=1e-5, atol=1e-6)
+  assert images._preprocess("none", (3, 3, 3))((255 * x).astype(np.uint8)).shape == (2, 3, 3, 3)
 
 
 def test_mistakes(tmp_path):

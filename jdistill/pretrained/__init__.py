@@ -1,0 +1,19 @@
+"""Networks and language models with trained weights from files of other libraries, ready for use."""
+
+from jdistill.pretrained.images import PREPROCESSING, load, read_weights
+from jdistill.pretrained.language import (
+  PretrainedLanguageModel,
+  load_language_model,
+  save_language_model,
+  smollm2_file,
+)
+
+__all__ = [
+  "PREPROCESSING",
+  "PretrainedLanguageModel",
+  "load",
+  "load_language_model",
+  "read_weights",
+  "save_language_model",
+  "smollm2_file",
+]
