@@ -8,6 +8,7 @@ from jdistill.losses._checks import masked_mean
 from jdistill.losses.adversarial import discriminator_loss, generator_loss
 from jdistill.losses.alignment import mean_distance, rbf_mmd, supervised_contrastive
 from jdistill.losses.batch_norm import bn_stat_loss
+from jdistill.losses.chunked import chunked_cross_entropy, chunked_divergence, chunked_kd_loss
 from jdistill.losses.compose import warmup_weight, weighted_sum
 from jdistill.losses.contrastive import CRDState, crd_inbatch, crd_init, crd_loss, crd_negatives, info_nce, nt_xent
 from jdistill.losses.correlation import dist_loss, pearson
@@ -18,6 +19,14 @@ from jdistill.losses.distribution import (
   attention_matching,
   characteristic_function_discrepancy,
   distribution_matching,
+)
+from jdistill.losses.divergence import (
+  adaptive_kl,
+  generalized_jsd,
+  skew_kl,
+  skew_reverse_kl,
+  token_divergence,
+  total_variation,
 )
 from jdistill.losses.feature import (
   attention_loss,
@@ -40,16 +49,23 @@ from jdistill.losses.logit import (
   reverse_kl,
   soft_cross_entropy,
 )
+from jdistill.losses.policy import clipped_policy_loss, group_relative_advantage, k3_kl
 from jdistill.losses.ranking import plackett_luce_nll, pld_loss, teacher_optimal_permutation
 from jdistill.losses.relation import rkd_angle_loss, rkd_distance_loss
 from jdistill.losses.segmentation import segmentation_cross_entropy
+from jdistill.losses.sequence import reduce_tokens, sequence_log_prob
 from jdistill.losses.similarity import barlow_twins, channel_wise_kl, cka_linear, hsic1
 from jdistill.losses.swing import noisy_soft_targets, swing_kd_loss, swing_temperature
+from jdistill.losses.taid import interpolated_target, taid_loss
+from jdistill.losses.top_k import TopK, TopKFidelity, top_k_divergence, top_k_fidelity, top_k_targets
 from jdistill.losses.trajectory import trajectory_matching
 from jdistill.losses.transport import sinkd_batch_loss, sinkd_sample_loss, sinkhorn_distance, sinkhorn_plan
 
 __all__ = [
   "CRDState",
+  "TopK",
+  "TopKFidelity",
+  "adaptive_kl",
   "attention_loss",
   "attention_map",
   "attention_matching",
@@ -57,7 +73,11 @@ __all__ = [
   "bn_stat_loss",
   "channel_wise_kl",
   "characteristic_function_discrepancy",
+  "chunked_cross_entropy",
+  "chunked_divergence",
+  "chunked_kd_loss",
   "cka_linear",
+  "clipped_policy_loss",
   "contextual_similarity_loss",
   "crd_inbatch",
   "crd_init",
@@ -73,13 +93,17 @@ __all__ = [
   "dkd_loss",
   "ensemble_soft_targets",
   "fused_kd_loss",
+  "generalized_jsd",
   "generator_loss",
   "gradient_matching",
+  "group_relative_advantage",
   "hint_loss",
   "hsic1",
   "info_nce",
+  "interpolated_target",
   "jeffreys_divergence",
   "js_divergence",
+  "k3_kl",
   "kd_loss",
   "kl_divergence",
   "knn_affinity",
@@ -97,21 +121,31 @@ __all__ = [
   "plackett_luce_nll",
   "pld_loss",
   "rbf_mmd",
+  "reduce_tokens",
   "reverse_kl",
   "review_hcl_loss",
   "rkd_angle_loss",
   "rkd_distance_loss",
   "segmentation_cross_entropy",
+  "sequence_log_prob",
   "sinkd_batch_loss",
   "sinkd_sample_loss",
   "sinkhorn_distance",
   "sinkhorn_plan",
+  "skew_kl",
+  "skew_reverse_kl",
   "soft_cross_entropy",
   "supervised_contrastive",
   "swing_kd_loss",
   "swing_temperature",
+  "taid_loss",
   "teacher_optimal_permutation",
+  "token_divergence",
   "token_info_nce",
+  "top_k_divergence",
+  "top_k_fidelity",
+  "top_k_targets",
+  "total_variation",
   "trajectory_matching",
   "warmup_weight",
   "weighted_feature_mse",

@@ -4,13 +4,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdistill.ops.checks import check_positive, check_same_shape, keep, leading_mask
+from jdistill.ops.checks import check_number, check_positive, check_same_shape, keep, leading_mask
+from jdistill.ops.logits import log_probs
 from jdistill.ops.precision import widen
 
 
 def check_temperature(name: str, temperature: float) -> None:
   """Raises ValueError unless `temperature` is a positive number; a traced one cannot be checked and passes."""
   check_positive(name, temperature=temperature)
+
+
+def check_inner_share(name: str, hint: str, **numbers) -> None:
+  """Raises ValueError unless all `numbers` are scalars strictly between 0 and 1; `hint` is what the ends would be."""
+  for argument, value in numbers.items():
+    check_number(name, argument, value, lambda x: 0 < x < 1, f"in (0, 1) ({hint})")
 
 
 def check_classes(name: str, logits: jax.Array, least_classes: int = 1) -> None:
@@ -36,6 +43,23 @@ def student_teacher(
   check_logits(name, student_logits, teacher_logits, least_classes)
   mask = leading_mask(name, where, np.shape(student_logits)[:-1])
   return keep(widen(student_logits), mask), keep(jax.lax.stop_gradient(widen(teacher_logits)), mask), mask
+
+
+def log_pair(
+  name: str,
+  student_logits: jax.Array,
+  teacher_logits: jax.Array,
+  temperature: float | jax.Array,
+  where: jax.Array | None,
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+  """Both sides' log-probabilities at `temperature`, the teacher's stopped, and the mask of `[...]`.
+
+  Raises:
+    ValueError: as `student_teacher`, or `temperature <= 0`.
+  """
+  check_temperature(name, temperature)
+  student, teacher, mask = student_teacher(name, student_logits, teacher_logits, where)
+  return log_probs(student, temperature), log_probs(teacher, temperature), mask
 
 
 def scaled(loss: jax.Array, temperature: float | jax.Array, scale_t2: bool) -> jax.Array:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdistill.losses._checks import check_classes, check_temperature, scaled, student_teacher
+from jdistill.losses._checks import check_classes, check_temperature, log_pair, scaled
 from jdistill.ops.checks import check_labels, check_same_shape, keep, known, leading_mask
 from jdistill.ops.logits import finite_logits, log_probs, probs
 from jdistill.ops.precision import widen
@@ -89,12 +89,6 @@ def cross_entropy(logits: jax.Array, labels: jax.Array, *, where: jax.Array | No
   return keep(-jnp.sum(jnp.where(own, log_probs(keep(widen(logits), mask)), 0), axis=-1), mask)
 
 
-def _log_pair(name, student_logits, teacher_logits, temperature, where):
-  check_temperature(name, temperature)
-  student, teacher, mask = student_teacher(name, student_logits, teacher_logits, where)
-  return log_probs(student, temperature), log_probs(teacher, temperature), mask
-
-
 def kl_divergence(
   student_logits: jax.Array,
   teacher_logits: jax.Array,
@@ -130,7 +124,7 @@ def kl_divergence(
   References:
     Hinton et al., "Distilling the Knowledge in a Neural Network" (arXiv 1503.02531), sec. 2.
   """
-  student, teacher, mask = _log_pair("kl_divergence", student_logits, teacher_logits, temperature, where)
+  student, teacher, mask = log_pair("kl_divergence", student_logits, teacher_logits, temperature, where)
   return keep(scaled(jnp.sum(jnp.exp(teacher) * (teacher - student), axis=-1), temperature, scale_t2), mask)
 
 
@@ -152,7 +146,7 @@ def reverse_kl(
     A baseline of Cui et al., "Sinkhorn Distance Minimization for Knowledge Distillation" (arXiv 2402.17110), whose
     code weights it by 0.1.
   """
-  student, teacher, mask = _log_pair("reverse_kl", student_logits, teacher_logits, temperature, where)
+  student, teacher, mask = log_pair("reverse_kl", student_logits, teacher_logits, temperature, where)
   return keep(scaled(jnp.sum(jnp.exp(student) * (student - teacher), axis=-1), temperature, scale_t2), mask)
 
 
@@ -173,7 +167,7 @@ def jeffreys_divergence(
     (arXiv 2103.05959): what its released code minimises (there with 1e-12 inside the logarithms) where the
     documentation says Jensen-Shannon. Jeffreys' own has no factor 1/2.
   """
-  student, teacher, mask = _log_pair("jeffreys_divergence", student_logits, teacher_logits, temperature, where)
+  student, teacher, mask = log_pair("jeffreys_divergence", student_logits, teacher_logits, temperature, where)
   both = jnp.sum((jnp.exp(teacher) - jnp.exp(student)) * (teacher - student), axis=-1) / 2
   return keep(scaled(both, temperature, scale_t2), mask)
 
@@ -196,7 +190,7 @@ def js_divergence(
     Cui et al., "Beyond Self-Supervision: A Simple Yet Effective Network Distillation Alternative to Improve Backbones"
     (arXiv 2103.05959), the loss it describes.
   """
-  student, teacher, mask = _log_pair("js_divergence", student_logits, teacher_logits, temperature, where)
+  student, teacher, mask = log_pair("js_divergence", student_logits, teacher_logits, temperature, where)
   middle = jnp.logaddexp(student, teacher) - math.log(2.0)
   both = jnp.sum(jnp.exp(student) * (student - middle) + jnp.exp(teacher) * (teacher - middle), axis=-1) / 2
   return keep(scaled(both, temperature, scale_t2), mask)

@@ -15,6 +15,7 @@ import numpy as np
 from jdistill.base import Batch, Key, Outputs, PyTree, TargetSource, UserError
 from jdistill.files import read_npz, write_npz
 from jdistill.models.predict import predict
+from jdistill.ops.top_k import spread
 from jdistill.teachers.frozen import ask, nbytes
 
 
@@ -163,11 +164,8 @@ def _where_known(known: jax.Array, values: jax.Array) -> jax.Array:
 
 
 def _spread(kept: jax.Array, classes: jax.Array, rest: jax.Array, num_classes: int) -> jax.Array:
-  k = kept.shape[-1]
-  even = rest - jnp.log(jnp.asarray(num_classes - k, kept.dtype))
-  whole = jnp.broadcast_to(even.reshape(-1, 1), (even.size, num_classes))
-  place = jax.vmap(lambda row, where, values: row.at[where].set(values))
-  return place(whole, classes.reshape(-1, k), kept.reshape(-1, k)).reshape(*rest.shape, num_classes)
+  even = rest - jnp.log(jnp.asarray(num_classes - kept.shape[-1], kept.dtype))
+  return spread(kept, classes, jnp.broadcast_to(even[..., None], (*even.shape, num_classes)))
 
 
 def save(cache: TargetCache, path: str | os.PathLike) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from jdistill.base import Batch, Outputs, PyTree, UserError
 from jdistill.losses import dbr_record
+from jdistill.ops.top_k import spread
 from jdistill.teachers.labelled import mixed_taps, partner_labels
 
 Arrays = Mapping[str, jax.Array]
@@ -115,9 +116,7 @@ def _outputs(logits: jax.Array) -> tuple[Outputs, ...]:
 
 def _spread(arrays: Arrays, num_classes: int) -> jax.Array:
   values, rest = (arrays[name].astype(jnp.float32) for name in ("values", "rest"))
-  whole = jnp.broadcast_to(rest[..., None], (*rest.shape, num_classes))
-  place = jax.vmap(jax.vmap(lambda row, where, value: row.at[where].set(value)))
-  return place(whole, arrays["classes"].astype(jnp.int32), values)
+  return spread(values, arrays["classes"], jnp.broadcast_to(rest[..., None], (*rest.shape, num_classes)))
 
 
 def _distances(arrays: Arrays, batch: Batch, record: PyTree) -> tuple[Outputs, ...]:

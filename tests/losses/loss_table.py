@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy_losses as formulas
+import numpy_sequence
 
 from jdistill import losses
 
@@ -28,6 +29,7 @@ class Loss(NamedTuple):
     shift: axes along which a constant may be added to the student, or `None` if that changes the loss.
     tolerance: relative, in float32, beside ordinary numbers and beside 1e4.
     learns: it has a gradient.
+    stopped: its gradient is not that of its value, as a part of the student is held fixed.
   """
 
   call: Callable[..., jax.Array]
@@ -41,6 +43,7 @@ class Loss(NamedTuple):
   shift: tuple[int, ...] | None = None
   tolerance: tuple[float, float] = (2e-5, 1e-4)
   learns: bool = True
+  stopped: bool = False
 
 
 def plain(function: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
@@ -142,10 +145,29 @@ def _distances(s, t, where, **numbers):
   return losses.dbr_loss(s, losses.dbr_record(t, y, pasted, **numbers), y, pasted, where=where, **numbers)
 
 
+def _by_heads(function, labels=False):
+  def call(s, t, where, **numbers):
+    s, t = jnp.asarray(s), jnp.asarray(t)
+    one, other = (jnp.float32(head) for head in numpy_sequence.HEADS)
+    given = (s, one, t, other, _first(formulas.LABELS, s))[: 5 if labels else 4]
+    return function(*given, where=where, chunk=3, **numbers)
+
+  return call
+
+
+def _kept(s, t, where, temperature):
+  targets = losses.top_k_targets(jnp.asarray(t), numpy_sequence.KEPT, temperature=temperature)
+  return losses.top_k_divergence(s, targets, missing="bucket", temperature=temperature, where=where)
+
+
+def _policy(s, t, where, clip):
+  return losses.clipped_policy_loss(s, t, _first(numpy_sequence.ADVANTAGES, s), clip=clip, where=where)
+
+
 HEAT = {"temperature": 2.0}
 MAP = (2, 2, 3)
 EXACT = {"tolerance": (2e-4, 5e-2)}
-TABLE: Mapping[str, Loss] = {
+TABLE: dict[str, Loss] = {
   "attention_loss": Loss(plain(losses.attention_loss), MAP, {"power": 2.0}),
   "attention_map": Loss(lambda s, t, where, **k: losses.attention_map(s, **k), MAP, {"power": 3.0}, masked=False),
   "attention_matching": Loss(_class_maps, MAP, {"power": 4.0}, result="scalar"),
@@ -241,9 +263,46 @@ TABLE: Mapping[str, Loss] = {
     lambda s, t, where: losses.weighted_feature_mse(s, t, _first(formulas.WEIGHTS, s), where=where), MAP
   ),
 }  # fmt: skip
+TABLE |= {
+  "adaptive_kl": on_logits(losses.adaptive_kl, numbers=HEAT | {"head_mass": 0.6}, stopped=True),
+  "chunked_cross_entropy": Loss(
+    lambda s, t, where: losses.chunked_cross_entropy(
+      jnp.asarray(s), jnp.float32(numpy_sequence.HEADS[0]), _first(formulas.LABELS, s), chunk=3, where=where
+    )
+  ),
+  "chunked_divergence": Loss(
+    _by_heads(functools.partial(losses.chunked_divergence, kind="skew_kl")), numbers=HEAT | {"skew": 0.3}
+  ),
+  "chunked_kd_loss": Loss(
+    _by_heads(losses.chunked_kd_loss, labels=True), numbers=HEAT | {"ce_weight": 0.5, "kd_weight": 2.0}
+  ),
+  "clipped_policy_loss": Loss(_policy, numbers={"clip": 0.2}),
+  "generalized_jsd": on_logits(losses.generalized_jsd, numbers=HEAT | {"beta": 0.3}),
+  "group_relative_advantage": Loss(
+    lambda s, t, where, **k: losses.group_relative_advantage(s, where=where, **k), numbers={"eps": 1e-3},
+    shift=(-1,), learns=False,
+  ),
+  "k3_kl": Loss(plain(losses.k3_kl), numbers={"bound": 10.0}),
+  "reduce_tokens": Loss(
+    lambda s, t, where: losses.reduce_tokens(s, where, reduction="sequence_mean"), result="scalar"
+  ),
+  "sequence_log_prob": Loss(
+    lambda s, t, where: losses.sequence_log_prob(s, _first(numpy_sequence.TOKENS, s), where=where)[0],
+    (3, formulas.CLASSES), classes=True, shift=(-1,),
+  ),
+  "skew_kl": on_logits(losses.skew_kl, numbers=HEAT | {"skew": 0.2}),
+  "skew_reverse_kl": on_logits(losses.skew_reverse_kl, numbers=HEAT | {"skew": 0.2}),
+  "taid_loss": on_logits(losses.taid_loss, numbers=HEAT | {"interpolation": 0.3}, stopped=True),
+  "token_divergence": on_logits(
+    functools.partial(losses.token_divergence, kind="skew_reverse_kl"), numbers=HEAT | {"skew": 0.2}
+  ),
+  "top_k_divergence": on_logits(_kept, lambda f: f, numbers=HEAT),
+  "total_variation": on_logits(losses.total_variation, numbers=HEAT),
+}  # fmt: skip
 VALIDATED = {
-  "amplitude_weight", "delta", "entropy_weight", "eps", "epsilon", "exponent", "floor", "momentum", "phase_weight",
-  "power", "redundancy_weight", "scale", "sensitivity", "sigma", "tau_hi", "tau_lo", "temperature",
+  "amplitude_weight", "bound", "clip", "delta", "entropy_weight", "eps", "epsilon", "exponent", "floor",
+  "head_mass", "interpolation", "momentum", "phase_weight", "power", "redundancy_weight", "scale", "sensitivity",
+  "sigma", "skew", "tau_hi", "tau_lo", "temperature",
 }  # fmt: skip
 
 
@@ -251,8 +310,9 @@ def numpy(name: str, s: np.ndarray, t: np.ndarray, rows=None) -> np.ndarray:
   """The loss `name` in float64."""
   formula = "info_nce" if name == "token_info_nce" else name
   rows = np.arange(len(s)) if rows is None else rows
+  module = numpy_sequence if hasattr(numpy_sequence, formula) else formulas
   with np.errstate(all="ignore"):
-    return getattr(formulas, formula)(np.float64(s), np.float64(t), rows, **TABLE[name].numbers)
+    return getattr(module, formula)(np.float64(s), np.float64(t), rows, **TABLE[name].numbers)
 
 
 SIZE = 5  # examples
