@@ -48,7 +48,7 @@ MAY_IMPORT = {
   "pretrained": GROUND | {"files", "data", "models", "language", "evaluation"},
   "distilled": GROUND | {"files", "augment", "data", "models", "evaluation", "export"},
   # data and scores
-  "tasks": GROUND | {"ops", "data", "evaluation", "selection", "losses", "models", "federated"},
+  "tasks": GROUND | {"ops", "data", "evaluation", "selection", "losses", "models", "federated", "language"},
   # names, configurations, runs
   "federated": GROUND | {"ops", "losses"},
   "catalog": GROUND | {"methods", "tasks"},
