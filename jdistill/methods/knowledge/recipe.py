@@ -27,6 +27,7 @@ class StepOutputs(NamedTuple):
     rows: `[B]` int32 positions of the batch in the data, for a memory with a row per example.
     ask: `(x) -> Outputs`: the student on other inputs, in training mode, with the parameters of this step;
       differentiable in both.
+    epochs: how many the training has in all; `None` where nobody said so.
   """
 
   batch: Batch
@@ -41,6 +42,7 @@ class StepOutputs(NamedTuple):
   key: Key
   rows: jax.Array
   ask: Callable[[PyTree], Outputs] | None = None
+  epochs: float | None = None
 
   @property
   def y(self) -> jax.Array:
@@ -138,6 +140,7 @@ class Recipe(NamedTuple):
     probed: `predict` gives features `[B, D]` and no logits, since nothing is learned of classes; a run then predicts by
       a linear probe on them (`jdistill.evaluation.ridge_probe`), which alone sees labels.
     needs: `"teacher"`, `"held_out"`, `"labels"`: what a run must provide; for messages.
+    advice: `(updates in all) -> what a user should know before that many`, or `""`; shown by plans and logs.
   """
 
   terms: Mapping[str, Term]
@@ -153,3 +156,4 @@ class Recipe(NamedTuple):
   keeps: tuple[str, ...] = ()
   probed: bool = False
   needs: tuple[str, ...] = ("teacher",)
+  advice: Callable[[int], str] = lambda updates: ""
