@@ -17,5 +17,5 @@ def get_config(preset: str = "text") -> common.ConfigDict:
   return common.experiment(
     preset,
     {"name": "jsd", "beta": 0.5},
-    {"sft": common.SFT, "fkl": common.FKL, "jsd_0.1": {"method/beta": 0.1}, "jsd_0.9": {"method/beta": 0.9}},
+    {"sft": common.SFT, "fkl": common.FKL, "low": {"method/beta": 0.1}, "high": {"method/beta": 0.9}},
   )

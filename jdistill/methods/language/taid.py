@@ -101,8 +101,8 @@ def taid(
       return ""
     more = f"set rate={8 / total:.2g} for the paper's product of about 8" if total >= 8 else "train longer"
     return (
-      f"method.rate={rate:g} x {total} updates = {rate * total:.3g}: at most {least:.3g} leaves TAID the linear schedule; "
-      f"{more}, or adaptive=False"
+      f"method.rate={rate:g} x {total} updates = {rate * total:.3g}: at most {least:.3g} leaves TAID the linear "
+      f"schedule; {more}, or adaptive=False"
     )
 
   return recipe._replace(memory=Memory(lambda key, count: _begin(key, start), update), metrics=metrics, advice=advice)
