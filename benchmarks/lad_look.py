@@ -11,7 +11,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from jdistill.files import read_json
-from jdistill.stages import Run, arms, networks, tune
+from jdistill.jobs import arms, networks
+from jdistill.stages import Run, tune
 from jdistill.tasks.segmentation import scores, scores_with_labels
 
 

@@ -23,7 +23,7 @@ from jdistill.base import UserError
 from jdistill.files import Lock, read_json, read_safetensors, take, write_json, write_safetensors, write_text
 from jdistill.models import DecoderConfig, language_model
 from jdistill.run import load_experiment, make_run
-from jdistill.stages import claim
+from jdistill.runs import claim
 
 PAGE = Path(__file__).parent / "messages.md"
 _TINY = "--config=experiments/datm.py:tiny"

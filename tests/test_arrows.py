@@ -53,9 +53,15 @@ MAY_IMPORT = {
   "federated": GROUND | {"ops", "losses"},
   "catalog": GROUND | {"methods", "tasks"},
   "config": GROUND | {"files", "data", "models", "methods", "tasks", "catalog"},
+  # a run, the trainings in it, and its stages
+  "runs": GROUND | {"files", "data", "models", "training", "tasks", "reporting", "catalog", "config"},
+  "jobs": NUMBERS
+  | {"files", "data", "models", "teachers", "training", "methods", "evaluation", "tasks", "reporting", "catalog"}
+  | {"config", "runs", "pretrained"},
   "stages": NUMBERS
   | {"files", "synthetic", "data", "models", "teachers", "training", "methods", "evaluation", "tasks"}
-  | {"federated", "transports", "calibration", "reporting", "export", "pretrained", "catalog", "config"},
+  | {"federated", "transports", "calibration", "reporting", "export", "pretrained", "catalog", "config"}
+  | {"runs", "jobs"},
   "experiment_files": GROUND | {"files"},
   "cli": GROUND | {"experiment_files", "config"},
   "run": GROUND | {"files", "cli", "experiment_files", "catalog", "config", "stages", "reporting", "training"},
@@ -64,7 +70,7 @@ MAY_IMPORT = {
 # Reading, writing, printing and logging: nobody else does.
 MAY_DO_IO = {
   "files", "data", "teachers", "training", "transports", "reporting", "export", "distilled", "pretrained",
-  "stages",
+  "runs", "jobs", "stages",
   "experiment_files", "cli", "run",
 }  # fmt: skip
 IO_CALLS = {"open", "print", "input"}

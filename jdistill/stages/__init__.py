@@ -9,16 +9,17 @@ import ml_collections
 
 from jdistill import config as config_lib
 from jdistill.files import Damaged, read_json
+from jdistill.runs import claim, locked
+from jdistill.runs.run import Run
+from jdistill.runs.workdir import Interrupted, on_first
 from jdistill.stages import (
   active,
   calibrate,
-  claim,
   distill,
   evaluate,
   export,
   federate,
   keep,
-  locked,
   patches,
   project,
   prune,
@@ -31,9 +32,7 @@ from jdistill.stages import (
   tune,
   warm_up,
 )
-from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
-from jdistill.stages.workdir import Interrupted, on_first
 from jdistill.training import parallel
 
 STAGES: dict[str, Stage] = {

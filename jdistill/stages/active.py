@@ -11,14 +11,15 @@ import numpy as np
 from jdistill import catalog, schema
 from jdistill.base import Diverged, Network, UserError, Variables
 from jdistill.config import Declared, Plain
+from jdistill.jobs import job_plan, networks, traced, train
+from jdistill.jobs.networks import recipe_of
 from jdistill.reporting import Section, comparison, curves
+from jdistill.runs import grid
+from jdistill.runs.run import Run
+from jdistill.runs.workdir import on_first
 from jdistill.schema import Count, Range, Size
 from jdistill.stages import active_rounds as rounds_lib
-from jdistill.stages import grid, job_plan, networks, traced, train
-from jdistill.stages.networks import recipe_of
-from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
-from jdistill.stages.workdir import on_first
 
 _FILE = "rounds.json"
 

@@ -15,14 +15,13 @@ from jdistill.config.arms import Arms
 from jdistill.config.common import RUN, TRAIN
 from jdistill.data.policies import answered
 from jdistill.evaluation import embeddings
+from jdistill.jobs import arms, networks, train
+from jdistill.jobs.networks import recipe_of
+from jdistill.jobs.sections import TEACHERS, check_train
 from jdistill.methods.knowledge import Trained
+from jdistill.runs.run import Run
 from jdistill.selection import Pool, margin_gain
 from jdistill.selection.queries import as_probabilities
-from jdistill.stages import arms, networks, train
-from jdistill.stages.networks import recipe_of
-from jdistill.stages.run import Run
-from jdistill.stages.teachers import SECTIONS as TEACHERS
-from jdistill.stages.teachers import check_train
 from jdistill.tasks import Task
 
 STAGE = "active"

@@ -15,9 +15,10 @@ from jdistill.base import Method, Network
 from jdistill.catalog import Row
 from jdistill.data import preprocess
 from jdistill.evaluation import embeddings
+from jdistill.jobs import networks, trajectories
 from jdistill.ops import cam, suggest_chunk_size
-from jdistill.stages import networks, project, real_images, teachers, trajectories, voting
-from jdistill.stages.run import Run
+from jdistill.runs.run import Run
+from jdistill.stages import project, real_images, teachers, voting
 from jdistill.synthetic import Budget, Materials, SyntheticSet
 from jdistill.tasks import Task
 from jdistill.training import parallel

@@ -10,10 +10,10 @@ from jdistill.calibration import Calibration, Lab
 from jdistill.config import Declared, Plain
 from jdistill.files import parse_seconds, write_json
 from jdistill.reporting import Section
+from jdistill.runs.run import Run
+from jdistill.runs.workdir import on_first
 from jdistill.stages import build
-from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
-from jdistill.stages.workdir import on_first
 
 _LIMIT = 600.0  # seconds of a run whose user set none
 

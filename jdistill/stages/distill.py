@@ -14,6 +14,7 @@ from jdistill.base import Diverged, Method, PyTree, UserError
 from jdistill.bilevel import ROUTES
 from jdistill.config import Declared, Plain, sections
 from jdistill.files import Damaged, format_bytes, read_npz, write_npz
+from jdistill.jobs import networks, trajectories
 from jdistill.reporting import (
   Progress,
   Section,
@@ -27,13 +28,14 @@ from jdistill.reporting import (
   timeline,
   timeline_steps,
 )
+from jdistill.runs import lines
+from jdistill.runs.run import Run
+from jdistill.runs.workdir import on_first
 from jdistill.schema import Range
-from jdistill.stages import build, distill_check, gradient, lines, networks, plan, real_images, trajectories
+from jdistill.stages import build, distill_check, gradient, plan, real_images
 from jdistill.stages import stuck as stuck_lib
 from jdistill.stages.build import Route
-from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
-from jdistill.stages.workdir import on_first
 from jdistill.synthetic import SyntheticSet, compensated, to_arrays
 from jdistill.training import Checkpoints, Hooks, NotFinite, distributed, run_loop
 

@@ -6,8 +6,8 @@ from jdistill import augment
 from jdistill.base import UserError
 from jdistill.bilevel import PLAIN_SGD_ROUTES, UNMARKED_ROUTES
 from jdistill.data.checks import require_per_class
+from jdistill.runs.run import Run
 from jdistill.stages import build
-from jdistill.stages.run import Run
 from jdistill.training import distributed, parallel
 
 

@@ -13,11 +13,13 @@ from jdistill.base import Network, UserError, Variables
 from jdistill.config import sections
 from jdistill.config.common import TRAIN
 from jdistill.data import preprocess
+from jdistill.jobs import networks
+from jdistill.jobs.networks import TeacherSpec
+from jdistill.jobs.sections import check_train
+from jdistill.jobs.weights import file_digest
 from jdistill.ops.affine import resize
-from jdistill.stages import networks, teachers
-from jdistill.stages.networks import TeacherSpec
-from jdistill.stages.run import Run
-from jdistill.stages.weights import file_digest
+from jdistill.runs.run import Run
+from jdistill.stages import teachers
 from jdistill.teachers.frozen import nbytes
 from jdistill.teachers.projector import HEAD, with_head
 
@@ -166,7 +168,7 @@ def check(run: Run) -> None:
       raise UserError(f"projector.side={c['side']}: is for an encoder with projector.weights; leave it out")
     network(run)
     if c["backbone"] == "pretrained":
-      teachers.check_train("encoder_train", run.config["encoder_train"])
+      check_train("encoder_train", run.config["encoder_train"])
       run.task(run.config["encoder_task"])
     return
   if task.preprocessing is None or task.preprocessing.kind == "zca":

@@ -13,12 +13,14 @@ from jdistill.base import Diverged, Network, UserError
 from jdistill.config import Declared, Plain
 from jdistill.evaluation import LOSSES, OPTIMIZERS, SCHEDULES, evaluate_seeds
 from jdistill.files import Damaged, format_bytes, read_record, write_record
+from jdistill.jobs import train
 from jdistill.reporting import Progress, Section, comparison, mean_std, units
+from jdistill.runs import grid
+from jdistill.runs.run import Run
+from jdistill.runs.workdir import on_first
 from jdistill.schema import Above, Choice, Range, near_matches
-from jdistill.stages import build, grid, labels, plan, sets, train, validation
-from jdistill.stages.run import Run
+from jdistill.stages import build, labels, plan, sets, validation
 from jdistill.stages.stage import Part, Stage
-from jdistill.stages.workdir import on_first
 
 _FILE, _SECONDS = "evaluations.json", "curves/seconds.json"
 

@@ -7,10 +7,10 @@ from jdistill.base import UserError
 from jdistill.data import preprocess
 from jdistill.evaluation import FEATURES
 from jdistill.files import CHECKSUMS, verify_checksums
+from jdistill.runs.run import Run
+from jdistill.runs.workdir import on_first
 from jdistill.stages import build, distill, evaluate
-from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
-from jdistill.stages.workdir import on_first
 
 
 def _run(run: Run) -> None:

@@ -14,11 +14,12 @@ from jdistill.base import Diverged
 from jdistill.config import Declared, Plain
 from jdistill.files import format_bytes
 from jdistill.reporting import Progress, Section, comparison, curves
+from jdistill.runs import grid
+from jdistill.runs.run import Run
+from jdistill.runs.workdir import on_first
 from jdistill.schema import Above, Positive, Range, Size
-from jdistill.stages import federation, grid
-from jdistill.stages.run import Run
+from jdistill.stages import federation
 from jdistill.stages.stage import Part, Stage
-from jdistill.stages.workdir import on_first
 from jdistill.tasks.clients import client_scores
 from jdistill.transports import Participant, Session, Transport, in_process, run_rounds
 from jdistill.transports.flower import check_installed, flower

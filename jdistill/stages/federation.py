@@ -15,7 +15,7 @@ from jdistill.config import sections
 from jdistill.config.arms import Arms
 from jdistill.config.common import RUN
 from jdistill.federated import Federation, client_share, missing_classes, stacked_batches
-from jdistill.stages.run import Run
+from jdistill.runs.run import Run
 from jdistill.tasks import Task
 from jdistill.transports import Participant, Work
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from jdistill.base import UserError
 from jdistill.files import read_json
+from jdistill.runs.run import Run
 from jdistill.stages import federation
-from jdistill.stages.run import Run
 from jdistill.training import parallel
 from jdistill.transports.flower import serve
 

@@ -9,9 +9,9 @@ from jdistill.base import UserError
 from jdistill.files import format_bytes, parse_bytes
 from jdistill.ops.rows import largest_divisor
 from jdistill.reporting.cost import program_memory
+from jdistill.runs.run import Run
 from jdistill.stages import build
 from jdistill.stages.build import Route
-from jdistill.stages.run import Run
 
 # Exact routes, fastest first. Others are never chosen for the user: `full` is slower and larger, the rest is biased.
 _ROUTES = ("mixed", "nested_remat")

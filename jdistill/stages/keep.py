@@ -17,10 +17,10 @@ from jdistill.base import Diverged, UserError
 from jdistill.config import Declared
 from jdistill.files import read_npz, write_npz
 from jdistill.reporting import Section
+from jdistill.runs.run import Run
+from jdistill.runs.workdir import on_first
 from jdistill.stages import distill, sets, validation
-from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
-from jdistill.stages.workdir import on_first
 from jdistill.synthetic import SyntheticSet, to_arrays
 
 _LEAVES = (distill.KEPT,)

@@ -18,11 +18,12 @@ from jdistill.config.common import Train
 from jdistill.data.policies import walk
 from jdistill.evaluation import examples_of
 from jdistill.files import Damaged, read_record, write_record
+from jdistill.jobs import networks, train
 from jdistill.methods.knowledge import Recipe
 from jdistill.methods.knowledge.logits import mixed_labels, stored_labels, two_distances
 from jdistill.ops.voting import committee_weights
-from jdistill.stages import networks, project, shown, train, voting
-from jdistill.stages.run import Run
+from jdistill.runs.run import Run
+from jdistill.stages import project, shown, voting
 from jdistill.teachers import codecs, fkd, hard, projector, static
 from jdistill.teachers.frozen import averaged, committee
 from jdistill.teachers.labelled import labelled

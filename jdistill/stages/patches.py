@@ -9,9 +9,9 @@ import numpy as np
 from jdistill.base import UserError
 from jdistill.config import Declared
 from jdistill.files import format_bytes
+from jdistill.jobs import patched
 from jdistill.reporting import Section
-from jdistill.stages import patched
-from jdistill.stages.run import Run
+from jdistill.runs.run import Run
 from jdistill.stages.stage import Part, Stage
 
 

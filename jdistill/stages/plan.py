@@ -12,9 +12,10 @@ from jdistill.data import preprocess
 from jdistill.files import format_bytes
 from jdistill.losses import cross_entropy
 from jdistill.reporting import cost, flops, format_table, units
-from jdistill.stages import build, gradient, whitening
+from jdistill.runs import whitening
+from jdistill.runs.run import Run
+from jdistill.stages import build, gradient
 from jdistill.stages.build import Route
-from jdistill.stages.run import Run
 from jdistill.stages.stage import Stage
 
 

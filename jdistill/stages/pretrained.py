@@ -14,10 +14,11 @@ from jdistill.data import preprocess
 from jdistill.data.resize import resized
 from jdistill.evaluation import FEATURES, Protocol, Scale, embeddings, examples_of, linear_network, train_seeds
 from jdistill.evaluation.scores import classification_scores
+from jdistill.jobs import networks, train
 from jdistill.methods.knowledge.logits import ce
+from jdistill.runs.run import Run
 from jdistill.selection import k_means
-from jdistill.stages import build, distill, networks, train
-from jdistill.stages.run import Run
+from jdistill.stages import build, distill
 from jdistill.tasks.task import numbered
 
 OWN, METRIC = "distilled", "accuracy"

@@ -14,17 +14,20 @@ from jdistill.base import Diverged, Network, PyTree, TargetSource, Variables
 from jdistill.config import Declared, Plain
 from jdistill.config.common import TRAIN
 from jdistill.files import format_bytes, read_npz, write_npz
+from jdistill.jobs import job_plan, networks, train
+from jdistill.jobs.sections import check_train
+from jdistill.jobs.weights import file_digest
 from jdistill.methods.knowledge.logits import stored_labels
 from jdistill.models import predict
 from jdistill.ops import class_means
 from jdistill.ops import lora as lora_lib
 from jdistill.reporting import Section
+from jdistill.runs import artefacts
+from jdistill.runs.run import Run
+from jdistill.runs.workdir import on_first
 from jdistill.schema import Choice, Count, NonNegative, Positive
-from jdistill.stages import artefacts, encoder, job_plan, networks, shown, teachers, train
-from jdistill.stages.run import Run
+from jdistill.stages import encoder, shown, teachers
 from jdistill.stages.stage import Part, Stage
-from jdistill.stages.weights import file_digest
-from jdistill.stages.workdir import on_first
 from jdistill.teachers import projector
 from jdistill.teachers.frozen import averaged, committee, drawn
 from jdistill.teachers.labelled import labelled
@@ -250,7 +253,7 @@ def _asked(job: train.Job, variables: Variables):
 def _complete(given: Mapping[str, Any], out: dict[str, Any]) -> None:
   del given
   for name in ("encoder_train", "projector_train"):
-    teachers.check_train(name, out[name])
+    check_train(name, out[name])
 
 
 def _check(run: Run) -> None:

@@ -6,11 +6,12 @@ from typing import Any
 
 from jdistill.base import UserError
 from jdistill.config import Declared, sections
+from jdistill.jobs import choices, subset
+from jdistill.jobs.sections import check_train
 from jdistill.reporting import Section
-from jdistill.stages import build, choices, real_images, select, subset
-from jdistill.stages.run import Run
+from jdistill.runs.run import Run
+from jdistill.stages import build, real_images, select
 from jdistill.stages.stage import Part, Stage
-from jdistill.stages.teachers import check_train
 
 
 def _complete(given: Mapping[str, Any], out: dict[str, Any]) -> None:

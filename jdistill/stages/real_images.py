@@ -6,8 +6,8 @@ import numpy as np
 
 from jdistill import catalog
 from jdistill.config.arms import SELECT_SECTIONS, SELECTED
-from jdistill.stages import choices
-from jdistill.stages.run import Run
+from jdistill.jobs import choices
+from jdistill.runs.run import Run
 from jdistill.synthetic import random_real
 
 SEEDS = (0,)  # one choice for the run; another is that of another `seed`
@@ -21,7 +21,7 @@ def kept(run: Run) -> int | None:
 
 
 def arm_of(run: Run) -> dict[str, Any]:
-  """The choice of a run's real images as that of an arm (`jdistill.stages.subset`)."""
+  """The choice of a run's real images as that of an arm (`jdistill.jobs.subset`)."""
   c = run.config
   own = {name: c[name] for name in SELECT_SECTIONS}
   own["select"] = c["select"] | {"per_class": kept(run), "fraction": None}

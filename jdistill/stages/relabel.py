@@ -18,12 +18,13 @@ from jdistill.config import Declared, Plain
 from jdistill.evaluation import predict
 from jdistill.evaluation.diversity import within_class_distance
 from jdistill.files import format_bytes
+from jdistill.jobs import networks
 from jdistill.methods.optimizers import OPTIMIZERS
+from jdistill.runs.run import Run
+from jdistill.runs.workdir import on_first
 from jdistill.schema import Above, Choice, NonNegative, Range
-from jdistill.stages import build, distill, labels, networks, project, shown, voting
-from jdistill.stages.run import Run
+from jdistill.stages import build, distill, labels, project, shown, voting
 from jdistill.stages.stage import Part, Stage
-from jdistill.stages.workdir import on_first
 from jdistill.synthetic import random_real
 from jdistill.teachers import static
 from jdistill.teachers.frozen import check_parts

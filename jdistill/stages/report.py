@@ -7,9 +7,9 @@ from typing import Any
 from jdistill import catalog
 from jdistill.files import format_bytes, write_json
 from jdistill.reporting import Section, environment, format_table, literal, write_report
-from jdistill.stages.run import Run
+from jdistill.runs.run import Run
+from jdistill.runs.workdir import on_first
 from jdistill.stages.stage import Part, Stage
-from jdistill.stages.workdir import on_first
 
 
 def _run(run: Run, stages: Mapping[str, Stage]) -> None:

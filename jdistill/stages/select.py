@@ -9,9 +9,9 @@ import numpy as np
 from jdistill.base import UserError
 from jdistill.config import Declared
 from jdistill.config.arms import SELECT_SECTIONS
+from jdistill.jobs import choices, job_plan, proxies, subset
 from jdistill.reporting import Section
-from jdistill.stages import choices, job_plan, proxies, subset
-from jdistill.stages.run import Run
+from jdistill.runs.run import Run
 from jdistill.stages.stage import Part, Stage
 
 

@@ -11,10 +11,11 @@ import numpy as np
 from jdistill import augment, catalog
 from jdistill.base import View
 from jdistill.evaluation import Protocol, augmentation_robust_score, embeddings, label_robust_score
+from jdistill.jobs import networks, trajectories
+from jdistill.runs.run import Run
 from jdistill.selection import CHOICES, Evidence, select
-from jdistill.stages import build, distill, labels, networks, real_images, relabel, trajectories
+from jdistill.stages import build, distill, labels, real_images, relabel
 from jdistill.stages.labels import Labels
-from jdistill.stages.run import Run
 from jdistill.synthetic import expert_label_logits, random_real
 
 OWN = "distilled"

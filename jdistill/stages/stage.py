@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from jdistill.config import Declared
 from jdistill.reporting import Section
-from jdistill.stages.run import Run
+from jdistill.runs.run import Run
 
 
 class Part(NamedTuple):

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from jdistill.base import UserError
-from jdistill.stages.run import Run
+from jdistill.runs.run import Run
 from jdistill.training import distributed
 
 _LEAST, _ROWS, _SECONDS = 3, 10, 20.0  # metrics that are looked at: the least, and enough, or those of so long

@@ -12,12 +12,14 @@ from jdistill import schema
 from jdistill.config import Declared
 from jdistill.evaluation import time_to_accuracy
 from jdistill.files import format_bytes
+from jdistill.jobs import arms, networks, traced
 from jdistill.reporting import Section, comparison, curves, read_jsonl
+from jdistill.runs import grid
+from jdistill.runs.run import Run
+from jdistill.runs.workdir import on_first
 from jdistill.schema import Range
-from jdistill.stages import arms, grid, networks, traced, tune
-from jdistill.stages.run import Run
+from jdistill.stages import tune
 from jdistill.stages.stage import Part, Stage
-from jdistill.stages.workdir import on_first
 from jdistill.tasks import Task
 
 _FILE = "results.json"

@@ -2,7 +2,7 @@
 
 A configuration with a section `sweep` is such an experiment:
 
-    sweep.groups = {"IPC 1": {"ipc": 1}, ...}                          the figure's x axis
+    sweep.groups = {"IPC 1": {"ipc": 1}, ...}                          the figure's x axis, by the numbers in names
     sweep.series = {"early": {"method/max_start_epoch": 3}, ...}       its bars
     sweep.order = ("early", ...)                                       their order (a ConfigDict sorts its keys)
     sweep.seeds = (0, 1, 2)                                            independent repetitions
@@ -29,10 +29,11 @@ from jdistill.base import UserError
 from jdistill.config import checked_order, flat_keys
 from jdistill.files import disk_errors
 from jdistill.reporting import duration, restart_peak_memory
+from jdistill.runs import locked
+from jdistill.runs.workdir import Interrupted
 from jdistill.schema import Field, check_known, checked, near_matches
-from jdistill.stages import locked, sweep_report
+from jdistill.stages import sweep_report
 from jdistill.stages.report import failures
-from jdistill.stages.workdir import Interrupted
 from jdistill.training import distributed
 
 
@@ -61,7 +62,7 @@ def cells(experiment: Mapping[str, Any]) -> list[Cell]:
   order = checked_order("sweep.order", sweep.get("order"), list(sweep["series"]))
   out = []
   for seed in seeds:
-    for group, group_values in sweep["groups"].items():
+    for group, group_values in _in_order(sweep["groups"]):
       for index, series in enumerate(order):
         config = _based(bases[series], raw) if series in bases else copy.deepcopy(raw)
         config["seed"] = seed
@@ -71,6 +72,14 @@ def cells(experiment: Mapping[str, Any]) -> list[Cell]:
         _override(config, {**group_values, **sweep["series"][series]})
         out.append(Cell(group, series, seed, config))
   return out
+
+
+def _in_order(groups: Mapping[str, Mapping]) -> list[tuple[str, Mapping]]:
+  """'IPC 5' before 'IPC 10', which a ConfigDict sorts as text; names that differ in more stay as they are."""
+  items, number = list(groups.items()), re.compile(r"\d+(?:\.\d+)?")
+  if len({number.sub("", name) for name, _ in items}) > 1:
+    return items
+  return sorted(items, key=lambda item: [float(found) for found in number.findall(item[0])])
 
 
 def _checked_axes(sweep: Any) -> list[int]:

@@ -4,69 +4,31 @@ import functools
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
-from jdistill import augment, catalog, schema
+from jdistill import augment, catalog
 from jdistill.base import PyTree, UserError
-from jdistill.config import Declared, Plain, sections
-from jdistill.config.arms import SELECTED
-from jdistill.config.common import TRAIN
+from jdistill.config import Declared
 from jdistill.evaluation import embeddings
 from jdistill.files import format_bytes, read_npz, write_npz
+from jdistill.jobs import job_plan, networks, train, trajectories, weights
+from jdistill.jobs.job import probe
+from jdistill.jobs.networks import TeacherSpec, recipe_of
+from jdistill.jobs.sections import TEACHERS, check_policy, check_train
 from jdistill.methods.knowledge import Trained
 from jdistill.models.predict import predict
 from jdistill.reporting import Section
-from jdistill.schema import Count, Range
-from jdistill.stages import job_plan, locked, networks, train, trajectories, weights
-from jdistill.stages.job import probe
-from jdistill.stages.networks import TeacherSpec, recipe_of
-from jdistill.stages.run import Run
+from jdistill.runs import locked
+from jdistill.runs.run import Run
+from jdistill.runs.workdir import on_first
 from jdistill.stages.stage import Part, Stage
-from jdistill.stages.workdir import on_first
 from jdistill.tasks import Task
 from jdistill.teachers.checks import check_knowledge
 
 TRAJECTORY = "trajectory"
-
-
-class Which(NamedTuple):
-  """Which teachers there are."""
-
-  count: Annotated[int, Range(1, 1000)] = 1
-  also: tuple[str, ...] = ()
-  stored: str | None = None
-  weights: str | None = None
-  tune: bool = True
-  weak: tuple[Count, ...] = ()
-
-
-SECTIONS = {
-  "teacher": sections.network("model"),
-  "teacher_method": sections.method({"name": "ce"}, "students"),
-  "teacher_train": TRAIN,
-  "teacher_data_policy": sections.data_policy(),
-  "teachers": Plain(schema.fields(Which)),
-}
-
-
-def check_train(dotted: str, section: Mapping[str, Any]) -> None:
-  """Refuses a schedule whose values contradict each other."""
-  if section["schedule"] == "step" and not section["milestones"]:
-    raise UserError(f"{dotted}.milestones=(): schedule 'step' needs the epochs at which the rate drops")
-  if section["warmup_epochs"] >= section["epochs"]:
-    raise UserError(f"{dotted}.warmup_epochs={section['warmup_epochs']}: must be below epochs={section['epochs']}")
-
-
-def check_policy(prefix: str, section: Mapping[str, Any]) -> None:
-  """Refuses the data policy of what was selected for students."""
-  if section["name"] == SELECTED:
-    raise UserError(
-      f"{prefix}teacher_data_policy.name={SELECTED!r}: what is selected are examples of students; use 'shuffle', or "
-      "'static_subset' for teachers of a part"
-    )
 
 
 def _complete(given: Mapping[str, Any], out: dict[str, Any]) -> None:
@@ -297,4 +259,4 @@ def _report(run: Run, record: Mapping[str, Any]) -> Part:
   return Part({"teachers": teachers}, sections=[section] if lines else [])
 
 
-STAGE = Stage("teachers", _run, Declared(sections=SECTIONS, complete=_complete), (), _check, _verify, _plan, _report)
+STAGE = Stage("teachers", _run, Declared(sections=TEACHERS, complete=_complete), (), _check, _verify, _plan, _report)

@@ -16,11 +16,12 @@ from jdistill.base import Batch, UserError
 from jdistill.data import preprocess
 from jdistill.data.checks import require_per_class
 from jdistill.files import format_bytes
+from jdistill.jobs import job_plan, traced
 from jdistill.ops.rows import largest_divisor
 from jdistill.reporting import chips, format_table, units
 from jdistill.reporting import cost as cost_lib
-from jdistill.stages import build, job_plan, traced
-from jdistill.stages.run import Run
+from jdistill.runs.run import Run
+from jdistill.stages import build
 from jdistill.tasks import Task
 from jdistill.training import parallel
 

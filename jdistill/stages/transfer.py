@@ -10,12 +10,14 @@ from jdistill.base import UserError
 from jdistill.config import Declared, Plain
 from jdistill.config.common import Train
 from jdistill.evaluation import OPTIMIZERS
+from jdistill.jobs.sections import check_train
 from jdistill.methods.knowledge.logits import ce
 from jdistill.reporting import Progress, Section, comparison, units
+from jdistill.runs import grid
+from jdistill.runs.run import Run
 from jdistill.schema import Above, Choice, Range, near_matches
-from jdistill.stages import build, grid, plan, pretrained, teachers
+from jdistill.stages import build, plan, pretrained
 from jdistill.stages.pretrained import METRIC, OWN
-from jdistill.stages.run import Run
 from jdistill.stages.stage import Part, Stage
 
 CONTROLS = ("random", "kmeans", "scratch")  # the best of these is what the set is compared with
@@ -84,7 +86,7 @@ def _complete(given: Mapping[str, Any], out: dict[str, Any]) -> None:
   if len(set(stems)) < len(stems) or METRIC in stems:
     raise UserError(f"transfer.targets={t['targets']}: two of them have one name in tables; rename a file")
   for name in ("probe", "finetune"):
-    teachers.check_train(name, out[name])
+    check_train(name, out[name])
 
 
 def _check(run: Run) -> None:

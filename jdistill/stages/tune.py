@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from jdistill.base import UserError
-from jdistill.stages import arms, grid
-from jdistill.stages.arms import ARMS
-from jdistill.stages.run import Run
+from jdistill.jobs import arms
+from jdistill.jobs.arms import ARMS
+from jdistill.runs import grid
+from jdistill.runs.run import Run
 from jdistill.stages.stage import Stage
 
 _FILE = "tuned.json"

@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from jdistill.base import Batch, Network
 from jdistill.data.subset import balanced_indices
 from jdistill.evaluation import evaluate_seeds, examples_of
-from jdistill.stages.run import Run
+from jdistill.runs.run import Run
 from jdistill.stages.sets import Set
 
 _IMAGES = 1000

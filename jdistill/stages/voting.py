@@ -9,10 +9,11 @@ from jdistill import schema
 from jdistill.base import UserError
 from jdistill.config import sections
 from jdistill.config.arms import TEACHER_SECTIONS, Arms
+from jdistill.jobs import networks
+from jdistill.jobs.sections import TEACHERS, check_train
 from jdistill.models.predict import predict
+from jdistill.runs.run import Run
 from jdistill.schema import Above, near_matches
-from jdistill.stages import networks, teachers
-from jdistill.stages.run import Run
 from jdistill.teachers.checks import check_knowledge
 
 
@@ -25,10 +26,10 @@ class Voting(NamedTuple):
 
 
 def _check_arm(prefix: str, arm: Mapping[str, Any], committee: Mapping[str, Any]) -> None:
-  teachers.check_train(f"{prefix}teacher_train", arm["teacher_train"])
+  check_train(f"{prefix}teacher_train", arm["teacher_train"])
 
 
-_ARMS = Arms({"model": sections.network()} | {name: teachers.SECTIONS[name] for name in TEACHER_SECTIONS}, _check_arm)
+_ARMS = Arms({"model": sections.network()} | {name: TEACHERS[name] for name in TEACHER_SECTIONS}, _check_arm)
 
 
 def complete(given: Mapping[str, Any], out: dict[str, Any]) -> None:

@@ -16,11 +16,12 @@ from jdistill.base import UserError
 from jdistill.config import Declared
 from jdistill.config.sections import Named
 from jdistill.files import write_npz
+from jdistill.jobs import trajectories
+from jdistill.runs.run import Run
+from jdistill.runs.workdir import on_first
 from jdistill.schema import Range
-from jdistill.stages import build, distill, trajectories
-from jdistill.stages.run import Run
+from jdistill.stages import build, distill
 from jdistill.stages.stage import Part, Stage
-from jdistill.stages.workdir import on_first
 from jdistill.synthetic import SyntheticSet, expert_label_logits, to_arrays
 
 _LEAVES = (distill.WARM,)

@@ -18,8 +18,8 @@ import numpy as np
 
 from jdistill import catalog, run, stages
 from jdistill.files import read_npz, read_record
+from jdistill.jobs import trajectories
 from jdistill.methods.dataset.segments import expert_order, start_epoch
-from jdistill.stages import trajectories
 
 FILE = Path(__file__).with_name("seeded_runs.json")
 STAGES = ("teachers", "distill", "evaluate")

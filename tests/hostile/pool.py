@@ -20,7 +20,7 @@ _MOST_GIGABYTES = 2.5
 def serve(pipe: connection.Connection, root: str) -> None:
   """A worker: receives names, answers with verdicts."""
   drive.bound_memory()
-  parallel.use_cores()  # as a command does; inputs that use a device before one would leave the next runs with one alone
+  parallel.use_cores()  # as a command does, before an input that uses a device leaves the next runs with one alone
   importlib.import_module("matplotlib.pyplot")  # an import that the watchdog interrupts leaves half a module behind
   known = catalog.every(Path(root) / "prepared")
   pipe.send(None)  # ready

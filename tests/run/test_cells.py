@@ -6,8 +6,8 @@ import pytest
 
 from jdistill.files import read_record
 from jdistill.reporting import read_jsonl
+from jdistill.runs.grid import Grid
 from jdistill.stages import report, students
-from jdistill.stages.grid import Grid
 
 WILD = """
 from experiments import kd

@@ -12,7 +12,8 @@ import pytest
 
 from jdistill import data
 from jdistill.files import take
-from jdistill.stages import claim, locked, train
+from jdistill.jobs import train
+from jdistill.runs import claim, locked
 from jdistill.teachers import ExpertBuffer
 
 TINY = "--config=experiments/datm.py:tiny"

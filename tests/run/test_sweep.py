@@ -67,6 +67,20 @@ def test_cells_are_groups_by_series_by_seeds():
 
 
 @pytest.mark.parametrize(
+  ("names", "order"),
+  [
+    (["IPC 1", "IPC 10", "IPC 5"], ["IPC 1", "IPC 5", "IPC 10"]),
+    (["lr 0.5, 2", "lr 0.1, 10", "lr 0.1, 9"], ["lr 0.1, 9", "lr 0.1, 10", "lr 0.5, 2"]),
+    (["with 10", "few", "of 2"], ["with 10", "few", "of 2"]),
+  ],
+)
+def test_groups_that_differ_in_numbers_go_by_them(names, order):
+  experiment = _difficulty(seeds=(0,)).to_dict()
+  experiment["sweep"]["groups"] = {name: {} for name in names}
+  assert list(dict.fromkeys(cell.group for cell in sweep.cells(experiment))) == order
+
+
+@pytest.mark.parametrize(
   ("axis", "value", "words"),
   [
     ("seeds", (), "sweep.seeds: empty"),

@@ -8,8 +8,9 @@ import pytest
 from experiments import datm
 from jdistill import stages
 from jdistill.files import read_json, read_npz, write_npz
+from jdistill.jobs import trajectories
 from jdistill.run import load_experiment, make_run
-from jdistill.stages import Interrupted, distill, trajectories, warm_up
+from jdistill.stages import Interrupted, distill, warm_up
 from jdistill.synthetic import SyntheticSet, expert_label_logits, to_arrays
 
 STEPS = 3

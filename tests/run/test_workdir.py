@@ -16,7 +16,7 @@ from experiments import datm
 from jdistill.base import UserError
 from jdistill.files import read_record, sha256_file, write_record
 from jdistill.reporting import read_jsonl
-from jdistill.stages import locked
+from jdistill.runs import locked
 
 TINY = "--config=experiments/datm.py:tiny"
 

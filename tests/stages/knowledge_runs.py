@@ -8,7 +8,7 @@ from typing import NamedTuple
 from experiments import kd
 from jdistill import run
 from jdistill.files import read_json
-from jdistill.stages import train
+from jdistill.jobs import train
 
 KD = {"method/name": "kd", "method/temperature": 2.0}
 ARMS = {

@@ -12,7 +12,8 @@ from knowledge_runs import experiment
 from experiments import datm
 from jdistill import run
 from jdistill.base import Diverged, UserError
-from jdistill.stages import networks, students, train, trajectories
+from jdistill.jobs import networks, train, trajectories
+from jdistill.stages import students
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 

@@ -13,10 +13,11 @@ from tiny_experiments import tiny
 from jdistill import run
 from jdistill.base import UserError
 from jdistill.files import Damaged, read_npz, read_record
+from jdistill.jobs import arms, networks, train
+from jdistill.jobs.patched import stored
 from jdistill.models.predict import predict
 from jdistill.ops import cam
-from jdistill.stages import STAGES, Run, arms, networks, resolve, sweep, train
-from jdistill.stages.patched import stored
+from jdistill.stages import STAGES, Run, resolve, sweep
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 ARMS = {

@@ -11,10 +11,11 @@ from jdistill import run
 from jdistill.base import UserError
 from jdistill.data import preprocess
 from jdistill.files import read_npz, write_npz
+from jdistill.jobs import networks, train
 from jdistill.models import predict
 from jdistill.ops import lora as lora_lib
 from jdistill.ops.lora import LowRank
-from jdistill.stages import encoder, labels, networks, project, teachers, train
+from jdistill.stages import encoder, labels, project, teachers
 from jdistill.stages.encoder import adapted
 
 pytestmark = pytest.mark.usefixtures("compiled_once")

@@ -14,8 +14,10 @@ from jdistill import run
 from jdistill.base import Batch, UserError
 from jdistill.data.policies import Chosen, selected
 from jdistill.files import read_npz, read_record
+from jdistill.jobs import choices, train
 from jdistill.methods.knowledge import logits
-from jdistill.stages import STAGES, Interrupted, choices, lines, resolve, run_stages, train
+from jdistill.runs import lines
+from jdistill.stages import STAGES, Interrupted, resolve, run_stages
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 ARMS = {

@@ -11,7 +11,8 @@ from knowledge_runs import ARMS, experiment, one_step_at_a_time
 from jdistill import run
 from jdistill.base import UserError
 from jdistill.reporting import JsonlWriter, read_jsonl
-from jdistill.stages import Interrupted, lines, run_stages
+from jdistill.runs import lines
+from jdistill.stages import Interrupted, run_stages
 
 pytestmark = pytest.mark.usefixtures("compiled_once")  # most runs here are the same run again
 

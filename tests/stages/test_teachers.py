@@ -11,7 +11,7 @@ from knowledge_runs import ARMS, experiment
 from jdistill import run
 from jdistill.base import UserError
 from jdistill.files import read_record, sha256_file, write_record
-from jdistill.stages import networks
+from jdistill.jobs import networks
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 ONE = {"ce": ARMS["ce"]}

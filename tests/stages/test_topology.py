@@ -13,8 +13,9 @@ import pytest
 
 from jdistill import cli, run
 from jdistill.base import UserError
+from jdistill.jobs import arms, job_plan, traced
 from jdistill.reporting import chips, cost, flops
-from jdistill.stages import arms, build, job_plan, plan, topology, traced
+from jdistill.stages import build, plan, topology
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -271,13 +272,15 @@ def test_the_head_tells_idle_devices(not_compiled):
   assert "5 devices with 2 rows each, 3 have nothing to do\n" in text
 
 
-@pytest.mark.parametrize(("config", "function"), [(TINY, "build.compile_step"), (STUDENTS, "job_plan.compile_update")])
+@pytest.mark.parametrize(
+  ("config", "function"), [(TINY, "stages.build.compile_step"), (STUDENTS, "jobs.job_plan.compile_update")]
+)
 def test_a_compiler_that_runs_out_of_memory_is_no_failure(config, function, capsys, monkeypatch):
   def exhausted(*arguments):
     raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory on HBM (30.21G of 15.75G).\nmore")
 
   monkeypatch.setattr(topology, "find_devices", lambda wanted: jax.devices())
-  monkeypatch.setattr(f"jdistill.stages.{function}", exhausted)
+  monkeypatch.setattr(f"jdistill.{function}", exhausted)
   assert run.main(["run", config, "--dry_run", "--topology=v5e:2x4"]) == 0
   assert "\ndoes not fit: Ran out of memory on HBM (30.21G of 15.75G).\n" in capsys.readouterr().out
 

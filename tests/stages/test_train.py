@@ -10,9 +10,9 @@ import pytest
 
 from jdistill.augment import identity
 from jdistill.base import Batch, Block, DataPolicy, Network, Outputs, UserError, Variables
+from jdistill.jobs import train
 from jdistill.methods.knowledge import logits
 from jdistill.reporting import read_jsonl
-from jdistill.stages import train
 from jdistill.teachers.frozen import committee
 from jdistill.training import parallel
 

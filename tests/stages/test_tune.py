@@ -10,7 +10,7 @@ from experiments import kd
 from jdistill import run
 from jdistill.base import UserError
 from jdistill.files import read_record
-from jdistill.stages import arms as arms_lib
+from jdistill.jobs import arms as arms_lib
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 GRIDS = {

@@ -11,8 +11,8 @@ from knowledge_runs import ARMS, experiment
 
 from jdistill import models, run, stages
 from jdistill.base import UserError
+from jdistill.jobs import networks
 from jdistill.models import weights as names
-from jdistill.stages import networks
 
 TEACHER = {"name": "vit", "patch": 4, "dim": 4, "depth": 1, "heads": 1}
 ONE = {"ce": ARMS["ce"]}

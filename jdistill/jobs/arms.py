@@ -17,14 +17,13 @@ from jdistill.config import Named, Plain, sections
 from jdistill.config.arms import NO_START, SELECTED, Arms
 from jdistill.config.common import RUN, TRAIN
 from jdistill.data.policies import Chosen
+from jdistill.jobs import choices, networks, patched, subset, train
+from jdistill.jobs.networks import Teachers, recipe_of
+from jdistill.jobs.sections import TEACHERS, check_policy, check_train
 from jdistill.methods.knowledge import Recipe
 from jdistill.models.predict import predict
+from jdistill.runs.run import Run
 from jdistill.schema import Range, near_matches
-from jdistill.stages import choices, networks, patched, subset, train
-from jdistill.stages.networks import Teachers, recipe_of
-from jdistill.stages.run import Run
-from jdistill.stages.teachers import SECTIONS as TEACHERS
-from jdistill.stages.teachers import check_policy, check_train
 from jdistill.tasks import Task
 from jdistill.teachers.cache import cached, record, top_k
 from jdistill.teachers.frozen import committee

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from jdistill.files import Damaged, read_record, sha256_file, to_jsonable, write_record
-from jdistill.stages import locked
-from jdistill.stages.run import Run
-from jdistill.stages.workdir import on_first
+from jdistill.runs import locked
+from jdistill.runs.run import Run
+from jdistill.runs.workdir import on_first
 
 
 def checked(path: Path, record: str, wanted: Mapping[str, Any] | None, what: str = "artefact") -> dict[str, Any]:

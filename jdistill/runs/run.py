@@ -16,8 +16,8 @@ from jdistill.base import Batch, Network, UserError
 from jdistill.data import preprocess
 from jdistill.files import read_npz, sha256_arrays, write_npz
 from jdistill.reporting import duration
-from jdistill.stages import locked, whitening
-from jdistill.stages.workdir import WorkDirectory, on_first
+from jdistill.runs import locked, whitening
+from jdistill.runs.workdir import WorkDirectory, on_first
 from jdistill.tasks import Request, Task, fingerprint
 from jdistill.training import distributed, parallel
 

@@ -10,9 +10,9 @@ from jdistill import config as config_lib
 from jdistill.base import UserError
 from jdistill.files import Damaged, Held, read_json, read_record, remove_leftovers, take, write_json, write_record
 from jdistill.reporting import environment
-from jdistill.stages import locked
-from jdistill.stages.run import Run
-from jdistill.stages.workdir import on_first
+from jdistill.runs import locked
+from jdistill.runs.run import Run
+from jdistill.runs.workdir import on_first
 
 CLAIM = "claim.json"  # configuration and data once more, with a checksum
 _SHOWN = 12  # digits of a fingerprint

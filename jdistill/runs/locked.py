@@ -8,7 +8,7 @@ from typing import Any
 
 from jdistill.base import UserError
 from jdistill.files import LOCK, Held, Lock, is_leftover, remove_leftovers, take
-from jdistill.stages.workdir import Interrupted, WorkDirectory, on_first
+from jdistill.runs.workdir import Interrupted, WorkDirectory, on_first
 
 _POLL_SECONDS = 0.5
 

@@ -13,13 +13,14 @@ from jdistill import schema
 from jdistill.base import Network, PyTree, UserError, Variables
 from jdistill.config import Plain
 from jdistill.files import read_npz, write_npz
+from jdistill.jobs import networks, subset
 from jdistill.models import mae
 from jdistill.models.predict import predict
 from jdistill.ops import cam, patch_masks
+from jdistill.runs import artefacts
+from jdistill.runs.run import Run
+from jdistill.runs.workdir import on_first
 from jdistill.schema import Count, Share
-from jdistill.stages import artefacts, networks, subset
-from jdistill.stages.run import Run
-from jdistill.stages.workdir import on_first
 
 _RECORD, _ARRAYS = "images.json", "images.npz"
 _MAPS = {"cam": cam.cam, "grad_cam": cam.grad_cam, "grad_cam_pp": cam.grad_cam_plus_plus}

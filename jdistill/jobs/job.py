@@ -19,7 +19,7 @@ from jdistill.methods.knowledge import Recipe, Sharpness, StudentInput, Trained,
 from jdistill.methods.optimizers import make_optimizer, schedule
 from jdistill.models import predict
 from jdistill.ops.rows import suggest_chunk_size
-from jdistill.stages.run import Run
+from jdistill.runs.run import Run
 from jdistill.training import parallel
 from jdistill.training.policy_stream import Row
 

@@ -10,10 +10,11 @@ import numpy as np
 from jdistill.base import UserError
 from jdistill.data.policies import Chosen
 from jdistill.files import read_npz, sha256_arrays, write_npz
+from jdistill.jobs import proxies, subset
+from jdistill.runs import artefacts
+from jdistill.runs.run import Run
+from jdistill.runs.workdir import on_first
 from jdistill.selection.select import Choice, Evidence, select
-from jdistill.stages import artefacts, proxies, subset
-from jdistill.stages.run import Run
-from jdistill.stages.workdir import on_first
 
 _RECORD, _ARRAYS = "choice.json", "choice.npz"
 

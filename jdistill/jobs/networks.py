@@ -12,12 +12,13 @@ import numpy as np
 from jdistill.base import Diverged, Network, PyTree, UserError, Variables
 from jdistill.config.arms import TEACHER_SECTIONS
 from jdistill.files import LOCK, Damaged, read_npz, write_npz
+from jdistill.jobs import train
+from jdistill.jobs.named import policy_of, recipe_of
+from jdistill.jobs.weights import Weights, digest, start
 from jdistill.models.predict import predict
-from jdistill.stages import artefacts, train
-from jdistill.stages.named import policy_of, recipe_of
-from jdistill.stages.run import Run
-from jdistill.stages.weights import Weights, digest, start
-from jdistill.stages.workdir import on_first
+from jdistill.runs import artefacts
+from jdistill.runs.run import Run
+from jdistill.runs.workdir import on_first
 from jdistill.teachers.frozen import variables_hash
 
 _ARRAYS, _WEAK, _RECORD = "variables.npz", "weak.npz", "teacher.json"

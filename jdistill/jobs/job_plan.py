@@ -8,9 +8,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jdistill.base import PyTree
+from jdistill.jobs import job as job_lib
 from jdistill.reporting import flops, units
-from jdistill.stages import job as job_lib
-from jdistill.stages.run import Run
+from jdistill.runs.run import Run
 from jdistill.training import parallel
 from jdistill.training.policy_stream import Row
 

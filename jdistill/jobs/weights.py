@@ -14,7 +14,7 @@ from jdistill import models, pretrained
 from jdistill.base import Network, UserError, Variables
 from jdistill.files import sha256_file, user_path
 from jdistill.models.predict import predict
-from jdistill.stages.run import Run
+from jdistill.runs.run import Run
 from jdistill.tasks import Task
 
 

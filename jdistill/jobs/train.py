@@ -13,12 +13,12 @@ import numpy as np
 
 from jdistill.base import Diverged, UserError
 from jdistill.files import Damaged, read_record, write_record
+from jdistill.jobs.job import Job, Prepared, at_once, join, predictions, prepare
 from jdistill.methods.knowledge import Trained
 from jdistill.reporting import JsonlWriter, Progress, peak_memory_bytes, read_jsonl
-from jdistill.stages import lines
-from jdistill.stages.job import Job, Prepared, at_once, join, predictions, prepare
-from jdistill.stages.run import Run
-from jdistill.stages.workdir import on_first
+from jdistill.runs import lines
+from jdistill.runs.run import Run
+from jdistill.runs.workdir import on_first
 from jdistill.training import (
   Checkpoints,
   Hooks,

@@ -9,8 +9,8 @@ import numpy as np
 from jdistill.base import Diverged
 from jdistill.files import Damaged, read_record, write_record
 from jdistill.reporting import comparison
-from jdistill.stages.run import Run
-from jdistill.stages.workdir import on_first
+from jdistill.runs.run import Run
+from jdistill.runs.workdir import on_first
 
 
 class Grid:

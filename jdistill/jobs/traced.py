@@ -6,11 +6,11 @@ from typing import Any
 import jax
 
 from jdistill.base import Outputs, TargetSource, UserError
+from jdistill.jobs import arms, job_plan, networks, subset, train
+from jdistill.jobs.job_plan import Plan
+from jdistill.jobs.networks import recipe_of
 from jdistill.methods.knowledge import Recipe
-from jdistill.stages import arms, job_plan, networks, subset, train
-from jdistill.stages.job_plan import Plan
-from jdistill.stages.networks import recipe_of
-from jdistill.stages.run import Run
+from jdistill.runs.run import Run
 from jdistill.tasks.overlap import refuse_overlap
 from jdistill.teachers.frozen import committee
 

@@ -12,12 +12,13 @@ import numpy as np
 
 from jdistill.base import Diverged, Network
 from jdistill.files import read_npz, sha256_arrays, write_npz
+from jdistill.jobs import networks, subset, train
 from jdistill.methods.knowledge import Trained
 from jdistill.models.predict import predict
+from jdistill.runs import artefacts
+from jdistill.runs.run import Run
+from jdistill.runs.workdir import on_first
 from jdistill.selection.select import Evidence
-from jdistill.stages import artefacts, networks, subset, train
-from jdistill.stages.run import Run
-from jdistill.stages.workdir import on_first
 from jdistill.tasks import Task
 
 _RECORD, _CHECKS = "proxies.json", "checks.npz"

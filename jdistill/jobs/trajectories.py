@@ -11,10 +11,11 @@ import numpy as np
 from jdistill import models
 from jdistill.base import Diverged, Network, Variables
 from jdistill.files import Damaged, format_bytes
+from jdistill.jobs import networks, train
 from jdistill.models.predict import predict
-from jdistill.stages import locked, networks, train
-from jdistill.stages.run import Run
-from jdistill.stages.workdir import on_first
+from jdistill.runs import locked
+from jdistill.runs.run import Run
+from jdistill.runs.workdir import on_first
 from jdistill.teachers import ExpertBuffer
 from jdistill.training import distributed
 

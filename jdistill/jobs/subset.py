@@ -10,10 +10,10 @@ from jdistill.config import Named, Plain, sections
 from jdistill.config.arms import SELECTED
 from jdistill.config.common import TRAIN
 from jdistill.data.policies import Chosen
+from jdistill.jobs import networks
+from jdistill.runs.run import Run
 from jdistill.schema import Above, Count, Range
 from jdistill.selection.select import SELECTORS, check
-from jdistill.stages import networks
-from jdistill.stages.run import Run
 
 MOST_RUNS = 1000
 
