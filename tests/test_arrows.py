@@ -35,7 +35,7 @@ MAY_IMPORT = {
   "teachers": NUMBERS | {"files", "data", "models"},
   "training": NUMBERS | {"files", "data", "models"},
   # methods take data policies and connectors from the rooms that have them
-  "methods": NUMBERS | {"synthetic", "data", "models", "federated"},
+  "methods": NUMBERS | {"synthetic", "data", "models", "federated", "language"},
   # protocols are a method in the one loop
   "evaluation": NUMBERS | {"data", "models", "training", "methods"},
   # short looks at a task

@@ -17,6 +17,13 @@ _DISTILLM = {
   "venue": "ICML 2024",
   "arxiv": "2402.03898",
 }
+_GKD = {
+  "title": "On-Policy Distillation of Language Models: Learning from Self-Generated Mistakes",
+  "authors": "Rishabh Agarwal and Nino Vieillard and Yongchao Zhou and Piotr Stanczyk and Sabela Ramos and "
+  "Matthieu Geist and Olivier Bachem",
+  "venue": "ICLR 2024",
+  "arxiv": "2306.13649",
+}
 
 ROWS = (
   _row(
@@ -60,13 +67,16 @@ ROWS = (
   ),
   _row(
     name="jsd",
-    title="On-Policy Distillation of Language Models: Learning from Self-Generated Mistakes",
-    authors="Rishabh Agarwal and Nino Vieillard and Yongchao Zhou and Piotr Stanczyk and Sabela Ramos and "
-    "Matthieu Geist and Olivier Bachem",
-    venue="ICLR 2024",
-    arxiv="2306.13649",
     builder="jdistill.methods.language.divergences:jsd",
     toy={"objective": "loss/jsd", "kind": "rows"},
+    **_GKD,
+  ),
+  _row(
+    name="gkd",
+    builder="jdistill.methods.language.gkd:gkd",
+    test="tests/methods/test_gkd.py",
+    toy={"objective": "loss/gkd", "kind": "rows", "max_new": 3, "prompt": 1, "end_token": None},
+    **_GKD,
   ),
   _row(
     name="skew_kl",

@@ -93,6 +93,8 @@ def _stored(targets, k: int | None):
 
 def _plain_for_teachers(recipe: Recipe, name: str) -> Recipe:
   """Refuses inputs that show teachers anything but the examples themselves, of which the stored targets are."""
+  if recipe.sampled_batch is not None:
+    raise UserError(f"targets.source='cached': {name} has its teacher read what the student writes; use 'online'")
 
   def call(key, batch):
     x, x_teacher = recipe.augmented_inputs(key, batch)

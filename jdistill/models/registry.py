@@ -225,7 +225,7 @@ def _decoder(config: DecoderConfig, name: str, tokens: int, init_name: str) -> N
   if tokens > config.context:
     raise UserError(f"context: {config.context} of model {name!r} is less than the {tokens} tokens of a row; raise it")
   model = language_model(config, init_name)
-  return _checked(Network(model.init, model.apply), name)
+  return _checked(Network(model.init, model.apply, model), name)
 
 
 def _checked(network: Network, name: str) -> Network:

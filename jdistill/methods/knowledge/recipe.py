@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import optax
 
-from jdistill.base import Batch, Connector, Key, Outputs, PyTree, Variables
+from jdistill.base import Batch, Connector, Key, LanguageModel, Outputs, PyTree, Variables
 from jdistill.losses.compose import Weight
 
 
@@ -127,6 +127,8 @@ class Recipe(NamedTuple):
     connectors: connectors by name; each is a role with parameters of its own.
     augmented_inputs: `(key, augmented batch) -> (student's input, teachers' input)`; inputs may have more rows than
       the batch, which the terms then know.
+    sampled_batch: `(key, student, its parameters, batch) -> batch` of the same shapes: examples that the student makes
+      itself in the place of the given ones, before anything else is done with them. No gradient passes through it.
     passes: how many equal parts of its input the student sees one after the other, so that batch norm takes the moments
       of each by itself; its outputs are put together again.
     prepare: `(outputs of every teacher on the training examples, y [n], Variables of every teacher) -> pytree`,
@@ -146,6 +148,7 @@ class Recipe(NamedTuple):
   terms: Mapping[str, Term]
   connectors: Mapping[str, Connector] = {}
   augmented_inputs: Callable[[Key, Batch], tuple[jax.Array, jax.Array]] = same_view
+  sampled_batch: Callable[[Key, LanguageModel, PyTree, Batch], Batch] | None = None
   passes: int = 1
   prepare: Callable[[tuple[Outputs, ...], jax.Array, tuple[Variables, ...]], PyTree] | None = None
   outer: Outer | None = None

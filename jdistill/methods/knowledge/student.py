@@ -9,7 +9,19 @@ import optax
 from jax import lax
 
 from jdistill.augment import identity
-from jdistill.base import Augmentation, Batch, Key, Method, Metrics, Network, Outputs, PyTree, UserError, Variables
+from jdistill.base import (
+  Augmentation,
+  Batch,
+  Key,
+  LanguageModel,
+  Method,
+  Metrics,
+  Network,
+  Outputs,
+  PyTree,
+  UserError,
+  Variables,
+)
 from jdistill.methods.knowledge.forward import STUDENT, Forward, deployed, make_forward
 from jdistill.methods.knowledge.objective import (
   Seen,
@@ -212,6 +224,9 @@ def _see(parts: _Parts, recipe: Recipe, key: Key, state: StudentState, inputs: S
   """Draws the augmentation and asks the teachers."""
   key_augment, key_inputs, key_targets, key_net, key_term = jax.random.split(key, 5)
   batch = parts.constrain(inputs.batch)
+  if recipe.sampled_batch is not None:
+    own = lax.stop_gradient(state.roles[STUDENT].params)
+    batch = recipe.sampled_batch(jax.random.fold_in(key, 5), _language(parts.network), own, batch)
   if parts.replay is not None:
     record = parts.replay(inputs.targets, inputs.step)
   else:
@@ -229,6 +244,12 @@ def _see(parts: _Parts, recipe: Recipe, key: Key, state: StudentState, inputs: S
     batch._replace(weight=weight), x, teachers, inputs.rows, state.stats, state.memory, inputs.constants, inputs.epoch,
     key_net, key_term, parts.epochs,
   )  # fmt: skip
+
+
+def _language(network: Network) -> LanguageModel:
+  if network.language is None:
+    raise ValueError("student: this method trains on text of the student's own, and it cannot write; use a decoder")
+  return network.language
 
 
 def _update(
