@@ -38,9 +38,9 @@ def get_config(preset: str = "text") -> common.ConfigDict:
   """The experiment; `preset` is `text`, `tiny`, or a teacher and a student of the paper."""
   common.check_preset(preset, presets())
   if preset not in _START:
-    own = {"name": "taid", "start": 0.4, "rate": round(8 / common.UPDATES, 4)}
+    own = {"name": "taid", "t_start": 0.4, "rate": round(8 / common.UPDATES, 4)}
     return common.experiment(preset, own, CONTROLS)
-  config = common.experiment("text", {"name": "taid", "start": _START[preset], "rate": 5e-4}, CONTROLS)
+  config = common.experiment("text", {"name": "taid", "t_start": _START[preset], "rate": 5e-4}, CONTROLS)
   config.dataset, config.train_size, config.validation_size, config.test_size = "ultrachat.jsonl", None, 512, 512
   config.seeds, config.task = 1, common.task("language", context=2048, too_long="drop")
   config.teacher = _model("phi3_mini" if preset.startswith("phi3") else "llama2")

@@ -107,6 +107,6 @@ ROWS = (
     arxiv="2501.16937",
     builder="jdistill.methods.language.taid:taid",
     test="tests/methods/test_taid.py",
-    toy={"objective": "method/kl_to_target", "kind": "rows", "start": 0.99, "steps": 30},
+    toy={"objective": "method/kl_to_target", "kind": "rows", "t_start": 0.99, "steps": 30},
   ),
 )

@@ -97,7 +97,7 @@ def test_the_share_of_updates_on_own_text(batch):
 
 @pytest.mark.parametrize(("kind", "other"), [("jsd", jsd(beta=0.3)), ("forward_kl", fkl())])
 def test_its_loss_is_that_of_the_divergence(kind, other):
-  own = gkd(kind=kind, beta=0.3)
+  own = gkd(divergence=kind, beta=0.3)
   (name,) = set(other.terms) - {"ce"}
   assert float(own.terms["gkd"].value(step())) == pytest.approx(float(other.terms[name].value(step())), rel=1e-6)
 

@@ -165,9 +165,9 @@ def test_advice_names_rate_and_cure():
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    ({"start": 0.8, "end": 0.5}, r"method\.end=0\.5: must be at least start=0\.8"),
-    ({"start": 1.0}, r"method\.start=1"),
-    ({"end": 0.0}, r"method\.end=0"),
+    ({"t_start": 0.8, "t_end": 0.5}, r"method\.t_end=0\.5: must be at least t_start=0\.8"),
+    ({"t_start": 1.0}, r"method\.t_start=1"),
+    ({"t_end": 0.0}, r"method\.t_end=0"),
     ({"rate": 1.5}, r"method\.rate=1\.5"),
     ({"momentum": 1.0}, r"method\.momentum=1"),
     ({"steps": 0}, r"method\.steps=0"),

@@ -53,7 +53,7 @@ def test_stored_teachers_are_counted_once_and_a_high_rate_needs_no_advice(capsys
     (["--config.teacher.name=gru"], r"rows with documents given to model 'gru', which knows of no boundaries"),
     (["--config.preprocessing=zca"], r"preprocessing='zca': text has no pixels"),
     (["--config.task.context=100000"], r"dataset='descriptions': its \d+ tokens do not fill one row of task\.context"),
-    (["--config.method.end=0.1"], r"method\.end=0\.1: must be at least start=0\.4"),
+    (["--config.method.t_end=0.1"], r"method\.t_end=0\.1: must be at least t_start=0\.4"),
   ],
 )
 def test_what_does_not_fit_is_told_in_one_line(capsys, arguments, message):

@@ -19,7 +19,7 @@ from jdistill.schema import Count, Positive, Share, Size, validated
 def gkd(
   *,
   student_share: Share = 0.5,
-  kind: Literal["jsd", "forward_kl", "reverse_kl"] = "jsd",
+  divergence: Literal["jsd", "forward_kl", "reverse_kl"] = "jsd",
   beta: Inner = 0.5,
   prompt: Size = 0,
   max_new: Count = 64,
@@ -39,7 +39,7 @@ def gkd(
 
   Args:
     student_share: the paper's lambda; 1 is on-policy, which it finds best in general, 0 never samples.
-    kind: D: `"jsd"`, `"forward_kl"`, KL(p || q), or `"reverse_kl"`, KL(q || p).
+    divergence: D: `"jsd"`, `"forward_kl"`, KL(p || q), or `"reverse_kl"`, KL(q || p).
     beta: of `"jsd"`, the teacher's share of the mixture; see the recipe `jsd`.
     prompt: how many tokens that are learned in the data belong to the prompt, beside those before them that are not:
       0 for records of prompts and responses, more for texts. A document gives all but its last token at most.
@@ -55,7 +55,7 @@ def gkd(
   """
 
   def values(step: StepOutputs, where: jax.Array) -> jax.Array:
-    options = {"kind": kind, "temperature": temperature, "where": where}
+    options = {"kind": divergence, "temperature": temperature, "where": where}
     return losses.token_divergence(step.student.logits, step.teacher.logits, beta=beta, **options)
 
   def write(key: Key, model: LanguageModel, params: PyTree, batch: Batch) -> Batch:

@@ -15,8 +15,8 @@ from jdistill.schema import Count, Range, Share, validated
 @validated("method")
 def taid(
   *,
-  start: Annotated[float, Range(0, 0.9999)] = 0.4,
-  end: Annotated[float, Range(0.0001, 1)] = 1.0,
+  t_start: Annotated[float, Range(0, 0.9999)] = 0.4,
+  t_end: Annotated[float, Range(0.0001, 1)] = 1.0,
   rate: Share = 5e-4,
   momentum: Annotated[float, Range(0, 0.9999)] = 0.99,
   adaptive: bool = True,
@@ -32,21 +32,21 @@ def taid(
   update `n = 0, 1, ...`, after it
 
       d_n = (L_{n-1} - L_n) / (L_{n-1} + 1e-15),   m_n = momentum m_{n-1} + (1 - momentum) d_n
-      t_{n+1} = min(end, max(start + (end - start) n / N, t_n + rate sigmoid(m_n) (1 - t_n)))
+      t_{n+1} = min(t_end, max(t_start + (t_end - t_start) n / N, t_n + rate sigmoid(m_n) (1 - t_n)))
 
   with `N` updates in all; the first update only stores its loss. So `t` never falls. Of several devices' batches it is
   the mean loss that counts (the release lets each have a `t` of its own).
 
   The rate is per update: with `sigmoid(m_n)` at 1/2 the linear floor wins in every update unless `rate N` exceeds
-  `2 (end - start) / (1 - start)`, which is 2 for `end = 1`. TAID is then its own ablation, and plans and logs say so.
-  The paper's runs have `rate N` near 8 (an estimate); keep that product in shorter ones.
+  `2 (t_end - t_start) / (1 - t_start)`, which is 2 for `t_end = 1`. TAID is then its own ablation, and plans and logs say
+  so. The paper's runs have `rate N` near 8 (an estimate); keep that product in shorter ones.
 
   `method/t`, `method/momentum`, `method/adaptive` (the share of updates so far in which the second branch won) and
   `method/kl_to_target`, `KL(p_t || q)`, are reported.
 
   Args:
-    start, end: the teacher's share of the target at the beginning and at most; 0.4 for Phi-3-mini and TinyLlama, 0.2
-      for the paper's other pairs.
+    t_start, t_end: the teacher's share of the target at the beginning and at most; 0.4 for Phi-3-mini and TinyLlama,
+      0.2 for the paper's other pairs.
     rate: the paper's alpha.
     momentum: the paper's beta.
     adaptive: false leaves the linear floor alone: the ablation.
@@ -55,11 +55,11 @@ def taid(
     reduction: see `jdistill.losses.reduce_tokens`.
 
   Raises:
-    UserError: `end` below `start`.
+    UserError: `t_end` below `t_start`.
     ValueError: at trace time, `steps` is open and nobody said how many epochs there are.
   """
-  if end < start:
-    raise UserError(f"method.end={end}: must be at least start={start}")
+  if t_end < t_start:
+    raise UserError(f"method.t_end={t_end}: must be at least t_start={t_start}")
 
   def values(step: StepOutputs, where: jax.Array) -> jax.Array:
     both = step.student.logits, step.teacher.logits
@@ -78,8 +78,8 @@ def taid(
     return step.epoch / step.epochs
 
   def update(step: StepOutputs) -> PyTree:
-    floor = start + (end - start) * done(step)
-    return _next(step.memory, loss(step), floor, end, rate, momentum, adaptive)
+    floor = t_start + (t_end - t_start) * done(step)
+    return _next(step.memory, loss(step), floor, t_end, rate, momentum, adaptive)
 
   def metrics(step: StepOutputs) -> dict[str, jax.Array]:
     memory, where = step.memory, counted(step)
@@ -93,7 +93,7 @@ def taid(
     }
 
   recipe = taught("taid", values, ce_weight=ce_weight, kd_weight=kd_weight, reduction=reduction)
-  least = 2 * (end - start) / (1 - start)
+  least = 2 * (t_end - t_start) / (1 - t_start)
 
   def advice(updates: int) -> str:
     total = steps or updates
@@ -105,22 +105,22 @@ def taid(
       f"schedule; {more}, or adaptive=False"
     )
 
-  return recipe._replace(memory=Memory(lambda key, count: _begin(key, start), update), metrics=metrics, advice=advice)
+  return recipe._replace(memory=Memory(lambda key, count: _begin(key, t_start), update), metrics=metrics, advice=advice)
 
 
-def _begin(key: Key, start: float) -> PyTree:
+def _begin(key: Key, t_start: float) -> PyTree:
   del key
   zero, never = jnp.zeros((), jnp.float32), jnp.full((), jnp.inf, jnp.float32)
-  return {"t": zero + start, "before": never, "momentum": zero, "n": jnp.zeros((), jnp.int32), "won": zero}
+  return {"t": zero + t_start, "before": never, "momentum": zero, "n": jnp.zeros((), jnp.int32), "won": zero}
 
 
-def _next(memory: PyTree, loss: jax.Array, floor, end: float, rate: float, momentum: float, adaptive: bool) -> PyTree:
+def _next(memory: PyTree, loss: jax.Array, floor, t_end: float, rate: float, momentum: float, adaptive: bool) -> PyTree:
   """The memory after an update with this loss; `floor` is the linear schedule there."""
   first = jnp.isinf(memory["before"])
   before = jnp.where(first, loss, memory["before"])  # no change in the first update
   gain = (before - loss) / (before + 1e-15)
   moved = jnp.where(first, memory["momentum"], momentum * memory["momentum"] + (1 - momentum) * gain)
   ahead = memory["t"] + rate * jax.nn.sigmoid(moved) * (1 - memory["t"]) if adaptive else jnp.zeros_like(memory["t"])
-  t = jnp.where(first, memory["t"], jnp.minimum(end, jnp.maximum(floor, ahead)))
+  t = jnp.where(first, memory["t"], jnp.minimum(t_end, jnp.maximum(floor, ahead)))
   won = jnp.where(first, 0.0, (ahead > floor).astype(jnp.float32))
   return {"t": t, "before": loss, "momentum": moved, "n": memory["n"] + 1, "won": memory["won"] + won}
