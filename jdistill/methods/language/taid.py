@@ -38,8 +38,8 @@ def taid(
   the mean loss that counts (the release lets each have a `t` of its own).
 
   The rate is per update: with `sigmoid(m_n)` at 1/2 the linear floor wins in every update unless `rate N` exceeds
-  `2 (t_end - t_start) / (1 - t_start)`, which is 2 for `t_end = 1`. TAID is then its own ablation, and plans and logs say
-  so. The paper's runs have `rate N` near 8 (an estimate); keep that product in shorter ones.
+  `2 (t_end - t_start) / (1 - t_start)`, which is 2 for `t_end = 1`. TAID is then its own ablation, and plans and logs
+  say so. The paper's runs have `rate N` near 8 (an estimate); keep that product in shorter ones.
 
   `method/t`, `method/momentum`, `method/adaptive` (the share of updates so far in which the second branch won) and
   `method/kl_to_target`, `KL(p_t || q)`, are reported.
