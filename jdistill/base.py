@@ -83,10 +83,16 @@ class Variables(NamedTuple):
 
 
 class Network(NamedTuple):
-  """A network as two pure functions: `init(key) -> Variables` and an `Apply`."""
+  """A network as two pure functions: `init(key) -> Variables` and an `Apply`.
+
+  Attributes:
+    init, apply: these.
+    language: the same network with a cache, where it can be sampled from.
+  """
 
   init: Callable[[Key], Variables]
   apply: Apply
+  language: "LanguageModel | None" = None
 
 
 class LanguageModel(NamedTuple):

@@ -35,7 +35,7 @@ MAY_IMPORT = {
   "teachers": NUMBERS | {"files", "data", "models"},
   "training": NUMBERS | {"files", "data", "models"},
   # methods take data policies and connectors from the rooms that have them
-  "methods": NUMBERS | {"synthetic", "data", "models", "federated"},
+  "methods": NUMBERS | {"synthetic", "data", "models", "federated", "language"},
   # protocols are a method in the one loop
   "evaluation": NUMBERS | {"data", "models", "training", "methods"},
   # short looks at a task
@@ -48,7 +48,7 @@ MAY_IMPORT = {
   "pretrained": GROUND | {"files", "data", "models", "language", "evaluation"},
   "distilled": GROUND | {"files", "augment", "data", "models", "evaluation", "export"},
   # data and scores
-  "tasks": GROUND | {"ops", "data", "evaluation", "selection", "losses", "models", "federated"},
+  "tasks": GROUND | {"ops", "data", "evaluation", "selection", "losses", "models", "federated", "language"},
   # names, configurations, runs
   "federated": GROUND | {"ops", "losses"},
   "catalog": GROUND | {"methods", "tasks"},

@@ -163,6 +163,7 @@ def _method(run: Run, job: Job, batch_size: int, rows: Mesh | None, scaled: bool
     num_examples=len(job.data.ids),
     chunk_size=None if rows else _chunk_size(job, batch_size),
     sharpness=Sharpness(train["rho"], train["alpha"], train["adaptive"]) if train["rho"] else None,
+    epochs=float(train["epochs"]),
     **common,
   )
   made = method, look(job.network, job.recipe, targets.targets if targets else None, **common)

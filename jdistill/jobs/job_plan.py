@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from jdistill.base import PyTree
 from jdistill.jobs import job as job_lib
-from jdistill.reporting import flops
+from jdistill.reporting import flops, units
 from jdistill.runs.run import Run
 from jdistill.training import parallel
 from jdistill.training.policy_stream import Row
@@ -24,6 +24,9 @@ class Plan(NamedTuple):
     steps: updates of one seed, at most.
     state_bytes: of everything that changes, for one seed.
     flops: of one update of one seed; NaN where it cannot be traced before its constants are computed.
+    teacher_flops: those of them in which teachers look at the batch.
+    once: those of asking the teachers about all examples, where that is stored.
+    advice: what the recipe has to say about so many updates.
   """
 
   parameters: int
@@ -31,10 +34,17 @@ class Plan(NamedTuple):
   steps: int
   state_bytes: int
   flops: float
+  teacher_flops: float = 0.0
+  once: float = 0.0
+  advice: str = ""
 
   def cost(self, seeds: int) -> str:
     """The work of so many seeds, as people read it."""
-    return flops.text(self.flops, self.steps, seeds)
+    text = flops.text(self.flops, self.steps, seeds)
+    if text and self.teacher_flops:
+      each, all_ = (units.amount(self.teacher_flops * times, "FLOP") for times in (1, self.steps * seeds))
+      text += f"; of which teachers {each} a step, {all_} in all"
+    return text + (f"; teachers {units.amount(self.once, 'FLOP')} once" if text and self.once else "")
 
 
 def _shapes(tree: PyTree) -> PyTree:
@@ -60,10 +70,14 @@ def plan_of(run: Run, job: job_lib.Job) -> Plan:
   prepared, key, state, inputs = _traced(run, job)
   known = job.recipe.prepare is None  # else the update wants constants that are computed from real outputs
   work = flops.count(prepared.method.step, key, state, inputs) if known else float("nan")
+  online = known and job.targets is not None and job.targets.replay is None
+  asked = (inputs.targets, key, inputs.batch, None, inputs.step)
+  teachers = flops.count(job.targets.targets, *asked) if online else 0.0
   sizes = {name: sum(leaf.size for leaf in jax.tree.leaves(role.params)) for name, role in state.roles.items()}
   held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
   own = sizes.pop("student")
-  return Plan(own, sum(sizes.values()), prepared.policy.steps * job.train["epochs"], held, work)
+  steps = prepared.policy.steps * job.train["epochs"]
+  return Plan(own, sum(sizes.values()), steps, held, work, teachers, advice=job.recipe.advice(steps))
 
 
 def compile_update(run: Run, job: job_lib.Job, mesh: Mesh) -> jax.stages.Compiled:

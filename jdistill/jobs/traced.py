@@ -36,7 +36,13 @@ def phase(run: Run, label: str, arm: Mapping[str, Any], name: str = "") -> Plan:
     UserError: what networks, connectors and losses refuse: taps that are not there, shapes and classes that differ.
   """
   try:
-    return job_plan.plan_of(run, job(run, label, arm, name))
+    own = job(run, label, arm, name)
+    found = job_plan.plan_of(run, own)
+    if arm["targets"]["source"] == "online":
+      return found
+    batches = len(own.data.ids) / min(own.train["batch_size"], own.members.shape[1])
+    stored = {"flops": found.flops - found.teacher_flops, "once": batches * found.teacher_flops}
+    return found._replace(**stored, teacher_flops=0.0)
   except ValueError as error:  # of pure losses while they are traced too, and of options that do not go together
     raise UserError(f"{label}: {error}") from error
 
@@ -87,6 +93,8 @@ def _stored(targets, k: int | None):
 
 def _plain_for_teachers(recipe: Recipe, name: str) -> Recipe:
   """Refuses inputs that show teachers anything but the examples themselves, of which the stored targets are."""
+  if recipe.sampled_batch is not None:
+    raise UserError(f"targets.source='cached': {name} has its teacher read what the student writes; use 'online'")
 
   def call(key, batch):
     x, x_teacher = recipe.augmented_inputs(key, batch)

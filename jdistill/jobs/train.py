@@ -64,6 +64,8 @@ def run(
   """
   begin, parts = time.monotonic(), [job]
   prepared = prepare(run, job)
+  if words := job.recipe.advice(prepared.policy.steps * job.train["epochs"]):
+    run.log(f"{stage}: {job.label}: {words}")
   if prepared.policy.looks:
     parts = [_only(job, index) for index in range(len(job.seeds))]
   found = []

@@ -17,6 +17,7 @@ from jdistill.models.alexnet import AlexNet
 from jdistill.models.convnet import EMBEDDINGS, ConvNet
 from jdistill.models.decoder import DECODER_INITS, language_model
 from jdistill.models.decoder_config import GPT2, DecoderConfig
+from jdistill.models.decoder_layers import Rows
 from jdistill.models.efficientnet import EfficientNetLite
 from jdistill.models.gru import GRU
 from jdistill.models.initialise import INITS, draw_params, fresh_moments
@@ -224,7 +225,7 @@ def _decoder(config: DecoderConfig, name: str, tokens: int, init_name: str) -> N
   if tokens > config.context:
     raise UserError(f"context: {config.context} of model {name!r} is less than the {tokens} tokens of a row; raise it")
   model = language_model(config, init_name)
-  return _checked(Network(model.init, model.apply), name)
+  return _checked(Network(model.init, model.apply, model), name)
 
 
 def _checked(network: Network, name: str) -> Network:
@@ -243,6 +244,9 @@ def _inits(entry: _Entry) -> tuple[str, ...]:
 
 def _without_mask(x: PyTree, name: str) -> jax.Array:
   """The images of `(images, mask)`, or `x` itself."""
+  if isinstance(x, Rows):
+    known = " or ".join(repr(other) for other, entry in _ZOO.items() if entry.module is DecoderConfig)
+    raise UserError(f"x: rows with documents given to model {name!r}, which knows of no boundaries; choose {known}")
   if not isinstance(x, tuple):
     return x
   if not _entry(name).masked:

@@ -76,6 +76,8 @@ def _plan(run: Run) -> list[tuple[str, str]]:
         f"{last.cost(run.config['seeds'])}, state {format_bytes(last.state_bytes)}",
       )
     )
+    if last.advice:
+      rows.append((f"{label}: {last.advice}", ""))
   return rows
 
 

@@ -18,6 +18,7 @@ _NAMES = (
   "web",
   "noisy_labels",
   "canaries",
+  "language",
   "unlabelled",
   "clients",
   "active",

@@ -4,9 +4,10 @@ import hashlib
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
-from jdistill.base import Batch
+from jdistill.base import Batch, PyTree
 from jdistill.data import Dataset, load, preprocess
 from jdistill.evaluation.scores import classification_scores
 
@@ -83,7 +84,8 @@ class Task(NamedTuple):
 def fingerprint(data: Batch) -> str:
   """A short name of examples: SHA-256 over all arrays."""
   digest = hashlib.sha256()
-  for name, leaf in [("x", data.x), ("y", data.y), ("ids", data.ids), *sorted(data.extra.items())]:
+  inputs = [(f"x{jax.tree_util.keystr(path)}", leaf) for path, leaf in jax.tree.leaves_with_path(data.x)]
+  for name, leaf in [*inputs, ("y", data.y), ("ids", data.ids), *sorted(data.extra.items())]:
     array = np.ascontiguousarray(leaf)
     digest.update(f"{name} {array.dtype} {array.shape};".encode())
     digest.update(array.tobytes())
@@ -93,9 +95,10 @@ def fingerprint(data: Batch) -> str:
 def take(data: Batch, positions: np.ndarray) -> Batch:
   """The examples at these positions, with their names."""
   extra = {name: np.asarray(value)[positions] for name, value in data.extra.items()}
-  return Batch(data.x[positions], data.y[positions], data.ids[positions], extra=extra)
+  x = jax.tree.map(lambda leaf: leaf[positions], data.x)
+  return Batch(x, data.y[positions], data.ids[positions], extra=extra)
 
 
-def numbered(x: np.ndarray, y: np.ndarray, **extra: np.ndarray) -> Batch:
+def numbered(x: PyTree, y: np.ndarray, **extra: np.ndarray) -> Batch:
   """Examples that are named by their positions."""
-  return Batch(x, y, np.arange(len(x), dtype=np.int32), extra=extra)
+  return Batch(x, y, np.arange(len(y), dtype=np.int32), extra=extra)

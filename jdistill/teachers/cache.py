@@ -46,7 +46,7 @@ class TargetCache(NamedTuple):
 
 def record(
   teacher: TargetSource,
-  x: np.ndarray,
+  x: PyTree,
   ids: np.ndarray,
   *,
   data: str,
@@ -58,7 +58,7 @@ def record(
 
   Args:
     teacher: from `committee`.
-    x: `[N, ...]` inputs as the teacher shall see them.
+    x: pytree of arrays `[N, ...]`, inputs as the teacher shall see them.
     ids: `[N]` names of the examples, all different.
     data: fingerprint of the data.
     teacher_hash: of the teachers' parameters.
@@ -75,7 +75,7 @@ def record(
   def asked(arrays: PyTree, named: tuple[jax.Array, jax.Array]) -> tuple[tuple[jax.Array, ...], ...]:
     return tuple(_kept(out, embedding) for out in ask(teacher._replace(arrays=arrays), *named))
 
-  found = predict(asked, teacher.arrays, (np.asarray(x), ids), batch_size=batch_size)
+  found = predict(asked, teacher.arrays, (jax.tree.map(np.asarray, x), ids), batch_size=batch_size)
   joined = [np.stack(leaves) for leaves in zip(*found, strict=True)]
   if not np.isfinite(joined[0]).all():
     raise UserError("teacher: its logits are not all finite; train it again with a lower learning rate")

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdistill import augment, bilevel, catalog, federated, losses, models, schema
+from jdistill import augment, bilevel, catalog, federated, language, losses, models, schema
 from jdistill.base import Batch, Method, Network, Outputs, PyTree, Variables
 from jdistill.methods.dataset.by_class import class_batches
 from jdistill.methods.knowledge import StudentInput, student_method
@@ -277,6 +277,19 @@ def _tokens(row: catalog.Row, **extra) -> Toy:
   return _taught(row, network, teacher, data, 0.5, **extra)
 
 
+def _rows(row: catalog.Row, **extra) -> Toy:
+  """Twelve rows of two documents that count up to five, with padding; a prompt of one token is not learned."""
+  sizes = {"depth": 1, "heads": 1, "context": 8}
+  network, teacher = (models.build("decoder", num_classes=5, image_shape=(6,), width=w, **sizes) for w in (8, 12))
+  documents = [(np.arange(length) + i) % 5 for i in range(12) for length in (2 + i % 2, 3)]
+  prompts = [np.arange(len(one)) > 0 for one in documents]
+  packed = [language.pack(documents[i : i + 2], 6, counted=prompts[i : i + 2]) for i in range(0, 24, 2)]
+  rows = jax.tree.map(lambda *leaves: jnp.asarray(np.concatenate(leaves)), *(one.rows for one in packed))
+  targets, mask = language.next_tokens(rows, np.concatenate([one.counted for one in packed]))
+  data = Batch(rows, targets, jnp.arange(12, dtype=jnp.int32), extra={"mask": mask})
+  return _taught(row, network, teacher, data, 0.5, **extra)
+
+
 def _federated(row: catalog.Row) -> Toy:
   """Two clients with nine images of 2x2 pixels each; one sees them at half the contrast."""
   _, x, y = _by_class()
@@ -294,6 +307,7 @@ KINDS = {
   "masked": _masked,
   "maps": _maps,
   "tokens": _tokens,
+  "rows": _rows,
   "trajectory": _trajectory,
   "matching": _matching,
   "extraction": _extraction,

@@ -29,6 +29,7 @@ class Seen(NamedTuple):
     stats: running statistics by role, before the update.
     memory, constants, epoch: see `StepOutputs`.
     key_net, key_term: of dropout and connectors, and of terms that draw random numbers.
+    epochs: see `StepOutputs`.
   """
 
   batch: Batch
@@ -41,6 +42,7 @@ class Seen(NamedTuple):
   epoch: jax.Array
   key_net: Key
   key_term: Key
+  epochs: float | None = None
 
 
 def step_outputs(
@@ -60,7 +62,7 @@ def step_outputs(
 
   return StepOutputs(
     seen.batch, student, seen.teachers, values, params, seen.memory, seen.constants, where, seen.epoch, seen.key_term,
-    seen.rows, ask,
+    seen.rows, ask, seen.epochs,
   ), stats  # fmt: skip
 
 

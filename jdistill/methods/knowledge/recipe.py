@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import optax
 
-from jdistill.base import Batch, Connector, Key, Outputs, PyTree, Variables
+from jdistill.base import Batch, Connector, Key, LanguageModel, Outputs, PyTree, Variables
 from jdistill.losses.compose import Weight
 
 
@@ -27,6 +27,7 @@ class StepOutputs(NamedTuple):
     rows: `[B]` int32 positions of the batch in the data, for a memory with a row per example.
     ask: `(x) -> Outputs`: the student on other inputs, in training mode, with the parameters of this step;
       differentiable in both.
+    epochs: how many the training has in all; `None` where nobody said so.
   """
 
   batch: Batch
@@ -41,6 +42,7 @@ class StepOutputs(NamedTuple):
   key: Key
   rows: jax.Array
   ask: Callable[[PyTree], Outputs] | None = None
+  epochs: float | None = None
 
   @property
   def y(self) -> jax.Array:
@@ -125,6 +127,8 @@ class Recipe(NamedTuple):
     connectors: connectors by name; each is a role with parameters of its own.
     augmented_inputs: `(key, augmented batch) -> (student's input, teachers' input)`; inputs may have more rows than
       the batch, which the terms then know.
+    sampled_batch: `(key, student, its parameters, batch) -> batch` of the same shapes: examples that the student makes
+      itself in the place of the given ones, before anything else is done with them. No gradient passes through it.
     passes: how many equal parts of its input the student sees one after the other, so that batch norm takes the moments
       of each by itself; its outputs are put together again.
     prepare: `(outputs of every teacher on the training examples, y [n], Variables of every teacher) -> pytree`,
@@ -138,11 +142,13 @@ class Recipe(NamedTuple):
     probed: `predict` gives features `[B, D]` and no logits, since nothing is learned of classes; a run then predicts by
       a linear probe on them (`jdistill.evaluation.ridge_probe`), which alone sees labels.
     needs: `"teacher"`, `"held_out"`, `"labels"`: what a run must provide; for messages.
+    advice: `(updates in all) -> what a user should know before that many`, or `""`; shown by plans and logs.
   """
 
   terms: Mapping[str, Term]
   connectors: Mapping[str, Connector] = {}
   augmented_inputs: Callable[[Key, Batch], tuple[jax.Array, jax.Array]] = same_view
+  sampled_batch: Callable[[Key, LanguageModel, PyTree, Batch], Batch] | None = None
   passes: int = 1
   prepare: Callable[[tuple[Outputs, ...], jax.Array, tuple[Variables, ...]], PyTree] | None = None
   outer: Outer | None = None
@@ -153,3 +159,4 @@ class Recipe(NamedTuple):
   keeps: tuple[str, ...] = ()
   probed: bool = False
   needs: tuple[str, ...] = ("teacher",)
+  advice: Callable[[int], str] = lambda updates: ""

@@ -9,7 +9,19 @@ import optax
 from jax import lax
 
 from jdistill.augment import identity
-from jdistill.base import Augmentation, Batch, Key, Method, Metrics, Network, Outputs, PyTree, UserError, Variables
+from jdistill.base import (
+  Augmentation,
+  Batch,
+  Key,
+  LanguageModel,
+  Method,
+  Metrics,
+  Network,
+  Outputs,
+  PyTree,
+  UserError,
+  Variables,
+)
 from jdistill.methods.knowledge.forward import STUDENT, Forward, deployed, make_forward
 from jdistill.methods.knowledge.objective import (
   Seen,
@@ -110,6 +122,7 @@ class _Parts(NamedTuple):
   chunk_size: int | None
   sharpness: Sharpness | None
   same_pixels: bool
+  epochs: float | None
 
   def by_role(self, recipe: Recipe, names: Iterable[str]) -> dict[str, optax.GradientTransformation]:
     outer = recipe.outer
@@ -134,6 +147,7 @@ def student_method(
   chunk_size: int | None = None,
   sharpness: Sharpness | None = None,
   same_pixels: bool = False,
+  epochs: float | None = None,
 ) -> Method:
   """Builds the training of one student.
 
@@ -160,6 +174,7 @@ def student_method(
       networks without running statistics; the gradient is the same up to rounding. `None` for all rows at once.
     sharpness: GSAM, whose gradient takes the place of the plain one in all roles that learn; two passes instead of one.
     same_pixels: `TargetSource.same_pixels`.
+    epochs: how many there will be, for terms that depend on the share that is done.
 
   Returns:
     A `Method`: `init(key, StudentInput)`, `step(key, state, StudentInput)` is one update, `result(state) -> Trained`.
@@ -173,7 +188,7 @@ def student_method(
     check_chunks(recipe, chunk_size)
   parts = _Parts(
     network, make_forward(network, precision), optimizer, dict(optimizers or {}), targets or (lambda *_: ()), replay,
-    augment, ema_decay, constrain, num_examples, chunk_size, sharpness, same_pixels,
+    augment, ema_decay, constrain, num_examples, chunk_size, sharpness, same_pixels, epochs,
   )  # fmt: skip
 
   def step(key: Key, state: StudentState, inputs: StudentInput) -> tuple[StudentState, Metrics]:
@@ -209,6 +224,9 @@ def _see(parts: _Parts, recipe: Recipe, key: Key, state: StudentState, inputs: S
   """Draws the augmentation and asks the teachers."""
   key_augment, key_inputs, key_targets, key_net, key_term = jax.random.split(key, 5)
   batch = parts.constrain(inputs.batch)
+  if recipe.sampled_batch is not None:
+    own = lax.stop_gradient(state.roles[STUDENT].params)
+    batch = recipe.sampled_batch(jax.random.fold_in(key, 5), _language(parts.network), own, batch)
   if parts.replay is not None:
     record = parts.replay(inputs.targets, inputs.step)
   else:
@@ -224,8 +242,14 @@ def _see(parts: _Parts, recipe: Recipe, key: Key, state: StudentState, inputs: S
   weight = jnp.ones(batch.ids.shape, jnp.float32) if batch.weight is None else batch.weight
   return Seen(
     batch._replace(weight=weight), x, teachers, inputs.rows, state.stats, state.memory, inputs.constants, inputs.epoch,
-    key_net, key_term,
+    key_net, key_term, parts.epochs,
   )  # fmt: skip
+
+
+def _language(network: Network) -> LanguageModel:
+  if network.language is None:
+    raise ValueError("student: this method trains on text of the student's own, and it cannot write; use a decoder")
+  return network.language
 
 
 def _update(

@@ -1,0 +1,56 @@
+"""What recipes of language models share: losses of tokens, one number for a batch, and their options."""
+
+from collections.abc import Callable
+from typing import Annotated, Literal
+
+import jax
+import jax.numpy as jnp
+
+from jdistill import losses
+from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
+from jdistill.schema import NonNegative, Positive, Traced
+
+Reduction = Literal["token_mean", "sequence_mean", "sequence_sum"]  # see `jdistill.losses.reduce_tokens`
+Weight = Annotated[NonNegative, Traced]
+Temperature = Annotated[Positive, Traced]
+Values = Callable[[StepOutputs, jax.Array], jax.Array]  # (what a term sees, the tokens that count) -> [B, T]
+
+
+def counted(step: StepOutputs) -> jax.Array:
+  """`[B, T]` bool: the tokens that are to be learned, none of them in an example that is padding.
+
+  Raises:
+    ValueError: at trace time, a task without a label per token.
+  """
+  if step.y.ndim != 2 or jnp.issubdtype(step.y.dtype, jnp.floating) or step.student.logits.ndim != 3:
+    raise ValueError(
+      f"labels {step.y.shape} and logits {step.student.logits.shape}: this method learns the next token of every "
+      "position; use a task of token rows, such as 'language'"
+    )
+  mask = step.batch.extra.get("mask")
+  here = jnp.broadcast_to(step.where[:, None], step.y.shape)
+  return here if mask is None else here & mask
+
+
+def token_term(values: Values, weight: float, reduction: str) -> Term:
+  """A loss of tokens as a scalar of the batch."""
+
+  def value(step: StepOutputs) -> jax.Array:
+    where = counted(step)
+    return losses.reduce_tokens(values(step, where), where, reduction=reduction)
+
+  return Term(value, weight)
+
+
+def next_token_term(weight: float, reduction: str) -> Term:
+  """Cross entropy with the next token."""
+  return token_term(
+    lambda step, where: losses.cross_entropy(step.student.logits, step.y, where=where), weight, reduction
+  )
+
+
+def taught(name: str, values: Values, *, ce_weight: float, kd_weight: float, reduction: str) -> Recipe:
+  """`ce_weight CE + kd_weight` times a loss of tokens between student and teacher, under this name."""
+  return Recipe(
+    {"ce": next_token_term(ce_weight, reduction), name: token_term(values, kd_weight, reduction)},
+  )
