@@ -126,7 +126,7 @@ onednn.spread(forward_p, kernel_p)
 
 def _input_gradient(g: jax.Array, k: jax.Array, x: jax.ShapeDtypeStruct, padding: Padding, stride: int) -> jax.Array:
   """X(g, k) for stacked operands: a forward convolution with the kernel turned round, or one for each phase."""
-  if stride > 1 and min(k.shape[1:3]) >= stride:
+  if stride > 1 and strided.suits(g, k, stride):
     ordinary = lambda g, k, padding: forward_p.bind(g, k, padding=padding, stride=1)  # noqa: E731
     return strided.input_gradient(g, k, x.shape[2:4], padding, stride, ordinary)
   if stride > 1:
@@ -243,7 +243,7 @@ def conv2d(
     x: `[batch, height, width, channels_in]`.
     kernel: `[kernel_height, kernel_width, channels_in / groups, channels_out]`, the dtype of `x`.
     strides: one step for both directions. Gradients in `x`, and on CPUs all that oneDNN does not compute, take values
-      above 1 as a stride-1 convolution over blocks of pixels.
+      above 1 as stride-1 convolutions (`jdistill.ops.strided`).
     padding: `"SAME"`, `"VALID"`, or `((top, bottom), (left, right))`.
     dilation: distance of the kernel's taps, in both directions.
     groups: independent blocks of channels; `channels_in` of them are depthwise.

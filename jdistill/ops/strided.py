@@ -31,6 +31,10 @@ def as_dense(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding) -> 
   return x, kernel
 
 
+# Where so many small convolutions take longer than one with zeros in its kernel: below these products each.
+_FEWEST_PRODUCTS = 2_000_000
+
+
 class _Phase(NamedTuple):
   """The pixels `phase`, `phase + stride`, ... of one axis, and the taps that they meet.
 
@@ -55,10 +59,19 @@ def _phases(stride: int, low: int, taps: int, pixels: int, outputs: int) -> list
   return found
 
 
+def suits(g: jax.Array, k: jax.Array, stride: int) -> bool:
+  """Whether `input_gradient` is faster than the derivative of `as_dense`, as far as shapes tell."""
+  products = g.size // g.shape[-1] * (k.size // k.shape[0]) // stride**2
+  return min(k.shape[1:3]) >= stride and products >= _FEWEST_PRODUCTS
+
+
 def input_gradient(
   g: jax.Array, k: jax.Array, size: tuple[int, int], padding: Padding, stride: int, conv: Callable
 ) -> jax.Array:
-  """The gradient in the pixels of a strided convolution: each pixel meets `1 / stride^2` of the taps, and no zeros.
+  """The gradient in the pixels of a strided convolution, where each pixel meets `1 / stride^2` of the taps.
+
+  Pixels that lie a multiple of the stride apart meet the same taps, and theirs is an ordinary convolution: a 3x3 kernel
+  of stride 2 becomes kernels of 1, 2, 2 and 4 taps, where blocks of pixels have 16.
 
   Args:
     g: `[G, N, H', W', O]`, the gradient in the outputs.
