@@ -34,9 +34,8 @@ _TILE = 4  # outputs
 _FEWEST_CHANNELS = 128
 _FEWEST_PIXELS = 2048
 _MOST_ROWS = 1.2
-# How many pixels per output channel are taken at once. What is made of them should stay in a cache, and oneDNN puts the
-# kernels in order anew for each chunk, which takes the longer the more of them there are.
-_CHUNK = 160
+# How many numbers are taken at once, for the sake of memory: what is made of them takes three times theirs.
+_CHUNK = 2**24
 
 
 def suits(x: jax.Array, k: jax.Array, padding: Padding) -> bool:
@@ -65,7 +64,7 @@ def forward(x: jax.Array, k: jax.Array, padding: Padding, convolve: Callable[...
   """
   images, height = x.shape[:2]
   x = pad_space(x, ((0, -height % _TILE), (0, 0))) if height % _TILE else x
-  most = max(_CHUNK * k.shape[3] // (x.shape[1] * x.shape[2]), 1)
+  most = max(_CHUNK // (x.size // images), 1)
   chunk = next(size for size in range(min(most, images), 0, -1) if images % size == 0)
   kernels = _kernels(k)
 

@@ -53,7 +53,7 @@ def test_gradients_equal_those_of_the_convolution(x64, case):
 @pytest.mark.parametrize("images, loops", [(6, 1), (7, 0)])  # two chunks of three; seven images have no fitting chunk
 def test_images_in_chunks(x64, monkeypatch, images, loops):
   x, k, columns = operands(((images, 8, 5), (3, 4), 3, (1, 1)))
-  monkeypatch.setattr(winograd, "_CHUNK", 40)  # four images of 40 pixels for 4 outputs
+  monkeypatch.setattr(winograd, "_CHUNK", 4 * x[0].size)
   fn = jax.jit(lambda x, k: ours(x, k, columns))
   assert fn.lower(x, k).as_text().count("stablehlo.while") == loops
   np.testing.assert_allclose(fn(x, k), lax_conv(x, k, ((1, 1), columns)), rtol=1e-11, atol=1e-11)
