@@ -1,5 +1,6 @@
 """Distillation of a CIFAR ResNet-56 to a ResNet-20 written plainly in PyTorch, and what both sides start from."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,19 +31,30 @@ def check_batches() -> list[np.ndarray]:
 
 
 def torch_resnet(depth: int):
-  """The network as a module; its layers have the names of ours, with a dot for the slash."""
+  """The CIFAR network as a module."""
+  return torch_residual(((depth - 2) // 6,) * 3, 16, CLASSES)
+
+
+def torch_residual(blocks: Sequence[int], width: int, classes: int):
+  """A residual network of basic blocks as a module; its layers have the names of ours, with a dot for the slash.
+
+  Args:
+    blocks: of every stage, whose filters are `width`, `2 width`, ...
+    width: filters of the stem and the first stage.
+    classes: length of the logits.
+  """
   import torch
   from torch import nn
   from torch.nn import functional as F
 
-  class CifarResNet(nn.Module):
+  class Residual(nn.Module):
     def __init__(self):
       super().__init__()
-      self.stem_conv, self.stem_norm = nn.Conv2d(CHANNELS, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
-      self.blocks, entering = [], 16
-      for stage in range(3):
-        filters = 16 * 2**stage
-        for block in range((depth - 2) // 6):
+      self.stem_conv, self.stem_norm = nn.Conv2d(CHANNELS, width, 3, padding=1, bias=False), nn.BatchNorm2d(width)
+      self.blocks, entering = [], width
+      for stage, count in enumerate(blocks):
+        filters = width * 2**stage
+        for block in range(count):
           prefix, stride = f"stage{stage}_block{block}_", 2 if stage > 0 and block == 0 else 1
           self._add(f"{prefix}{{}}0", entering, filters, 3, stride)
           self._add(f"{prefix}{{}}1", filters, filters, 3, 1)
@@ -50,7 +62,7 @@ def torch_resnet(depth: int):
             self._add(f"{prefix}{{}}_shortcut", entering, filters, 1, stride)
           self.blocks.append(prefix)
           entering = filters
-      self.head = nn.Linear(entering, CLASSES)
+      self.head = nn.Linear(entering, classes)
 
     def _add(self, name, entering, filters, size, stride):
       conv = nn.Conv2d(entering, filters, size, stride, padding=size // 2, bias=False)
@@ -71,7 +83,7 @@ def torch_resnet(depth: int):
       return self.head(x.mean((2, 3)))
 
   torch.manual_seed(0)
-  return CifarResNet()
+  return Residual()
 
 
 _TORCH_NAMES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}

@@ -46,7 +46,7 @@ class Worker:
   def __init__(self, arguments: list[str], threads: int, folder: Path | None = None):
     folder = folder or Path.cwd()
     env = os.environ | {
-      "PYTHONPATH": str(folder),
+      "PYTHONPATH": os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]),
       "OMP_NUM_THREADS": str(threads),
       "JAX_PLATFORMS": "cpu",
       "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),

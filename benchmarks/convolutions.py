@@ -4,9 +4,11 @@
 
 3x3 layers with zeros around them: `forward` is one call, `step` a gradient in pixels and kernel inside `lax.scan`, for
 which XLA:CPU has no fast form of what JAX states. Without oneDNN is what a program gets that is kept in a compilation
-cache, and what other builds of jaxlib get. Then a training step on 16 CIFAR images of networks made of such layers,
-ours alone. All on one core where the system can say so, as in a run, whose other devices keep the other cores busy.
-With more cores than devices XLA shares single plain convolutions out better than those in pairs.
+cache, and what other builds of jaxlib get. Wide layers are timed by oneDNN's plain convolution and in Winograd's form,
+strided ones' gradients in the pixels over blocks of pixels and phase by phase. Then a training step on 16 CIFAR images
+of networks made of such layers, ours alone. All on one core where the system can say so, as in a run, whose other
+devices keep the other cores busy. With more cores than devices XLA shares single plain convolutions out better than
+those in pairs.
 """
 
 import os
@@ -21,7 +23,7 @@ from jax import lax
 from benchmarks import _reports
 from jdistill import models
 from jdistill._compat import onednn_call
-from jdistill.ops import conv2d
+from jdistill.ops import conv2d, strided, winograd
 
 # images, side, channels in and out, stride, groups
 LAYERS = {
@@ -35,6 +37,17 @@ LAYERS = {
   "8 to 8": (50, 8, 8, 8, 1, 1),
   "depthwise, 16": (50, 28, 16, 16, 1, 16),
   "depthwise, 16, stride 2": (50, 28, 16, 16, 2, 16),
+}
+# images, side, channels in and out, stride
+WIDE = {
+  "20 of 64x64, 64 to 64": (20, 64, 64, 64, 1),
+  "20 of 32x32, 128 to 128": (20, 32, 128, 128, 1),
+  "20 of 16x16, 256 to 256": (20, 16, 256, 256, 1),
+  "100 of 8x8, 512 to 512": (100, 8, 512, 512, 1),
+  "10 of 16x16, 128 to 128": (10, 16, 128, 128, 1),
+  "16 of 14x14, 256 to 256": (16, 14, 256, 256, 1),
+  "20 of 64x64, 64 to 128, stride 2": (20, 64, 64, 128, 2),
+  "20 of 32x32, 128 to 256, stride 2": (20, 32, 128, 256, 2),
 }
 NETWORKS = ("mobilenetv2", "shufflenetv1", "shufflenetv2")
 STEPS = 2
@@ -97,6 +110,29 @@ def layer(images, side, inputs, outputs, stride, groups, repeats):
   return found
 
 
+def wide(images, side, inputs, outputs, stride, repeats):
+  """Milliseconds of both forms: of the forward map, or with a stride of the gradient in the pixels."""
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(rng.normal(size=(images, side, side, inputs)), jnp.float32)
+  k = jnp.asarray(rng.normal(size=(3, 3, inputs, outputs)), jnp.float32)
+  module, name = (winograd, "_FEWEST_CHANNELS") if stride == 1 else (strided, "_FEWEST_PRODUCTS")
+  before, programs = getattr(module, name), []
+  g = ours(x, k, stride, 1)
+  for fewest in (10**12, 0):
+    setattr(module, name, fewest)
+    form = (lambda x, k, g: ours(x, k, 1, 1)) if stride == 1 else lambda x, k, g: pixels(x, k, g, stride)
+    programs.append(jax.jit(form).lower(x, k, g).compile())
+  setattr(module, name, before)
+  found = [program(x, k, g) for program in programs]
+  np.testing.assert_allclose(*found, rtol=1e-3, atol=1e-3 * float(jnp.std(found[0])))
+  return [1e3 * seconds for seconds in in_turn(programs, (x, k, g), repeats)]
+
+
+def pixels(x, k, g, stride):
+  """The gradient in the pixels."""
+  return jax.vjp(lambda x: ours(x, k, stride, 1), x)[1](g)[0]
+
+
 def network(name: str, repeats: int) -> float:
   """Milliseconds of a step."""
   net = models.build(name, num_classes=10, image_shape=(32, 32, 3))
@@ -115,8 +151,16 @@ def main() -> None:
   figures["layers_ms"] = {
     name: dict(zip(columns, layer(*case, arguments.repeats), strict=True)) for name, case in LAYERS.items()
   }
+  figures["wide_layers_ms"] = {
+    name: dict(zip(("plain", "Winograd or phases"), wide(*case, arguments.repeats), strict=True))
+    for name, case in WIDE.items()
+  }
   figures["networks_ms"] = {name: network(name, arguments.repeats) for name in NETWORKS}
   print(_reports.table(["layer, ms", *columns], [[n, *row.values()] for n, row in figures["layers_ms"].items()]))
+  rows = [
+    [name, *row.values(), row["Winograd or phases"] / row["plain"]] for name, row in figures["wide_layers_ms"].items()
+  ]
+  print(_reports.table(["layer, ms", "plain", "Winograd or phases", "ratio"], rows))
   print(_reports.table(["network", "step, ms"], [list(row) for row in figures["networks_ms"].items()]))
   _reports.write("convolutions", figures, arguments.out)
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.interpreters import ad, batching
 
-from jdistill.ops import onednn
+from jdistill.ops import onednn, strided
 from jdistill.ops.bilinear import Padding, crop, pad_space, primitive, transposed_padding
 from jdistill.ops.depthwise import depthwise
 
@@ -125,7 +125,10 @@ onednn.spread(forward_p, kernel_p)
 
 
 def _input_gradient(g: jax.Array, k: jax.Array, x: jax.ShapeDtypeStruct, padding: Padding, stride: int) -> jax.Array:
-  """X(g, k) for stacked operands: a forward convolution with the kernel turned round."""
+  """X(g, k) for stacked operands: a forward convolution with the kernel turned round, or one for each phase."""
+  if stride > 1 and strided.suits(g, k, stride):
+    ordinary = lambda g, k, padding: forward_p.bind(g, k, padding=padding, stride=1)  # noqa: E731
+    return strided.input_gradient(g, k, x.shape[2:4], padding, stride, ordinary)
   if stride > 1:
     (out,) = jax.linear_transpose(lambda x: _dense(x, k, padding, stride), x)(g)
     return out
@@ -139,7 +142,7 @@ def _dense(x: jax.Array, k: jax.Array, padding: Padding, stride: int) -> jax.Arr
 
 
 def _in_blocks(x: jax.Array, k: jax.Array, padding: Padding, stride: int) -> tuple[jax.Array, jax.Array]:
-  return jax.vmap(functools.partial(_strided_as_dense, stride=stride, padding=padding))(x, k)
+  return jax.vmap(functools.partial(strided.as_dense, stride=stride, padding=padding))(x, k)
 
 
 def _forward_transpose_x(ct, x, k, *, padding, stride):
@@ -211,27 +214,6 @@ def _explicit_padding(padding, size: Sequence[int], kernel: Sequence[int], strid
   return tuple((int(low), int(high)) for low, high in padding)
 
 
-def _strided_as_dense(x: jax.Array, kernel: jax.Array, stride: int, padding: Padding):
-  """Rewrites a strided convolution as a stride-1 one over blocks of `stride x stride` pixels.
-
-  The kernel is zero-padded to a multiple of the stride; pixels of a block become channels. Exact, and unlike a strided
-  convolution its derivatives are ordinary ones.
-  """
-  kh, kw, channels_in, channels_out = kernel.shape
-  (top, bottom), (left, right) = padding
-  height, width = x.shape[1] + top + bottom, x.shape[2] + left + right
-  out_height, out_width = (height - kh) // stride + 1, (width - kw) // stride + 1
-  blocks_h, blocks_w = -(-kh // stride), -(-kw // stride)
-  need_h, need_w = (out_height + blocks_h - 1) * stride, (out_width + blocks_w - 1) * stride
-  x = pad_space(x, ((top, need_h - height + bottom), (left, need_w - width + right)))
-  x = x.reshape(x.shape[0], need_h // stride, stride, need_w // stride, stride, channels_in)
-  x = x.transpose(0, 1, 3, 2, 4, 5).reshape(x.shape[0], need_h // stride, need_w // stride, -1)
-  kernel = jnp.pad(kernel, ((0, blocks_h * stride - kh), (0, blocks_w * stride - kw), (0, 0), (0, 0)))
-  kernel = kernel.reshape(blocks_h, stride, blocks_w, stride, channels_in, channels_out)
-  kernel = kernel.transpose(0, 2, 1, 3, 4, 5).reshape(blocks_h, blocks_w, -1, channels_out)
-  return x, kernel
-
-
 def _by_group(x: jax.Array, kernel: jax.Array, groups: int) -> jax.Array:
   """A 1x1 convolution in groups as one product of matrices per group; `kernel` is `[I / groups, O]`."""
   x = x.reshape(*x.shape[:-1], groups, -1)
@@ -261,7 +243,7 @@ def conv2d(
     x: `[batch, height, width, channels_in]`.
     kernel: `[kernel_height, kernel_width, channels_in / groups, channels_out]`, the dtype of `x`.
     strides: one step for both directions. Gradients in `x`, and on CPUs all that oneDNN does not compute, take values
-      above 1 as a stride-1 convolution over blocks of pixels.
+      above 1 as stride-1 convolutions (`jdistill.ops.strided`).
     padding: `"SAME"`, `"VALID"`, or `((top, bottom), (left, right))`.
     dilation: distance of the kernel's taps, in both directions.
     groups: independent blocks of channels; `channels_in` of them are depthwise.

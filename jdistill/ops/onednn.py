@@ -23,6 +23,7 @@ from jax.extend.core import Primitive
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from jdistill._compat import compilation_cache, lowering, onednn_call
+from jdistill.ops import winograd
 from jdistill.ops.bilinear import Padding, crop
 
 # Where XLA's own convolutions are no slower: inputs or outputs below these, or products below these, per kernel.
@@ -145,7 +146,10 @@ def _call(
 
 def _forward(x: jax.Array, k: jax.Array, padding: Padding, stride: int) -> jax.Array:
   x, padding = crop(x, padding)
-  return _call(x, k, (0, 1, 2, 3), padding, (stride, stride), (1, 1))
+  call = functools.partial(_call, axes=(0, 1, 2, 3), strides=(stride, stride), dilation=(1, 1))
+  if stride == 1 and winograd.suits(x, k, padding):
+    return winograd.forward(x, k, padding, lambda x, k, padding: call(x, k, padding=padding))
+  return call(x, k, padding=padding)
 
 
 def _kernel_gradient(x: jax.Array, g: jax.Array, padding: Padding, stride: int, size: tuple[int, int]) -> jax.Array:

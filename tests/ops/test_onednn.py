@@ -12,7 +12,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jdistill._compat import onednn_call
-from jdistill.ops import conv, conv2d, onednn
+from jdistill.ops import conv, conv2d, onednn, winograd
 
 INSTRUCTION = "__onednn$convolution"
 SETTINGS = (
@@ -120,6 +120,25 @@ def test_stacked_networks_in_a_loop(kernels):
   grad = jax.grad(lambda k: jnp.sum(jnp.tanh(conv2d(x, k, **options))))
   got = jax.jit(lambda ks: lax.scan(lambda _, k: (None, jax.vmap(grad)(k)), None, ks[None])[1])(stacked)
   np.testing.assert_allclose(got[0], jnp.stack([grad(k) for k in stacked]), rtol=1e-5, atol=1e-5)
+
+
+def test_wide_layers_take_winograds_form(kernels, monkeypatch):
+  monkeypatch.setattr(winograd, "_FEWEST_CHANNELS", 4)
+  monkeypatch.setattr(winograd, "_FEWEST_PIXELS", 0)
+  x, k, options = operands(((4, 8, 6), (5, 4), (3, 3), 1, ((1, 1), (1, 1))))
+  conv = functools.partial(conv2d, **options)
+  g = np.random.default_rng(1).normal(size=(4, 8, 6, 4)).astype(np.float32)
+  pull = lambda x, k, g: jax.vjp(lambda x: conv(x, k), x)[1](g)[0]  # noqa: E731
+  assert text(conv, x, k).count(INSTRUCTION) == text(pull, x, k, g).count(INSTRUCTION) == 6
+  assert text(functools.partial(conv2d, padding="VALID"), x, k).count(INSTRUCTION) == 1
+  fresh = jax.jit(lambda x, k: conv(x, k))
+  np.testing.assert_allclose(fresh(x, k), sums(x, k, **options), rtol=1e-5, atol=1e-5)
+  turned = k[::-1, ::-1].swapaxes(2, 3)
+  np.testing.assert_allclose(jax.jit(pull)(x, k, g), sums(g, turned, **options), rtol=1e-5, atol=1e-5)
+  # images of two devices
+  mesh = Mesh(jax.devices()[:2], ("data",))
+  placed = (jax.device_put(a, NamedSharding(mesh, PartitionSpec(*axes))) for a, axes in ((x, ["data"]), (k, [])))
+  np.testing.assert_allclose(fresh(*placed), sums(x, k, **options), rtol=1e-5, atol=1e-5)
 
 
 def test_images_of_two_devices_exchange_the_kernel_gradient_alone(kernels):
