@@ -13,6 +13,7 @@ from jdistill.methods.knowledge import StudentInput, student_method
 from jdistill.methods.language.divergences import fkl, jsd
 from jdistill.methods.language.gkd import draw_prompts, gkd
 from jdistill.methods.optimizers import make_optimizer
+from jdistill.teachers.frozen import committee
 
 END, VOCABULARY, LENGTH = 9, 10, 12
 PROMPTS, RESPONSES = [[1, 2, 3], [4], [5, 6]], [[7, 7], [8, 7, 8, 8], [1]]  # the third stands beside the first
@@ -100,6 +101,21 @@ def test_its_loss_is_that_of_the_divergence(kind, other):
   own = gkd(divergence=kind, beta=0.3)
   (name,) = set(other.terms) - {"ce"}
   assert float(own.terms["gkd"].value(step())) == pytest.approx(float(other.terms[name].value(step())), rel=1e-6)
+
+
+@pytest.mark.parametrize("student", [NETWORK, NETWORK.language], ids=["network", "language_model"])
+def test_a_network_of_the_zoo_and_a_language_model_are_trained_alike(batch, student):
+  frozen = committee([NETWORK], [NETWORK.init(jax.random.key(1))])
+  recipe, optimizer = gkd(student_share=1.0, max_new=6, end_token=END), make_optimizer("sgd", 0.1)
+  method = student_method(student, recipe, optimizer=optimizer, targets=frozen.targets)
+  inputs = StudentInput(batch, jnp.int32(0), jnp.float32(0), targets=frozen.arrays)
+  state = method.init(jax.random.key(0), inputs)
+  after, metrics = jax.jit(method.step)(jax.random.key(2), state, inputs)
+  assert float(metrics["method/own_text"]) == 1 and float(metrics["loss/gkd"]) > 0
+  moved = jax.tree.map(
+    lambda a, b: float(jnp.abs(a - b).max()), state.roles["student"].params, after.roles["student"].params
+  )
+  assert max(jax.tree.leaves(moved)) > 0
 
 
 def test_what_it_refuses(batch):

@@ -246,7 +246,9 @@ def _see(parts: _Parts, recipe: Recipe, key: Key, state: StudentState, inputs: S
   )  # fmt: skip
 
 
-def _language(network: Network) -> LanguageModel:
+def _language(network: Network | LanguageModel) -> LanguageModel:
+  if isinstance(network, LanguageModel):
+    return network
   if network.language is None:
     raise ValueError("student: this method trains on text of the student's own, and it cannot write; use a decoder")
   return network.language
