@@ -21,6 +21,7 @@ from jdistill.base import UserError
 
 _NOT_FINITE = ("nan", "inf", "-inf")  # how a configuration holds them, as JSON has no word for them
 _MOST_FLOAT = 3.4e38
+_MOST_NAMES = 40  # in a message
 REQUIRED = inspect.Parameter.empty
 
 
@@ -243,9 +244,9 @@ def validated(section: str) -> Callable[[Callable], Callable]:
 
 
 def near_matches(name: Any, known: Iterable[str]) -> str:
-  """The end of a message about an unknown name: the near matches, or all names where nothing is near.
+  """The end of a message about an unknown name: the near matches, or the names that there are where nothing is near.
 
-  Of dotted names, those of the same section come first.
+  Of dotted names, those of the same section come first. Of very many names the first ones are told, and how many more.
   """
   known = [str(one) for one in known]
   section = str(name).rpartition(".")[0]
@@ -255,4 +256,5 @@ def near_matches(name: Any, known: Iterable[str]) -> str:
   )
   if near:
     return f"; did you mean {' or '.join(repr(n) for n in near)}?"
-  return f"; choose one of {', '.join(sorted(known))}"
+  more = f" and {len(known) - _MOST_NAMES} more" if len(known) > _MOST_NAMES else ""
+  return f"; choose one of {', '.join(sorted(known)[:_MOST_NAMES])}{more}"

@@ -53,6 +53,8 @@ def test_near_matches():
   assert schema.near_matches("qqq", known) == "; choose one of image_lr, label_lr, lr_lr, threshold"
   assert schema.near_matches(17, iter(known)).startswith("; choose one of")
   assert schema.near_matches("aaa", ["aab", "aac", "aad", "aae"]).count("or") == 2  # never more than three
+  many = schema.near_matches("qqq", [f"name{number:03}" for number in range(50)])
+  assert many.startswith("; choose one of name000, ") and many.endswith(", name039 and 10 more")
 
 
 @pytest.mark.parametrize("name", catalog.names())
