@@ -246,7 +246,8 @@ def validated(section: str) -> Callable[[Callable], Callable]:
 def near_matches(name: Any, known: Iterable[str]) -> str:
   """The end of a message about an unknown name: the near matches, or the names that there are where nothing is near.
 
-  Of dotted names, those of the same section come first. Of very many names the first ones are told, and how many more.
+  Of dotted names, those of the same section come first. Where there are very many, each other section stands as
+  `section.*`; where there are still too many, the first ones are told, and how many more.
   """
   known = [str(one) for one in known]
   section = str(name).rpartition(".")[0]
@@ -256,5 +257,7 @@ def near_matches(name: Any, known: Iterable[str]) -> str:
   )
   if near:
     return f"; did you mean {' or '.join(repr(n) for n in near)}?"
+  if len(known) > _MOST_NAMES:
+    known = own + list({f"{one.rpartition('.')[0]}.*" for one in known if one not in own})
   more = f" and {len(known) - _MOST_NAMES} more" if len(known) > _MOST_NAMES else ""
   return f"; choose one of {', '.join(sorted(known)[:_MOST_NAMES])}{more}"

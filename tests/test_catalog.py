@@ -55,6 +55,8 @@ def test_near_matches():
   assert schema.near_matches("aaa", ["aab", "aac", "aad", "aae"]).count("or") == 2  # never more than three
   many = schema.near_matches("qqq", [f"name{number:03}" for number in range(50)])
   assert many.startswith("; choose one of name000, ") and many.endswith(", name039 and 10 more")
+  dotted = [f"{part}.name{number:03}" for part in "ab" for number in range(50)]
+  assert schema.near_matches("qqq", ["dataset", *dotted]) == "; choose one of a.*, b.*, dataset"
 
 
 @pytest.mark.parametrize("name", catalog.names())

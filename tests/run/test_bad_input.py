@@ -10,7 +10,7 @@ CASES = {
     ["method.image_lrr=1"],
     ["config.method.image_lrr=1: unknown key", "'method.image_lr'"],
   ),
-  "an unknown key with nothing near": (["qqqq=1"], ["config.qqqq=1: unknown key", "dataset, ", "method.image_lr, "]),
+  "an unknown key with nothing near": (["qqqq=1"], ["config.qqqq=1: unknown key", "dataset, ", "method.*, "]),
   "a value for a section": (["method=3"], ["config.method=3"]),
   "an option of another network": (["model.width=3"], ["model.width=3: mlp has no such option", "'widths'"]),
   "an unknown method": (["method.name=dtam"], ["method.name='dtam': unknown", "'datm'"]),
