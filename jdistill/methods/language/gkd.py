@@ -102,10 +102,10 @@ def draw_prompts(key: Key, batch: Batch, prompt: int, max_new: int) -> tuple[jax
   """
   rows = batch.x
   if not isinstance(rows, Rows) or "mask" not in batch.extra:
-    raise ValueError("gkd: needs examples with documents and a mask; use the task 'language'")
+    raise ValueError("needs examples with documents and a mask; use the task 'language'")
   room = rows.tokens.shape[1] - max_new
   if room < 1:
-    raise ValueError(f"gkd: method.max_new={max_new} leaves no token of {max_new + room} to a prompt; lower it")
+    raise ValueError(f"method.max_new={max_new} leaves no token of {max_new + room} to a prompt; lower it")
   count = jnp.maximum(jnp.max(rows.segments, axis=1), 1)
   keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch.ids)
   own = rows.segments == jax.vmap(lambda key, most: jax.random.randint(key, (), 1, most + 1))(keys, count)[:, None]
