@@ -14,6 +14,14 @@ from jdistill.losses.contrastive import CRDState, crd_inbatch, crd_init, crd_los
 from jdistill.losses.correlation import dist_loss, pearson
 from jdistill.losses.dbr import dbr_loss, dbr_record
 from jdistill.losses.decoupled import dkd_loss, ofa_loss, ofa_target_weights
+from jdistill.losses.diffusion import (
+  denoising_loss,
+  gan_discriminator_loss,
+  gan_generator_loss,
+  loss_from_grad,
+  pseudo_huber,
+  score_distillation_grad,
+)
 from jdistill.losses.direction import direction_only_loss, norm_direction_loss, norm_only_loss
 from jdistill.losses.distribution import (
   attention_matching,
@@ -86,6 +94,7 @@ __all__ = [
   "cross_entropy",
   "dbr_loss",
   "dbr_record",
+  "denoising_loss",
   "direction_only_loss",
   "discriminator_loss",
   "dist_loss",
@@ -93,6 +102,8 @@ __all__ = [
   "dkd_loss",
   "ensemble_soft_targets",
   "fused_kd_loss",
+  "gan_discriminator_loss",
+  "gan_generator_loss",
   "generalized_jsd",
   "generator_loss",
   "gradient_matching",
@@ -109,6 +120,7 @@ __all__ = [
   "knn_affinity",
   "local_preserving_loss",
   "logit_gap_weights",
+  "loss_from_grad",
   "masked_mean",
   "mean_distance",
   "noisy_soft_targets",
@@ -120,12 +132,14 @@ __all__ = [
   "pearson",
   "plackett_luce_nll",
   "pld_loss",
+  "pseudo_huber",
   "rbf_mmd",
   "reduce_tokens",
   "reverse_kl",
   "review_hcl_loss",
   "rkd_angle_loss",
   "rkd_distance_loss",
+  "score_distillation_grad",
   "segmentation_cross_entropy",
   "sequence_log_prob",
   "sinkd_batch_loss",

@@ -121,7 +121,7 @@ def test_a_network_of_the_zoo_and_a_language_model_are_trained_alike(batch, stud
 def test_what_it_refuses(batch):
   with pytest.raises(ValueError, match=r"^method\.max_new=12 leaves no token of 12 to a prompt; lower it"):
     draw_prompts(jax.random.key(0), batch, 0, 12)
-  with pytest.raises(ValueError, match="^needs examples with documents and a mask"):
+  with pytest.raises(ValueError, match=r"^needs examples with documents and a mask"):
     draw_prompts(jax.random.key(0), batch._replace(x=batch.x.tokens), 0, 4)
   with pytest.raises(UserError, match=r"targets\.source='cached': gkd has its teacher read what the student writes"):
     traced._plain_for_teachers(gkd(), "gkd")
