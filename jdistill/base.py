@@ -133,12 +133,14 @@ class Denoiser(NamedTuple):
     conditions: how many there are; 1 for none.
     shape: `(height, width, channels)`.
     sigma_data: standard deviation of the data that it is made for.
+    prediction: what its network gives inside, before that becomes `x_0`.
   """
 
   schedule: Any
   conditions: int
   shape: tuple[int, int, int]
   sigma_data: float
+  prediction: str
 
 
 class LanguageModel(NamedTuple):

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jdistill.base import Key
 from jdistill.diffusion.schedules import Schedule, add_noise, per_example
 
 Denoise = Callable[[jax.Array, jax.Array], jax.Array]
+Draw = Callable[[jax.Array], jax.Array]
 
 SOLVERS = ("ddim", "heun", "euler")
 
@@ -125,7 +125,7 @@ def prior(schedule: Schedule, eps: jax.Array) -> jax.Array:
   return schedule.sigma(schedule.t_max).astype(eps.dtype) * eps
 
 
-def renoise_sample(schedule: Schedule, generate: Denoise, key: Key, x: jax.Array, times: jax.Array) -> jax.Array:
+def renoise_sample(schedule: Schedule, generate: Denoise, draw: Draw, x: jax.Array, times: jax.Array) -> jax.Array:
   """Several steps of a one-step generator: predict `x_0`, add fresh noise of the next time, and so on.
 
   How consistency models (arXiv 2303.01469, alg. 1) and students of DMD2 (arXiv 2405.14867, sec. 4.4) take more than
@@ -134,52 +134,49 @@ def renoise_sample(schedule: Schedule, generate: Denoise, key: Key, x: jax.Array
   Args:
     schedule: the forward process.
     generate: `(x_t, t) -> x_0`.
-    key: of the fresh noise.
+    draw: `(number of the step) -> [B, ...]`, its fresh noise.
     x: `[B, ...]` at `times[0]`.
     times: `[n]`, decreasing.
 
   Returns:
     `[B, ...]`, the prediction at the last time.
   """
-  return backward_simulate(schedule, generate, key, x, times, len(times) - 1)[1]
+  x = backward_simulate(schedule, generate, draw, x, times, len(times) - 1)
+  return generate(x, _rows(times[-1], x))
 
 
 def backward_simulate(
-  schedule: Schedule, generate: Denoise, key: Key, x: jax.Array, times: jax.Array, index: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-  """What a generator of several steps sees at its step `index`, and makes of it, in the way it is sampled from.
+  schedule: Schedule, generate: Denoise, draw: Draw, x: jax.Array, times: jax.Array, index: jax.Array
+) -> jax.Array:
+  """What a generator of several steps sees at its step `index`, in the way it is sampled from.
 
   Training on this, instead of on noisy data, closes the gap between training and sampling (DMD2, arXiv 2405.14867,
-  sec. 4.5). Gradients reach the generator through its last call alone.
+  sec. 4.5).
 
   Args:
     schedule: the forward process.
     generate: `(x_t, t) -> x_0`.
-    key: of the fresh noise.
+    draw: `(number of the step) -> [B, ...]`, its fresh noise.
     x: `[B, ...]` at `times[0]`.
     times: `[n]`, decreasing.
     index: scalar int in `[0, n)`, one for the whole batch; may be traced.
 
   Returns:
-    `(x_t at times[index], x_0 of it)`, `[B, ...]` each.
+    `[B, ...]` at `times[index]`; no gradient passes through it.
   """
-  times = jnp.asarray(times)
-  keys = jax.random.split(key, len(times))
+  times = jnp.asarray(times, x.dtype)
 
-  def step(x: jax.Array, here: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-    number, key, s = here
-    eps = jax.random.normal(key, x.shape, x.dtype)
+  def step(x: jax.Array, here: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+    number, s = here
 
     def on() -> jax.Array:
-      return add_noise(schedule, generate(x, _rows(times[number], x)), eps, s).astype(x.dtype)
+      return add_noise(schedule, generate(x, _rows(times[number], x)), draw(number), s).astype(x.dtype)
 
     return lax.cond(number < index, on, lambda: x), None
 
   if len(times) > 1:
-    numbers = jnp.arange(len(times) - 1)
-    x, _ = lax.scan(step, lax.stop_gradient(x), (numbers, keys[:-1], times[1:]))
-  x = lax.stop_gradient(x)
-  return x, generate(x, _rows(times[index], x))
+    x, _ = lax.scan(step, x, (jnp.arange(len(times) - 1), times[1:]))
+  return lax.stop_gradient(x)
 
 
 def guided(conditional: Denoise, unconditional: Denoise, scale: float | jax.Array) -> Denoise:

@@ -31,7 +31,7 @@ from jdistill.models.transformer_layers import (
 from jdistill.ops import avg_pool2
 from jdistill.ops.precision import widen
 
-PREDICTIONS = ("edm", *diffusion.PREDICTIONS)
+PREDICTIONS = ("edm", "consistency", *diffusion.PREDICTIONS)
 BOTTLENECK = "bottleneck"  # the site that discriminators read
 ZERO = "_zero"  # the end of the names of layers that start at zero
 
@@ -43,9 +43,10 @@ class DenoisingNetwork(nn.Module):
     num_classes: conditions; 1 for none. One more, the number itself, stands for no condition.
     schedule: `"edm"`, `"vp_cosine"`, `"vp_linear"` or `"rectified_flow"`; see `jdistill.diffusion`.
     t_min, t_max: the range of times, of `"edm"` that of noise levels; 0 for the schedule's own.
-    prediction: what the network itself gives: `"x0"`, `"eps"`, `"v"`, `"flow"` or `"score"`, or `"edm"`, which adds
-      EDM's scalings around it. What others see is always `x_0`.
-    sigma_data: standard deviation of the data, for `"edm"`.
+    prediction: what the network itself gives: `"x0"`, `"eps"`, `"v"`, `"flow"` or `"score"`; `"edm"`, with
+      EDM's scalings around it; or `"consistency"`, with those of consistency models, which change nothing at `t_min`.
+      What others see is always `x_0`.
+    sigma_data: standard deviation of the data, for these scalings.
   """
 
   num_classes: int
@@ -180,7 +181,14 @@ def build_denoiser(module: DenoisingNetwork, shape: tuple[int, int, int], init_n
       other inputs.
   """
   schedule = _schedule(module)
-  known = Denoiser(schedule, module.num_classes, shape, module.sigma_data)
+  known = Denoiser(schedule, module.num_classes, shape, module.sigma_data, module.prediction)
+
+  scalings = {
+    "edm": None,
+    "consistency": lambda level: diffusion.consistency_scalings(
+      level, module.sigma_data, schedule.noise_ratio(schedule.t_min)
+    ),
+  }
 
   @jax.jit
   def init(key: Key) -> Variables:
@@ -205,8 +213,9 @@ def build_denoiser(module: DenoisingNetwork, shape: tuple[int, int, int], init_n
       return widen(prediction)
 
     t = widen(x.t)
-    if module.prediction == "edm":
-      x0 = diffusion.preconditioned(network, schedule, widen(x.x), t, module.sigma_data)
+    if module.prediction in scalings:
+      factors = scalings[module.prediction]
+      x0 = diffusion.preconditioned(network, schedule, widen(x.x), t, module.sigma_data, scalings=factors)
     else:
       given = network(x.x, jnp.log(schedule.noise_ratio(t)) / 4)
       x0 = diffusion.convert_prediction(schedule, given, x.x, t, module.prediction, "x0")
@@ -223,7 +232,7 @@ def _schedule(module: DenoisingNetwork) -> diffusion.Schedule:
   ends = zip(names, (module.t_min, module.t_max), strict=True)
   try:
     schedule = diffusion.schedule(module.schedule, **{name: float(value) for name, value in ends if value})
-    if module.prediction != "edm":
+    if module.prediction in diffusion.PREDICTIONS:
       diffusion.check_prediction(schedule, module.prediction)
   except ValueError as error:
     raise UserError(str(error)) from error

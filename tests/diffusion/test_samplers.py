@@ -90,33 +90,33 @@ def test_samples_have_the_law_of_the_data_and_cost_what_is_told():
   np.testing.assert_array_equal(single, best(one)(x, jnp.full(4000, one.t_max, jnp.float32)))
 
 
+def drawing(x):
+  return lambda number: jax.random.normal(jax.random.fold_in(jax.random.key(3), number), x.shape)
+
+
 def test_several_steps_with_fresh_noise():
-  """A generator that gives the data's mean loses its noise in every step; one that draws from the data keeps it."""
-  one, key = schedule("edm"), jax.random.key(3)
-  times, x = jnp.array([80.0, 10.0, 1.0]), jnp.full((5, 2), 80.0)
-  seen, made = diffusion.backward_simulate(one, lambda x, t: 0 * x + t[:, None], key, x, times, 2)
-  np.testing.assert_allclose(made, 1.0)
-  noise = seen - 10.0  # the prediction of the step before was its time
-  assert np.std(np.asarray(noise)) > 0.3
-  np.testing.assert_array_equal(
-    diffusion.renoise_sample(one, lambda x, t: x, key, x, times),
-    diffusion.backward_simulate(one, lambda x, t: x, key, x, times, 2)[0],
-  )
-  first, _ = diffusion.backward_simulate(one, lambda x, t: jnp.nan * x, key, x, times, 0)
+  """A generator that gives the time that it is asked at: what is added to it is the noise of the next time."""
+  one, times, x = schedule("edm"), jnp.array([80.0, 10.0, 1.0]), jnp.full((5, 2), 80.0)
+  seen = diffusion.backward_simulate(one, lambda x, t: 0 * x + t[:, None], drawing(x), x, times, 2)
+  np.testing.assert_allclose(seen, 10.0 + 1.0 * drawing(x)(1), rtol=1e-6)
+  made = diffusion.renoise_sample(one, lambda x, t: 0 * x + t[:, None], drawing(x), x, times)
+  np.testing.assert_array_equal(made, 1.0)
+  first = diffusion.backward_simulate(one, lambda x, t: jnp.nan * x, drawing(x), x, times, 0)
   np.testing.assert_array_equal(first, x)  # no step is taken before the first
+  single = diffusion.renoise_sample(one, lambda x, t: x + t[:, None], drawing(x), x, times[:1])
+  np.testing.assert_array_equal(single, 160.0)
 
 
-def test_only_the_last_call_of_a_generator_has_a_gradient():
-  one, key = schedule("edm"), jax.random.key(3)
-  times, x = jnp.array([80.0, 10.0, 1.0]), jnp.ones((4, 2))
+def test_no_gradient_passes_through_what_was_simulated():
+  one, times, x = schedule("edm"), jnp.array([80.0, 10.0, 1.0]), jnp.ones((4, 2))
 
   def total(scale, index):
-    seen, made = diffusion.backward_simulate(one, lambda x, t: scale * x, key, x, times, index)
-    return jnp.sum(made), seen
+    generate = lambda x, t: scale * x  # noqa: E731
+    return jnp.sum(generate(diffusion.backward_simulate(one, generate, drawing(x), x, times, index), times[index]))
 
   for index in (0, 2):
-    gradient, seen = jax.jit(jax.grad(total, has_aux=True))(0.5, index)
-    np.testing.assert_allclose(gradient, jnp.sum(seen), rtol=1e-6)
+    seen = diffusion.backward_simulate(one, lambda x, t: 0.5 * x, drawing(x), x, times, index)
+    np.testing.assert_allclose(jax.jit(jax.grad(total))(0.5, index), jnp.sum(seen), rtol=1e-6)
 
 
 def test_guidance_is_linear_in_its_scale():
