@@ -4,7 +4,7 @@ python -m jdistill.run --config=experiments/seq_kd.py                           
 python -m jdistill.run --config=experiments/seq_kd.py --config.dataset=FILE.jsonl --config.method.prompt=0   records
 
 The teacher continues the beginning of a document of every row once; students learn these texts by cross entropy.
-`greedy` has its likeliest tokens, `word` half of the loss by the teacher's distributions on the same texts. `fkl` learns
+`greedy` has its likeliest tokens, `word` half of the loss by the teacher's distributions on the same texts. `fkl` has
 the teacher's distributions on the data, `sft` the data alone. On a text of high entropy word-level distillation should
 have the lower loss on held-out text: one sample says less than a distribution, and greedy texts are all of one kind.
 """

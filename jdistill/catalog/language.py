@@ -107,7 +107,7 @@ ROWS = (
     test="tests/methods/test_minillm.py",
     toy={
       "objective": "loss/single", "kind": "rows", "max_new": 3, "prompt": 1, "end_token": None, "rollouts": 12,
-      "reuse": 1,
+      "reuse": 1, "long_weight": 0.0, "lm_weight": 0.0,
     },
     **_MINILLM,
   ),

@@ -112,10 +112,9 @@ def mixture_weight(
   name = "mixture_weight"
   check_same_shape(name, log_probs=log_probs, teacher_log_probs=teacher_log_probs)
   check_share(name, share=share)
-  mask = leading_mask(name, where, log_probs.shape)
-  log_q, log_p = (keep(lax.stop_gradient(finite_logits(x)), mask) for x in (log_probs, teacher_log_probs))
-  share = jnp.asarray(share, log_q.dtype)
-  return keep(jnp.exp(log_q - jnp.logaddexp(jnp.log1p(-share) + log_q, jnp.log(share) + log_p)), mask)
+  apart, mask = _apart(name, log_probs, teacher_log_probs, where)
+  share = jnp.asarray(share, apart.dtype)
+  return keep(jnp.exp(-jnp.logaddexp(jnp.log1p(-share), jnp.log(share) + apart)), mask)
 
 
 def log_ratio_rewards(
@@ -147,6 +146,12 @@ def log_ratio_rewards(
   name = "log_ratio_rewards"
   check_positive(name, scale=scale, bound=bound)
   check_same_shape(name, log_probs=log_probs, teacher_log_probs=teacher_log_probs)
-  mask = leading_mask(name, where, log_probs.shape)
-  log_q, log_p = (keep(lax.stop_gradient(finite_logits(x)), mask) for x in (log_probs, teacher_log_probs))
-  return jnp.clip((log_p - log_q) / scale, -bound, bound)
+  apart, _ = _apart(name, log_probs, teacher_log_probs, where)
+  return jnp.clip(apart / scale, -bound, bound)
+
+
+def _apart(name: str, log_probs, teacher_log_probs, where) -> tuple[jax.Array, jax.Array | None]:
+  """`log p - log q` without a gradient, 0 where excluded; and the mask."""
+  log_q, log_p = (lax.stop_gradient(finite_logits(x)) for x in (log_probs, teacher_log_probs))
+  mask = leading_mask(name, where, log_q.shape)
+  return keep(log_p, mask) - keep(log_q, mask), mask

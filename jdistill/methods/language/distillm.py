@@ -122,7 +122,7 @@ def distillm(
     plain = data._replace(extra={name: data.extra[name] for name in _REPLAYED})
     branches: list[Callable] = [lambda buffer: (plain, buffer), write, again]
     batch, buffer = lax.switch(source, branches, memory["buffer"])
-    state = state._replace(n=state.n + 1, generated=state.generated + (source == STUDENT))
+    state = state._replace(n=state.n + 1, generated=state.generated + (source == STUDENT).astype(jnp.int32))
     batch = marked(batch, source=source.astype(jnp.float32))
     if lm_weight:
       batch = with_data(batch, data)
