@@ -323,8 +323,7 @@ class TargetSource(NamedTuple):
       one in every step.
     same_pixels: whether they hold for what the student sees and nothing else; a recipe that shows its teachers other
       pixels is then refused.
-    language: the teachers as networks that can be sampled from, where `arrays` are their `Variables` in the same order;
-      `()` for stored targets and for networks that cannot write.
+    networks: the teachers themselves, where `arrays` are their `Variables` in the same order; `()` for stored targets.
   """
 
   targets: Callable[[PyTree, Key, Batch, PyTree, jax.Array], tuple[Outputs, ...]]
@@ -333,7 +332,18 @@ class TargetSource(NamedTuple):
   name: str
   replay: Callable[[PyTree, jax.Array], PyTree] | None = None
   same_pixels: bool = False
-  language: tuple[LanguageModel, ...] = ()
+  networks: "tuple[Network | LanguageModel, ...]" = ()
+
+  @property
+  def language(self) -> tuple[LanguageModel, ...]:
+    """The teachers as networks that can be sampled from; `()` where one of them cannot write."""
+    return writers(self.networks)
+
+
+def writers(networks: "Sequence[Network | LanguageModel]") -> tuple[LanguageModel, ...]:
+  """Networks as what can be sampled from; `()` where one of them cannot write."""
+  found = [one if isinstance(one, LanguageModel) else one.language for one in networks]
+  return () if None in found else tuple(found)
 
 
 class Connector(NamedTuple):

@@ -164,7 +164,7 @@ def _method(run: Run, job: Job, batch_size: int, rows: Mesh | None, scaled: bool
     chunk_size=None if rows else _chunk_size(job, batch_size),
     sharpness=Sharpness(train["rho"], train["alpha"], train["adaptive"]) if train["rho"] else None,
     epochs=float(train["epochs"]),
-    teachers=targets.language if targets else (),
+    teachers=targets.networks if targets else (),
     **common,
   )
   made = method, look(job.network, job.recipe, targets.targets if targets else None, **common)
@@ -196,7 +196,7 @@ def _optimizer(train: Mapping[str, Any], scaled: bool):
 def _chunk_size(job: Job, rows: int) -> int | None:
   """How many rows plain training on images looks at together; `None` for recipes that may need whole batches."""
   recipe, data = job.recipe, job.data
-  more = (job.targets, recipe.connectors, recipe.outer, recipe.memory, recipe.metrics, recipe.passes > 1)
+  more = (job.targets, recipe.own, recipe.connectors, recipe.outer, recipe.memory, recipe.metrics, recipe.passes > 1)
   if any(more) or np.ndim(data.x) != 4 or np.ndim(data.y) > 2:
     return None
   variables = jax.eval_shape(job.network.init, jax.random.key(0))

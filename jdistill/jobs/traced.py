@@ -94,6 +94,8 @@ def _stored(targets, k: int | None):
 
 def _plain_for_teachers(recipe: Recipe, name: str) -> Recipe:
   """Refuses inputs that show teachers anything but the examples themselves, of which the stored targets are."""
+  if recipe.own is not None:
+    raise UserError(f"targets.source='cached': {name} asks its teacher about what is made in training; use 'online'")
   if recipe.sampled_batch is not None or recipe.written is not None:
     raise UserError(f"targets.source='cached': {name} has its teacher read what is written in training; use 'online'")
 

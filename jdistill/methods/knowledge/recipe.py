@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import optax
 
-from jdistill.base import Batch, Connector, Key, LanguageModel, Outputs, PyTree, Variables
+from jdistill.base import Batch, Connector, Key, LanguageModel, Metrics, Network, Outputs, PyTree, Variables
 from jdistill.losses.compose import Weight
 
 
@@ -125,6 +125,70 @@ class Sampling(NamedTuple):
   epochs: float | None
 
 
+class OwnInputs(NamedTuple):
+  """What an update sees that a recipe makes itself.
+
+  Attributes:
+    key: of everything that it draws.
+    network: the student.
+    params: of all roles, by name.
+    batch: the examples, augmented.
+    where: `[B]` bool, false for padding.
+    teachers: `(network, Variables)` of each.
+    memory: what the recipe remembers.
+    step: scalar int32, the number of the update, from 0.
+    epoch, epochs: see `StepOutputs`.
+  """
+
+  key: Key
+  network: Network
+  params: Mapping[str, PyTree]
+  batch: Batch
+  where: jax.Array
+  teachers: tuple[tuple[Network, Variables], ...]
+  memory: PyTree
+  step: jax.Array
+  epoch: jax.Array
+  epochs: float | None
+
+
+class OwnUpdate(NamedTuple):
+  """What such an update gives.
+
+  Attributes:
+    metrics: scalars by name; one at least begins with `loss/`.
+    grads: gradients of the roles that may move.
+    moves: role -> scalar bool: where false, parameters and optimiser stay as they are. Those that are not named move.
+    memory: what is remembered.
+  """
+
+  metrics: Metrics
+  grads: Mapping[str, PyTree]
+  moves: Mapping[str, jax.Array | bool] = {}
+  memory: PyTree = ()
+
+
+def _no_roles(key: Key, network: Network, teachers: tuple[tuple[Network, Variables], ...]) -> Mapping[str, PyTree]:
+  del key, network, teachers
+  return {}
+
+
+class Own(NamedTuple):
+  """An update that is no sum of terms: gradients of several roles, each on a clock of its own.
+
+  Attributes:
+    update: `(OwnInputs) -> OwnUpdate`.
+    init: `(key, student, (network, Variables) of each teacher) -> parameters by role`, of the roles beside the student.
+    start: `"teacher"` for a student that begins as a copy of the first teacher, where no phase was before; `"random"`.
+    memory: `(parameters by role, (network, Variables) of each teacher) -> what is remembered at first`.
+  """
+
+  update: Callable[[OwnInputs], OwnUpdate]
+  init: Callable[..., Mapping[str, PyTree]] = _no_roles
+  start: str = "random"
+  memory: Callable[..., PyTree] = lambda params, teachers: ()
+
+
 def same_view(key: Key, batch: Batch) -> tuple[jax.Array, jax.Array]:
   """Student and teacher see the pixels as they are."""
   del key
@@ -167,6 +231,9 @@ class Recipe(NamedTuple):
     trainable: role -> `(epoch) -> bool`; roles that are not named train all the time. (The stages of a plan.)
     predict: `(Outputs, variables by role, constants) -> logits` of the finished student.
     keeps: the parts that `predict` needs.
+    own: an update of its own in the place of terms, connectors and what else is computed from the student's outputs.
+    sampler: `(student, variables by role, inputs) -> samples`: the finished student in the place of `predict`, for
+      networks that are asked several times for a sample.
     probed: `predict` gives features `[B, D]` and no logits, since nothing is learned of classes; a run then predicts by
       a linear probe on them (`jdistill.evaluation.ridge_probe`), which alone sees labels.
     needs: `"teacher"`, `"held_out"`, `"labels"`: what a run must provide; for messages.
@@ -186,6 +253,8 @@ class Recipe(NamedTuple):
   trainable: Mapping[str, Callable[[jax.Array], jax.Array]] = {}
   predict: Callable[[Outputs, Mapping[str, Variables], PyTree], jax.Array] = student_logits
   keeps: tuple[str, ...] = ()
+  own: Own | None = None
+  sampler: Callable[[Network, Mapping[str, Variables], PyTree], jax.Array] | None = None
   probed: bool = False
   needs: tuple[str, ...] = ("teacher",)
   advice: Callable[[int], str] = lambda updates: ""

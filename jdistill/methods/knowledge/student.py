@@ -21,6 +21,7 @@ from jdistill.base import (
   PyTree,
   UserError,
   Variables,
+  writers,
 )
 from jdistill.methods.knowledge.forward import STUDENT, Forward, deployed, make_forward
 from jdistill.methods.knowledge.objective import (
@@ -31,7 +32,8 @@ from jdistill.methods.knowledge.objective import (
   whole_loss,
 )
 from jdistill.methods.knowledge.outer import outer_gradient
-from jdistill.methods.knowledge.recipe import Recipe, Sampling
+from jdistill.methods.knowledge.own import begin, pairs, present
+from jdistill.methods.knowledge.recipe import OwnInputs, Recipe, Sampling
 from jdistill.methods.roles import Role, init_roles, update_roles
 from jdistill.ops.gsam import gsam_gradient
 
@@ -123,7 +125,7 @@ class _Parts(NamedTuple):
   sharpness: Sharpness | None
   same_pixels: bool
   epochs: float | None
-  teachers: tuple[LanguageModel, ...]
+  teachers: tuple[Network | LanguageModel, ...]
 
   def by_role(self, recipe: Recipe, names: Iterable[str]) -> dict[str, optax.GradientTransformation]:
     outer = recipe.outer
@@ -149,7 +151,7 @@ def student_method(
   sharpness: Sharpness | None = None,
   same_pixels: bool = False,
   epochs: float | None = None,
-  teachers: tuple[LanguageModel, ...] = (),
+  teachers: tuple[Network | LanguageModel, ...] = (),
 ) -> Method:
   """Builds the training of one student.
 
@@ -177,7 +179,7 @@ def student_method(
     sharpness: GSAM, whose gradient takes the place of the plain one in all roles that learn; two passes instead of one.
     same_pixels: `TargetSource.same_pixels`.
     epochs: how many there will be, for terms that depend on the share that is done.
-    teachers: `TargetSource.language`, for recipes that sample from teachers.
+    teachers: `TargetSource.networks`, for recipes that sample from teachers, or ask them in their own way.
 
   Returns:
     A `Method`: `init(key, StudentInput)`, `step(key, state, StudentInput)` is one update, `result(state) -> Trained`.
@@ -207,8 +209,10 @@ def student_method(
 def _init(parts: _Parts, recipe: Recipe, key: Key, inputs: StudentInput) -> StudentState:
   # the student's own key does not depend on what else there is: methods are compared from the same start
   keys = {name: jax.random.fold_in(key, n) for n, name in enumerate([STUDENT, "outer", "memory", *recipe.connectors])}
-  x, x_teacher = recipe.augmented_inputs(key, inputs.batch)
   own = parts.network.init(keys[STUDENT]) if inputs.start is None else Variables(*inputs.start)
+  if recipe.own is not None:
+    return _own_init(parts, recipe, keys["memory"], own, inputs)
+  x, x_teacher = recipe.augmented_inputs(key, inputs.batch)
   variables = {STUDENT: own}
   student = parts.network.apply(own.params, x, stats=own.stats)
   teachers = parts.targets(inputs.targets, key, inputs.batch._replace(x=x_teacher), None, inputs.step)
@@ -229,7 +233,8 @@ def _see(parts: _Parts, recipe: Recipe, key: Key, state: StudentState, inputs: S
   batch, memory = parts.constrain(inputs.batch), state.memory
   if recipe.sampled_batch is not None:
     own = lax.stop_gradient(state.roles[STUDENT].params)
-    teachers = tuple((model, v.params) for model, v in zip(parts.teachers, inputs.targets, strict=False))
+    pairs = zip(writers(parts.teachers), inputs.targets, strict=False)
+    teachers = tuple((model, v.params) for model, v in pairs)
     sampling = Sampling(
       batch, _language(parts.network), own, teachers, memory, inputs.held_out, inputs.epoch, parts.epochs
     )
@@ -264,6 +269,8 @@ def _language(network: Network | LanguageModel) -> LanguageModel:
 def _update(
   parts: _Parts, recipe: Recipe, key: Key, state: StudentState, inputs: StudentInput
 ) -> tuple[StudentState, Metrics]:
+  if recipe.own is not None:
+    return _own_update(parts, recipe, key, state, inputs)
   key, key_outer = jax.random.split(key)
   seen, outer = _see(parts, recipe, key, state, inputs), recipe.outer
   logs, roles, clock = {}, dict(state.roles), {"epoch": inputs.epoch, "scale": inputs.lr_scale}
@@ -278,11 +285,8 @@ def _update(
   (_, (terms, stats, memory)), grads = _gradient(parts, recipe, seen, params, fixed)
   moves = {name: recipe.trainable[name](inputs.epoch) if name in recipe.trainable else True for name in params}
   roles = update_roles(parts.by_role(recipe, roles), roles, grads, moves, **clock)
-  ema = state.ema
-  if parts.ema_decay is not None:
-    new = Variables(roles[STUDENT].params, stats[STUDENT])
-    ema = jax.tree.map(lambda a, b: parts.ema_decay * a + (1 - parts.ema_decay) * b, ema, new)
-  return StudentState(roles, stats, ema, memory), logs | terms
+  new = Variables(roles[STUDENT].params, stats[STUDENT])
+  return StudentState(roles, stats, _averaged(parts.ema_decay, state.ema, new), memory), logs | terms
 
 
 def _gradient(parts: _Parts, recipe: Recipe, seen: Seen, params: PyTree, fixed: PyTree) -> tuple[PyTree, PyTree]:
@@ -295,7 +299,44 @@ def _gradient(parts: _Parts, recipe: Recipe, seen: Seen, params: PyTree, fixed: 
   return gsam_gradient(lambda params: both(params, fixed), params, **parts.sharpness._asdict())
 
 
+def _own_init(parts: _Parts, recipe: Recipe, key: Key, own: Variables, inputs: StudentInput) -> StudentState:
+  """The first state of a recipe with an update of its own."""
+  teachers = pairs(parts.teachers, inputs.targets)
+  own, params, memory = begin(recipe.own, key, parts.network, own, teachers, begun=inputs.start is not None)
+  stats = {name: own.stats if name == STUDENT else {} for name in params}
+  roles = init_roles(parts.by_role(recipe, params), params)
+  return StudentState(roles, stats, own if parts.ema_decay is not None else (), memory)
+
+
+def _own_update(
+  parts: _Parts, recipe: Recipe, key: Key, state: StudentState, inputs: StudentInput
+) -> tuple[StudentState, Metrics]:
+  key_augment, key = jax.random.split(key)
+  batch = parts.constrain(inputs.batch)
+  record = parts.augment.sample(key_augment, jnp.shape(batch.x)) if hasattr(batch.x, "shape") else None
+  batch = batch if record is None else batch._replace(x=parts.augment.apply(record, batch.x))
+  made = recipe.own.update(
+    OwnInputs(
+      key, parts.network, {name: role.params for name, role in state.roles.items()}, batch, present(batch),
+      pairs(parts.teachers, inputs.targets), state.memory, inputs.step, inputs.epoch, parts.epochs,
+    )
+  )  # fmt: skip
+  moves = {name: made.moves.get(name, True) for name in made.grads}
+  optimizers, clock = parts.by_role(recipe, made.grads), {"epoch": inputs.epoch, "scale": inputs.lr_scale}
+  roles = update_roles(optimizers, state.roles, made.grads, moves, **clock)
+  new = Variables(roles[STUDENT].params, state.stats[STUDENT])
+  return StudentState(roles, state.stats, _averaged(parts.ema_decay, state.ema, new), made.memory), dict(made.metrics)
+
+
+def _averaged(decay: float | None, ema: PyTree, new: Variables) -> PyTree:
+  if decay is None:
+    return ema
+  return jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, ema, new)
+
+
 def predictor(network: Network, recipe: Recipe) -> Callable[[Trained, PyTree, PyTree], jax.Array]:
   """The finished student as a function `(trained, constants, x) -> logits`, in evaluation mode."""
+  if recipe.sampler is not None:
+    return lambda trained, constants, x: recipe.sampler(network, trained.variables, x)
   forward = make_forward(network, "float32")
   return lambda trained, constants, x: deployed(forward, recipe, trained.variables, constants)(x)

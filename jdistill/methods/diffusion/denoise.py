@@ -1,0 +1,96 @@
+"""Denoisers that learn from data, and samplers that ask them many times."""
+
+from typing import Annotated, Literal
+
+import jax
+import jax.numpy as jnp
+
+from jdistill import diffusion, losses
+from jdistill.base import Draws, Network, PyTree, Variables
+from jdistill.methods.diffusion.parts import asked, denoiser_of, null
+from jdistill.methods.knowledge.recipe import Own, OwnInputs, OwnUpdate, Recipe
+from jdistill.models.denoisers import denoise as at
+from jdistill.schema import Count, Range, Share, validated
+
+Guidance = Annotated[float, Range(0, 100)]
+Solver = Literal["heun", "ddim", "euler"]
+
+
+@validated("method")
+def edm(
+  *,
+  weight: Literal["edm", "uniform", "truncated_snr"] = "edm",
+  drop_condition: Share = 0.0,
+  sample_steps: Count = 40,
+  solver: Solver = "heun",
+  guidance: Guidance = 1.0,
+) -> Recipe:
+  """A denoiser: `w(t) / D |D(x_t, t) - x_0|^2` at the network's own training times (EDM, arXiv 2206.00364, eq. 2).
+
+  Args:
+    weight: `"edm"`, `1 / sigma^2 + 1 / sigma_data^2` of the noise level `sigma`; `"uniform"`, 1; or `"truncated_snr"`,
+      the larger one of `1 / sigma^2` and 1.
+    drop_condition: the share of examples that are shown without their condition, for guidance.
+    sample_steps, solver, guidance: how it is sampled from; see `ddim`.
+  """
+
+  def update(inputs: OwnInputs) -> OwnUpdate:
+    known = denoiser_of(inputs.network)
+    key_t, key_eps, key_drop = jax.random.split(inputs.key, 3)
+    x0, cond, size = inputs.batch.x, inputs.batch.y, inputs.batch.y.shape
+    cond = jnp.where(jax.random.bernoulli(key_drop, drop_condition, size), known.conditions, cond)
+    t = known.schedule.sample_t(key_t, size)
+    x_t = diffusion.add_noise(known.schedule, x0, jax.random.normal(key_eps, x0.shape, x0.dtype), t)
+
+    def loss(params: PyTree) -> jax.Array:
+      prediction = asked(inputs.network, params, x_t, t, cond).logits
+      values = losses.denoising_loss(prediction, x0, _weight(weight, known, t))
+      return losses.masked_mean(values, inputs.where)
+
+    value, grad = jax.value_and_grad(loss)(inputs.params["student"])
+    return OwnUpdate({"loss/denoise": value}, {"student": grad})
+
+  return Recipe(
+    {},
+    own=Own(update),
+    sampler=_ode(sample_steps, solver, guidance),
+    needs=("labels",),
+  )
+
+
+def _weight(kind: str, known, t: jax.Array) -> jax.Array | None:
+  if kind == "edm":
+    return diffusion.edm_weight(known.schedule.noise_ratio(t), known.sigma_data)
+  return diffusion.truncated_snr_weight(known.schedule, t) if kind == "truncated_snr" else None
+
+
+@validated("method")
+def ddim(*, sample_steps: Count = 40, solver: Solver = "ddim", guidance: Guidance = 1.0) -> Recipe:
+  """The teacher itself, which is sampled from in `sample_steps` steps; nothing is learned (arXiv 2010.02502).
+
+  The reference of everything that is distilled: an arm for every number of steps that a student competes with.
+
+  Args:
+    sample_steps: steps from noise to a sample. `"heun"` asks the denoiser `2 sample_steps - 1` times, the others once
+      a step.
+    solver: `"ddim"`, `"heun"` (EDM's, of second order) or `"euler"`; see `jdistill.diffusion.ode_sample`.
+    guidance: scale of classifier-free guidance, for which the teacher needs `drop_condition`; 1 for none.
+  """
+
+  def update(inputs: OwnInputs) -> OwnUpdate:
+    grads = jax.tree.map(jnp.zeros_like, inputs.params["student"])
+    return OwnUpdate({"loss/none": jnp.zeros(())}, {"student": grads}, {"student": False})
+
+  return Recipe({}, own=Own(update, start="teacher"), sampler=_ode(sample_steps, solver, guidance))
+
+
+def _ode(steps: int, solver: str, guidance: float):
+  def sample(network: Network, variables: dict[str, Variables], draws: Draws) -> jax.Array:
+    known, params = denoiser_of(network), variables["student"].params
+    denoise = at(network, params, draws.cond)
+    if guidance != 1:
+      denoise = diffusion.guided(denoise, at(network, params, null(known, draws.cond, guidance)), guidance)
+    x = diffusion.prior(known.schedule, draws.eps)
+    return diffusion.ode_sample(known.schedule, denoise, x, steps, solver=solver)
+
+  return sample

@@ -1,0 +1,240 @@
+"""DMD2 and its kin: a generator that moves along the difference between its own law and the teacher's."""
+
+from typing import Annotated, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jdistill import diffusion, losses
+from jdistill.base import Denoiser, Draws, Key, Metrics, Network, PyTree, UserError, Variables
+from jdistill.methods.diffusion.discriminator import feature_size, head_init, realness
+from jdistill.methods.diffusion.parts import (
+  asked,
+  check_same_schedule,
+  denoiser_of,
+  null,
+  random_conditions,
+  row_noise,
+  spread,
+)
+from jdistill.methods.knowledge.recipe import Own, OwnInputs, OwnUpdate, Recipe
+from jdistill.models.denoisers import BOTTLENECK
+from jdistill.models.denoisers import denoise as at
+from jdistill.schema import Count, Range, validated
+
+_LEVELS = 1000  # the steps of the process that the paper's times are counted in
+_ENDS = (0.02, 0.98)  # of the levels at which laws are compared
+
+Weight = Annotated[float, Range(0, 1e6)]
+
+
+class _Options(NamedTuple):
+  ratio: int
+  sample_steps: int
+  dm_weight: float
+  gan_weight: float
+  critic_weight: float
+  normalize: str
+  teacher_guidance: float
+  site: str
+  hidden: int
+
+
+@validated("method")
+def dmd2(
+  *,
+  ratio: Count = 5,
+  sample_steps: Count = 1,
+  dm_weight: Weight = 1.0,
+  gan_weight: Weight = 0.0,
+  critic_weight: Weight = 1e-2,
+  normalize: Literal["dmd", "none"] = "dmd",
+  teacher_guidance: Annotated[float, Range(0, 100)] = 1.0,
+  site: str = BOTTLENECK,
+  hidden: Count = 64,
+  start: Literal["teacher", "random"] = "teacher",
+) -> Recipe:
+  """Distribution matching distillation with two time scales (DMD2, arXiv 2405.14867).
+
+  Three denoisers: the frozen teacher, the student `G`, which makes samples of noise in one call, and `fake`, a copy of
+  the teacher that learns to denoise the student's samples. Every update draws noise `z` and conditions. In every
+  `ratio`-th one the student descends
+
+      dm_weight / 2 mean |x - sg(x - g)|^2 + gan_weight mean softplus(-D(x)),    x = G(z),
+      g = (fake(x_t) - teacher(x_t)) / mean_d |x - teacher(x_t)|
+
+  at times between 2 % and 98 % of the process; no gradient passes through teacher and fake in `g`. In every update
+  `fake` descends the denoising loss of `x`, and, where there is an adversarial part, with its head `D` on the features
+  at `site` also `critic_weight (mean softplus(D(x)) + mean softplus(-D(real)))`, all at random noise levels.
+
+  `ratio=1` with `normalize="none"` is Diff-Instruct (arXiv 2305.18455) with a weight of 1; `ratio=1` alone is DMD
+  without its regression on pairs.
+
+  The mean over all elements makes matching weaker as examples grow, the adversarial part does not depend on their
+  size: the paper's `gan_weight` of 3e-3 belongs to 12,288 elements, and `3e-3 * 12288 / D` is where to start with `D`
+  (`method/gan_ratio` is the ratio of the two gradients on the samples).
+
+  Args:
+    ratio: updates of `fake` for each of the student.
+    sample_steps: of the student; with several, training sees what the student's own steps lead to.
+    dm_weight, gan_weight: of the student's two losses; `gan_weight=0` needs no data and has no head.
+    critic_weight: of the head's loss beside the denoising loss of `fake`.
+    normalize: `"dmd"`, or `"none"` for `g` without its denominator.
+    teacher_guidance: scale of classifier-free guidance of the teacher; `fake` has none.
+    site: a site of the denoiser.
+    hidden: units of the head.
+    start: of the student: the teacher's parameters, or random ones.
+
+  Raises:
+    UserError: at trace time, a student whose schedule, shape or conditions differ from the teacher's; guidance without
+      conditions; a site that is not there.
+  """
+  options = _Options(
+    ratio, sample_steps, dm_weight, gan_weight, critic_weight, normalize, teacher_guidance, site, hidden
+  )
+  return Recipe(
+    {},
+    own=Own(lambda inputs: _update(options, inputs), lambda *given: _init(options, *given), start),
+    sampler=lambda *given: _sample(sample_steps, *given),
+  )
+
+
+def student_times(known: Denoiser, steps: int) -> jax.Array:
+  """The times of a student's steps: `[steps]`, the first `t_max`, equally many of the process's levels between them.
+
+  Raises:
+    UserError: more steps than levels.
+  """
+  if steps > _LEVELS:
+    raise UserError(f"method.sample_steps={steps}: the process has {_LEVELS} levels; lower it")
+  # levels T - 1, T - 1 - T // N, ..., as in the released code
+  return known.schedule.grid(_LEVELS)[jnp.arange(steps) * (_LEVELS // steps)]
+
+
+def _init(options: _Options, key: Key, network: Network, teachers) -> dict[str, PyTree]:
+  teacher, variables = teachers[0]
+  check_same_schedule(denoiser_of(network), denoiser_of(teacher))
+  roles = {"fake": variables.params}
+  if options.gan_weight:
+    size = feature_size(teacher, variables.params, options.site)
+    roles["critic"] = head_init(key, size, options.hidden)
+  return roles
+
+
+def _sample(steps: int, network: Network, variables: dict[str, Variables], draws: Draws) -> jax.Array:
+  known = denoiser_of(network)
+  generate = at(network, variables["student"].params, draws.cond)
+  x = diffusion.prior(known.schedule, draws.eps)
+  return diffusion.renoise_sample(known.schedule, generate, row_noise(draws), x, student_times(known, steps))
+
+
+def _update(options: _Options, inputs: OwnInputs) -> OwnUpdate:
+  known = denoiser_of(inputs.network)
+  keys = dict(zip(("z", "cond", "match", "fool", "follow", "tell"), jax.random.split(inputs.key, 6), strict=True))
+  cond = random_conditions(keys["cond"], known, inputs.batch.y.shape[0])
+  x_t, t = _student_input(options, inputs, keys["z"], cond)
+  generate = lambda params: asked(inputs.network, params, x_t, t, cond).logits  # noqa: E731
+  moves = inputs.step % options.ratio == 0
+
+  def still():
+    x = generate(inputs.params["student"])
+    return x, jax.tree.map(jnp.zeros_like, inputs.params["student"]), _no_figures(options)
+
+  def moved():
+    x, pull = jax.vjp(generate, inputs.params["student"])
+    direction, figures = _direction(options, inputs, keys, x, cond)
+    return x, pull(direction.astype(x.dtype))[0], figures
+
+  x, grad, figures = lax.cond(moves, moved, still)
+  loss, grads = _followers(options, inputs, keys, lax.stop_gradient(x), cond)
+  metrics = loss | figures | {"method/spread": spread(x)}
+  return OwnUpdate(metrics, {"student": grad, **grads}, {"student": moves})
+
+
+def _student_input(options: _Options, inputs: OwnInputs, key: Key, cond: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """What the student's call of this update sees: pure noise, or where its own earlier steps lead to."""
+  known = denoiser_of(inputs.network)
+  key_z, key_index, key_eps = jax.random.split(key, 3)
+  shape = (cond.shape[0], *known.shape)
+  x = diffusion.prior(known.schedule, jax.random.normal(key_z, shape))
+  times = student_times(known, options.sample_steps)
+  index = jax.random.randint(key_index, (), 0, options.sample_steps)
+  if options.sample_steps > 1:
+    generate = at(inputs.network, inputs.params["student"], cond)
+    draw = lambda number: jax.random.normal(jax.random.fold_in(key_eps, number), shape)  # noqa: E731
+    x = diffusion.backward_simulate(known.schedule, generate, draw, x, times, index)
+  return x, jnp.broadcast_to(times[index], cond.shape)
+
+
+def _direction(
+  options: _Options, inputs: OwnInputs, keys: dict[str, Key], x: jax.Array, cond: jax.Array
+) -> tuple[jax.Array, Metrics]:
+  """The gradient of the student's losses in its samples, and figures of its two parts."""
+  known, (teacher, variables) = denoiser_of(inputs.network), inputs.teachers[0]
+  key_t, key_eps = jax.random.split(keys["match"])
+  levels = known.schedule.grid(_LEVELS)
+  places = jax.random.randint(key_t, cond.shape, *(int(end * _LEVELS) for end in _ENDS))
+  t = levels[places]
+  x_t = diffusion.add_noise(known.schedule, x, jax.random.normal(key_eps, x.shape, x.dtype), t)
+  real_at = at(teacher, variables.params, cond)
+  if options.teacher_guidance != 1:
+    without = null(known, cond, options.teacher_guidance)
+    real_at = diffusion.guided(real_at, at(teacher, variables.params, without), options.teacher_guidance)
+  real, fake = real_at(x_t, t), asked(teacher, inputs.params["fake"], x_t, t, cond).logits
+  matching = losses.score_distillation_grad(x, real, fake, normalize=options.normalize)
+  direction = options.dm_weight * matching / x.size
+  figures = {
+    "method/dm_norm": jnp.sqrt(jnp.sum(jnp.square(direction))),
+    "method/gap": jnp.mean(jnp.square(fake - real)) / jnp.mean(jnp.square(x - real)),
+    "method/stuck": jnp.mean(jnp.all(x == real, axis=tuple(range(1, x.ndim)))),  # the denominator is 0 there
+  }
+  if not options.gan_weight:
+    return direction, figures
+
+  def fooling(x: jax.Array) -> jax.Array:
+    logits = realness(
+      teacher, inputs.params["fake"], inputs.params["critic"], keys["fool"], x, cond, site=options.site, levels=levels
+    )
+    return jnp.mean(losses.gan_generator_loss(logits))
+
+  value, other = jax.value_and_grad(fooling)(x)
+  other = options.gan_weight * other
+  figures["method/gan_ratio"] = jnp.sqrt(jnp.sum(jnp.square(other))) / jnp.maximum(figures["method/dm_norm"], 1e-12)
+  return direction + other, figures | {"loss/generator": value}
+
+
+def _no_figures(options: _Options) -> Metrics:
+  names = ["method/dm_norm", "method/gap", "method/stuck"]
+  names += ["method/gan_ratio", "loss/generator"] if options.gan_weight else []
+  return {name: jnp.zeros(()) for name in names}
+
+
+def _followers(
+  options: _Options, inputs: OwnInputs, keys: dict[str, Key], x: jax.Array, cond: jax.Array
+) -> tuple[Metrics, dict[str, PyTree]]:
+  """Gradients of `fake` and of its head on samples `x`, and their losses."""
+  known, teacher = denoiser_of(inputs.network), inputs.teachers[0][0]
+  key_t, key_eps = jax.random.split(keys["follow"])
+  levels = known.schedule.grid(_LEVELS)
+  t = jax.random.choice(key_t, levels, cond.shape)
+  x_t = diffusion.add_noise(known.schedule, x, jax.random.normal(key_eps, x.shape, x.dtype), t)
+  weight = diffusion.edm_weight(known.schedule.noise_ratio(t), known.sigma_data)
+
+  def loss(params: dict[str, PyTree]) -> tuple[jax.Array, Metrics]:
+    prediction = asked(teacher, params["fake"], x_t, t, cond).logits
+    follow = jnp.mean(losses.denoising_loss(prediction, x, weight))
+    if not options.gan_weight:
+      return follow, {"loss/fake": follow}
+    judge = lambda key, x, cond: realness(  # noqa: E731
+      teacher, params["fake"], params["critic"], key, x, cond, site=options.site, levels=levels
+    )
+    key_real, key_fake = jax.random.split(keys["tell"])
+    tell = losses.gan_discriminator_loss(
+      judge(key_real, inputs.batch.x, inputs.batch.y), judge(key_fake, x, cond), real_where=inputs.where
+    )
+    return follow + options.critic_weight * tell, {"loss/fake": follow, "loss/critic": tell}
+
+  names = ("fake", "critic") if options.gan_weight else ("fake",)
+  (_, figures), grads = jax.value_and_grad(loss, has_aux=True)({name: inputs.params[name] for name in names})
+  return figures, grads

@@ -1,0 +1,76 @@
+"""What recipes of diffusion models share: their networks, conditions, fresh noise and figures of samples."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from jdistill.base import Denoiser, Draws, Key, Network, Noisy, Outputs, PyTree, UserError
+
+_SAMPLING = 20240514  # samplers that draw noise give the same samples of the same draws
+
+
+def denoiser_of(network: Network) -> Denoiser:
+  """What is known of a denoiser.
+
+  Raises:
+    UserError: the network is none.
+  """
+  if network.denoiser is None:
+    raise UserError("network: is no denoiser; choose 'denoising_mlp', 'unet' or 'dit'")
+  return network.denoiser
+
+
+def asked(network: Network, params: PyTree, x_t: jax.Array, t: jax.Array, cond: jax.Array) -> Outputs:
+  """A denoiser's outputs in training mode."""
+  return network.apply(params, Noisy(x_t, t, cond), train=True)
+
+
+def null(known: Denoiser, cond: jax.Array, guidance: float) -> jax.Array:
+  """No condition for every row.
+
+  Raises:
+    UserError: the denoiser has no conditions to leave out.
+  """
+  if known.conditions == 1:
+    raise UserError(f"guidance={guidance:g}: the denoiser has no conditions to be guided by; set it to 1")
+  return jnp.full_like(cond, known.conditions)
+
+
+def random_conditions(key: Key, known: Denoiser, size: int) -> jax.Array:
+  """`[size]` conditions, each as likely as any other."""
+  return jax.random.randint(key, (size,), 0, known.conditions)
+
+
+def row_noise(draws: Draws) -> Callable[[jax.Array], jax.Array]:
+  """Fresh noise of a sampler's steps, `(number) -> [n, ...]`, which depends on the names of rows alone."""
+
+  def draw(number: jax.Array) -> jax.Array:
+    key = jax.random.fold_in(jax.random.key(_SAMPLING), number)
+    keys = jax.vmap(lambda one: jax.random.fold_in(key, one))(draws.ids)
+    return jax.vmap(lambda one: jax.random.normal(one, draws.eps.shape[1:], draws.eps.dtype))(keys)
+
+  return draw
+
+
+def spread(x: jax.Array) -> jax.Array:
+  """The mean distance between neighbours in the batch, per root of the number of elements: it falls in a collapse."""
+  rows = x.reshape(x.shape[0], -1)
+  return jnp.mean(jnp.sqrt(jnp.mean(jnp.square(rows - jnp.roll(rows, 1, axis=0)), axis=1)))
+
+
+def check_same_schedule(student: Denoiser, teacher: Denoiser) -> None:
+  """Refuses a student that knows other times, shapes or conditions than its teacher.
+
+  Raises:
+    UserError: naming what differs.
+  """
+  if student.schedule is not teacher.schedule:
+    own, other = (f"{one.name} from {one.t_min:g} to {one.t_max:g}" for one in (student.schedule, teacher.schedule))
+    raise UserError(f"student.schedule: {own}, and that of the teacher is {other}; give both the same")
+  if student.shape != teacher.shape:
+    raise UserError(f"student: makes samples of shape {student.shape}, and its teacher of {teacher.shape}")
+  if student.conditions != teacher.conditions:
+    raise UserError(
+      f"student: knows {student.conditions} conditions, and its teacher {teacher.conditions}; give both the same task"
+    )

@@ -1,0 +1,50 @@
+"""How a recipe begins whose update is its own, and what it sees."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from jdistill.base import Batch, Key, Network, PyTree, UserError, Variables
+from jdistill.methods.knowledge.forward import STUDENT
+from jdistill.methods.knowledge.recipe import Own
+
+Teachers = tuple[tuple[Network, Variables], ...]
+
+
+def begin(
+  own: Own, key: Key, network: Network, student: Variables, teachers: Teachers, *, begun: bool
+) -> tuple[Variables, dict[str, PyTree], PyTree]:
+  """The student at first, the parameters of all roles, and what is remembered.
+
+  Args:
+    own: of the recipe.
+    key: of the other roles.
+    network, student: the student, newly drawn or from the phase before.
+    teachers: frozen networks.
+    begun: whether there was a phase before, from which the student goes on whatever `own.start` says.
+
+  Raises:
+    UserError: a student that is to begin as its teacher, of another network.
+  """
+  if own.start == "teacher" and not begun:
+    student = _as_first(student, teachers)
+  params = {STUDENT: student.params, **own.init(key, network, teachers)}
+  return student, params, own.memory(params, teachers)
+
+
+def _as_first(student: Variables, teachers: Teachers) -> Variables:
+  first = Variables(*teachers[0][1])
+  if jax.tree.map(jnp.shape, student) != jax.tree.map(jnp.shape, first):
+    raise UserError("method.start='teacher': the student's network is another one than the teacher's; choose 'random'")
+  return first
+
+
+def pairs(networks: Sequence[Network], variables: Sequence[Variables]) -> Teachers:
+  """Frozen networks with their variables; none where targets are stored."""
+  return tuple((one, Variables(*own)) for one, own in zip(networks, variables, strict=False))
+
+
+def present(batch: Batch) -> jax.Array:
+  """`[B]` bool, false for padding."""
+  return jnp.ones(batch.ids.shape, bool) if batch.weight is None else batch.weight > 0
