@@ -8,7 +8,7 @@ import re
 
 from jdistill import schema
 from jdistill.base import UserError
-from jdistill.catalog import dataset, federated, knowledge, language, selection
+from jdistill.catalog import dataset, diffusion, federated, knowledge, language, selection
 from jdistill.catalog.row import Row, load
 from jdistill.schema import near_matches
 
@@ -28,7 +28,9 @@ __all__ = [
   "table",
 ]
 
-_ROWS: tuple[Row, ...] = dataset.ROWS + knowledge.ROWS + language.ROWS + selection.ROWS + federated.ROWS
+_ROWS: tuple[Row, ...] = (
+  dataset.ROWS + knowledge.ROWS + language.ROWS + diffusion.ROWS + selection.ROWS + federated.ROWS
+)
 
 # Data policies that no paper of their own stands for, or that a method of the table brings with it.
 _POLICIES = {

@@ -23,13 +23,13 @@ KEY = jax.random.key(11)
 every_method = pytest.mark.parametrize("name", catalog.names())
 # Students share one builder, so what is its promise and not a recipe's is held for one recipe of each kind: a plain one
 # and those with a memory, an outer update or constants of their own.
-KINDS = ("kd", "crd", "tgeo_kd", "kd3", "taid", "gkd")
+KINDS = ("kd", "crd", "tgeo_kd", "kd3", "taid", "gkd", "dmd2", "progressive")
 every_trainer = pytest.mark.parametrize(
   "name",
   [
     row.name
     for row in catalog.rows()
-    if not row.policy and (row.family not in ("knowledge", "language") or row.name in KINDS)
+    if not row.policy and (row.family not in ("knowledge", "language", "diffusion") or row.name in KINDS)
   ],
 )
 

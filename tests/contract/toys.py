@@ -229,7 +229,7 @@ def _taught(row: catalog.Row, network: Network, teacher: Network, data: Batch, l
     optimizer=make_optimizer("sgd", lr),
     targets=frozen.targets,
     num_examples=12,
-    teachers=frozen.language,
+    teachers=frozen.networks,
     **extra,
   )
   constants = ()
@@ -296,6 +296,36 @@ def _rows(row: catalog.Row, **extra) -> Toy:
   return _taught(row, network, teacher, data, 0.5, **extra)
 
 
+def _denoiser(row: catalog.Row, **extra) -> Toy:
+  """Forty-eight points near one of two places each, and the best denoiser of a Gaussian, which a new network is.
+
+  BOOT's teacher predicts `x_0` itself, where a new network gives zeros: it is drawn at random in its last layer, too.
+  """
+  kinds = {"boot": "x0", "consistency": "consistency"}
+  sizes = {"num_classes": 2, "image_shape": (1, 1, 2), "widths": (16,), "features": 8, "t_min": 0.05, "t_max": 5.0}
+  network = models.build("denoising_mlp", prediction=kinds.get(row.name, "edm"), **sizes)
+  teacher = network if row.name != "consistency" else models.build("denoising_mlp", **sizes)
+  params = dict(teacher.init(jax.random.key(5)).params)
+  if row.name == "boot":
+    last = params["head_zero"]["kernel"]
+    params["head_zero"] = params["head_zero"] | {"kernel": 0.3 * jax.random.normal(jax.random.key(6), last.shape)}
+  frozen = committee([teacher], [Variables(params)])
+  y = np.arange(48, dtype=np.int32) % 2
+  x = np.float32(
+    np.random.default_rng(0).normal(size=(48, 1, 1, 2)) * 0.05 + np.where(y, 0.5, -0.5)[:, None, None, None]
+  )
+  data = Batch(jnp.asarray(x), jnp.asarray(y), jnp.arange(48, dtype=jnp.int32))
+  method = student_method(
+    network, row.build()(**(own_values(row) | options(row))), optimizer=make_optimizer("adam", 0.01),
+    targets=frozen.targets, teachers=frozen.networks, epochs=30.0, **extra,
+  )  # fmt: skip
+
+  def update(step: int) -> StudentInput:
+    return StudentInput(data, jnp.int32(step), jnp.float32(step), data.ids, frozen.arrays)
+
+  return Toy(method, update, row.toy["objective"])
+
+
 def _federated(row: catalog.Row) -> Toy:
   """Two clients with nine images of 2x2 pixels each; one sees them at half the contrast."""
   _, x, y = _by_class()
@@ -314,6 +344,7 @@ KINDS = {
   "maps": _maps,
   "tokens": _tokens,
   "rows": _rows,
+  "denoiser": _denoiser,
   "trajectory": _trajectory,
   "matching": _matching,
   "extraction": _extraction,

@@ -24,6 +24,7 @@ def edm(
   sample_steps: Count = 40,
   solver: Solver = "heun",
   guidance: Guidance = 1.0,
+  copied: bool = False,
 ) -> Recipe:
   """A denoiser: `w(t) / D |D(x_t, t) - x_0|^2` at the network's own training times (EDM, arXiv 2206.00364, eq. 2).
 
@@ -31,7 +32,11 @@ def edm(
     weight: `"edm"`, `1 / sigma^2 + 1 / sigma_data^2` of the noise level `sigma`; `"uniform"`, 1; or `"truncated_snr"`,
       the larger one of `1 / sigma^2` and 1.
     drop_condition: the share of examples that are shown without their condition, for guidance.
-    sample_steps, solver, guidance: how it is sampled from; see `ddim`.
+    sample_steps: steps from noise to a sample. `"heun"` asks the denoiser `2 sample_steps - 1` times, the others once
+      a step.
+    solver: `"heun"` (EDM's, of second order), `"ddim"` or `"euler"`; see `jdistill.diffusion.ode_sample`.
+    guidance: scale of classifier-free guidance, for which there must have been `drop_condition`; 1 for none.
+    copied: a copy of the teacher that is not trained: the reference for students, in as many steps as they take.
   """
 
   def update(inputs: OwnInputs) -> OwnUpdate:
@@ -47,14 +52,17 @@ def edm(
       values = losses.denoising_loss(prediction, x0, _weight(weight, known, t))
       return losses.masked_mean(values, inputs.where)
 
+    if copied:
+      rest = jax.tree.map(jnp.zeros_like, inputs.params["student"])
+      return OwnUpdate({"loss/denoise": loss(inputs.params["student"])}, {"student": rest}, {"student": False})
     value, grad = jax.value_and_grad(loss)(inputs.params["student"])
     return OwnUpdate({"loss/denoise": value}, {"student": grad})
 
   return Recipe(
     {},
-    own=Own(update),
+    own=Own(update, start="teacher" if copied else "random"),
     sampler=_ode(sample_steps, solver, guidance),
-    needs=("labels",),
+    needs=("teacher", "labels") if copied else ("labels",),
   )
 
 
@@ -62,26 +70,6 @@ def _weight(kind: str, known, t: jax.Array) -> jax.Array | None:
   if kind == "edm":
     return diffusion.edm_weight(known.schedule.noise_ratio(t), known.sigma_data)
   return diffusion.truncated_snr_weight(known.schedule, t) if kind == "truncated_snr" else None
-
-
-@validated("method")
-def ddim(*, sample_steps: Count = 40, solver: Solver = "ddim", guidance: Guidance = 1.0) -> Recipe:
-  """The teacher itself, which is sampled from in `sample_steps` steps; nothing is learned (arXiv 2010.02502).
-
-  The reference of everything that is distilled: an arm for every number of steps that a student competes with.
-
-  Args:
-    sample_steps: steps from noise to a sample. `"heun"` asks the denoiser `2 sample_steps - 1` times, the others once
-      a step.
-    solver: `"ddim"`, `"heun"` (EDM's, of second order) or `"euler"`; see `jdistill.diffusion.ode_sample`.
-    guidance: scale of classifier-free guidance, for which the teacher needs `drop_condition`; 1 for none.
-  """
-
-  def update(inputs: OwnInputs) -> OwnUpdate:
-    grads = jax.tree.map(jnp.zeros_like, inputs.params["student"])
-    return OwnUpdate({"loss/none": jnp.zeros(())}, {"student": grads}, {"student": False})
-
-  return Recipe({}, own=Own(update, start="teacher"), sampler=_ode(sample_steps, solver, guidance))
 
 
 def _ode(steps: int, solver: str, guidance: float):

@@ -35,6 +35,7 @@ from jdistill.methods.knowledge.outer import outer_gradient
 from jdistill.methods.knowledge.own import begin, pairs, present
 from jdistill.methods.knowledge.recipe import OwnInputs, Recipe, Sampling
 from jdistill.methods.roles import Role, init_roles, update_roles
+from jdistill.ops.checks import keep
 from jdistill.ops.gsam import gsam_gradient
 
 Targets = Callable[[PyTree, Key, Batch, PyTree, jax.Array], tuple[Outputs, ...]]  # `TargetSource.targets`
@@ -315,6 +316,7 @@ def _own_update(
   batch = parts.constrain(inputs.batch)
   record = parts.augment.sample(key_augment, jnp.shape(batch.x)) if hasattr(batch.x, "shape") else None
   batch = batch if record is None else batch._replace(x=parts.augment.apply(record, batch.x))
+  batch = batch._replace(x=jax.tree.map(lambda leaf: keep(leaf, present(batch)), batch.x))
   made = recipe.own.update(
     OwnInputs(
       key, parts.network, {name: role.params for name, role in state.roles.items()}, batch, present(batch),
