@@ -45,18 +45,19 @@ def prepare(name: str, threads: int):
   return torch, layout, compiled
 
 
-def fastest(command: list[str], threads: int) -> tuple[str, dict[str, float | str]]:
+def fastest(command: list[str], threads: int, tried: tuple[str, ...] = NAMES) -> tuple[str, dict[str, float | str]]:
   """The fastest combination for a worker.
 
   Args:
     command: starts the worker, without `--switches=NAME`.
     threads: of each.
+    tried: combinations out of `NAMES`.
 
   Returns:
     Its name, and by name the median seconds of a step, or why it cannot be run.
   """
   found: dict[str, float | str] = {}
-  for name in names():
+  for name in [name for name in names() if name in tried]:
     worker = _workers.Worker([*command, f"--switches={name}"], threads)
     try:
       _workers.interleave([worker], TRIALS)

@@ -16,6 +16,7 @@ _ROOMS = (
   "bilevel",
   "catalog",
   "data",
+  "diffusion",
   "evaluation",
   "export",
   "federated",

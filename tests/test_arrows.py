@@ -28,14 +28,15 @@ MAY_IMPORT = {
   "augment": GROUND | {"ops"},
   "selection": GROUND | {"ops"},
   "synthetic": GROUND | {"ops", "selection", "augment", "losses"},  # crops of real images that a network judges
-  "models": GROUND | {"ops"},
+  "diffusion": GROUND | {"ops"},
+  "models": GROUND | {"ops", "diffusion"},  # denoisers, which know their schedule
   "language": GROUND | {"ops", "models"},  # rows of tokens, and samples of a decoder
   # data, targets and the engine: none of them knows a method
   "data": GROUND | {"files", "ops"},  # images in another size
   "teachers": NUMBERS | {"files", "data", "models"},
   "training": NUMBERS | {"files", "data", "models"},
   # methods take data policies and connectors from the rooms that have them
-  "methods": NUMBERS | {"synthetic", "data", "models", "federated", "language"},
+  "methods": NUMBERS | {"synthetic", "data", "models", "federated", "language", "diffusion"},
   # protocols are a method in the one loop
   "evaluation": NUMBERS | {"data", "models", "training", "methods"},
   # short looks at a task

@@ -72,8 +72,10 @@ def read_records(name: str | os.PathLike, keys: Sequence[str]) -> list[tuple[str
 def _read(name: str, path: os.PathLike, kind: str) -> str:
   try:
     text = path.read_text(encoding="utf-8")
-  except (OSError, UnicodeDecodeError) as error:
-    raise UserError(f"dataset={name!r}: cannot be read as UTF-8 text ({error}); give another {kind}") from error
+  except OSError as error:
+    raise UserError(f"dataset={name!r}: cannot be read ({error.strerror or error}); give another {kind}") from error
+  except UnicodeDecodeError as error:
+    raise UserError(f"dataset={name!r}: is not UTF-8 text ({error}); give another {kind}") from error
   if not text:
     raise UserError(f"dataset={name!r}: the file is empty; give another {kind}")
   return text

@@ -14,6 +14,14 @@ from jdistill.losses.contrastive import CRDState, crd_inbatch, crd_init, crd_los
 from jdistill.losses.correlation import dist_loss, pearson
 from jdistill.losses.dbr import dbr_loss, dbr_record
 from jdistill.losses.decoupled import dkd_loss, ofa_loss, ofa_target_weights
+from jdistill.losses.diffusion import (
+  denoising_loss,
+  gan_discriminator_loss,
+  gan_generator_loss,
+  loss_from_grad,
+  pseudo_huber,
+  score_distillation_grad,
+)
 from jdistill.losses.direction import direction_only_loss, norm_direction_loss, norm_only_loss
 from jdistill.losses.distribution import (
   attention_matching,
@@ -52,6 +60,7 @@ from jdistill.losses.logit import (
 from jdistill.losses.policy import clipped_policy_loss, group_relative_advantage, k3_kl
 from jdistill.losses.ranking import plackett_luce_nll, pld_loss, teacher_optimal_permutation
 from jdistill.losses.relation import rkd_angle_loss, rkd_distance_loss
+from jdistill.losses.returns import discounted_returns, log_ratio_rewards, mixture_weight, whiten_advantages
 from jdistill.losses.segmentation import segmentation_cross_entropy
 from jdistill.losses.sequence import reduce_tokens, sequence_log_prob
 from jdistill.losses.similarity import barlow_twins, channel_wise_kl, cka_linear, hsic1
@@ -86,13 +95,17 @@ __all__ = [
   "cross_entropy",
   "dbr_loss",
   "dbr_record",
+  "denoising_loss",
   "direction_only_loss",
+  "discounted_returns",
   "discriminator_loss",
   "dist_loss",
   "distribution_matching",
   "dkd_loss",
   "ensemble_soft_targets",
   "fused_kd_loss",
+  "gan_discriminator_loss",
+  "gan_generator_loss",
   "generalized_jsd",
   "generator_loss",
   "gradient_matching",
@@ -108,9 +121,12 @@ __all__ = [
   "kl_divergence",
   "knn_affinity",
   "local_preserving_loss",
+  "log_ratio_rewards",
   "logit_gap_weights",
+  "loss_from_grad",
   "masked_mean",
   "mean_distance",
+  "mixture_weight",
   "noisy_soft_targets",
   "norm_direction_loss",
   "norm_only_loss",
@@ -120,12 +136,14 @@ __all__ = [
   "pearson",
   "plackett_luce_nll",
   "pld_loss",
+  "pseudo_huber",
   "rbf_mmd",
   "reduce_tokens",
   "reverse_kl",
   "review_hcl_loss",
   "rkd_angle_loss",
   "rkd_distance_loss",
+  "score_distillation_grad",
   "segmentation_cross_entropy",
   "sequence_log_prob",
   "sinkd_batch_loss",
@@ -150,4 +168,5 @@ __all__ = [
   "warmup_weight",
   "weighted_feature_mse",
   "weighted_sum",
+  "whiten_advantages",
 ]

@@ -10,14 +10,17 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.errors import ScopeParamShapeError
 
-from jdistill.base import Key, Network, Outputs, PyTree, UserError, Variables
+from jdistill.base import Key, Network, Noisy, Outputs, PyTree, UserError, Variables
+from jdistill.diffusion import SCHEDULES
 from jdistill.models.alexnet import AlexNet
 from jdistill.models.convnet import EMBEDDINGS, ConvNet
 from jdistill.models.decoder import DECODER_INITS, language_model
 from jdistill.models.decoder_config import GPT2, DecoderConfig
 from jdistill.models.decoder_layers import Rows
+from jdistill.models.denoisers import PREDICTIONS, DenoisingMLP, DenoisingNetwork, DiT, UNet, build_denoiser
 from jdistill.models.efficientnet import EfficientNetLite
 from jdistill.models.gru import GRU
 from jdistill.models.initialise import INITS, draw_params, fresh_moments
@@ -91,6 +94,9 @@ _ZOO = {
   "gru": _Entry(GRU, tokens=True),
   "decoder": _Entry(DecoderConfig, tokens=True),
   "gpt2": _Entry(DecoderConfig, GPT2, tokens=True),
+  "denoising_mlp": _Entry(DenoisingMLP),
+  "unet": _Entry(UNet),
+  "dit": _Entry(DiT),
 }
 _CHOICES = {
   "norm": NORMS,
@@ -98,7 +104,11 @@ _CHOICES = {
   "pooling": tuple(POOLINGS),
   "readout": READOUTS,
   "embedding": EMBEDDINGS,
+  "schedule": tuple(SCHEDULES),
+  "prediction": PREDICTIONS,
 }
+_REAL = ("t_min", "t_max", "sigma_data")  # options that are no whole numbers; they are checked with the others
+_OR_NONE = ("attention",)  # options of which 0 is none
 
 
 def names() -> tuple[str, ...]:
@@ -167,7 +177,10 @@ def build(name: str, *, num_classes: int, image_shape: tuple[int, ...], **choice
   init = fields.pop("init", defaults["init"])
   if entry.module is DecoderConfig:
     return _decoder(DecoderConfig(num_classes=int(num_classes), **entry.preset, **fields), name, shape[0], init)
-  return _network(entry.module(num_classes=int(num_classes), **entry.preset, **fields), name, shape, init)
+  module = entry.module(num_classes=int(num_classes), **entry.preset, **fields)
+  if isinstance(module, DenoisingNetwork):
+    return _denoiser(module, name, shape, init)
+  return _network(module, name, shape, init)
 
 
 def describe(network: Network, image_shape: tuple[int, ...]) -> list[tuple[str, tuple[int, ...], int]]:
@@ -186,6 +199,8 @@ def describe(network: Network, image_shape: tuple[int, ...]) -> list[tuple[str, 
   """
   variables = jax.eval_shape(network.init, jax.random.key(0))
   x = jax.ShapeDtypeStruct((1, *image_shape), _input_type(image_shape))
+  if network.denoiser is not None:
+    x = Noisy(x, jax.ShapeDtypeStruct((1,), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32))
   jax.eval_shape(lambda v, x: network.apply(v.params, x, stats=v.stats), variables, x)
   leaves, _ = jax.tree.flatten_with_path(variables.params)
   return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf.shape, leaf.size) for path, leaf in leaves]
@@ -226,6 +241,11 @@ def _decoder(config: DecoderConfig, name: str, tokens: int, init_name: str) -> N
     raise UserError(f"context: {config.context} of model {name!r} is less than the {tokens} tokens of a row; raise it")
   model = language_model(config, init_name)
   return _checked(Network(model.init, model.apply, model), name)
+
+
+@functools.lru_cache(maxsize=64)
+def _denoiser(module: DenoisingNetwork, name: str, shape: tuple[int, ...], init_name: str) -> Network:
+  return _checked(build_denoiser(module, shape, init_name), name)
 
 
 def _checked(network: Network, name: str) -> Network:
@@ -303,5 +323,8 @@ def _check_value(option: str, value: Any, inits: tuple[str, ...]) -> None:
       raise UserError(f"widths: {len(value)} layers are more than 1000; name fewer")
     for width in value:
       _check_positive("widths", width)
-  else:
+  elif option in _REAL:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < np.inf:
+      raise UserError(f"{option}: {value!r} is not a number that is 0 or more")
+  elif not (option in _OR_NONE and value == 0):
     _check_positive(option, value)

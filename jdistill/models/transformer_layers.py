@@ -18,8 +18,13 @@ class LayerNorm(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     scale, bias = (self.param(name, drawn_later, x.shape[-1:]).reshape(1, 1, -1) for name in ("scale", "bias"))
-    centred = x - jnp.mean(x, -1, keepdims=True)
-    return centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), -1, keepdims=True) + EPSILON) * scale + bias
+    return plain_norm(x) * scale + bias
+
+
+def plain_norm(x: jax.Array) -> jax.Array:
+  """`(x - mean) / sqrt(variance + 1e-6)` over the last axis."""
+  centred = x - jnp.mean(x, -1, keepdims=True)
+  return centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred), -1, keepdims=True) + EPSILON)
 
 
 class Positions(nn.Module):

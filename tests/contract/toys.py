@@ -224,12 +224,18 @@ def _taught(row: catalog.Row, network: Network, teacher: Network, data: Batch, l
   recipe = row.build()(**options(row))
   frozen = committee([teacher], [teacher.init(jax.random.key(5))])
   method = student_method(
-    network, recipe, optimizer=make_optimizer("sgd", lr), targets=frozen.targets, num_examples=12, **extra
+    network,
+    recipe,
+    optimizer=make_optimizer("sgd", lr),
+    targets=frozen.targets,
+    num_examples=12,
+    teachers=frozen.language,
+    **extra,
   )
   constants = ()
   if recipe.prepare is not None:
     constants = recipe.prepare(ask(frozen, data.x, data.ids), data.y, frozen.arrays)
-  held_out = data if recipe.outer is not None else None
+  held_out = data if recipe.outer is not None or "held_out" in recipe.needs else None
   given = {"targets": frozen.arrays, "constants": constants, "held_out": held_out}
   return Toy(method, _updates(data, **given), row.toy["objective"])
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy_diffusion
 import numpy_losses as formulas
 import numpy_sequence
 
@@ -164,6 +165,10 @@ def _policy(s, t, where, clip):
   return losses.clipped_policy_loss(s, t, _first(numpy_sequence.ADVANTAGES, s), clip=clip, where=where)
 
 
+def _half_way(s, t, where, **numbers):
+  return losses.score_distillation_grad(s, t, jnp.float32(numpy_diffusion.FAKE)[: len(s)], **numbers)
+
+
 HEAT = {"temperature": 2.0}
 MAP = (2, 2, 3)
 EXACT = {"tolerance": (2e-4, 5e-2)}
@@ -277,15 +282,31 @@ TABLE |= {
     _by_heads(losses.chunked_kd_loss, labels=True), numbers=HEAT | {"ce_weight": 0.5, "kd_weight": 2.0}
   ),
   "clipped_policy_loss": Loss(_policy, numbers={"clip": 0.2}),
+  "denoising_loss": Loss(
+    lambda s, t, where: losses.denoising_loss(s, t, _first(formulas.WEIGHTS, s), where=where), MAP
+  ),
+  "gan_discriminator_loss": Loss(
+    lambda s, t, where: losses.gan_discriminator_loss(s, t, real_where=where, fake_where=where), (), result="scalar"
+  ),
+  "gan_generator_loss": Loss(lambda s, t, where: losses.gan_generator_loss(s, where=where), ()),
   "generalized_jsd": on_logits(losses.generalized_jsd, numbers=HEAT | {"beta": 0.3}),
   "group_relative_advantage": Loss(
     lambda s, t, where, **k: losses.group_relative_advantage(s, where=where, **k), numbers={"eps": 1e-3},
     shift=(-1,), learns=False,
   ),
+  "discounted_returns": Loss(
+    lambda s, t, where, **k: losses.discounted_returns(s, length_norm=True, where=where, **k),
+    numbers={"discount": 0.7}, learns=False,
+  ),
   "k3_kl": Loss(plain(losses.k3_kl), numbers={"bound": 10.0}),
+  "loss_from_grad": Loss(plain(losses.loss_from_grad), MAP, result="scalar", stopped=True),
+  "pseudo_huber": Loss(plain(losses.pseudo_huber), MAP, {"scale": 0.5}),
+  "log_ratio_rewards": Loss(plain(losses.log_ratio_rewards), numbers={"scale": 0.5, "bound": 3.0}, learns=False),
+  "mixture_weight": Loss(plain(losses.mixture_weight), numbers={"share": 0.2}, learns=False),
   "reduce_tokens": Loss(
     lambda s, t, where: losses.reduce_tokens(s, where, reduction="sequence_mean"), result="scalar"
   ),
+  "score_distillation_grad": Loss(_half_way, (3,), {"eps": 0.25}, masked=False, learns=False),
   "sequence_log_prob": Loss(
     lambda s, t, where: losses.sequence_log_prob(s, _first(numpy_sequence.TOKENS, s), where=where)[0],
     (3, formulas.CLASSES), classes=True, shift=(-1,),
@@ -298,6 +319,9 @@ TABLE |= {
   ),
   "top_k_divergence": on_logits(_kept, lambda f: f, numbers=HEAT),
   "total_variation": on_logits(losses.total_variation, numbers=HEAT),
+  "whiten_advantages": Loss(
+    lambda s, t, where, **k: losses.whiten_advantages(s, where=where, **k), numbers={"eps": 1e-3}, learns=False
+  ),
 }  # fmt: skip
 VALIDATED = {
   "amplitude_weight", "bound", "clip", "delta", "entropy_weight", "eps", "epsilon", "exponent", "floor",
@@ -310,7 +334,7 @@ def numpy(name: str, s: np.ndarray, t: np.ndarray, rows=None) -> np.ndarray:
   """The loss `name` in float64."""
   formula = "info_nce" if name == "token_info_nce" else name
   rows = np.arange(len(s)) if rows is None else rows
-  module = numpy_sequence if hasattr(numpy_sequence, formula) else formulas
+  module = next(one for one in (numpy_sequence, numpy_diffusion, formulas) if hasattr(one, formula))
   with np.errstate(all="ignore"):
     return getattr(module, formula)(np.float64(s), np.float64(t), rows, **TABLE[name].numbers)
 

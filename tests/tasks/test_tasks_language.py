@@ -143,7 +143,7 @@ def test_texts_that_need_no_file():
     (b"", {}, r"the file is empty; give another FILE\.txt"),
     (b" \n\n \n", {}, r"its 0 tokens do not fill one row of task\.context=128"),
     (b"short", {}, r"its 7 tokens do not fill one row of task\.context=128; lower it"),
-    (b"\xff\xfe words", {}, r"cannot be read as UTF-8 text"),
+    (b"\xff\xfe words", {}, r"is not UTF-8 text"),
     (
       b"one paragraph " * 50,
       {},
