@@ -58,7 +58,7 @@ def countdown_rows(seed: int, count: int, length: int = 64, values: int = 16) ->
 def countdown_chain(values: int = 16) -> tuple[np.ndarray, np.ndarray]:
   """The law of the rows as a Markov chain: `initial [V]` and `transition [V, V]`, whose rows are the next token's law.
 
-  `jdistill.diffusion.chain_score` makes an exact teacher of them.
+  `jdistill.diffusion.discrete.chain_score` makes an exact teacher of them.
   """
   transition = np.eye(values, k=-1)
   transition[0] = 1 / values

@@ -1,13 +1,13 @@
 """Graphs and noise of tokens against matrix exponentials and derivatives, in float64."""
 
-import chain
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import token_chain as chain
 from scipy import linalg
 
-from jdistill.diffusion import absorb, geometric, loglinear, uniform
+from jdistill.diffusion.discrete import absorb, geometric, loglinear, uniform
 
 GRAPHS = {"absorb": absorb, "uniform": uniform}
 TOKENS = 4

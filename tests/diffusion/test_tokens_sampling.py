@@ -3,19 +3,19 @@
 import functools
 import itertools
 
-import chain
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import token_chain as chain
 from scipy import linalg
 
-from jdistill import diffusion
-from jdistill.diffusion import absorb, chain_score, geometric, loglinear, uniform
+from jdistill.diffusion import discrete
+from jdistill.diffusion.discrete import absorb, chain_score, geometric, loglinear, uniform
 
 GRAPHS = {"absorb": absorb(chain.TOKENS), "uniform": uniform(chain.TOKENS)}
 NOISE = {"absorb": loglinear(), "uniform": geometric(1e-3, 8.0)}
-STEPS = {"euler": diffusion.euler_step, "tweedie": diffusion.tweedie_step}
+STEPS = {"euler": discrete.euler_step, "tweedie": discrete.tweedie_step}
 
 
 def exact(kind, initial=chain.INITIAL, transition=chain.TRANSITION):
@@ -33,12 +33,12 @@ def sampled_law(kind, sampler, score_fn, times, phi=None, *, denoise=True):
   @jax.jit
   def probs(t, s, phi):
     score = score_fn(x, jnp.broadcast_to(noise.sigma(t), x.shape[:1]))
-    return step(x, diffusion.scaled_score(score, x, phi), t, s)
+    return step(x, discrete.scaled_score(score, x, phi), t, s)
 
   @jax.jit
   def last(t):
     sigma = noise.sigma(t)
-    return diffusion.denoise_probs(graph, x, score_fn(x, jnp.broadcast_to(sigma, x.shape[:1])), sigma)
+    return discrete.denoise_probs(graph, x, score_fn(x, jnp.broadcast_to(sigma, x.shape[:1])), sigma)
 
   law = np.prod(np.asarray(graph.prior)[rows], axis=1)
   for k in range(len(times) - 1):
@@ -56,7 +56,7 @@ def test_reverse_rates_undo_the_forward_process(kind, x64):
   graph, q, sigma = GRAPHS[kind], chain.generator(kind), 0.7
   law = chain.noisy_law(kind, sigma).ravel()
   rows = chain.rows(graph.states)
-  rates = jax.jit(functools.partial(diffusion.reverse_rate, graph))(
+  rates = jax.jit(functools.partial(discrete.reverse_rate, graph))(
     jnp.asarray(rows), exact(kind)(jnp.asarray(rows), jnp.full(len(rows), sigma))
   )
   np.testing.assert_allclose(np.sum(rates, -1), 0, atol=1e-12)
@@ -78,7 +78,7 @@ def test_tweedie_is_the_exact_law_of_each_earlier_token(kind, x64):
   graph, sigma, dsigma, q = GRAPHS[kind], 1.1, 0.6, chain.generator(kind)
   rows = chain.rows(graph.states)
   score = exact(kind)(jnp.asarray(rows), jnp.full(len(rows), sigma))
-  found = jax.jit(functools.partial(diffusion.tweedie_probs, graph))(jnp.asarray(rows), score, jnp.float64(dsigma))
+  found = jax.jit(functools.partial(discrete.tweedie_probs, graph))(jnp.asarray(rows), score, jnp.float64(dsigma))
   later, whole = linalg.expm(dsigma * q), linalg.expm(sigma * q)
   for place in range(chain.LENGTH):
     then = chain.data_law(graph.states)
@@ -101,10 +101,10 @@ def test_tweedie_steps_are_exact_for_independent_tokens(kind, x64):
     data[tuple(row)] = np.prod(initial[row])
   short = 2e-3 if kind == "absorb" else 4e-3  # 1 - exp(-sigma(1)) is 0.999, and exp(-8) is 3e-4
   for steps in (1, 3):
-    law = sampled_law(kind, "tweedie", score_fn, diffusion.time_grid(steps, t_min=1e-3))
+    law = sampled_law(kind, "tweedie", score_fn, discrete.time_grid(steps, t_min=1e-3))
     assert distance(law, data.ravel()) < short
   if kind == "uniform":  # of masks, with log-linear noise, an Euler step is the same thing
-    assert distance(sampled_law(kind, "euler", score_fn, diffusion.time_grid(3, t_min=1e-3)), data.ravel()) > 0.03
+    assert distance(sampled_law(kind, "euler", score_fn, discrete.time_grid(3, t_min=1e-3)), data.ravel()) > 0.03
 
 
 @pytest.mark.parametrize("kind", GRAPHS)
@@ -112,7 +112,7 @@ def test_tweedie_steps_are_exact_for_independent_tokens(kind, x64):
 def test_samplers_converge_at_first_order(kind, sampler, x64):
   """Twice the steps, half the distance to the law of very many, and that is the data's."""
   score_fn, steps = exact(kind), (32, 64, 128)
-  laws = [sampled_law(kind, sampler, score_fn, diffusion.time_grid(n, t_min=1e-3)) for n in steps]
+  laws = [sampled_law(kind, sampler, score_fn, discrete.time_grid(n, t_min=1e-3)) for n in steps]
   data = chain.data_law(GRAPHS[kind].states).ravel()
   gaps = [distance(law, data) for law in laws]
   differences = [distance(a, b) for a, b in itertools.pairwise(laws)]
@@ -126,9 +126,9 @@ def test_samplers_converge_at_first_order(kind, sampler, x64):
 def test_runs_draw_from_the_laws(kind):
   """The compiled sampler against the exact law of the same sampler, with coefficients; no mask is left."""
   graph, noise, score_fn = GRAPHS[kind], NOISE[kind], exact(kind)
-  times, phi, count = diffusion.time_grid(3, t_min=1e-2), jnp.array([0.8, 1.3, 0.9]), 40_000
-  step = diffusion.euler_step(graph, noise)
-  run = jax.jit(lambda key: diffusion.sample_tokens(key, score_fn, graph, noise, step, times, (count, 3), phi=phi))
+  times, phi, count = discrete.time_grid(3, t_min=1e-2), jnp.array([0.8, 1.3, 0.9]), 40_000
+  step = discrete.euler_step(graph, noise)
+  run = jax.jit(lambda key: discrete.sample_tokens(key, score_fn, graph, noise, step, times, (count, 3), phi=phi))
   rows = np.asarray(run(jax.random.key(0)))
   assert rows.max() < graph.tokens
   shares = np.bincount(np.ravel_multi_index(rows.T, (graph.states,) * 3), minlength=graph.states**3) / count
@@ -140,15 +140,15 @@ def test_runs_draw_from_the_laws(kind):
 
 def test_collected_scores_are_those_of_the_run():
   graph, noise, score_fn = GRAPHS["absorb"], NOISE["absorb"], exact("absorb")
-  times, x = diffusion.time_grid(2), jnp.full((4, 3), 3, jnp.int32)
+  times, x = discrete.time_grid(2), jnp.full((4, 3), 3, jnp.int32)
   collect = lambda x, score: (x, score)  # noqa: E731
-  step = diffusion.tweedie_step(graph, noise)
+  step = discrete.tweedie_step(graph, noise)
 
   @jax.jit
   def run(key):
-    last, (tokens, scores) = diffusion.run_sampler(key, score_fn, noise, step, times, x, collect=collect)
+    last, (tokens, scores) = discrete.run_sampler(key, score_fn, noise, step, times, x, collect=collect)
     second = score_fn(tokens[1], jnp.broadcast_to(noise.sigma(times[1]), 4))
-    drawn = diffusion.draw(jax.random.fold_in(key, 1), step(tokens[1], second, times[1], times[2]))
+    drawn = discrete.draw(jax.random.fold_in(key, 1), step(tokens[1], second, times[1], times[2]))
     return last, tokens, scores, second, drawn
 
   last, tokens, scores, second, drawn = run(jax.random.key(0))
@@ -162,11 +162,11 @@ def test_long_steps_are_clipped_and_stay_distributions():
   x = jnp.array([[0, 1, 2]], jnp.int32)
   rate = jnp.array([[[-3.0, 1, 2], [0.5, -0.5, 0], [0, 0, 0]]])
   expected = [[[0, 1 / 3, 2 / 3], [0.5, 0.5, 0], [0, 0, 1]]]
-  np.testing.assert_allclose(jax.jit(diffusion.euler_probs)(x, rate, jnp.float32(1)), expected, atol=1e-6)
+  np.testing.assert_allclose(jax.jit(discrete.euler_probs)(x, rate, jnp.float32(1)), expected, atol=1e-6)
   graph, masked = GRAPHS["absorb"], jnp.array([[3]], jnp.int32)
   wild = jnp.array([[[5.0, 0, 15, 1]]])  # more than all of the mask's probability
-  tweedie = jax.jit(diffusion.tweedie_probs, static_argnums=0)
-  denoise = jax.jit(diffusion.denoise_probs, static_argnums=0)
+  tweedie = jax.jit(discrete.tweedie_probs, static_argnums=0)
+  denoise = jax.jit(discrete.denoise_probs, static_argnums=0)
   probs = tweedie(graph, masked, wild, jnp.float32(1.0))
   np.testing.assert_allclose(probs, [[[0.25, 0, 0.75, 0]]], atol=1e-6)
   silent = jnp.array([[[0.0, 0, 0, 1]]])
@@ -176,27 +176,27 @@ def test_long_steps_are_clipped_and_stay_distributions():
 
 def test_draws_have_their_probabilities_and_never_what_has_none():
   probs = jnp.array([0.0, 0.5, 0.0, 0.2, 0.3, 0.0])
-  drawn = np.asarray(jax.jit(diffusion.draw)(jax.random.key(0), jnp.broadcast_to(7 * probs, (100_000, 6))))
+  drawn = np.asarray(jax.jit(discrete.draw)(jax.random.key(0), jnp.broadcast_to(7 * probs, (100_000, 6))))
   np.testing.assert_allclose(np.bincount(drawn, minlength=6) / 1e5, probs, atol=0.007)
   assert not np.isin(drawn, [0, 2, 5]).any()
-  half = jax.jit(diffusion.draw)(jax.random.key(0), jnp.broadcast_to(probs, (1000, 6)).astype(jnp.bfloat16))
+  half = jax.jit(discrete.draw)(jax.random.key(0), jnp.broadcast_to(probs, (1000, 6)).astype(jnp.bfloat16))
   assert half.dtype == jnp.int32 and not np.isin(half, [0, 2, 5]).any()
 
 
 def test_rare_states_are_drawn_as_often_as_they_should_be():
   """2e-5 in float32 over 1,000 states, where Gumbel noise of low precision falls short."""
   probs = jnp.concatenate([jnp.ones(1), jnp.full(999, 2e-5)])
-  drawn = jax.jit(diffusion.draw)(jax.random.key(3), jnp.broadcast_to(probs, (20_000, 1000)))
+  drawn = jax.jit(discrete.draw)(jax.random.key(3), jnp.broadcast_to(probs, (20_000, 1000)))
   expected = 20_000 * 999 * 2e-5 / (1 + 999 * 2e-5)
   assert abs(np.sum(np.asarray(drawn) > 0) - expected) < 4 * np.sqrt(expected)
 
 
 def test_coefficients_leave_the_current_token():
   score, x = jnp.array([[[1.0, 4, 9], [0.25, 1, 16]]]), jnp.array([[0, 1]], jnp.int32)
-  np.testing.assert_allclose(diffusion.scaled_score(score, x, 0.5), [[[1, 2, 4.5], [0.125, 1, 8]]])
-  np.testing.assert_allclose(diffusion.scaled_score(score, x, 0.5, "log_score"), [[[1, 2, 3], [0.5, 1, 4]]], rtol=1e-6)
+  np.testing.assert_allclose(discrete.scaled_score(score, x, 0.5), [[[1, 2, 4.5], [0.125, 1, 8]]])
+  np.testing.assert_allclose(discrete.scaled_score(score, x, 0.5, "log_score"), [[[1, 2, 3], [0.5, 1, 4]]], rtol=1e-6)
   with pytest.raises(ValueError, match="apply_to must be one of score, log_score, got 'logits'"):
-    diffusion.scaled_score(score, x, 0.5, "logits")
+    discrete.scaled_score(score, x, 0.5, "logits")
 
 
 @pytest.mark.parametrize(
@@ -213,22 +213,22 @@ def test_coefficients_leave_the_current_token():
 def test_times_are_checked(times, message):
   graph, noise = GRAPHS["absorb"], NOISE["absorb"]
   with pytest.raises(ValueError, match=message):
-    diffusion.run_sampler(
-      jax.random.key(0), exact("absorb"), noise, diffusion.euler_step(graph, noise), jnp.array(times), jnp.zeros((1, 3))
+    discrete.run_sampler(
+      jax.random.key(0), exact("absorb"), noise, discrete.euler_step(graph, noise), jnp.array(times), jnp.zeros((1, 3))
     )
 
 
 def test_other_bad_values():
   graph, noise, x = GRAPHS["absorb"], NOISE["absorb"], jnp.full((2, 3), 3, jnp.int32)
-  step = diffusion.euler_step(graph, noise)
+  step = discrete.euler_step(graph, noise)
   with pytest.raises(ValueError, match="time_grid: steps must be at least 1, got 0"):
-    diffusion.time_grid(0)
+    discrete.time_grid(0)
   with pytest.raises(ValueError, match=r"0 <= t_min < t_max <= 1, got t_min=0.5 and t_max=0.5"):
-    diffusion.time_grid(2, t_max=0.5, t_min=0.5)
+    discrete.time_grid(2, t_max=0.5, t_min=0.5)
   with pytest.raises(ValueError, match=r"one coefficient for each of 4 steps, got \(3,\)"):
-    diffusion.run_sampler(jax.random.key(0), None, noise, step, diffusion.time_grid(4), x, phi=jnp.ones(3))
+    discrete.run_sampler(jax.random.key(0), None, noise, step, discrete.time_grid(4), x, phi=jnp.ones(3))
   for wrong, message in [((2, 3, 3), "the mask is a state too"), ((2, 4, 4), r"scores of tokens \(2, 3\) must be")]:
     with pytest.raises(ValueError, match=message):
-      diffusion.run_sampler(
-        jax.random.key(0), lambda x, sigma, wrong=wrong: jnp.ones(wrong), noise, step, diffusion.time_grid(1), x
+      discrete.run_sampler(
+        jax.random.key(0), lambda x, sigma, wrong=wrong: jnp.ones(wrong), noise, step, discrete.time_grid(1), x
       )

@@ -1,13 +1,21 @@
 """Score entropy against its definition by loops, against enumeration of a small chain, and the release's constants."""
 
-import chain
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import token_chain as chain
 from scipy import linalg
 
-from jdistill.diffusion import absorb, chain_score, log_score, loglinear, score_entropy, score_entropy_loss, uniform
+from jdistill.diffusion.discrete import (
+  absorb,
+  chain_score,
+  log_score,
+  loglinear,
+  score_entropy,
+  score_entropy_loss,
+  uniform,
+)
 
 GRAPHS = {"absorb": absorb(chain.TOKENS), "uniform": uniform(chain.TOKENS)}
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdistill import diffusion
 from jdistill.base import Batch, UserError
-from jdistill.diffusion import absorb, chain_score, loglinear, uniform
+from jdistill.diffusion import discrete
+from jdistill.diffusion.discrete import absorb, chain_score, loglinear, uniform
 from jdistill.methods.diffusion.lsd import lsd
 
 LENGTH, TOKENS = 3, 3
@@ -38,14 +38,12 @@ def build(**options):
 def few_step_error(times, phi):
   """Total variation between the data and the law of the sampler, by products of matrices over all rows."""
   rows = np.array(list(itertools.product(range(TOKENS + 1), repeat=LENGTH)))
-  x, step = jnp.asarray(rows, jnp.int32), diffusion.euler_step(GRAPH, NOISE)
+  x, step = jnp.asarray(rows, jnp.int32), discrete.euler_step(GRAPH, NOISE)
 
   @jax.jit
   def probs(t, s, phi):
     score = score_fn(x, jnp.broadcast_to(NOISE.sigma(t), len(rows)))
-    return step(x, diffusion.scaled_score(score, x, phi), t, s), diffusion.denoise_probs(
-      GRAPH, x, score, NOISE.sigma(t)
-    )
+    return step(x, discrete.scaled_score(score, x, phi), t, s), discrete.denoise_probs(GRAPH, x, score, NOISE.sigma(t))
 
   def matrix(probs):
     return np.stack([np.prod(np.asarray(probs)[:, range(LENGTH), to], axis=1) for to in rows], axis=1)
@@ -81,11 +79,11 @@ def test_gradients_find_the_closed_form():
   phi = state.roles["phi"].params
   key_prior, key_start, key_run = jax.random.split(jax.random.fold_in(jax.random.key(0), 0), 3)
   x = GRAPH.sample_prior(key_prior, (512, LENGTH))
-  near = diffusion.hamming_perturb(key_start, x, 0.05, TOKENS)
-  times = diffusion.time_grid(32, t_min=T_MIN)
-  given = (score_fn, GRAPH, NOISE, diffusion.euler_step(GRAPH, NOISE), times, times[::8])
+  near = discrete.hamming_perturb(key_start, x, 0.05, TOKENS)
+  times = discrete.time_grid(32, t_min=T_MIN)
+  given = (score_fn, GRAPH, NOISE, discrete.euler_step(GRAPH, NOISE), times, times[::8])
   sweep = jax.jit(
-    lambda phi, solve: diffusion.lsd_sweep(key_run, *given, phi, x, near, rows="active", solve=solve), static_argnums=1
+    lambda phi, solve: discrete.lsd_sweep(key_run, *given, phi, x, near, rows="active", solve=solve), static_argnums=1
   )
   solved = sweep(phi, False).scores
   np.testing.assert_allclose(phi, solved.cross / solved.square, rtol=1e-4)
@@ -116,18 +114,18 @@ def test_learned_step_sizes_follow_their_gradient_and_span_the_range(target):
   assert set(metrics) == {"loss/phi", "loss/sizes", "phi/least", "phi/greatest"}
   key_prior, key_start, key_run = jax.random.split(jax.random.fold_in(jax.random.key(0), 0), 3)
   x = GRAPH.sample_prior(key_prior, (512, LENGTH))
-  near = diffusion.hamming_perturb(key_start, x, 0.05, TOKENS)
-  times = diffusion.time_grid(32, t_min=T_MIN)
+  near = discrete.hamming_perturb(key_start, x, 0.05, TOKENS)
+  times = discrete.time_grid(32, t_min=T_MIN)
   given = (
     score_fn,
     GRAPH,
     NOISE,
-    diffusion.euler_step(GRAPH, NOISE),
+    discrete.euler_step(GRAPH, NOISE),
     times,
-    diffusion.step_times(jnp.full(4, 0.999 / 4)),
+    discrete.step_times(jnp.full(4, 0.999 / 4)),
   )
   sums = jax.jit(
-    lambda: diffusion.lsd_sweep(key_run, *given, jnp.ones(4), x, near, rows="active", target=target)
+    lambda: discrete.lsd_sweep(key_run, *given, jnp.ones(4), x, near, rows="active", target=target)
   )().transitions
   square, cross, scale = (np.asarray(one, np.float64) for one in (sums.square, sums.cross, sums.target))
   kappa = np.full(4, 0.999 / 4)

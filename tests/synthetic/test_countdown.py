@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jdistill import diffusion
+from jdistill.diffusion import discrete
 from jdistill.synthetic.countdown import (
   countdown_chain,
   countdown_entropy,
@@ -64,12 +64,12 @@ def test_the_law_is_exact():
 
 def test_an_exact_teacher_makes_rows_of_the_corpus():
   """Fewer errors with more steps, and with as many as there are tokens' worth almost none."""
-  graph, noise = diffusion.absorb(6), diffusion.loglinear()
-  score = diffusion.chain_score(graph, *(jnp.asarray(one, jnp.float32) for one in countdown_chain(6)))
+  graph, noise = discrete.absorb(6), discrete.loglinear()
+  score = discrete.chain_score(graph, *(jnp.asarray(one, jnp.float32) for one in countdown_chain(6)))
   score_fn = lambda x, sigma: jnp.nan_to_num(score(x, sigma), nan=1.0)  # noqa: E731
-  step, errors = diffusion.tweedie_step(graph, noise), []
+  step, errors = discrete.tweedie_step(graph, noise), []
   for steps in (2, 64):
-    times = diffusion.time_grid(steps)
-    run = jax.jit(lambda key, times=times: diffusion.sample_tokens(key, score_fn, graph, noise, step, times, (256, 12)))
+    times = discrete.time_grid(steps)
+    run = jax.jit(lambda key, times=times: discrete.sample_tokens(key, score_fn, graph, noise, step, times, (256, 12)))
     errors.append(score_countdown(run(jax.random.key(0)), 6).error)
   assert errors[0] > 0.2 and errors[1] < errors[0] / 5

@@ -1,22 +1,8 @@
-"""Diffusion processes as pure functions: of tokens, their scores, samplers, and learned samplers."""
+"""Diffusion of tokens: forward processes, score entropy, reverse steps, samplers, and samplers that learn."""
 
-from jdistill.diffusion.chains import chain_score
-from jdistill.diffusion.discrete import (
-  check_times,
-  denoise_probs,
-  draw,
-  euler_probs,
-  euler_step,
-  reverse_rate,
-  run_sampler,
-  sample_tokens,
-  scaled_score,
-  time_grid,
-  tweedie_probs,
-  tweedie_step,
-)
-from jdistill.diffusion.graphs import Graph, absorb, uniform
-from jdistill.diffusion.learned_sampler import (
+from jdistill.diffusion.discrete.chains import chain_score
+from jdistill.diffusion.discrete.graphs import Graph, absorb, uniform
+from jdistill.diffusion.discrete.learned import (
   LeastSquares,
   Sweep,
   check_steps,
@@ -31,8 +17,22 @@ from jdistill.diffusion.learned_sampler import (
   step_sizes,
   step_times,
 )
-from jdistill.diffusion.score_entropy import log_score, score_entropy, score_entropy_loss
-from jdistill.diffusion.token_noise import TokenNoise, geometric, loglinear
+from jdistill.diffusion.discrete.noise import TokenNoise, geometric, loglinear
+from jdistill.diffusion.discrete.sampling import (
+  check_times,
+  denoise_probs,
+  draw,
+  euler_probs,
+  euler_step,
+  reverse_rate,
+  run_sampler,
+  sample_tokens,
+  scaled_score,
+  time_grid,
+  tweedie_probs,
+  tweedie_step,
+)
+from jdistill.diffusion.discrete.score_entropy import log_score, score_entropy, score_entropy_loss
 
 __all__ = [
   "Graph", "LeastSquares", "Sweep", "TokenNoise", "absorb", "chain_score", "check_steps", "check_times",

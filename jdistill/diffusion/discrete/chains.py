@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jdistill.diffusion.graphs import Graph
+from jdistill.diffusion.discrete.graphs import Graph
 from jdistill.ops.precision import widen
 
 

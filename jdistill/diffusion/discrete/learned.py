@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from jdistill.base import Key
-from jdistill.diffusion.discrete import ScoreFn, StepFn, draw, scaled_score
-from jdistill.diffusion.graphs import Graph
-from jdistill.diffusion.token_noise import TokenNoise
+from jdistill.diffusion.discrete.graphs import Graph
+from jdistill.diffusion.discrete.noise import TokenNoise
+from jdistill.diffusion.discrete.sampling import ScoreFn, StepFn, draw, scaled_score
 from jdistill.ops.checks import check_number, check_same_shape, known
 from jdistill.ops.precision import widen
 
@@ -211,13 +211,13 @@ def lsd_sweep(
 
   Args:
     key: of both runs, with draws of their own.
-    score_fn, noise, step: see `jdistill.diffusion.run_sampler`.
+    score_fn, noise, step: see `jdistill.diffusion.discrete.run_sampler`.
     graph: the forward process.
     teacher_times: `[N + 1]`.
     student_times: `[M + 1]`, M divides N. Of LSD they are every `N / M`-th of the teacher's.
     phi: `[M]`.
     x_teacher, x_student: `[B, L]`, where each starts.
-    apply_to: see `jdistill.diffusion.scaled_score`.
+    apply_to: see `jdistill.diffusion.discrete.scaled_score`.
     rows: `"all"` entries of all tokens count (the paper), or `"active"`: those of jumps that the reversed process can
       make, from the student's token and from the teacher's; of masks in both runs in the absorbing graph. The entry at
       the student's current token never counts, since no coefficient changes it. Scores of tokens that are not masked

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdistill.base import Key
-from jdistill.diffusion.graphs import Graph
-from jdistill.diffusion.score_entropy import check_score
-from jdistill.diffusion.token_noise import TokenNoise
+from jdistill.diffusion.discrete.graphs import Graph
+from jdistill.diffusion.discrete.noise import TokenNoise
+from jdistill.diffusion.discrete.score_entropy import check_score
 from jdistill.ops.checks import known
 from jdistill.ops.precision import widen
 

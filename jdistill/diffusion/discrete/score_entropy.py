@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from jdistill.base import Key
-from jdistill.diffusion.graphs import Graph, spread
-from jdistill.diffusion.token_noise import TokenNoise
+from jdistill.diffusion.discrete.graphs import Graph, spread
+from jdistill.diffusion.discrete.noise import TokenNoise
 from jdistill.ops.checks import keep, leading_mask
 from jdistill.ops.precision import widen
 

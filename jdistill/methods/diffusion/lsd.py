@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from jdistill.base import Key, Method, UserError
-from jdistill.diffusion import (
+from jdistill.diffusion.discrete import (
   Graph,
   LeastSquares,
+  Sweep,
   TokenNoise,
   check_steps,
   euler_step,
@@ -21,9 +22,9 @@ from jdistill.diffusion import (
   time_grid,
   tweedie_step,
 )
-from jdistill.diffusion.discrete import APPLY_TO, ScoreFn
-from jdistill.diffusion.learned_sampler import ROWS, TARGETS
-from jdistill.diffusion.score_entropy import check_score
+from jdistill.diffusion.discrete.learned import ROWS, TARGETS
+from jdistill.diffusion.discrete.sampling import APPLY_TO, ScoreFn
+from jdistill.diffusion.discrete.score_entropy import check_score
 from jdistill.methods.optimizers import make_optimizer
 from jdistill.methods.roles import Role, init_roles, update_roles
 from jdistill.schema import Above, Count, Positive, Range, Share, validated
@@ -95,7 +96,7 @@ def lsd(
     graph, noise: the forward process that it was trained for.
     sampler_steps: M, of the student; divides N.
     teacher_steps: N.
-    sampler: what makes a step of both, see `euler_step` and `tweedie_step` of `jdistill.diffusion`.
+    sampler: what makes a step of both, see `euler_step` and `tweedie_step` of `jdistill.diffusion.discrete`.
     learn_sizes: LSD+.
     radius: share of the positions that differ at the student's start, in training alone. With a start of masks these
       are random tokens.
@@ -155,16 +156,8 @@ def lsd(
       key_run, score_fn, graph, noise, step_fn, teacher_times, times_of(state.roles), phi, x, near, **options
     )
 
-    def total(parts: dict[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array]]:
-      means = {"loss/phi": jnp.mean(fit_loss(parts["phi"], found.scores, relative=relative))}
-      losses = [fit_loss(parts["phi"], found.scores, relative=relative)]
-      if learn_sizes:
-        kappa = step_sizes(parts["sizes"], t_min=t_min)
-        losses.append(fit_loss(kappa, found.transitions, relative=relative))
-        means["loss/sizes"] = jnp.mean(losses[1])
-      return sum(jnp.sum(loss) for loss in losses), means  # each step's coefficient has a loss of its own
-
-    grads, means = jax.grad(total, has_aux=True)({name: role.params for name, role in state.roles.items()})
+    parts = {name: role.params for name, role in state.roles.items()}
+    grads, means = jax.grad(_total, has_aux=True)(parts, found, relative, t_min)
     roles, sums = update_roles(optimizers, state.roles, grads), state.sums
     if solver == "closed_form":
       sums = jax.tree.map(lambda old, new: memory * old + (1 - memory) * new, sums, found.scores)
@@ -173,6 +166,17 @@ def lsd(
     return LSDState(roles, sums), means | {"phi/least": jnp.min(new), "phi/greatest": jnp.max(new)}
 
   return Method(init, step, lambda state: LearnedSampler(state.roles["phi"].params, times_of(state.roles)))
+
+
+def _total(
+  parts: dict[str, jax.Array], found: Sweep, relative: bool, t_min: float
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+  """The sum over steps, for each coefficient has a loss of its own, and the means that are reported."""
+  losses = {"loss/phi": fit_loss(parts["phi"], found.scores, relative=relative)}
+  if "sizes" in parts:
+    kappa = step_sizes(parts["sizes"], t_min=t_min)
+    losses["loss/sizes"] = fit_loss(kappa, found.transitions, relative=relative)
+  return sum(jnp.sum(loss) for loss in losses.values()), {name: jnp.mean(loss) for name, loss in losses.items()}
 
 
 def _check_concrete(graph: Graph, score: jax.Array, x: jax.Array) -> None:
