@@ -1,5 +1,6 @@
 """Diffusion models as pure functions: schedules, kinds of predictions, samplers, and targets of distillation."""
 
+from jdistill.diffusion import discrete
 from jdistill.diffusion.precondition import (
   Scalings,
   consistency_scalings,
@@ -53,6 +54,7 @@ __all__ = [
   "consistency_target",
   "convert_prediction",
   "ddim_step",
+  "discrete",
   "edm",
   "edm_scalings",
   "edm_weight",

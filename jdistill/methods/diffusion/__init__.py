@@ -1,1 +1,1 @@
-"""Distillation of diffusion models: recipes with updates of their own, for denoisers and the task `samples`."""
+"""Distillation of diffusion models: recipes with updates of their own, and samplers that learn."""
