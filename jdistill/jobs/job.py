@@ -207,8 +207,8 @@ def at_once(job: Job) -> bool:
   """Whether seeds train stacked: not where that makes grouped convolutions on a CPU."""
   if jax.default_backend() != "cpu":
     return True
-  if job.recipe.sampled_batch is not None:
-    return False  # side by side, a batch that only some updates write would be written in all
+  if job.recipe.sampled_batch is not None or job.recipe.own is not None:
+    return False  # side by side, what only some updates do would be computed in all
   kernels = jax.tree.leaves(jax.eval_shape(job.network.init, jax.random.key(0)).params)
   images = np.ndim(job.data.x) == 4 and any(leaf.ndim == 1 and leaf.size > 2**12 for leaf in kernels)  # flat networks
   return not images and all(leaf.ndim < 3 for leaf in kernels)

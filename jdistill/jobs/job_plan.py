@@ -70,7 +70,8 @@ def plan_of(run: Run, job: job_lib.Job) -> Plan:
   prepared, key, state, inputs = _traced(run, job)
   known = job.recipe.prepare is None  # else the update wants constants that are computed from real outputs
   work = flops.count(prepared.method.step, key, state, inputs) if known else float("nan")
-  online = known and job.targets is not None and job.targets.replay is None
+  # an update of its own asks its teachers about what it makes itself, which is among the work above
+  online = known and job.targets is not None and job.targets.replay is None and job.recipe.own is None
   asked = (inputs.targets, key, inputs.batch, None, inputs.step)
   teachers = flops.count(job.targets.targets, *asked) if online else 0.0
   sizes = {name: sum(leaf.size for leaf in jax.tree.leaves(role.params)) for name, role in state.roles.items()}

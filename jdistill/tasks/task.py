@@ -50,7 +50,7 @@ class Task(NamedTuple):
     test: looked at once, at the end.
     num_classes: length of the logits.
     input_shape: of one example.
-    kind: which networks fit: `"images"`, `"maps"` (a class per pixel) or `"tokens"`.
+    kind: which networks fit: `"images"`, `"maps"` (a class per pixel), `"tokens"`, or `"samples"` (denoisers).
     score: `(predict, data) -> figures by name`.
     metric: the figure that counts.
     higher: whether more of it is better.
