@@ -126,10 +126,7 @@ def lsd(
   References:
     Fu et al., "Learnable Sampler Distillation for Discrete Diffusion Models" (arXiv 2509.19962), alg. 1 and 2.
   """
-  try:
-    check_steps(sampler_steps, teacher_steps)
-  except ValueError as error:
-    raise UserError(f"method.sampler_{error}") from None
+  _check_steps(sampler_steps, teacher_steps)
   teacher_times, step_fn = time_grid(teacher_steps, t_min=t_min), STEPS[sampler](graph, noise)
   rates = {"phi": phi_lr} | ({"sizes": sizes_lr} if learn_sizes else {})
   optimizers = {name: make_optimizer(optimizer, lr, momentum=0.0) for name, lr in rates.items()}
@@ -166,6 +163,14 @@ def lsd(
     return LSDState(roles, sums), means | {"phi/least": jnp.min(new), "phi/greatest": jnp.max(new)}
 
   return Method(init, step, lambda state: LearnedSampler(state.roles["phi"].params, times_of(state.roles)))
+
+
+def _check_steps(steps: int, teacher_steps: int) -> None:
+  """`check_steps`, with the option's name in the message."""
+  try:
+    check_steps(steps, teacher_steps)
+  except ValueError as error:
+    raise UserError(f"method.sampler_{error}") from None
 
 
 def _total(
