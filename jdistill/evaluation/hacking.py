@@ -64,8 +64,8 @@ def fit_power_law(steps: Sequence[float], values: Sequence[float], window: float
   count = int(window) if window >= 1 else int(np.sum(x <= x[0] + window * (x[-1] - x[0]))) if x.size else 0
   if min(count, len(x)) < _FEWEST:
     raise ValueError(
-      f"fit_power_law: {min(count, len(x))} of {len(x)} points in the window; a line needs {_FEWEST}: score more often, "
-      "or widen the window"
+      f"fit_power_law: {min(count, len(x))} of {len(x)} points in the window; a line needs {_FEWEST}: score more "
+      "often, or widen the window"
     )
   slope, intercept = np.polyfit(x[:count], y[:count], 1)
   residual = y - (intercept + slope * x)
