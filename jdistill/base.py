@@ -215,12 +215,14 @@ class Look(NamedTuple):
     student: `(positions [m]) -> logits [m, ...]` of the student as it predicts now, computed in chunks.
     teacher: `(positions [m]) -> logits [m, ...]` of the first teacher, computed in chunks.
     constants: what was computed once before training (`Recipe.prepare`).
+    memory: what the method remembers of its steps so far (`Recipe.memory`); `()` for one that remembers nothing.
   """
 
   examples: Callable[[jax.Array], Batch]
   student: Callable[[jax.Array], jax.Array]
   teacher: Callable[[jax.Array], jax.Array]
   constants: PyTree = ()
+  memory: PyTree = ()
 
 
 class Block(NamedTuple):
@@ -251,6 +253,7 @@ class DataPolicy(NamedTuple):
     hint: how to get examples where `next` left none, for the message.
     init_seeds: `(keys [seeds]) -> states`, with a leading axis of seeds, for a policy that was made for the seeds of
       one training and treats each in its own way; `None` maps `init` over the keys.
+    check: `(examples on the host)`, raises a `UserError` where they are none that this policy can draw from.
   """
 
   init: Callable[[Key], PyTree]
@@ -259,6 +262,7 @@ class DataPolicy(NamedTuple):
   looks: bool = False
   hint: str = ""
   init_seeds: Callable[[jax.Array], PyTree] | None = None
+  check: Callable[[Batch], None] = lambda data: None
 
 
 class TargetSource(NamedTuple):

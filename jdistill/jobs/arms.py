@@ -24,7 +24,7 @@ from jdistill.methods.knowledge import Recipe
 from jdistill.models.predict import predict
 from jdistill.runs.run import Run
 from jdistill.schema import Range, near_matches
-from jdistill.tasks import Task
+from jdistill.tasks import Task, Writer
 from jdistill.teachers.cache import cached, record, top_k
 from jdistill.teachers.frozen import committee
 
@@ -92,8 +92,23 @@ def train_arm(
   each, and figures.
   """
   predict, figures = trained(run, label, words, arm, seeds, stage)
-  task = run.task(arm["task"])
-  return [dict(task.score(predict(index), data)) for index in range(len(seeds))], figures
+  task, targets = run.task(arm["task"]), None
+  if task.against is not None and "teacher" in recipe_of(arm["method"]).needs:
+    targets = _source(run, networks.load(run, label, arm), arm["targets"], task)
+  score = scorer(task, data, targets)
+  return [score(predict(index)) for index in range(len(seeds))], figures
+
+
+def scorer(task: Task, data: Batch, targets: TargetSource | None) -> Callable[[Callable], dict[str, float]]:
+  """`(predict) -> figures` on these examples, with those that compare with the first teacher where it can write."""
+
+  @functools.cache
+  def against() -> Callable:
+    if task.against is None or targets is None or not targets.language:
+      return lambda predict: {}
+    return task.against(Writer(targets.language[0], targets.arrays[0].params), data)
+
+  return lambda predict: dict(task.score(predict, data)) | dict(against()(predict))
 
 
 def trained(
@@ -180,7 +195,6 @@ def job_of(
   `chosen` is for policies of a subset that was chosen before; without `data` the examples are those of the task.
   """
   recipe, task = recipe_of(arm[f"{phase}method"]), run.task(arm["task"])
-  score = lambda predict: task.score(predict, task.validation)  # noqa: E731
   return train.Job(
     label=label,
     network=run.network(arm["student"], task),
@@ -195,7 +209,7 @@ def job_of(
     held_out=task.validation if recipe.outer is not None or "held_out" in recipe.needs else None,
     start=start,
     section=f"{phase}train",
-    score=score if run.config["score_every"] and not phase else None,
+    score=scorer(task, task.validation, targets) if run.config["score_every"] and not phase else None,
     score_every=run.config["score_every"],
   )
 

@@ -137,6 +137,7 @@ def prepare(run: Run, job: Job) -> Prepared:
     np.float32(job.train["lr"]) if scaled else None,
   )
   policy = (job.policy or _default_policy)(size, batch_size)
+  policy.check(job.data)
   return Prepared(method, policy, shared, functools.partial(_look, make), rows, batch_size)
 
 

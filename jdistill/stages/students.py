@@ -89,6 +89,7 @@ def _report(run: Run, record: Mapping[str, Any]) -> Part:
     cell["tuned"] = choices.get(label, {})
     if "curve" in cell:
       cell["time_to"] = {f"{target:g}": _time_to(cell, task, target) for target in c["target_scores"]}
+      cell["reading"] = _reading(cell, task)
   table = comparison.table(compared, task.metric, reference, columns=_columns(compared, c["target_scores"]))
   said = comparison.verdict(compared, run.subject, reference, task.metric, task.higher)
   text = (
@@ -121,6 +122,16 @@ def _time_to(cell: Mapping[str, Any], task: Task, target: float) -> dict[str, fl
   return found if math.isfinite(found["steps"]) else None
 
 
+def _reading(cell: Mapping[str, Any], task: Task) -> dict[str, str]:
+  """What the task tells of the form of an arm's curves."""
+  points = cell["curve"]
+  if task.reading is None or not points:
+    return {}
+  names = [name for name in points[0]["scores"][0] if all(name in one for row in points for one in row["scores"])]
+  series = {name: np.array([[one[name] for one in row["scores"]] for row in points]) for name in names}
+  return dict(task.reading(np.array([row["step"] for row in points]), series))
+
+
 def _columns(cells: Mapping[str, Any], targets: Sequence[float]) -> dict[str, dict[str, str]]:
   def time_to(target: float, cell: Mapping[str, Any]) -> str:
     if "time_to" not in cell:
@@ -138,10 +149,30 @@ def _columns(cells: Mapping[str, Any], targets: Sequence[float]) -> dict[str, di
       f"{format_bytes(c['image_bytes'])} ({c['image_share']:.1%})" if "image_bytes" in c else ""
     ),
     "extra weights": lambda c: f"{c['extra_parameters']:,}" if c["extra_parameters"] else "",
+    **{name: lambda c, name=name: c.get("reading", {}).get(name, "") for name in _names(cells, "reading")},
     "chosen": lambda c: ", ".join(f"{name.partition('/')[2]}={value}" for name, value in c["tuned"].items()),
   }
   whole = {label: cell for label, cell in cells.items() if "failed" not in cell}
   return {heading: {label: text(cell) for label, cell in whole.items()} for heading, text in texts.items()}
+
+
+def _names(cells: Mapping[str, Any], key: str) -> list[str]:
+  """Names that the mappings of this key have, in their order."""
+  return list(dict.fromkeys(name for cell in cells.values() for name in cell.get(key, {})))
+
+
+def _score_curves(run: Run, cells: Mapping[str, Any]) -> list[tuple[str, Path]]:
+  """Every figure of the held-out examples by updates, mean over seeds, where there are several figures."""
+  first = {label: cell["curve"][0]["scores"][0] for label, cell in cells.items() if cell.get("curve")}
+  names = list(dict.fromkeys(name for figures in first.values() for name in figures))
+  out = []
+  for number, name in enumerate(names if len(names) > 1 else []):
+    found = {label: _mean_curve(cells[label], name) for label, figures in first.items() if name in figures}
+    file = run.workdir / "curves" / f"score{number}.png"
+    series = {label: (steps, means) for label, (steps, _, means) in found.items()}
+    curves(file, series, f"{name}, held-out", xlabel="update")
+    out.append((f"{name} on held-out examples by updates", file))
+  return out
 
 
 def _figures(run: Run, cells: Mapping[str, Any], metric: str) -> list[tuple[str, Path]]:
@@ -157,6 +188,7 @@ def _figures(run: Run, cells: Mapping[str, Any], metric: str) -> list[tuple[str,
     file = run.workdir / "curves" / "time.png"
     curves(file, scored, f"{metric} on held-out examples", xlabel="seconds of selection and training")
     out.append(("held-out score by time: proxies, selection and training, without scoring", file))
+  out += _score_curves(run, cells)
   path = run.workdir / "metrics" / f"{cells[run.subject].get('metrics')}.jsonl"
   rows = read_jsonl(path, f"students/{run.subject}") if path.exists() else []
   names = [name for name in (rows[0] if rows else {}) if name.startswith("loss/")]

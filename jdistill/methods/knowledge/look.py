@@ -63,6 +63,6 @@ def look(
     def teacher_logits(positions: jax.Array) -> jax.Array:
       return lax.map(lambda p: taught(one(p))[0], positions, batch_size=_LOOK)
 
-    return Look(examples, student_logits, teacher_logits, constants)
+    return Look(examples, student_logits, teacher_logits, constants, memory=state.memory)
 
   return make

@@ -1,0 +1,121 @@
+"""DUMP: which distribution the next prompts come from, by how much a policy still learns from each."""
+
+from typing import Annotated, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jdistill.base import Batch, Block, DataPolicy, Key, Look, UserError
+from jdistill.methods.language.grpo import Remembered
+from jdistill.schema import Above, Count, Traced, validated
+from jdistill.selection.curriculum import (
+  Windows,
+  curriculum_probs,
+  curriculum_update,
+  empty_windows,
+  ucb_scores,
+  window_means,
+)
+from jdistill.selection.mixtures import mixture_sampler
+
+
+class Curriculum(NamedTuple):
+  """What the policy remembers.
+
+  Attributes:
+    windows: of absolute advantages.
+    read: scalar int32, how many groups of the method's memory are in them.
+  """
+
+  windows: Windows
+  read: jax.Array
+
+
+@validated("data_policy")
+def dump(
+  size: int,
+  batch_size: int,
+  *,
+  distributions: Count = 4,
+  window: Count = 300,
+  temperature: Annotated[float, Above(0), Traced] = 0.1,
+  adaptive: bool = True,
+  steps: Count = 1,
+) -> DataPolicy:
+  """Distributions by the upper confidence bound of their mean absolute advantage (arXiv 2504.09710).
+
+  With `L(d)` the mean of the last `window` absolute advantages of distribution `d` and `n_d` its roll-outs so far, each
+  example of a batch is from `d` with probability `softmax_d((L(d) + sqrt(2 ln(n + 1) / (n_d + 1))) / temperature)`, and
+  within it any, uniformly and with replacement. The advantages are those that `grpo` remembers. An epoch is a block of
+  `steps` steps: with 1, as in the paper, every step draws from the newest probabilities.
+
+  `data/p_D` is the probability of distribution `D`, `data/advantage_D` its `L`.
+
+  (The released code also enters rewards of validation examples into the windows; that is left out.)
+
+  Args:
+    size: how many examples there are; `domain` of their extra is the distribution of each.
+    batch_size: per step.
+    distributions: D; examples have `domain` from 0 to D - 1.
+    window: k, in roll-outs.
+    temperature: tau; the smaller, the greedier.
+    adaptive: false draws all distributions equally often: the control.
+    steps: of an epoch.
+
+  Raises:
+    UserError: from `check`, examples without domains, of a domain beyond D, or a domain without examples.
+
+  References:
+    Wang et al., "DUMP: Automated Distribution-Level Curriculum Learning for RL-based LLM Post-training"
+    (arXiv 2504.09710).
+  """
+  batch_size = min(batch_size, size)
+
+  def init(key: Key) -> Curriculum:
+    del key
+    return Curriculum(empty_windows(distributions, window), jnp.zeros((), jnp.int32))
+
+  def draw(key: Key, state: Curriculum, epoch: jax.Array, look: Look) -> tuple[Block, Curriculum]:
+    del epoch
+    domain = look.examples(jnp.arange(size, dtype=jnp.int32)).extra["domain"].astype(jnp.int32)
+    if isinstance(look.memory, Remembered):
+      state = _read(state, look.memory)
+    elif adaptive:
+      raise ValueError("data_policy.name='dump': needs a method that remembers advantages; use method.name='grpo'")
+    means = window_means(state.windows)
+    p = curriculum_probs(ucb_scores(means, state.windows.counts), temperature=temperature)
+    p = p if adaptive else jnp.full(distributions, 1 / distributions, jnp.float32)
+    sizes = jnp.sum(jax.nn.one_hot(domain, distributions, dtype=jnp.int32), axis=0)
+    key_domain, key_example = jax.random.split(key)
+    chosen, _ = mixture_sampler(key_domain, p, sizes, steps * batch_size)
+    place = jax.random.randint(key_example, chosen.shape, 0, jnp.maximum(sizes[chosen], 1))
+    by_domain = jnp.argsort(domain, stable=True).astype(jnp.int32)
+    index = by_domain[(jnp.cumsum(sizes) - sizes)[chosen] + place].reshape(steps, batch_size)
+    shown = {f"p_{i}": p[i] for i in range(distributions)} | {f"advantage_{i}": means[i] for i in range(distributions)}
+    return Block(index, jnp.ones(index.shape, jnp.float32), shown), state
+
+  return DataPolicy(init, draw, steps, looks=True, check=lambda data: _check(data, distributions))
+
+
+def _read(state: Curriculum, memory: Remembered) -> Curriculum:
+  """Enters the groups that came since the last look; of more than the method remembers, the last ones."""
+  groups, capacity = memory.groups, memory.groups.capacity
+  new = jnp.minimum(memory.total - state.read, groups.size)
+  place = (groups.next - new + jnp.arange(capacity)) % capacity  # in the order in which they came
+  rows = jax.tree.map(lambda leaf: leaf[place], groups.rows)
+  each = rows.advantage.shape[1]
+  where = jnp.repeat(jnp.arange(capacity) < new, each)
+  windows = curriculum_update(state.windows, jnp.repeat(rows.domain, each), rows.advantage.reshape(-1), where)
+  return Curriculum(windows, memory.total)
+
+
+def _check(data: Batch, distributions: int) -> None:
+  key = f"data_policy.distributions={distributions}"
+  if "domain" not in data.extra:
+    raise UserError(f"{key}: the examples have no distributions; use a task that has, such as 'arithmetic'")
+  counts = np.bincount(np.asarray(data.extra["domain"]), minlength=distributions)
+  if len(counts) > distributions:
+    raise UserError(f"{key}: an example is of distribution {len(counts) - 1}, counted from 0; set it to {len(counts)}")
+  if not counts.all():
+    raise UserError(f"{key}: distribution {int(counts.argmin())} has no example; lower it, or give it some")
