@@ -279,6 +279,8 @@ class TargetSource(NamedTuple):
       one in every step.
     same_pixels: whether they hold for what the student sees and nothing else; a recipe that shows its teachers other
       pixels is then refused.
+    language: the teachers as networks that can be sampled from, where `arrays` are their `Variables` in the same order;
+      `()` for stored targets and for networks that cannot write.
   """
 
   targets: Callable[[PyTree, Key, Batch, PyTree, jax.Array], tuple[Outputs, ...]]
@@ -287,6 +289,7 @@ class TargetSource(NamedTuple):
   name: str
   replay: Callable[[PyTree, jax.Array], PyTree] | None = None
   same_pixels: bool = False
+  language: tuple[LanguageModel, ...] = ()
 
 
 class Connector(NamedTuple):

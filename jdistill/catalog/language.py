@@ -17,6 +17,18 @@ _DISTILLM = {
   "venue": "ICML 2024",
   "arxiv": "2402.03898",
 }
+_SEQ_KD = {
+  "title": "Sequence-Level Knowledge Distillation",
+  "authors": "Yoon Kim and Alexander M. Rush",
+  "venue": "EMNLP 2016",
+  "arxiv": "1606.07947",
+}
+_MINILLM = {
+  "title": "MiniLLM: Knowledge Distillation of Large Language Models",
+  "authors": "Yuxian Gu and Li Dong and Furu Wei and Minlie Huang",
+  "venue": "ICLR 2024",
+  "arxiv": "2306.08543",
+}
 _GKD = {
   "title": "On-Policy Distillation of Language Models: Learning from Self-Generated Mistakes",
   "authors": "Rishabh Agarwal and Nino Vieillard and Yongchao Zhou and Piotr Stanczyk and Sabela Ramos and "
@@ -40,21 +52,15 @@ ROWS = (
   ),
   _row(
     name="fkl",
-    title="Sequence-Level Knowledge Distillation",
-    authors="Yoon Kim and Alexander M. Rush",
-    venue="EMNLP 2016",
-    arxiv="1606.07947",
     builder="jdistill.methods.language.divergences:fkl",
     toy={"objective": "loss/fkl", "kind": "rows"},
+    **_SEQ_KD,
   ),
   _row(
     name="rkl",
-    title="MiniLLM: Knowledge Distillation of Large Language Models",
-    authors="Yuxian Gu and Li Dong and Furu Wei and Minlie Huang",
-    venue="ICLR 2024",
-    arxiv="2306.08543",
     builder="jdistill.methods.language.divergences:rkl",
     toy={"objective": "loss/rkl", "kind": "rows"},
+    **_MINILLM,
   ),
   _row(
     name="akl",
@@ -77,6 +83,33 @@ ROWS = (
     test="tests/methods/test_gkd.py",
     toy={"objective": "loss/gkd", "kind": "rows", "max_new": 3, "prompt": 1, "end_token": None},
     **_GKD,
+  ),
+  _row(
+    name="distillm",
+    builder="jdistill.methods.language.distillm:distillm",
+    test="tests/methods/test_distillm.py",
+    toy={
+      "objective": "loss/distillm", "kind": "rows", "max_new": 3, "prompt": 1, "end_token": None, "capacity": 16,
+      "start_threshold": 0.5, "steps": 30,
+    },
+    **_DISTILLM,
+  ),
+  _row(
+    name="seq_kd",
+    builder="jdistill.methods.language.seq_kd:seq_kd",
+    test="tests/methods/test_seq_kd.py",
+    toy={"objective": "loss/ce", "kind": "rows", "max_new": 3, "prompt": 1, "end_token": None, "unfinished": "keep"},
+    **_SEQ_KD,
+  ),
+  _row(
+    name="minillm",
+    builder="jdistill.methods.language.minillm:minillm",
+    test="tests/methods/test_minillm.py",
+    toy={
+      "objective": "loss/single", "kind": "rows", "max_new": 3, "prompt": 1, "end_token": None, "rollouts": 12,
+      "reuse": 1,
+    },
+    **_MINILLM,
   ),
   _row(
     name="skew_kl",

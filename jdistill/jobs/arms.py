@@ -17,7 +17,7 @@ from jdistill.config import Named, Plain, sections
 from jdistill.config.arms import NO_START, SELECTED, Arms
 from jdistill.config.common import RUN, TRAIN
 from jdistill.data.policies import Chosen
-from jdistill.jobs import choices, networks, patched, subset, train
+from jdistill.jobs import choices, networks, patched, subset, train, written
 from jdistill.jobs.networks import Teachers, recipe_of
 from jdistill.jobs.sections import TEACHERS, check_policy, check_train
 from jdistill.methods.knowledge import Recipe
@@ -134,6 +134,7 @@ def trained(
     done, figures = train.run(run, job, run.key("start"), _checkpoints(run, [stage, "start", first]), stage=stage)
     start, first_seconds = done.variables["student"], figures["seconds"]
   given = taught(run, teachers, arm, "", task)
+  data, texts = written.ready(run, label, arm["method"], data, teachers, stage)
   job = job_of(run, label + words, arm, "", seeds, *given, start=start, chosen=chosen, data=data)
   job = _with_traced(run, label, arm["method"], job)
   directory = _checkpoints(run, [stage, label, arm])
@@ -142,8 +143,10 @@ def trained(
   figures |= {"metrics": directory.name, "target_bytes": job.targets.nbytes if job.targets else 0}
   kept = len(task.members(seeds[0])) if found is None else int(np.mean((chosen.weights > 0).sum(1)))
   figures |= patched.stored(run, arm, kept, None if images is None else images.about)
+  figures |= texts
   before = [found.proxy_seconds, found.select_seconds] if found is not None else []
   before += [images.about["seconds"]] if images is not None else []
+  before += [texts["written_seconds"]] if texts else []
   figures |= {"prepare_seconds": sum(before)} if before else {}
   return lambda index: train.predictions(job, students, index), figures
 
@@ -203,7 +206,7 @@ def job_of(
     seeds=seeds,
     targets=targets,
     constants=constants,
-    held_out=task.validation if recipe.outer is not None else None,
+    held_out=task.validation if recipe.outer is not None or "held_out" in recipe.needs else None,
     start=start,
     section=f"{phase}train",
     score=scorer(task, task.validation, targets) if run.config["score_every"] and not phase else None,

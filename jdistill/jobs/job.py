@@ -41,7 +41,7 @@ class Job(NamedTuple):
     policy: `(size, batch_size) -> DataPolicy`; `None` shuffles.
     targets: what the recipe's teachers say; `None` for recipes without.
     constants: what `Recipe.prepare` made.
-    held_out: examples for an outer update.
+    held_out: examples for an outer update, or for a recipe that needs them.
     start: `Variables` of all seeds, stacked, that they start from; `None` draws new ones.
     options: numbers of the method that are searched: arguments of the compiled program.
     rebuild: `(options) -> recipe` with these numbers, which are traced.
@@ -165,6 +165,7 @@ def _method(run: Run, job: Job, batch_size: int, rows: Mesh | None, scaled: bool
     chunk_size=None if rows else _chunk_size(job, batch_size),
     sharpness=Sharpness(train["rho"], train["alpha"], train["adaptive"]) if train["rho"] else None,
     epochs=float(train["epochs"]),
+    teachers=targets.language if targets else (),
     **common,
   )
   made = method, look(job.network, job.recipe, targets.targets if targets else None, **common)
@@ -207,6 +208,8 @@ def at_once(job: Job) -> bool:
   """Whether seeds train stacked: not where that makes grouped convolutions on a CPU."""
   if jax.default_backend() != "cpu":
     return True
+  if job.recipe.sampled_batch is not None:
+    return False  # side by side, a batch that only some updates write would be written in all
   kernels = jax.tree.leaves(jax.eval_shape(job.network.init, jax.random.key(0)).params)
   images = np.ndim(job.data.x) == 4 and any(leaf.ndim == 1 and leaf.size > 2**12 for leaf in kernels)  # flat networks
   return not images and all(leaf.ndim < 3 for leaf in kernels)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from jdistill.base import Outputs, TargetSource, UserError
-from jdistill.jobs import arms, job_plan, networks, subset, train
+from jdistill.jobs import arms, job_plan, networks, subset, train, written
 from jdistill.jobs.job_plan import Plan
 from jdistill.jobs.networks import recipe_of
 from jdistill.methods.knowledge import Recipe
@@ -51,6 +51,7 @@ def job(run: Run, label: str, arm: Mapping[str, Any], name: str = "") -> train.J
   """The training of one phase of an arm with shapes in place of teachers."""
   recipe = recipe_of(arm[f"{name}method"])
   targets = target_shapes(run, label, arm) if "teacher" in recipe.needs else None
+  written.check(recipe, run.task(arm["task"]).data, targets)
   found = arms.job_of(run, label, arm, name, [0], targets, chosen=subset.planned(run, arm))
   if targets is not None and arm["targets"]["source"] == "cached":
     found = found._replace(recipe=_plain_for_teachers(recipe, arm[f"{name}method"]["name"]))
@@ -93,8 +94,8 @@ def _stored(targets, k: int | None):
 
 def _plain_for_teachers(recipe: Recipe, name: str) -> Recipe:
   """Refuses inputs that show teachers anything but the examples themselves, of which the stored targets are."""
-  if recipe.sampled_batch is not None:
-    raise UserError(f"targets.source='cached': {name} has its teacher read what the student writes; use 'online'")
+  if recipe.sampled_batch is not None or recipe.written is not None:
+    raise UserError(f"targets.source='cached': {name} has its teacher read what is written in training; use 'online'")
 
   def call(key, batch):
     x, x_teacher = recipe.augmented_inputs(key, batch)

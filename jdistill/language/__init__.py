@@ -3,6 +3,7 @@
 from jdistill.language.bpe import bpe_from_gguf, bpe_from_json, train_bpe
 from jdistill.language.chat import chat_text, chat_tokens
 from jdistill.language.generate import Samples, generate, with_prompts
+from jdistill.language.mixture import log_mixture, mixture
 from jdistill.language.packing import Packed, join, next_tokens, pack, pad
 from jdistill.language.preflight import Preflight, check_same_tokenizer, perplexity, preflight
 from jdistill.language.sampling import restrict, sample
@@ -23,6 +24,8 @@ __all__ = [
   "check_same_tokenizer",
   "generate",
   "join",
+  "log_mixture",
+  "mixture",
   "next_tokens",
   "pack",
   "pad",

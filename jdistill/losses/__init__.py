@@ -52,6 +52,7 @@ from jdistill.losses.logit import (
 from jdistill.losses.policy import clipped_policy_loss, group_relative_advantage, k3_kl
 from jdistill.losses.ranking import plackett_luce_nll, pld_loss, teacher_optimal_permutation
 from jdistill.losses.relation import rkd_angle_loss, rkd_distance_loss
+from jdistill.losses.returns import discounted_returns, log_ratio_rewards, mixture_weight, whiten_advantages
 from jdistill.losses.segmentation import segmentation_cross_entropy
 from jdistill.losses.sequence import reduce_tokens, sequence_log_prob
 from jdistill.losses.similarity import barlow_twins, channel_wise_kl, cka_linear, hsic1
@@ -87,6 +88,7 @@ __all__ = [
   "dbr_loss",
   "dbr_record",
   "direction_only_loss",
+  "discounted_returns",
   "discriminator_loss",
   "dist_loss",
   "distribution_matching",
@@ -108,9 +110,11 @@ __all__ = [
   "kl_divergence",
   "knn_affinity",
   "local_preserving_loss",
+  "log_ratio_rewards",
   "logit_gap_weights",
   "masked_mean",
   "mean_distance",
+  "mixture_weight",
   "noisy_soft_targets",
   "norm_direction_loss",
   "norm_only_loss",
@@ -150,4 +154,5 @@ __all__ = [
   "warmup_weight",
   "weighted_feature_mse",
   "weighted_sum",
+  "whiten_advantages",
 ]

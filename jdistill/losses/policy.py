@@ -53,6 +53,8 @@ def clipped_policy_loss(
   advantages: jax.Array,
   *,
   clip: float | jax.Array = 0.2,
+  weights: jax.Array | None = None,
+  clip_weighted: bool = True,
   where: jax.Array | None = None,
 ) -> jax.Array:
   """PPO's and GRPO's surrogate per token: `-min(r A, clip(r, 1 - clip, 1 + clip) A)`, `r = exp(log pi - log pi_old)`.
@@ -64,6 +66,9 @@ def clipped_policy_loss(
     old_log_probs: `[...]` under the policy that sampled them. No gradient.
     advantages: `[...]`, or a leading part of it such as one per sequence. No gradient.
     clip: at least 0.
+    weights: `[...]` importance weights of tokens that another policy sampled (see `mixture_weight`); `None` for 1.
+    clip_weighted: `r` is multiplied by the weight before it is clipped, as in MiniLLM's code; false multiplies the
+      surrogate instead.
     where: `[...]` or a leading part of it; the loss is 0 where it is false.
 
   Returns:
@@ -85,8 +90,12 @@ def clipped_policy_loss(
     raise ValueError(f"{name}: advantages {advantages.shape} must be a leading part of {log_ratio.shape}")
   advantages = advantages.reshape(advantages.shape + (1,) * (log_ratio.ndim - advantages.ndim))
   advantages = keep(jnp.broadcast_to(advantages, log_ratio.shape), mask)
-  ratio = jnp.exp(log_ratio)
-  return keep(-jnp.minimum(ratio * advantages, jnp.clip(ratio, 1 - clip, 1 + clip) * advantages), mask)
+  ratio, factor = jnp.exp(log_ratio), 1.0
+  if weights is not None:
+    check_same_shape(name, log_probs=log_probs, weights=weights)
+    weights = keep(jax.lax.stop_gradient(widen(weights)), mask)
+    ratio, factor = (ratio * weights, 1.0) if clip_weighted else (ratio, weights)
+  return keep(-factor * jnp.minimum(ratio * advantages, jnp.clip(ratio, 1 - clip, 1 + clip) * advantages), mask)
 
 
 def k3_kl(

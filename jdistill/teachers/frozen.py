@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdistill.base import Batch, Key, Network, Outputs, PyTree, TargetSource, UserError, Variables
+from jdistill.base import Batch, Key, LanguageModel, Network, Outputs, PyTree, TargetSource, UserError, Variables
 from jdistill.ops.voting import check_weights
 
 
@@ -67,7 +67,11 @@ def committee(
   arrays = tuple(Variables(*v) for v in variables)
   several = f", {len(networks)} networks" if len(networks) > 1 else ""
   mode = ", train mode" if train else ""
-  return TargetSource(_asking(tuple(networks), train, parts), arrays, nbytes(arrays), f"online{several}{mode}")
+  writers = [one if isinstance(one, LanguageModel) else one.language for one in networks]
+  return TargetSource(
+    _asking(tuple(networks), train, parts), arrays, nbytes(arrays), f"online{several}{mode}",
+    language=() if None in writers else tuple(writers),
+  )  # fmt: skip
 
 
 @functools.lru_cache(maxsize=32)

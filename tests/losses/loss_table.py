@@ -282,7 +282,13 @@ TABLE |= {
     lambda s, t, where, **k: losses.group_relative_advantage(s, where=where, **k), numbers={"eps": 1e-3},
     shift=(-1,), learns=False,
   ),
+  "discounted_returns": Loss(
+    lambda s, t, where, **k: losses.discounted_returns(s, length_norm=True, where=where, **k),
+    numbers={"discount": 0.7}, learns=False,
+  ),
   "k3_kl": Loss(plain(losses.k3_kl), numbers={"bound": 10.0}),
+  "log_ratio_rewards": Loss(plain(losses.log_ratio_rewards), numbers={"scale": 0.5, "bound": 3.0}, learns=False),
+  "mixture_weight": Loss(plain(losses.mixture_weight), numbers={"share": 0.2}, learns=False),
   "reduce_tokens": Loss(
     lambda s, t, where: losses.reduce_tokens(s, where, reduction="sequence_mean"), result="scalar"
   ),
@@ -298,6 +304,9 @@ TABLE |= {
   ),
   "top_k_divergence": on_logits(_kept, lambda f: f, numbers=HEAT),
   "total_variation": on_logits(losses.total_variation, numbers=HEAT),
+  "whiten_advantages": Loss(
+    lambda s, t, where, **k: losses.whiten_advantages(s, where=where, **k), numbers={"eps": 1e-3}, learns=False
+  ),
 }  # fmt: skip
 VALIDATED = {
   "amplitude_weight", "bound", "clip", "delta", "entropy_weight", "eps", "epsilon", "exponent", "floor",

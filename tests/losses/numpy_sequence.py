@@ -100,6 +100,25 @@ def clipped_policy_loss(s, t, rows, clip):
   return -np.minimum(ratio * advantage, np.clip(ratio, 1 - clip, 1 + clip) * advantage)
 
 
+def discounted_returns(s, t, rows, discount):
+  """By the definition, a double loop, each sum divided by its number of terms."""
+  length = s.shape[1]
+  terms = [[discount ** np.arange(length - i) @ row[i:] / (length - i) for i in range(length)] for row in s]
+  return np.array(terms)
+
+
+def log_ratio_rewards(s, t, rows, scale, bound):
+  return np.clip((t - s) / scale, -bound, bound)
+
+
+def mixture_weight(s, t, rows, share):
+  return 1 / ((1 - share) + share * np.exp(np.minimum(t - s, 700)))
+
+
+def whiten_advantages(s, t, rows, eps):
+  return (s - s.mean()) / np.sqrt(s.var() + eps)
+
+
 def k3_kl(s, t, rows, bound):
   d = np.clip(t - s, -20, 20)
   return np.minimum(np.exp(d) - d - 1, bound)

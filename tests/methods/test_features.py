@@ -129,7 +129,7 @@ def heads(features=3):
 
 
 CRD = crd(features=3, negatives=64, bank_momentum=0.25)
-MEMORY = CRD.memory.init(jax.random.key(1), 9)
+MEMORY = CRD.memory.init(jax.random.key(1), 9, None)
 
 
 @jax.jit

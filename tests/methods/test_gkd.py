@@ -9,16 +9,17 @@ from token_step import step
 from jdistill import language, models
 from jdistill.base import Batch, UserError
 from jdistill.jobs import traced
-from jdistill.methods.knowledge import StudentInput, student_method
+from jdistill.methods.knowledge import Sampling, StudentInput, student_method
 from jdistill.methods.language.divergences import fkl, jsd
-from jdistill.methods.language.gkd import draw_prompts, gkd
+from jdistill.methods.language.gkd import gkd
+from jdistill.methods.language.responses import draw_prompts, respond
 from jdistill.methods.optimizers import make_optimizer
 from jdistill.teachers.frozen import committee
 
 END, VOCABULARY, LENGTH = 9, 10, 12
 PROMPTS, RESPONSES = [[1, 2, 3], [4], [5, 6]], [[7, 7], [8, 7, 8, 8], [1]]  # the third stands beside the first
 NETWORK = models.build("decoder", num_classes=VOCABULARY, image_shape=(LENGTH,), width=8, depth=1, heads=2)
-PARAMS = NETWORK.init(jax.random.key(0)).params
+PARAMS, TEACHER = (NETWORK.init(jax.random.key(seed)).params for seed in (0, 9))
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +61,15 @@ def test_a_text_gives_its_beginning():
   assert drawn(text, 0) == [[END]] and drawn(text, 0, prompt=2) == [[END, 1, 2]]
 
 
-def written(batch, seed=0, share=1.0):
-  recipe = gkd(student_share=share, max_new=6, end_token=END)
-  return jax.jit(lambda key, batch: recipe.sampled_batch(key, NETWORK.language, PARAMS, batch))(
-    jax.random.key(seed), batch
-  )
+def written(batch, seed=0, share=1.0, **options):
+  recipe = gkd(student_share=share, max_new=6, end_token=END, **options)
+
+  def sampled(key, batch):
+    teacher = (NETWORK.language, TEACHER)
+    seen = Sampling(batch, NETWORK.language, PARAMS, (teacher,), (), None, jnp.float32(0), None)
+    return recipe.sampled_batch(key, seen)[0]
+
+  return jax.jit(sampled)(jax.random.key(seed), batch)
 
 
 def test_the_student_continues_prompts_and_its_response_is_what_counts(batch):
@@ -96,6 +101,23 @@ def test_the_share_of_updates_on_own_text(batch):
   assert gkd(student_share=0.0).sampled_batch is None
 
 
+def test_the_teacher_writes_where_the_student_does_not(batch):
+  seeds = range(8)
+  flags = [float(written(batch, seed, 0.5).extra["own_text"][0]) for seed in seeds]
+  seed = flags.index(0.0)
+  new = written(batch, seed, 0.5, seq_kd=True)
+  _, key = jax.random.split(jax.random.key(seed))
+  options = {"prompt": 0, "max_new": 6, "temperature": 1.0, "end_token": END}
+  want, _ = respond(key, NETWORK.language, TEACHER, batch, **options)
+  np.testing.assert_array_equal(new.x.tokens, want.x.tokens)
+  np.testing.assert_array_equal(new.extra["mask"], want.extra["mask"])
+  assert not np.array_equal(new.x.tokens, written(batch, seed, 1.0).x.tokens) and not new.extra["own_text"].any()
+  recipe = gkd(student_share=0.0, seq_kd=True, max_new=6)
+  alone = Sampling(batch, NETWORK.language, PARAMS, (), (), None, jnp.float32(0), None)
+  with pytest.raises(ValueError, match=r"gkd: its teacher writes, and this one cannot; use targets\.source='online'"):
+    recipe.sampled_batch(jax.random.key(0), alone)
+
+
 @pytest.mark.parametrize(("kind", "other"), [("jsd", jsd(beta=0.3)), ("forward_kl", fkl())])
 def test_its_loss_is_that_of_the_divergence(kind, other):
   own = gkd(divergence=kind, beta=0.3)
@@ -119,11 +141,11 @@ def test_a_network_of_the_zoo_and_a_language_model_are_trained_alike(batch, stud
 
 
 def test_what_it_refuses(batch):
-  with pytest.raises(ValueError, match=r"gkd: method\.max_new=12 leaves no token of 12 to a prompt; lower it"):
+  with pytest.raises(ValueError, match=r"method\.max_new=12: leaves no token of 12 to a prompt; lower it"):
     draw_prompts(jax.random.key(0), batch, 0, 12)
-  with pytest.raises(ValueError, match="gkd: needs examples with documents and a mask"):
+  with pytest.raises(ValueError, match="responses: need examples with documents and a mask"):
     draw_prompts(jax.random.key(0), batch._replace(x=batch.x.tokens), 0, 4)
-  with pytest.raises(UserError, match=r"targets\.source='cached': gkd has its teacher read what the student writes"):
+  with pytest.raises(UserError, match=r"targets\.source='cached': gkd has its teacher read what is written"):
     traced._plain_for_teachers(gkd(), "gkd")
   gru = models.build("gru", num_classes=VOCABULARY, image_shape=(LENGTH,), width=4)
   method = student_method(gru, gkd(max_new=6, end_token=END), optimizer=make_optimizer("sgd", 0.1))

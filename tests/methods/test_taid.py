@@ -103,7 +103,7 @@ def test_the_schedule_is_the_papers(adaptive):
 
 def test_the_update_uses_the_loss_of_the_step_and_the_share_of_epochs_that_is_done():
   recipe, students = taid(rate=0.3, momentum=0.5), [STUDENT, 0.8 * STUDENT, 0.2 * TEACHER, STUDENT]
-  state, losses = recipe.memory.init(jax.random.key(0), 3), []
+  state, losses = recipe.memory.init(jax.random.key(0), 3, None), []
   for n, student in enumerate(students):
     losses.append(loss(float(state["t"]), student))
     here = step(student, memory=state, epoch=n / 2, epochs=10.0)

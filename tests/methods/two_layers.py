@@ -88,7 +88,7 @@ def watched(recipe):
   def update(step):
     return step.memory.at[step.rows].add(1)
 
-  return recipe._replace(memory=Memory(lambda key, n: jnp.zeros(n, jnp.int32), update))
+  return recipe._replace(memory=Memory(lambda key, n, batch: jnp.zeros(n, jnp.int32), update))
 
 
 def softmax(z):

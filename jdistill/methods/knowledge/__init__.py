@@ -2,7 +2,7 @@
 
 from jdistill.base import Batch
 from jdistill.methods.knowledge.look import look
-from jdistill.methods.knowledge.recipe import Memory, Outer, Recipe, StepOutputs, Term
+from jdistill.methods.knowledge.recipe import Memory, Outer, Recipe, Sampling, StepOutputs, Term
 from jdistill.methods.knowledge.student import Sharpness, StudentInput, StudentState, Trained, predictor, student_method
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
   "Memory",
   "Outer",
   "Recipe",
+  "Sampling",
   "Sharpness",
   "StepOutputs",
   "StudentInput",

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jdistill import losses
-from jdistill.base import Key
+from jdistill.base import Batch, Key
 from jdistill.methods.knowledge.recipe import Memory, Recipe, StepOutputs, Term
 from jdistill.methods.knowledge.terms import label_terms
 from jdistill.models.connectors import embedding_heads
@@ -70,7 +70,8 @@ def crd(
       where=step.where,
     )
 
-  def init(key: Key, size: int) -> Remembered:
+  def init(key: Key, size: int, batch: Batch) -> Remembered:
+    del batch
     return Remembered(losses.crd_init(key, size, features=features), jnp.full(size, _UNSEEN, jnp.int32))
 
   terms = label_terms(ce_weight, kd_weight, temperature) | {"crd": Term(lambda step: contrast(step)[0], crd_weight)}

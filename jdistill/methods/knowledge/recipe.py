@@ -93,12 +93,36 @@ class Memory(NamedTuple):
   """Explicit state of a loss between steps, such as a bank of embeddings.
 
   Attributes:
-    init: `(key, number of examples) -> state`.
-    update: `(StepOutputs) -> state` after a step.
+    init: `(key, number of examples, batch) -> state`; the batch tells shapes.
+    update: `(StepOutputs) -> state` after a step. By default what the step began with, for memories that
+      `Recipe.sampled_batch` alone changes.
   """
 
-  init: Callable[[Key, int], PyTree]
-  update: Callable[[StepOutputs], PyTree]
+  init: Callable[[Key, int, Batch], PyTree]
+  update: Callable[[StepOutputs], PyTree] = lambda step: step.memory
+
+
+class Sampling(NamedTuple):
+  """What a recipe sees that makes examples itself; no gradient passes through any of it.
+
+  Attributes:
+    batch: the examples of the data.
+    student: the student with a cache; it can be sampled from, and scored by `student.apply`.
+    params: of the student, before the update.
+    teachers: `(model, parameters)` of each teacher that can be sampled from; `()` where targets are stored.
+    memory: what the method remembers.
+    held_out: examples that no student trains on, for recipes that need `"held_out"`; else `None`.
+    epoch, epochs: see `StepOutputs`.
+  """
+
+  batch: Batch
+  student: LanguageModel
+  params: PyTree
+  teachers: tuple[tuple[LanguageModel, PyTree], ...]
+  memory: PyTree
+  held_out: Batch | None
+  epoch: jax.Array
+  epochs: float | None
 
 
 def same_view(key: Key, batch: Batch) -> tuple[jax.Array, jax.Array]:
@@ -127,8 +151,12 @@ class Recipe(NamedTuple):
     connectors: connectors by name; each is a role with parameters of its own.
     augmented_inputs: `(key, augmented batch) -> (student's input, teachers' input)`; inputs may have more rows than
       the batch, which the terms then know.
-    sampled_batch: `(key, student, its parameters, batch) -> batch` of the same shapes: examples that the student makes
-      itself in the place of the given ones, before anything else is done with them. No gradient passes through it.
+    sampled_batch: `(key, Sampling) -> (batch, memory)`: the examples of an update, and what is remembered of making
+      them. They are written by the student, a teacher or both, replayed from the memory, or those of the data; there
+      may be more rows than the data gave. This comes before anything else is done with them.
+    written: `(key, teachers as in Sampling, batch) -> (batch, figures)`: what teachers write once before training in
+      the place of the training examples, of the same shapes. What is written for an example depends on the key and its
+      id, and not on its neighbours. Figures are `[B]`; reports show their means.
     passes: how many equal parts of its input the student sees one after the other, so that batch norm takes the moments
       of each by itself; its outputs are put together again.
     prepare: `(outputs of every teacher on the training examples, y [n], Variables of every teacher) -> pytree`,
@@ -148,7 +176,8 @@ class Recipe(NamedTuple):
   terms: Mapping[str, Term]
   connectors: Mapping[str, Connector] = {}
   augmented_inputs: Callable[[Key, Batch], tuple[jax.Array, jax.Array]] = same_view
-  sampled_batch: Callable[[Key, LanguageModel, PyTree, Batch], Batch] | None = None
+  sampled_batch: Callable[[Key, Sampling], tuple[Batch, PyTree]] | None = None
+  written: Callable[[Key, tuple[tuple[LanguageModel, PyTree], ...], Batch], tuple[Batch, Mapping]] | None = None
   passes: int = 1
   prepare: Callable[[tuple[Outputs, ...], jax.Array, tuple[Variables, ...]], PyTree] | None = None
   outer: Outer | None = None

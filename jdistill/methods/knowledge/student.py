@@ -31,7 +31,7 @@ from jdistill.methods.knowledge.objective import (
   whole_loss,
 )
 from jdistill.methods.knowledge.outer import outer_gradient
-from jdistill.methods.knowledge.recipe import Recipe
+from jdistill.methods.knowledge.recipe import Recipe, Sampling
 from jdistill.methods.roles import Role, init_roles, update_roles
 from jdistill.ops.gsam import gsam_gradient
 
@@ -48,7 +48,7 @@ class StudentInput(NamedTuple):
     rows: `[B]` int32, positions in the whole data, for a memory with a row per example.
     targets: `TargetSource.arrays`.
     constants: what `Recipe.prepare` made.
-    held_out: examples for an outer update, or `None`.
+    held_out: examples for an outer update or a recipe that needs `"held_out"`, or `None`.
     start: `Variables` that this student starts from, which `init` reads; `None` draws new ones.
     options: numbers of the method that are arguments of the program, for `student_method`'s `rebuild`.
     lr_scale: scalar float32, a factor of all learning rates that is an argument of the program; `None` for 1.
@@ -123,6 +123,7 @@ class _Parts(NamedTuple):
   sharpness: Sharpness | None
   same_pixels: bool
   epochs: float | None
+  teachers: tuple[LanguageModel, ...]
 
   def by_role(self, recipe: Recipe, names: Iterable[str]) -> dict[str, optax.GradientTransformation]:
     outer = recipe.outer
@@ -148,6 +149,7 @@ def student_method(
   sharpness: Sharpness | None = None,
   same_pixels: bool = False,
   epochs: float | None = None,
+  teachers: tuple[LanguageModel, ...] = (),
 ) -> Method:
   """Builds the training of one student.
 
@@ -175,6 +177,7 @@ def student_method(
     sharpness: GSAM, whose gradient takes the place of the plain one in all roles that learn; two passes instead of one.
     same_pixels: `TargetSource.same_pixels`.
     epochs: how many there will be, for terms that depend on the share that is done.
+    teachers: `TargetSource.language`, for recipes that sample from teachers.
 
   Returns:
     A `Method`: `init(key, StudentInput)`, `step(key, state, StudentInput)` is one update, `result(state) -> Trained`.
@@ -188,7 +191,7 @@ def student_method(
     check_chunks(recipe, chunk_size)
   parts = _Parts(
     network, make_forward(network, precision), optimizer, dict(optimizers or {}), targets or (lambda *_: ()), replay,
-    augment, ema_decay, constrain, num_examples, chunk_size, sharpness, same_pixels, epochs,
+    augment, ema_decay, constrain, num_examples, chunk_size, sharpness, same_pixels, epochs, teachers,
   )  # fmt: skip
 
   def step(key: Key, state: StudentState, inputs: StudentInput) -> tuple[StudentState, Metrics]:
@@ -214,7 +217,7 @@ def _init(parts: _Parts, recipe: Recipe, key: Key, inputs: StudentInput) -> Stud
   params = {name: value.params for name, value in variables.items()}
   if recipe.outer is not None:
     params[recipe.outer.role] = recipe.outer.init(keys["outer"], student, teachers)
-  memory = recipe.memory.init(keys["memory"], parts.num_examples) if recipe.memory else ()
+  memory = recipe.memory.init(keys["memory"], parts.num_examples, inputs.batch) if recipe.memory else ()
   stats = {name: value.stats for name, value in variables.items()}
   roles = init_roles(parts.by_role(recipe, params), params)
   return StudentState(roles, stats, own if parts.ema_decay is not None else (), memory)
@@ -223,10 +226,14 @@ def _init(parts: _Parts, recipe: Recipe, key: Key, inputs: StudentInput) -> Stud
 def _see(parts: _Parts, recipe: Recipe, key: Key, state: StudentState, inputs: StudentInput) -> Seen:
   """Draws the augmentation and asks the teachers."""
   key_augment, key_inputs, key_targets, key_net, key_term = jax.random.split(key, 5)
-  batch = parts.constrain(inputs.batch)
+  batch, memory = parts.constrain(inputs.batch), state.memory
   if recipe.sampled_batch is not None:
     own = lax.stop_gradient(state.roles[STUDENT].params)
-    batch = recipe.sampled_batch(jax.random.fold_in(key, 5), _language(parts.network), own, batch)
+    teachers = tuple((model, v.params) for model, v in zip(parts.teachers, inputs.targets, strict=False))
+    sampling = Sampling(
+      batch, _language(parts.network), own, teachers, memory, inputs.held_out, inputs.epoch, parts.epochs
+    )
+    batch, memory = lax.stop_gradient(recipe.sampled_batch(jax.random.fold_in(key, 5), sampling))
   if parts.replay is not None:
     record = parts.replay(inputs.targets, inputs.step)
   else:
@@ -241,7 +248,7 @@ def _see(parts: _Parts, recipe: Recipe, key: Key, state: StudentState, inputs: S
   teachers = lax.stop_gradient(parts.targets(inputs.targets, key_targets, asked, record, inputs.step))
   weight = jnp.ones(batch.ids.shape, jnp.float32) if batch.weight is None else batch.weight
   return Seen(
-    batch._replace(weight=weight), x, teachers, inputs.rows, state.stats, state.memory, inputs.constants, inputs.epoch,
+    batch._replace(weight=weight), x, teachers, inputs.rows, state.stats, memory, inputs.constants, inputs.epoch,
     key_net, key_term, parts.epochs,
   )  # fmt: skip
 

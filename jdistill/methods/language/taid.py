@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jdistill import losses
 from jdistill.base import Key, PyTree, UserError
 from jdistill.methods.knowledge.recipe import Memory, Recipe, StepOutputs
-from jdistill.methods.language.terms import Reduction, Weight, counted, taught
+from jdistill.methods.language.terms import Reduction, Weight, counted, share_done, taught
 from jdistill.schema import Count, Range, Share, validated
 
 
@@ -69,16 +69,8 @@ def taid(
     where = counted(step)
     return losses.reduce_tokens(values(step, where), where, reduction=reduction)
 
-  def done(step: StepOutputs) -> jax.Array:
-    """The share of all updates before this one."""
-    if steps is not None:
-      return step.memory["n"].astype(jnp.float32) / steps
-    if step.epochs is None:
-      raise ValueError("taid: how many updates there are in all is not known; set method.steps")
-    return step.epoch / step.epochs
-
   def update(step: StepOutputs) -> PyTree:
-    floor = t_start + (t_end - t_start) * done(step)
+    floor = t_start + (t_end - t_start) * share_done("taid", step.memory["n"], steps, step.epoch, step.epochs)
     return _next(step.memory, loss(step), floor, t_end, rate, momentum, adaptive)
 
   def metrics(step: StepOutputs) -> dict[str, jax.Array]:
@@ -105,7 +97,9 @@ def taid(
       f"schedule; {more}, or adaptive=False"
     )
 
-  return recipe._replace(memory=Memory(lambda key, count: _begin(key, t_start), update), metrics=metrics, advice=advice)
+  return recipe._replace(
+    memory=Memory(lambda key, count, batch: _begin(key, t_start), update), metrics=metrics, advice=advice
+  )
 
 
 def _begin(key: Key, t_start: float) -> PyTree:

@@ -49,6 +49,33 @@ def next_token_term(weight: float, reduction: str) -> Term:
   )
 
 
+def data_term(weight: float, reduction: str, forward_kl: float = 0.0) -> Term:
+  """`(1 - f) CE + f KL(p || q)` of the rows of the data that `with_data` put behind others, `f` the share given."""
+
+  def value(step: StepOutputs) -> jax.Array:
+    where = step.batch.extra["data_mask"] & step.where[:, None]
+    values = losses.cross_entropy(step.student.logits, step.y, where=where)
+    if forward_kl:
+      apart = losses.kl_divergence(step.student.logits, step.teacher.logits, where=where)
+      values = (1 - forward_kl) * values + forward_kl * apart
+    return losses.reduce_tokens(values, where, reduction=reduction)
+
+  return Term(value, weight)
+
+
+def share_done(name: str, n: jax.Array, steps: int | None, epoch: jax.Array, epochs: float | None) -> jax.Array:
+  """The share of all updates before update `n`: of `steps`, or of the epochs of the training where that is open.
+
+  Raises:
+    ValueError: at trace time, both are open.
+  """
+  if steps is not None:
+    return n.astype(jnp.float32) / steps
+  if epochs is None:
+    raise ValueError(f"{name}: how many updates there are in all is not known; set method.steps")
+  return epoch / epochs
+
+
 def taught(name: str, values: Values, *, ce_weight: float, kd_weight: float, reduction: str) -> Recipe:
   """`ce_weight CE + kd_weight` times a loss of tokens between student and teacher, under this name."""
   return Recipe(
