@@ -142,4 +142,43 @@ ROWS = (
     test="tests/methods/test_taid.py",
     toy={"objective": "method/kl_to_target", "kind": "rows", "t_start": 0.99, "steps": 30},
   ),
+  _row(
+    name="teacher_hacking",
+    title="On Teacher Hacking in Language Model Distillation",
+    authors="Daniil Tiapkin and Daniele Calandriello and Johan Ferret and Sarah Perrin and Nino Vieillard and "
+    "Alexandre Ramé and Mathieu Blondel",
+    venue="ICML 2025",
+    arxiv="2502.02671",
+    builder="jdistill.methods.language.teacher_hacking:teacher_hacking",
+    test="tests/methods/test_teacher_hacking.py",
+    toy={
+      "objective": "loss/divergence", "kind": "rows", "source": "student", "responses": None, "max_new": 3, "prompt": 1,
+      "end_token": None,
+    },
+    tasks=("language", "oracle"),
+  ),
+  _row(
+    name="grpo",
+    title="DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open Language Models",
+    authors="Zhihong Shao and Peiyi Wang and Qihao Zhu and Runxin Xu and Junxiao Song and Xiao Bi and Haowei Zhang "
+    "and Mingchuan Zhang and Y. K. Li and Y. Wu and Daya Guo",
+    venue="arXiv 2024",
+    arxiv="2402.03300",
+    builder="jdistill.methods.language.grpo:grpo",
+    test="tests/methods/test_grpo.py",
+    toy={"objective": "method/wrong", "kind": "checked", "group": 8, "max_new": 2, "end_token": 4},
+    tasks=("arithmetic",),
+  ),
+  _row(
+    name="dump",
+    title="DUMP: Automated Distribution-Level Curriculum Learning for RL-based LLM Post-training",
+    authors="Zhenting Wang and Guofeng Cui and Yu-Jhe Li and Kun Wan and Wentian Zhao",
+    venue="arXiv 2025",
+    arxiv="2504.09710",
+    builder="jdistill.methods.language.dump:dump",
+    test="tests/methods/test_dump.py",
+    toy={"kind": "policy"},
+    policy=True,
+    tasks=("arithmetic",),
+  ),
 )

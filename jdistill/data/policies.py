@@ -74,6 +74,37 @@ def static_subset(
 
 
 @validated("data_policy")
+def span(
+  size: int,
+  batch_size: int,
+  *,
+  first: Size = 0,
+  count: Count | None = None,
+) -> DataPolicy:
+  """Examples one behind the other in the data, in random order: several trainings of a run can take different ones.
+
+  Args:
+    size: how many examples there are.
+    batch_size: per step; the last batch is filled up with zero weights.
+    first: position of the first one.
+    count: how many; `None` for all from there on.
+
+  Raises:
+    UserError: they are beyond the last example.
+  """
+  if first >= size or (count is not None and first + count > size):
+    raise UserError(f"data_policy.first={first}: with count={count} of {size} examples is beyond the last; lower them")
+  kept = size - first if count is None else count
+  batch_size = min(batch_size, kept)
+
+  def draw(key: Key, state: PyTree, epoch: jax.Array, look: Look | None) -> tuple[Block, PyTree]:
+    del epoch, look
+    return batches(key, first + jnp.arange(kept, dtype=jnp.int32), batch_size), state
+
+  return DataPolicy(lambda key: (), draw, _steps(kept, batch_size, False))
+
+
+@validated("data_policy")
 def rs2(size: int, batch_size: int, *, fraction: Fraction = 0.1, replacement: bool = False) -> DataPolicy:
   """Repeated Random Sampling: a fresh random subset of `n = max(1, round(fraction size))` examples in every epoch.
 

@@ -50,7 +50,7 @@ def dump(
   within it any, uniformly and with replacement. The advantages are those that `grpo` remembers. An epoch is a block of
   `steps` steps: with 1, as in the paper, every step draws from the newest probabilities.
 
-  `data/p_D` is the probability of distribution `D`, `data/advantage_D` its `L`.
+  `data/p/D` is the probability of distribution `D`, `data/advantage/D` its `L`.
 
   (The released code also enters rewards of validation examples into the windows; that is left out.)
 
@@ -92,7 +92,8 @@ def dump(
     place = jax.random.randint(key_example, chosen.shape, 0, jnp.maximum(sizes[chosen], 1))
     by_domain = jnp.argsort(domain, stable=True).astype(jnp.int32)
     index = by_domain[(jnp.cumsum(sizes) - sizes)[chosen] + place].reshape(steps, batch_size)
-    shown = {f"p_{i}": p[i] for i in range(distributions)} | {f"advantage_{i}": means[i] for i in range(distributions)}
+    shown = {"p": p, "advantage": means}
+    shown = {f"{name}/{i}": values[i] for name, values in shown.items() for i in range(distributions)}
     return Block(index, jnp.ones(index.shape, jnp.float32), shown), state
 
   return DataPolicy(init, draw, steps, looks=True, check=lambda data: _check(data, distributions))

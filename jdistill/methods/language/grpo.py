@@ -88,7 +88,7 @@ def grpo(
   the roll-outs of 128. Its coefficients are `kl_weight` 0.001 and `entropy_weight` 0.001.
 
   The labels of the data are not used. Sampling, checking and the update are one program. `method/reward`,
-  `method/correct`, `method/readable`, `method/response` (mean tokens), `method/constant`, the share of groups that are
+  `method/wrong`, `method/unreadable`, `method/response` (mean tokens), `method/constant`, the share of groups that are
   all alike and teach nothing, and `method/advantage`, the mean of |A|, are reported. Absolute advantages are remembered
   for data policies such as `dump`.
 
@@ -162,7 +162,7 @@ def grpo(
     sampled_batch=sampled_batch,
     memory=Memory(lambda key, count, batch: _nothing(group)),
     metrics=lambda step: _figures(step, group),
-    needs=("teacher",) if kl_weight else ("checker",),
+    needs=("teacher",) if kl_weight else (),
   )
 
 
@@ -196,8 +196,8 @@ def _figures(step: StepOutputs, group: int) -> dict[str, jax.Array]:
   alike = jnp.repeat(jnp.all(rewards == rewards[:, :1], axis=1), group)
   return {
     "reward": mean(extra["reward"]),
-    "correct": mean(extra["correct"]),
-    "readable": mean(extra["readable"]),
+    "wrong": mean(~extra["correct"]),
+    "unreadable": mean(~extra["readable"]),
     "response": mean(extra["length"]),
     "constant": mean(alike),
     "advantage": mean(jnp.abs(extra["advantage"])),
