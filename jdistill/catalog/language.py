@@ -7,9 +7,9 @@ from jdistill.catalog.row import Row
 _row = functools.partial(
   Row,
   family="language",
-  stages=("teachers", "tune", "students", "report"),
+  stages=("teachers", "select", "tune", "students", "report"),
   test="tests/methods/test_language_recipes.py",
-  tasks=("language",),
+  tasks=("language", "domains"),
 )
 _DISTILLM = {
   "title": "DistiLLM: Towards Streamlined Distillation for Large Language Models",
@@ -108,5 +108,29 @@ ROWS = (
     builder="jdistill.methods.language.taid:taid",
     test="tests/methods/test_taid.py",
     toy={"objective": "method/kl_to_target", "kind": "rows", "t_start": 0.99, "steps": 30},
+  ),
+  _row(
+    name="ddk",
+    title="DDK: Distilling Domain Knowledge for Efficient Large Language Models",
+    authors="Jiaheng Liu and Chenchen Zhang and Jinyang Guo and Yuanxing Zhang and Haoran Que and Ken Deng and "
+    "Zhiqi Bai and Jie Liu and Ge Zhang and Jiakai Wang and Yanan Wu and Congnan Liu and Jiamang Wang and Lin Qu and "
+    "Wenbo Su and Bo Zheng",
+    venue="NeurIPS 2024",
+    arxiv="2407.16154",
+    builder="jdistill.methods.language.ddk:ddk",
+    test="tests/methods/test_ddk.py",
+    toy={"kind": "policy"},
+    policy=True,
+  ),
+  _row(
+    name="miniplm",
+    title="MiniPLM: Knowledge Distillation for Pre-Training Language Models",
+    authors="Yuxian Gu and Hao Zhou and Fandong Meng and Jie Zhou and Minlie Huang",
+    venue="ICLR 2025",
+    arxiv="2410.17215",
+    builder="jdistill.data.policies:selected",
+    test="tests/selection/test_corpus.py",
+    toy={"kind": "policy"},
+    policy="selected",
   ),
 )

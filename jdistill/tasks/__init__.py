@@ -19,6 +19,7 @@ _NAMES = (
   "noisy_labels",
   "canaries",
   "language",
+  "domains",
   "unlabelled",
   "clients",
   "active",
