@@ -187,7 +187,9 @@ class Chosen(NamedTuple):
 
 
 @validated("data_policy")
-def selected(size: int, batch_size: int, chosen: Chosen | None = None, *, weighted: bool = True) -> DataPolicy:
+def selected(
+  size: int, batch_size: int, chosen: Chosen | None = None, *, weighted: bool = True, shuffled: bool = True
+) -> DataPolicy:
   """A subset that stage `select` chose; every epoch goes through it once, in an order of its own.
 
   The loss of a batch is the mean with the weights of its examples, `sum w l / sum w`, so that only their ratios count.
@@ -197,6 +199,7 @@ def selected(size: int, batch_size: int, chosen: Chosen | None = None, *, weight
     batch_size: per step; the last batch is filled up with zero weights.
     chosen: the subset of each student; `None` for all examples.
     weighted: whether the weights of the selector count (CRAIG and GradMatch have some); otherwise all are 1.
+    shuffled: false takes the order of the choice in every epoch, which for chunks is that of the corpus (MiniPLM).
 
   References:
     Guo et al., "DeepCore: A Comprehensive Library for Coreset Selection in Deep Learning" (arXiv 2204.08499).
@@ -211,7 +214,11 @@ def selected(size: int, batch_size: int, chosen: Chosen | None = None, *, weight
   def draw(key: Key, state: PyTree, epoch: jax.Array, look: Look | None) -> tuple[Block, PyTree]:
     del epoch, look
     positions, weight = state
-    places, mask = epoch_batches(key, kept, batch_size)
+    if shuffled:
+      places, mask = epoch_batches(key, kept, batch_size)
+    else:
+      line = jnp.arange(_steps(kept, batch_size, False) * batch_size, dtype=jnp.int32).reshape(-1, batch_size)
+      places, mask = jnp.minimum(line, kept - 1), line < kept
     return Block(positions[places], jnp.where(mask, weight[places], 0.0)), state
 
   first = lambda key: jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), states)  # noqa: E731

@@ -21,6 +21,7 @@ _NAMES = (
   "language",
   "arithmetic",
   "oracle",
+  "domains",
   "unlabelled",
   "clients",
   "active",

@@ -16,8 +16,8 @@ from jdistill.tasks.task import Predict, Request, Task
 def arithmetic(request: Request, *, context: Annotated[int, Range(4)] | None = None) -> Task:
   """Additions `a+b=`, one to a row; `domain` of the extra is how many digits they have, less the fewest.
 
-  The score is `accuracy`, the share of problems to which the likeliest tokens, one after the other, are the right
-  answer and its end; with a scratchpad its steps must be right, too. `accuracy_N` is that of N digits.
+  The score is `accuracy`, the mean over all N of `accuracy_N`: the share of problems of N digits to which the likeliest
+  tokens, one after the other, are the right answer and its end. With a scratchpad its steps must be right, too.
 
   Args:
     request: `dataset` is `"addition"`, with options as in `"addition:digits=3"` (`jdistill.synthetic.generated`). Sizes
@@ -37,7 +37,7 @@ def arithmetic(request: Request, *, context: Annotated[int, Range(4)] | None = N
     right = np.where(data.extra["mask"], found == data.y, True).all(axis=1)
     domain = data.extra["domain"]
     each = {f"accuracy_{least + number}": float(right[domain == number].mean()) for number in np.unique(domain)}
-    return {"accuracy": float(right.mean())} | each
+    return {"accuracy": float(np.mean(list(each.values())))} | each
 
   counts = np.bincount(train.extra["domain"])
   return Task(
@@ -50,6 +50,7 @@ def arithmetic(request: Request, *, context: Annotated[int, Range(4)] | None = N
     input_shape=(train.y.shape[1],),
     kind="tokens",
     score=score,
+    domains=tuple(f"{least + i} digit{'s' if least + i > 1 else ''}" for i in range(max(corpus.difficulty) + 1)),
     notes=(
       f"{len(train.y):,} additions for teacher and students "
       f"({', '.join(f'{count:,} of {least + i}' for i, count in enumerate(counts))} digits), choices on "

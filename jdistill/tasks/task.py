@@ -71,6 +71,8 @@ class Task(NamedTuple):
     higher: whether more of it is better.
     notes: lines for the report (how many examples, what was done to them).
     class_names: in the order of the labels; empty where there are no classes with names.
+    domains: names of what `extra["domain"]` numbers; empty where examples have none.
+    beside: `(figures of a student, figures of its teacher) -> figures by name` that tell of both; `None` for none.
     preprocessing: how pixels in [0, 1] became inputs, and back; `None` for inputs that are no images.
     source: the name of the data set, its fingerprint and the subsets taken.
   """
@@ -90,6 +92,8 @@ class Task(NamedTuple):
   higher: bool = True
   notes: tuple[str, ...] = ()
   class_names: tuple[str, ...] = ()
+  domains: tuple[str, ...] = ()
+  beside: Callable[[Mapping[str, float], Mapping[str, float]], Mapping[str, float]] | None = None
   preprocessing: preprocess.Preprocessing | None = None
   source: Mapping[str, object] = {}
 

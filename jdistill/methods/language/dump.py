@@ -1,5 +1,6 @@
 """DUMP: which distribution the next prompts come from, by how much a policy still learns from each."""
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, NamedTuple
 
 import jax
@@ -36,8 +37,8 @@ class Curriculum(NamedTuple):
 def dump(
   size: int,
   batch_size: int,
+  domains: Sequence[str] = (),
   *,
-  distributions: Count = 4,
   window: Count = 300,
   temperature: Annotated[float, Above(0), Traced] = 0.1,
   adaptive: bool = True,
@@ -50,14 +51,15 @@ def dump(
   within it any, uniformly and with replacement. The advantages are those that `grpo` remembers. An epoch is a block of
   `steps` steps: with 1, as in the paper, every step draws from the newest probabilities.
 
-  `data/p/D` is the probability of distribution `D`, `data/advantage/D` its `L`.
+  `data/p/NAME` is the probability of a distribution, `data/advantage/NAME` its `L`. Where none of its windows has an
+  advantage, a line of the log tells of it: nothing is learned.
 
   (The released code also enters rewards of validation examples into the windows; that is left out.)
 
   Args:
     size: how many examples there are; `domain` of their extra is the distribution of each.
     batch_size: per step.
-    distributions: D; examples have `domain` from 0 to D - 1.
+    domains: names of the D distributions, which `domain` counts from 0; empty for one.
     window: k, in roll-outs.
     temperature: tau; the smaller, the greedier.
     adaptive: false draws all distributions equally often: the control.
@@ -70,7 +72,8 @@ def dump(
     Wang et al., "DUMP: Automated Distribution-Level Curriculum Learning for RL-based LLM Post-training"
     (arXiv 2504.09710).
   """
-  batch_size = min(batch_size, size)
+  batch_size, names = min(batch_size, size), tuple(domains) or ("all",)
+  distributions = len(names)
 
   def init(key: Key) -> Curriculum:
     del key
@@ -78,7 +81,8 @@ def dump(
 
   def draw(key: Key, state: Curriculum, epoch: jax.Array, look: Look) -> tuple[Block, Curriculum]:
     del epoch
-    domain = look.examples(jnp.arange(size, dtype=jnp.int32)).extra["domain"].astype(jnp.int32)
+    every = look.examples(jnp.arange(size, dtype=jnp.int32))
+    domain = every.extra.get("domain", jnp.zeros_like(every.ids)).astype(jnp.int32)
     if isinstance(look.memory, Remembered):
       state = _read(state, look.memory)
     elif adaptive:
@@ -93,10 +97,11 @@ def dump(
     by_domain = jnp.argsort(domain, stable=True).astype(jnp.int32)
     index = by_domain[(jnp.cumsum(sizes) - sizes)[chosen] + place].reshape(steps, batch_size)
     shown = {"p": p, "advantage": means}
-    shown = {f"{name}/{i}": values[i] for name, values in shown.items() for i in range(distributions)}
+    shown = {f"{kind}/{name}": values[i] for kind, values in shown.items() for i, name in enumerate(names)}
+    shown["full"] = jnp.mean((state.windows.filled == window).astype(jnp.float32))
     return Block(index, jnp.ones(index.shape, jnp.float32), shown), state
 
-  return DataPolicy(init, draw, steps, looks=True, check=lambda data: _check(data, distributions))
+  return DataPolicy(init, draw, steps, looks=True, remark=_no_signal, check=lambda data: _check(data, names))
 
 
 def _read(state: Curriculum, memory: Remembered) -> Curriculum:
@@ -111,12 +116,28 @@ def _read(state: Curriculum, memory: Remembered) -> Curriculum:
   return Curriculum(windows, memory.total)
 
 
-def _check(data: Batch, distributions: int) -> None:
-  key = f"data_policy.distributions={distributions}"
+def _no_signal(metrics: Mapping[str, float]) -> str:
+  """A line for the log, where nothing is learned."""
+  silent = all(value == 0 for name, value in metrics.items() if name.startswith("advantage/"))
+  if not silent or metrics["full"] < 1:
+    return ""
+  return (
+    "all responses to a prompt get the same reward, and nothing is learned; warm up longer, or give easier problems"
+  )
+
+
+def _check(data: Batch, names: tuple[str, ...]) -> None:
   if "domain" not in data.extra:
-    raise UserError(f"{key}: the examples have no distributions; use a task that has, such as 'arithmetic'")
-  counts = np.bincount(np.asarray(data.extra["domain"]), minlength=distributions)
-  if len(counts) > distributions:
-    raise UserError(f"{key}: an example is of distribution {len(counts) - 1}, counted from 0; set it to {len(counts)}")
+    if len(names) > 1:
+      raise UserError(
+        "data_policy.name='dump': the examples have no domains; use a task that has, such as 'arithmetic'"
+      )
+    return
+  counts = np.bincount(np.asarray(data.extra["domain"]), minlength=len(names))
+  if len(counts) > len(names):
+    raise UserError(
+      f"data_policy.name='dump': an example is of domain {len(counts) - 1}, and the task names {len(names)}; name all"
+    )
   if not counts.all():
-    raise UserError(f"{key}: distribution {int(counts.argmin())} has no example; lower it, or give it some")
+    empty = names[int(counts.argmin())]
+    raise UserError(f"data_policy.name='dump': the domain {empty!r} has no example; give it some, or leave it out")

@@ -1,4 +1,4 @@
-"""The laboratory of teacher hacking: one loss, and responses that are stored, written by the teacher or by the student."""
+"""The laboratory of teacher hacking: one loss, and responses that are fixed, or the teacher's or student's own."""
 
 from typing import Literal
 
