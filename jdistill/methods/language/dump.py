@@ -121,9 +121,7 @@ def _no_signal(metrics: Mapping[str, float]) -> str:
   silent = all(value == 0 for name, value in metrics.items() if name.startswith("advantage/"))
   if not silent or metrics["full"] < 1:
     return ""
-  return (
-    "all responses to a prompt get the same reward, and nothing is learned; warm up longer, or give easier problems"
-  )
+  return "all responses to a prompt get the same reward, and nothing is learned; warm up longer, or take easier ones"
 
 
 def _check(data: Batch, names: tuple[str, ...]) -> None:

@@ -160,7 +160,7 @@ def grpo(
   return Recipe(
     terms,
     sampled_batch=sampled_batch,
-    memory=Memory(lambda key, count, batch: _nothing(group)),
+    memory=Memory(lambda key, count, batch: nothing_remembered(group)),
     metrics=lambda step: _figures(step, group),
     needs=("teacher",) if kl_weight else (),
   )
@@ -173,7 +173,8 @@ def _old(response_log_probs: jax.Array, length: int) -> jax.Array:
   return jnp.concatenate([before, response_log_probs, jnp.zeros((count, 1), response_log_probs.dtype)], axis=1)
 
 
-def _nothing(group: int) -> Remembered:
+def nothing_remembered(group: int) -> Remembered:
+  """The memory before the first update, of groups of this size."""
   row = Group(jnp.zeros(1, jnp.int32), jnp.zeros((1, group), jnp.float32))
   return Remembered(empty_ring(row, _KEPT), jnp.zeros((), jnp.int32))
 
