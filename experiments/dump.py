@@ -30,7 +30,7 @@ def presets() -> list[str]:
 def get_config(preset: str = "addition") -> ConfigDict:
   """The experiment; `preset` is `addition`, `tiny` or `paper`."""
   common.check_preset(preset, presets())
-  own = {"name": "grpo", "group": 16, "max_new": 6}
+  own = {"name": "grpo", "group": 8, "max_new": 6}
   config = common.students("dump", own)
   config.subject, config.reference = "dump", "uniform"
   common_knowledge.arms(config, _ARMS)
@@ -40,8 +40,8 @@ def get_config(preset: str = "addition") -> ConfigDict:
   config.targets.source, config.start_method = "online", common.method("sft")
   config.student = common.network("decoder", width=64, depth=2, heads=4, context=16)
   adam = {"optimizer": "adamw", "clip": 1.0, "weight_decay": 0.0, "schedule": "constant"}
-  config.start_train = common.schedule(epochs=6, batch_size=64, lr=0.003, **adam)
-  config.train = common.schedule(epochs=300, batch_size=16, lr=0.0003, **adam)  # an epoch is an update
+  config.start_train = common.schedule(epochs=20, batch_size=64, lr=0.003, **adam)
+  config.train = common.schedule(epochs=300, batch_size=16, lr=0.001, **adam)  # an epoch is an update
   config.score_every = 25
   if preset == "paper":
     config.dataset = "addition:digits=8,records=1000"

@@ -24,7 +24,7 @@ from . import common_knowledge
 from . import common_language as common
 from .common import ConfigDict, policy
 
-_SFT = 192  # records that teacher and students are trained on at first
+_SFT = 600  # records that teacher and students are trained on at first
 _ARMS = {
   "offline": {"method/responses": 1},
   "offline5": {"method/responses": 5},
@@ -57,10 +57,10 @@ def get_config(preset: str = "markov") -> ConfigDict:
   config.teacher = common.network("decoder", width=64, depth=2, heads=4, context=24)
   config.student = common.network("decoder", width=48, depth=1, heads=4, context=24)
   adam = {"optimizer": "adamw", "batch_size": 16, "clip": 1.0, "weight_decay": 0.0, "schedule": "constant"}
-  config.teacher_train = common.schedule(epochs=40, lr=0.003, **adam)
-  config.start_train = common.schedule(epochs=10, lr=0.003, **adam)
+  config.teacher_train = common.schedule(epochs=12, lr=0.002, **adam)
+  config.start_train = common.schedule(epochs=4, lr=0.003, **adam)
   config.train = common.schedule(epochs=24_000 // prompts, lr=0.001, **adam)
-  config.score_every = 25
+  config.score_every = 50
   return _tiny(config) if preset == "tiny" else config
 
 
