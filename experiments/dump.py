@@ -1,6 +1,6 @@
 """DUMP: Automated Distribution-Level Curriculum Learning for RL-based LLM Post-training (arXiv 2504.09710).
 
-python -m jdistill.run --config=experiments/dump.py                                additions of 1 to 4 digits; minutes
+python -m jdistill.run --config=experiments/dump.py                                additions of 1 to 3 digits; minutes
 python -m jdistill.run --config=experiments/dump.py:paper --dry_run                its numbers of prompts and roll-outs
 
 Students are warmed up by `sft` for a few epochs, so that they sometimes solve additions of few digits; then GRPO
@@ -30,18 +30,18 @@ def presets() -> list[str]:
 def get_config(preset: str = "addition") -> ConfigDict:
   """The experiment; `preset` is `addition`, `tiny` or `paper`."""
   common.check_preset(preset, presets())
-  own = {"name": "grpo", "group": 8, "max_new": 6}
+  own = {"name": "grpo", "group": 8, "max_new": 5}
   config = common.students("dump", own)
   config.subject, config.reference = "dump", "uniform"
   common_knowledge.arms(config, _ARMS)
   config.data_policy = policy("dump")
-  config.dataset, config.task, config.seeds = "addition:digits=4,records=1500", common.task("arithmetic"), 5
-  config.train_size, config.validation_size, config.test_size = None, 200, 400
+  config.dataset, config.task, config.seeds = "addition:digits=3,records=1500", common.task("arithmetic"), 5
+  config.train_size, config.validation_size, config.test_size = None, 225, 450
   config.targets.source, config.start_method = "online", common.method("sft")
-  config.student = common.network("decoder", width=64, depth=2, heads=4, context=16)
+  config.student = common.network("decoder", width=64, depth=2, heads=4, context=13)
   adam = {"optimizer": "adamw", "clip": 1.0, "weight_decay": 0.0, "schedule": "constant"}
-  config.start_train = common.schedule(epochs=20, batch_size=64, lr=0.003, **adam)
-  config.train = common.schedule(epochs=300, batch_size=16, lr=0.001, **adam)  # an epoch is an update
+  config.start_train = common.schedule(epochs=30, batch_size=64, lr=0.002, **adam)
+  config.train = common.schedule(epochs=200, batch_size=16, lr=0.0003, **adam)  # an epoch is an update
   config.score_every = 25
   if preset == "paper":
     config.dataset = "addition:digits=8,records=1000"

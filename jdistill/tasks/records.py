@@ -39,28 +39,39 @@ def rows_of(corpus: Corpus, words: Tokenizer, context: int | None) -> Batch:
 
 
 def divide(data: Batch, request: Request) -> tuple[Batch, Batch, Batch]:
-  """Training, validation and test examples, in which every difficulty has its natural share.
+  """Training, validation and test examples.
+
+  Held-out examples are of all difficulties alike, but a difficulty gives at most a quarter of its own to each of the
+  two; where that is too few, the others give more. Training examples have the natural shares.
 
   Raises:
     UserError: fewer examples than are asked for.
   """
   rng = np.random.default_rng((request.seed, 47))
   domain, shuffled = data.extra["domain"], rng.permutation(len(data.ids))
-  # the places of a difficulty are spread evenly, so that every stretch has all of them in their shares
-  place = np.empty(len(shuffled))
-  for number in np.unique(domain):
-    own = shuffled[domain[shuffled] == number]
-    place[own] = (np.arange(len(own)) + 0.5) / len(own)
-  order = np.argsort(place, kind="stable")
+  own = [shuffled[domain[shuffled] == number] for number in np.unique(domain)]
   held = [request.validation_size, request.test_size or request.validation_size]
-  train = len(order) - sum(held) if request.train_size is None else request.train_size
-  if not request.validation_size or train < 1 or train + sum(held) > len(order):
+  counts = [_alike(size, [len(one) // 4 for one in own]) for size in held]
+  rest = len(shuffled) - sum(held)
+  train = rest if request.train_size is None else request.train_size
+  if not request.validation_size or None in counts or not 0 < train <= rest:
     raise UserError(
       f"validation_size={request.validation_size}: {sum(held)} examples held out and {train} for training are not all "
-      f"there among {len(order)}; change the sizes, or generate more in dataset={str(request.dataset)!r}"
+      f"there among {len(shuffled)}, of which a half may be held out; change the sizes, or generate more in "
+      f"dataset={str(request.dataset)!r}"
     )
-  validation, test, rest = np.split(order[: sum(held) + train], np.cumsum(held))
-  return tuple(_renumbered(take(data, np.sort(own))) for own in (rest, validation, test))
+  parts = [np.split(one, np.cumsum(each)) for one, each in zip(own, zip(*counts, strict=True), strict=True)]
+  validation, test, left = (np.concatenate(leaves) for leaves in zip(*parts, strict=True))
+  chosen = shuffled[np.isin(shuffled, left)][:train]
+  return tuple(_renumbered(take(data, np.sort(one))) for one in (chosen, validation, test))
+
+
+def _alike(total: int, most: list[int]) -> list[int] | None:
+  """`total` as the sum of numbers that are as equal as their bounds allow; `None` where these do not."""
+  found = [0] * len(most)
+  for rank, place in enumerate(np.argsort(most, kind="stable")):
+    found[place] = min(most[place], (total - sum(found)) // (len(most) - rank))
+  return found if sum(found) == total else None
 
 
 def _renumbered(data: Batch) -> Batch:

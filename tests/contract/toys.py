@@ -17,6 +17,7 @@ from jdistill import augment, bilevel, catalog, federated, language, losses, mod
 from jdistill.base import Batch, Method, Network, Outputs, PyTree, Variables
 from jdistill.methods.dataset.by_class import class_batches
 from jdistill.methods.knowledge import StudentInput, student_method
+from jdistill.methods.language.grpo import rewarded
 from jdistill.methods.optimizers import make_optimizer
 from jdistill.synthetic import Materials, SyntheticSet, Verdict
 from jdistill.teachers.frozen import ask, committee
@@ -302,7 +303,8 @@ def _checked(row: catalog.Row) -> Toy:
     right = jnp.all(~(response & where) | (tokens >= 3), axis=1)
     return Verdict(right, right)
 
-  recipe = row.build()(check, **options(row))
+  recipe = rewarded(check, **options(row))  # a checker that five tokens can please
+  assert set(recipe.terms) == set(row.build()(**options(row)).terms)
   method = student_method(network, recipe, optimizer=make_optimizer("sgd", 1.0), num_examples=12)
   return Toy(method, _updates(data), row.toy["objective"])
 

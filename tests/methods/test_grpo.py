@@ -10,7 +10,7 @@ import pytest
 from jdistill import language, models
 from jdistill.base import Batch, Variables
 from jdistill.methods.knowledge import Sampling, StudentInput, student_method
-from jdistill.methods.language.grpo import grpo, nothing_remembered, rewards_of
+from jdistill.methods.language.grpo import grpo, nothing_remembered, rewarded, rewards_of
 from jdistill.methods.optimizers import make_optimizer
 from jdistill.synthetic import Verdict
 from jdistill.teachers.frozen import committee
@@ -42,7 +42,7 @@ def data(weight=None):
 def sampled(weight=None):
   batch = data(None if weight is None else jnp.float32(weight))
   sampling = Sampling(batch, NETWORK.language, PARAMS, (), nothing_remembered(GROUP), None, jnp.float32(0), None)
-  return jax.device_get(jax.jit(lambda key: grpo(check, **OPTIONS).sampled_batch(key, sampling))(jax.random.key(3)))
+  return jax.device_get(jax.jit(lambda key: rewarded(check, **OPTIONS).sampled_batch(key, sampling))(jax.random.key(3)))
 
 
 def test_every_prompt_has_a_group_whose_advantages_are_those_of_its_rewards():
@@ -95,7 +95,7 @@ def policy_gradient(reduction):
 
 @pytest.mark.parametrize("reduction", ["token_mean", "sequence_mean"])
 def test_the_gradient_is_the_policy_gradient(reduction):
-  recipe = grpo(check, reduction=reduction, **OPTIONS)
+  recipe = rewarded(check, reduction=reduction, **OPTIONS)
   batch, _ = sampled()
   fixed = recipe._replace(sampled_batch=lambda key, sampling: (jax.tree.map(jnp.asarray, batch), sampling.memory))
   method = student_method(NETWORK, fixed, optimizer=make_optimizer("sgd", 1.0), num_examples=3)
@@ -110,8 +110,8 @@ def test_the_gradient_is_the_policy_gradient(reduction):
 
 
 def test_the_anchor_is_k3_and_vanishes_where_the_reference_is_the_policy():
-  recipe = grpo(check, kl_weight=0.5, **OPTIONS)
-  assert recipe.needs == ("teacher",) and grpo(check, **OPTIONS).needs == ()
+  recipe = rewarded(check, kl_weight=0.5, **OPTIONS)
+  assert recipe.needs == ("teacher",) and rewarded(check, **OPTIONS).needs == ()
   batch, _ = sampled()
   fixed = recipe._replace(sampled_batch=lambda key, sampling: (jax.tree.map(jnp.asarray, batch), sampling.memory))
   for seed, same in ((0, True), (4, False)):
@@ -140,3 +140,5 @@ def test_rewards_are_the_papers():
 def test_groups_of_one_are_refused():
   with pytest.raises(ValueError, match=r"method\.group=1: must be at least 2"):
     grpo(group=1)
+  with pytest.raises(ValueError, match="group=1 must be at least 2"):
+    rewarded(check, group=1)

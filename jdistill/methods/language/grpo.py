@@ -12,9 +12,9 @@ from jdistill.base import Batch, Key
 from jdistill.language import byte_tokenizer, generate, next_tokens, with_prompts
 from jdistill.methods.knowledge.recipe import Memory, Recipe, Sampling, StepOutputs
 from jdistill.methods.language.responses import draw_prompts
-from jdistill.methods.language.terms import Reduction, Weight, token_term
+from jdistill.methods.language.terms import Reduction, token_term
 from jdistill.ops.ring import Ring, empty_ring, push
-from jdistill.schema import Count, NonNegative, Positive, Range, validated
+from jdistill.schema import Count, NonNegative, Positive, Range, Size, validated
 from jdistill.synthetic import character_codes, check_addition
 from jdistill.synthetic.arithmetic import Verdict
 
@@ -67,20 +67,21 @@ def rewards_of(verdict: Verdict, kind: str) -> jax.Array:
 
 @validated("method")
 def grpo(
-  checker: Checker | None = None,
   *,
   group: Annotated[int, Range(2)] = 16,
   clip: NonNegative = 0.2,
   kl_weight: NonNegative = 0.0,
-  entropy_weight: Weight = 0.0,
+  entropy_weight: NonNegative = 0.0,
   reward: Literal["exact", "graded"] = "exact",
   scratchpad: bool = False,
   max_new: Count = 16,
   sampling_temperature: Positive = 1.0,
-  end_token: Annotated[int, Range(0)] = 256,
+  end_token: Size = 256,
   reduction: Reduction = "token_mean",
 ) -> Recipe:
   """`-min(r A, clip(r) A) + kl_weight KL(pi || reference) - entropy_weight H(pi)` per token (arXiv 2402.03300).
+
+  The rewards are those of a checker of additions in bytes; `rewarded` is the same for any checker.
 
   To every prompt of a batch the student writes `group` responses as it is in that update; each is rewarded by a checker
   and its advantage is `(r - mean) / (std + 1e-6)` within its group, the same for all of its tokens. Each update samples
@@ -93,7 +94,6 @@ def grpo(
   for data policies such as `dump`.
 
   Args:
-    checker: of responses; additions in bytes by default.
     group: G, responses to each prompt.
     clip: epsilon.
     kl_weight: of the estimate k3 of the divergence from the first teacher, the reference; above 0 needs a teacher.
@@ -108,17 +108,74 @@ def grpo(
   Raises:
     ValueError: at trace time, what `gkd` refuses.
   """
-  check = checker or addition_checker(scratchpad)
+  return rewarded(
+    addition_checker(scratchpad), group=group, clip=clip, kl_weight=kl_weight, entropy_weight=entropy_weight,
+    reward=reward, max_new=max_new, sampling_temperature=sampling_temperature, end_token=end_token, reduction=reduction,
+  )  # fmt: skip
+
+
+def rewarded(
+  check: Checker,
+  *,
+  group: int = 16,
+  clip: float = 0.2,
+  kl_weight: float = 0.0,
+  entropy_weight: float = 0.0,
+  reward: str = "exact",
+  max_new: int = 16,
+  sampling_temperature: float = 1.0,
+  end_token: int = 256,
+  reduction: Reduction = "token_mean",
+) -> Recipe:
+  """`grpo` with rewards of this checker: `(tokens, where, response), [N, T] each -> Verdict`; see there."""
+  if group < 2:
+    raise ValueError(f"rewarded: group={group} must be at least 2; a response alone has nothing to be better than")
+
+  write = _writing(
+    check, group=group, reward=reward, max_new=max_new, temperature=sampling_temperature, end_token=end_token
+  )
+
+  def surrogate(step: StepOutputs, where: jax.Array) -> jax.Array:
+    extra = step.batch.extra
+    own = _log_probs(step.student.logits, step.y)
+    return losses.clipped_policy_loss(own, extra["old"], extra["advantage"], clip=clip, where=where)
+
+  def anchor(step: StepOutputs, where: jax.Array) -> jax.Array:
+    own, reference = (_log_probs(out.logits, step.y) for out in (step.student, step.teacher))
+    return losses.k3_kl(own, reference, where=where)
+
+  def entropy(step: StepOutputs, where: jax.Array) -> jax.Array:
+    log_p = jax.nn.log_softmax(step.student.logits, axis=-1)
+    return jnp.where(where, jnp.sum(jnp.exp(log_p) * log_p, axis=-1), 0.0)
+
+  terms = {"policy": token_term(surrogate, 1.0, reduction)}
+  terms["neg_entropy"] = token_term(entropy, entropy_weight, reduction)
+  if kl_weight:
+    terms["kl"] = token_term(anchor, kl_weight, reduction)
+  return Recipe(
+    terms,
+    sampled_batch=write,
+    memory=Memory(lambda key, count, batch: nothing_remembered(group)),
+    metrics=lambda step: _figures(step, group),
+    needs=("teacher",) if kl_weight else (),
+  )
+
+
+def _log_probs(logits: jax.Array, y: jax.Array) -> jax.Array:
+  return jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), y[..., None], axis=-1)[..., 0]
+
+
+def _writing(check: Checker, *, group: int, reward: str, max_new: int, temperature: float, end_token: int) -> Callable:
+  """`Recipe.sampled_batch`: groups of responses with their advantages."""
 
   def sampled_batch(key: Key, sampling: Sampling) -> tuple[Batch, Remembered]:
     batch = sampling.batch
     key_document, key_text = jax.random.split(key)
-    prompts, there = (
-      jnp.repeat(leaf, group, axis=0) for leaf in draw_prompts(key_document, batch, 0, max_new)
-    )  # [B G, ...]; a prompt that is there twice has two groups, so the row and not the id decides the random numbers
+    # [B G, ...]; a prompt that is there twice has two groups, so the row and not the id decides the random numbers
+    prompts, there = (jnp.repeat(leaf, group, axis=0) for leaf in draw_prompts(key_document, batch, 0, max_new))
     samples = generate(
       sampling.student, sampling.params, prompts, key_text, max_new=max_new, prompt_mask=there,
-      temperature=sampling_temperature, end_token=end_token,
+      temperature=temperature, end_token=end_token,
     )  # fmt: skip
     rows, response = with_prompts(prompts, there, samples)
     verdict = check(rows.tokens, rows.segments > 0, response)
@@ -135,35 +192,7 @@ def grpo(
     memory = _remember(sampling.memory, batch, jnp.abs(advantages))
     return Batch(rows, targets, ids, weight, extra), memory
 
-  def log_probs(logits: jax.Array, y: jax.Array) -> jax.Array:
-    return jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), y[..., None], axis=-1)[..., 0]
-
-  def surrogate(step: StepOutputs, where: jax.Array) -> jax.Array:
-    extra = step.batch.extra
-    own = log_probs(step.student.logits, step.y)
-    return losses.clipped_policy_loss(own, extra["old"], extra["advantage"], clip=clip, where=where)
-
-  def anchor(step: StepOutputs, where: jax.Array) -> jax.Array:
-    own, reference = (log_probs(out.logits, step.y) for out in (step.student, step.teacher))
-    return losses.k3_kl(own, reference, where=where)
-
-  def entropy(step: StepOutputs, where: jax.Array) -> jax.Array:
-    log_p = jax.nn.log_softmax(step.student.logits, axis=-1)
-    return jnp.where(where, jnp.sum(jnp.exp(log_p) * log_p, axis=-1), 0.0)
-
-  terms = {
-    "policy": token_term(surrogate, 1.0, reduction),
-    "neg_entropy": token_term(entropy, entropy_weight, reduction),
-  }
-  if kl_weight:
-    terms["kl"] = token_term(anchor, kl_weight, reduction)
-  return Recipe(
-    terms,
-    sampled_batch=sampled_batch,
-    memory=Memory(lambda key, count, batch: nothing_remembered(group)),
-    metrics=lambda step: _figures(step, group),
-    needs=("teacher",) if kl_weight else (),
-  )
+  return sampled_batch
 
 
 def _old(response_log_probs: jax.Array, length: int) -> jax.Array:
