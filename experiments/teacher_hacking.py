@@ -60,7 +60,7 @@ def get_config(preset: str = "markov") -> ConfigDict:
   config.teacher_train = common.schedule(epochs=12, lr=0.002, **adam)
   config.start_train = common.schedule(epochs=4, lr=0.003, **adam)
   config.train = common.schedule(epochs=24_000 // prompts, lr=0.001, **adam)
-  config.score_every = 50
+  config.score_every = 25
   return _tiny(config) if preset == "tiny" else config
 
 
