@@ -1,6 +1,6 @@
 """DUMP: Automated Distribution-Level Curriculum Learning for RL-based LLM Post-training (arXiv 2504.09710).
 
-python -m jdistill.run --config=experiments/dump.py                                additions of 1 to 3 digits; about ten minutes
+python -m jdistill.run --config=experiments/dump.py                                1 to 3 digits; about ten minutes
 python -m jdistill.run --config=experiments/dump.py:paper --dry_run                its numbers of prompts and roll-outs
 
 Students are warmed up by `sft` for a few epochs, so that they sometimes solve additions of few digits; then GRPO
