@@ -5,6 +5,8 @@ from typing import Any
 
 from . import common_knowledge
 from .common import ConfigDict, base, check_preset, method, network, schedule, task
+from .common import policy as policy
+from .common_knowledge import arms as arms
 
 SFT = {"method/name": "sft"}
 FKL = {"method/name": "fkl"}

@@ -263,12 +263,18 @@ class Look(NamedTuple):
     student: `(positions [m]) -> logits [m, ...]` of the student as it predicts now, computed in chunks.
     teacher: `(positions [m]) -> logits [m, ...]` of the first teacher, computed in chunks.
     constants: what was computed once before training (`Recipe.prepare`).
+    memory: what the method remembers of its steps so far (`Recipe.memory`); `()` for one that remembers nothing.
+    held_out: the same of the examples that choices are made on; `None` where a policy does not ask for them.
+    size: how many examples there are.
   """
 
   examples: Callable[[jax.Array], Batch]
   student: Callable[[jax.Array], jax.Array]
   teacher: Callable[[jax.Array], jax.Array]
   constants: PyTree = ()
+  memory: PyTree = ()
+  held_out: "Look | None" = None
+  size: int = 0
 
 
 class Block(NamedTuple):
@@ -278,7 +284,8 @@ class Block(NamedTuple):
     index: `[steps, B]` int32 positions among the student's examples.
     weight: `[steps, B]` float32; zero marks padding. A step without any weight does not happen: it is cut off before
       the block is run, so that fewer examples mean fewer steps.
-    metrics: scalars worth showing, by name (`"selected"`).
+    metrics: scalars worth showing, by name (`"selected"`). Those of one kind have its name in front
+      (`"weight/markov1"`), and a report draws them together.
   """
 
   index: jax.Array
@@ -299,6 +306,9 @@ class DataPolicy(NamedTuple):
     hint: how to get examples where `next` left none, for the message.
     init_seeds: `(keys [seeds]) -> states`, with a leading axis of seeds, for a policy that was made for the seeds of
       one training and treats each in its own way; `None` maps `init` over the keys.
+    held_out: whether it looks at held-out examples, `Look.held_out`, with student and teacher.
+    remark: `(metrics of a block) -> a line for the log`, where a user should know; `""` for none.
+    check: `(examples on the host)`, raises a `UserError` where they are none that this policy can draw from.
   """
 
   init: Callable[[Key], PyTree]
@@ -307,6 +317,9 @@ class DataPolicy(NamedTuple):
   looks: bool = False
   hint: str = ""
   init_seeds: Callable[[jax.Array], PyTree] | None = None
+  held_out: bool = False
+  remark: Callable[[Mapping[str, float]], str] = lambda metrics: ""
+  check: Callable[[Batch], None] = lambda data: None
 
 
 class TargetSource(NamedTuple):

@@ -32,7 +32,7 @@ MAY_IMPORT = {
   "models": GROUND | {"ops", "diffusion"},  # denoisers, which know their schedule
   "language": GROUND | {"ops", "models"},  # rows of tokens, and samples of a decoder
   # data, targets and the engine: none of them knows a method
-  "data": GROUND | {"files", "ops"},  # images in another size
+  "data": GROUND | {"files", "ops", "synthetic"},  # images in another size, and texts that are generated
   "teachers": NUMBERS | {"files", "data", "models"},
   "training": NUMBERS | {"files", "data", "models"},
   # methods take data policies and connectors from the rooms that have them
@@ -49,7 +49,8 @@ MAY_IMPORT = {
   "pretrained": GROUND | {"files", "data", "models", "language", "evaluation"},
   "distilled": GROUND | {"files", "augment", "data", "models", "evaluation", "export"},
   # data and scores
-  "tasks": GROUND | {"ops", "data", "evaluation", "selection", "losses", "models", "federated", "language"},
+  "tasks": GROUND
+  | {"ops", "data", "evaluation", "selection", "losses", "models", "federated", "language", "synthetic"},
   # names, configurations, runs
   "federated": GROUND | {"ops", "losses"},
   "catalog": GROUND | {"methods", "tasks"},

@@ -36,7 +36,7 @@ def test_rows_name_stages_tasks_and_parts_that_there_are(row):
   [
     ("datmm", r"method\.name='datmm': unknown; did you mean 'datm'"),
     ("mttt", r"method\.name='mttt': unknown; did you mean 'mtt'"),
-    ("xyzzy", r"method\.name='xyzzy': unknown; choose one of .*datm.*mtt"),
+    ("xyzzy", r"method\.name='xyzzy': unknown; choose one of .*datm.*frepo"),
     ("", r"method\.name='': unknown; choose one of"),
   ],
 )

@@ -36,6 +36,8 @@ _ROWS: tuple[Row, ...] = (
 _POLICIES = {
   "shuffle": "jdistill.data.policies:shuffle",
   "static_subset": "jdistill.data.policies:static_subset",
+  "span": "jdistill.data.policies:span",
+  "mixture": "jdistill.methods.language.ddk:mixture",
   "kd3": "jdistill.methods.knowledge.kd3:kd3_policy",
   "ssld": "jdistill.methods.knowledge.ssld:ssld_policy",
 } | {row.policy_name: row.builder for row in _ROWS if row.policy}

@@ -74,6 +74,37 @@ def static_subset(
 
 
 @validated("data_policy")
+def span(
+  size: int,
+  batch_size: int,
+  *,
+  first: Size = 0,
+  count: Count | None = None,
+) -> DataPolicy:
+  """Examples one behind the other in the data, in random order: several trainings of a run can take different ones.
+
+  Args:
+    size: how many examples there are.
+    batch_size: per step; the last batch is filled up with zero weights.
+    first: position of the first one.
+    count: how many; `None` for all from there on.
+
+  Raises:
+    UserError: they are beyond the last example.
+  """
+  if first >= size or (count is not None and first + count > size):
+    raise UserError(f"data_policy.first={first}: with count={count} of {size} examples is beyond the last; lower them")
+  kept = size - first if count is None else count
+  batch_size = min(batch_size, kept)
+
+  def draw(key: Key, state: PyTree, epoch: jax.Array, look: Look | None) -> tuple[Block, PyTree]:
+    del epoch, look
+    return batches(key, first + jnp.arange(kept, dtype=jnp.int32), batch_size), state
+
+  return DataPolicy(lambda key: (), draw, _steps(kept, batch_size, False))
+
+
+@validated("data_policy")
 def rs2(size: int, batch_size: int, *, fraction: Fraction = 0.1, replacement: bool = False) -> DataPolicy:
   """Repeated Random Sampling: a fresh random subset of `n = max(1, round(fraction size))` examples in every epoch.
 
@@ -156,7 +187,9 @@ class Chosen(NamedTuple):
 
 
 @validated("data_policy")
-def selected(size: int, batch_size: int, chosen: Chosen | None = None, *, weighted: bool = True) -> DataPolicy:
+def selected(
+  size: int, batch_size: int, chosen: Chosen | None = None, *, weighted: bool = True, shuffled: bool = True
+) -> DataPolicy:
   """A subset that stage `select` chose; every epoch goes through it once, in an order of its own.
 
   The loss of a batch is the mean with the weights of its examples, `sum w l / sum w`, so that only their ratios count.
@@ -166,6 +199,7 @@ def selected(size: int, batch_size: int, chosen: Chosen | None = None, *, weight
     batch_size: per step; the last batch is filled up with zero weights.
     chosen: the subset of each student; `None` for all examples.
     weighted: whether the weights of the selector count (CRAIG and GradMatch have some); otherwise all are 1.
+    shuffled: false takes the order of the choice in every epoch, which for chunks is that of the corpus (MiniPLM).
 
   References:
     Guo et al., "DeepCore: A Comprehensive Library for Coreset Selection in Deep Learning" (arXiv 2204.08499).
@@ -180,7 +214,11 @@ def selected(size: int, batch_size: int, chosen: Chosen | None = None, *, weight
   def draw(key: Key, state: PyTree, epoch: jax.Array, look: Look | None) -> tuple[Block, PyTree]:
     del epoch, look
     positions, weight = state
-    places, mask = epoch_batches(key, kept, batch_size)
+    if shuffled:
+      places, mask = epoch_batches(key, kept, batch_size)
+    else:
+      line = jnp.arange(_steps(kept, batch_size, False) * batch_size, dtype=jnp.int32).reshape(-1, batch_size)
+      places, mask = jnp.minimum(line, kept - 1), line < kept
     return Block(positions[places], jnp.where(mask, weight[places], 0.0)), state
 
   first = lambda key: jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), states)  # noqa: E731

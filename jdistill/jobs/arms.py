@@ -12,19 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdistill import catalog, schema
-from jdistill.base import Batch, Outputs, PyTree, TargetSource, UserError, Variables
+from jdistill.base import Batch, DataPolicy, Outputs, PyTree, TargetSource, UserError, Variables
 from jdistill.config import Named, Plain, sections
 from jdistill.config.arms import NO_START, SELECTED, Arms
 from jdistill.config.common import RUN, TRAIN
 from jdistill.data.policies import Chosen
-from jdistill.jobs import choices, networks, patched, subset, train, written
+from jdistill.jobs import choices, job_plan, networks, patched, subset, train, written
 from jdistill.jobs.networks import Teachers, recipe_of
 from jdistill.jobs.sections import TEACHERS, check_policy, check_train
 from jdistill.methods.knowledge import Recipe
 from jdistill.models.predict import predict
 from jdistill.runs.run import Run
 from jdistill.schema import Range, near_matches
-from jdistill.tasks import Task
+from jdistill.tasks import Task, Writer
 from jdistill.teachers.cache import cached, record, top_k
 from jdistill.teachers.frozen import committee
 
@@ -92,8 +92,41 @@ def train_arm(
   each, and figures.
   """
   predict, figures = trained(run, label, words, arm, seeds, stage)
-  task = run.task(arm["task"])
-  return [dict(task.score(predict(index), data)) for index in range(len(seeds))], figures
+  task, targets = run.task(arm["task"]), None
+  if task.against is not None and "teacher" in recipe_of(arm["method"]).needs:
+    targets = _source(run, networks.load(run, label, arm), arm["targets"], task)
+  score = scorer(task, data, targets)
+  scores = [score(predict(index)) for index in range(len(seeds))]
+  if task.beside is not None and (teacher := _teacher_scores(run, label, arm, data)):
+    scores = [one | dict(task.beside(one, teacher)) for one in scores]
+  return scores, figures
+
+
+def scorer(task: Task, data: Batch, targets: TargetSource | None) -> Callable[[Callable], dict[str, float]]:
+  """`(predict) -> figures` on these examples, with those that compare with the first teacher where it can write."""
+
+  @functools.cache
+  def against() -> Callable:
+    if task.against is None or targets is None or not targets.language:
+      return lambda predict: {}
+    return task.against(Writer(targets.language[0], targets.arrays[0].params), data)
+
+  return lambda predict: dict(task.score(predict, data)) | dict(against()(predict))
+
+
+def _teacher_scores(run: Run, label: str, arm: Mapping[str, Any], data: Batch) -> Mapping[str, float]:
+  """What the first teacher of an arm is worth on some examples; nothing where no arm of the run has that one."""
+  one, task = networks.specs_of(run, label, arm)[0], run.task(arm["task"])
+  if not networks.is_made(run, one):
+    return {}
+
+  def ask() -> Mapping[str, float]:
+    found = networks.trained(run, one)
+    asked = functools.partial(predict, found.networks[0], found.variables[0])
+    return dict(task.score(asked, data))
+
+  name = ("teacher scores", json.dumps(networks.identity(run, one), sort_keys=True), run.fingerprint(data))
+  return run.once(name, ask)
 
 
 def trained(
@@ -125,6 +158,10 @@ def trained(
   directory = _checkpoints(run, [stage, label, arm])
   students, figures = train.run(run, job, run.key("students"), directory, stage=stage)
   figures["seconds"] += first_seconds
+  if task.kind == "tokens":
+    figures |= _work(run, job, figures["steps"], arm["targets"]["source"])
+    own = found.about if found is not None else {}
+    figures |= {name: own[name] for name in ("teacher_flops", "reference_flops") if name in own and not given[0]}
   figures |= {"metrics": directory.name, "target_bytes": job.targets.nbytes if job.targets else 0}
   kept = len(task.members(seeds[0])) if found is None else int(np.mean((chosen.weights > 0).sum(1)))
   figures |= patched.stored(run, arm, kept, None if images is None else images.about)
@@ -134,6 +171,14 @@ def trained(
   before += [texts["written_seconds"]] if texts else []
   figures |= {"prepare_seconds": sum(before)} if before else {}
   return lambda index: train.predictions(job, students, index), figures
+
+
+def _work(run: Run, job: train.Job, steps: int, source: str) -> dict[str, float]:
+  """FLOPs of one seed's training: of the student, and of teachers that look at batches, or once at all examples."""
+  plan = job_plan.plan_of(run, job._replace(recipe=job.recipe._replace(prepare=None)))
+  batches = steps if source == "online" else len(job.data.ids) / min(job.train["batch_size"], job.members.shape[1])
+  found = {"student_flops": steps * (plan.flops - plan.teacher_flops)}
+  return found | ({"teacher_flops": batches * plan.teacher_flops} if plan.teacher_flops else {})
 
 
 def _with_traced(run: Run, label: str, method: Mapping[str, Any], job: train.Job) -> train.Job:
@@ -180,24 +225,41 @@ def job_of(
   `chosen` is for policies of a subset that was chosen before; without `data` the examples are those of the task.
   """
   recipe, task = recipe_of(arm[f"{phase}method"]), run.task(arm["task"])
-  score = lambda predict: task.score(predict, task.validation)  # noqa: E731
+  policy = networks.policy_of(arm[f"{phase}data_policy"], chosen, task.domains)
+  members = np.stack([task.members(seed) for seed in seeds])
+  looks = _looks_at_held_out(arm, phase, policy(members.shape[1], arm[f"{phase}train"]["batch_size"]), recipe)
   return train.Job(
     label=label,
     network=run.network(arm["student"], task),
     recipe=recipe,
     train=arm[f"{phase}train"],
-    policy=networks.policy_of(arm[f"{phase}data_policy"], chosen),
+    policy=policy,
     data=task.data if data is None else data,
-    members=np.stack([task.members(seed) for seed in seeds]),
+    members=members,
     seeds=seeds,
     targets=targets,
     constants=constants,
-    held_out=task.validation if recipe.outer is not None or "held_out" in recipe.needs else None,
+    held_out=task.validation if recipe.outer is not None or looks or "held_out" in recipe.needs else None,
     start=start,
     section=f"{phase}train",
-    score=score if run.config["score_every"] and not phase else None,
+    score=scorer(task, task.validation, targets) if run.config["score_every"] and not phase else None,
     score_every=run.config["score_every"],
   )
+
+
+def _looks_at_held_out(arm: Mapping[str, Any], phase: str, policy: DataPolicy, recipe: Recipe) -> bool:
+  """Whether the policy of a phase looks at held-out examples, which it asks student and teacher about."""
+  if not policy.held_out:
+    return False
+  name = f"{phase}data_policy.name={arm[f'{phase}data_policy']['name']!r}"
+  if "teacher" not in recipe.needs:
+    raise UserError(
+      f"{name}: compares with a teacher, and {arm[f'{phase}method']['name']} has none; choose a "
+      f"{phase}method.name that has, such as 'fkl'"
+    )
+  if arm["targets"]["source"] != "online":
+    raise UserError(f"{name}: asks the teacher about held-out examples, too; set targets.source='online'")
+  return True
 
 
 def taught(run: Run, teachers: Teachers | None, arm: Mapping[str, Any], phase: str, task: Task):

@@ -10,7 +10,7 @@ import numpy as np
 from jdistill.base import UserError
 from jdistill.data.policies import Chosen
 from jdistill.files import read_npz, sha256_arrays, write_npz
-from jdistill.jobs import proxies, subset
+from jdistill.jobs import proxies, scoring, subset
 from jdistill.runs import artefacts
 from jdistill.runs.run import Run
 from jdistill.runs.workdir import on_first
@@ -36,7 +36,9 @@ class Found(NamedTuple):
 
 
 def _identity(run: Run, arm: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
-  if subset.has_proxies(arm):
+  if scoring.is_scored(arm):
+    evidence = scoring.identity_of(run, arm)
+  elif subset.has_proxies(arm):
     evidence = proxies.identity_of(run, arm, seeds)
   else:
     task = run.task(arm["task"])
@@ -79,24 +81,28 @@ def verify(run: Run, arm: Mapping[str, Any], seeds: Sequence[int]) -> None:
 
 
 def _choose(run, label, arm, seeds, stage: str, path: Path, identity: Mapping[str, Any]) -> None:
-  path_of_proxies, seconds = None, 0.0
-  if subset.has_proxies(arm):
-    path_of_proxies, record = proxies.ready(run, label, arm, seeds, stage)
-    seconds = record["seconds"]
+  found, record = None, {"seconds": 0.0}
+  if scoring.is_scored(arm):
+    found, record = scoring.ready(run, label, arm, stage)
+  elif subset.has_proxies(arm):
+    found, record = proxies.ready(run, label, arm, seeds, stage)
+  seconds = record["seconds"]
 
   def write() -> None:
     rows, took = [], 0.0
     for place, seed in enumerate(seeds):
-      evidence = proxies.evidence(run, arm, seed, place, path_of_proxies)
+      evidence = _evidence(run, arm, seed, place, found)
       if not place:
         _select(run, label, arm, seed, evidence)  # compiles what a selector compiles, which no time here counts
       begin = time.monotonic()
       rows.append(_select(run, label, arm, seed, evidence))
       took += time.monotonic() - begin
     chosen = _together(rows)
-    write_npz(path / _ARRAYS, chosen._asdict())
+    values = {} if any(row.value is None for row in rows) else {"values": _filled(rows, chosen)}
+    write_npz(path / _ARRAYS, chosen._asdict() | values)
     notes = {name: [row.notes.get(name, 0) for row in rows] for name in sorted({n for row in rows for n in row.notes})}
     about = _about(run, arm, seeds, chosen) | ({"notes": notes} if notes else {})
+    about |= {name: record[name] for name in ("teacher_flops", "reference_flops") if name in record}
     artefacts.write(path, _RECORD, identity, (_ARRAYS,), proxy_seconds=seconds, select_seconds=took, about=about)
     count = chosen.positions.shape[1]
     run.log(f"{stage}: {label}: {arm['select']['name']} keeps {count} of {len(evidence.labels)} examples, {took:.2f} s")
@@ -109,9 +115,21 @@ def _choose(run, label, arm, seeds, stage: str, path: Path, identity: Mapping[st
 def _select(run: Run, label: str, arm: Mapping[str, Any], seed: int, evidence: Evidence) -> Choice:
   rng = np.random.default_rng((run.config["seed"], 41, seed))
   try:
-    return select(rng, arm["select"]["name"], evidence, **subset.options(arm))
+    found = select(rng, arm["select"]["name"], evidence, **subset.options_for(run, arm))
   except UserError as error:
     raise UserError(f"{label}: {error}") from error
+  if not subset.has_chunks(run, arm):
+    return found
+  order = np.argsort(found.index)  # that of the corpus
+  value = None if found.value is None else found.value[order]
+  return Choice(subset.pool(run, arm)[found.index[order]], value=value)
+
+
+def _evidence(run: Run, arm: Mapping[str, Any], seed: int, place: int, found: Path | None) -> Evidence:
+  """What is known of the examples that the student of a seed may keep."""
+  if scoring.is_scored(arm):
+    return scoring.evidence(run, arm, found)
+  return proxies.evidence(run, arm, seed, place, found)
 
 
 def _together(rows: Sequence[Choice]) -> Chosen:
@@ -125,6 +143,14 @@ def _together(rows: Sequence[Choice]) -> Chosen:
   return Chosen(positions, weights)
 
 
+def _filled(rows: Sequence[Choice], chosen: Chosen) -> np.ndarray:
+  """By what each was chosen, beside its position; NaN where a row is only filled up."""
+  found = np.full(chosen.positions.shape, np.nan, np.float32)
+  for place, row in enumerate(rows):
+    found[place, : len(row.index)] = row.value
+  return found
+
+
 def _about(run: Run, arm: Mapping[str, Any], seeds: Sequence[int], chosen: Chosen) -> dict[str, Any]:
   """How many examples there are and are kept, the range of the weights, and the share of wrong labels where known."""
   data, members = run.task(arm["task"]).data, subset.members(run, arm, seeds)
@@ -136,6 +162,9 @@ def _about(run: Run, arm: Mapping[str, Any], seeds: Sequence[int], chosen: Chose
     "kept": [len(own) for own in places],
     "weights": [float(weights.min()), float(weights.max())],
   }
+  if (domain := data.extra.get("domain")) is not None:
+    names = run.task(arm["task"]).domains
+    found["domains"] = {name: [float(np.mean(domain[own] == i)) for own in places] for i, name in enumerate(names)}
   if (clean := data.extra.get("clean_labels")) is not None:
     found["wrong_labels"] = [float(np.mean(np.asarray(clean)[own] != np.asarray(data.y)[own])) for own in places]
   return found

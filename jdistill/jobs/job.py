@@ -41,7 +41,7 @@ class Job(NamedTuple):
     policy: `(size, batch_size) -> DataPolicy`; `None` shuffles.
     targets: what the recipe's teachers say; `None` for recipes without.
     constants: what `Recipe.prepare` made.
-    held_out: examples for an outer update, or for a recipe that needs them.
+    held_out: examples for an outer update, a recipe that needs them, or a data policy that looks at them.
     start: `Variables` of all seeds, stacked, that they start from; `None` draws new ones.
     options: numbers of the method that are searched: arguments of the compiled program.
     rebuild: `(options) -> recipe` with these numbers, which are traced.
@@ -137,6 +137,7 @@ def prepare(run: Run, job: Job) -> Prepared:
     np.float32(job.train["lr"]) if scaled else None,
   )
   policy = (job.policy or _default_policy)(size, batch_size)
+  policy.check(job.data)
   return Prepared(method, policy, shared, functools.partial(_look, make), rows, batch_size)
 
 
@@ -175,7 +176,7 @@ def _method(run: Run, job: Job, batch_size: int, rows: Mesh | None, scaled: bool
 
 
 def _look(make: Callable, state: PyTree, shared: Shared, members: jax.Array):
-  return make(state, shared.data, members, shared.targets, shared.constants, shared.options)
+  return make(state, shared.data, members, shared.targets, shared.constants, shared.options, shared.held_out)
 
 
 def _optimizer(train: Mapping[str, Any], scaled: bool):

@@ -1,6 +1,7 @@
 """Recipes and data policies of the sections that name them."""
 
 import functools
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -23,20 +24,25 @@ def _recipe(section: str) -> Recipe:
   return catalog.row(options.pop("name")).build()(**options)
 
 
-def policy_of(section: Mapping[str, Any], chosen: Chosen | None = None) -> Callable[[int, int], DataPolicy]:
+def policy_of(
+  section: Mapping[str, Any], chosen: Chosen | None = None, domains: tuple[str, ...] = ()
+) -> Callable[[int, int], DataPolicy]:
   """A section `data_policy` as `(size, batch_size) -> DataPolicy`; the same object for equal arguments.
 
   Args:
     section: the name of the policy and its options.
     chosen: the subset of every student, for the policy of stage `select`.
+    domains: names of the task's domains, for policies that take them.
   """
   if section["name"] != SELECTED:
-    return functools.partial(_policy, json.dumps(dict(section), sort_keys=True))
+    return functools.partial(_policy, json.dumps(dict(section), sort_keys=True), domains)
   options = {name: value for name, value in section.items() if name != "name"}
   return lambda size, batch_size: catalog.policy(SELECTED)(size, batch_size, chosen, **options)
 
 
 @functools.lru_cache(maxsize=64)
-def _policy(section: str, size: int, batch_size: int) -> DataPolicy:
+def _policy(section: str, domains: tuple[str, ...], size: int, batch_size: int) -> DataPolicy:
   options = json.loads(section)
-  return catalog.policy(options.pop("name"))(size, batch_size, **options)
+  builder = catalog.policy(options.pop("name"))
+  own = {"domains": domains} if "domains" in inspect.signature(builder).parameters else {}
+  return builder(size, batch_size, **own, **options)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdistill.base import Diverged, Network, PyTree, UserError, Variables
-from jdistill.config.arms import TEACHER_SECTIONS
+from jdistill.config.arms import SELECTED, TEACHER_SECTIONS
 from jdistill.files import LOCK, Damaged, read_npz, write_npz
 from jdistill.jobs import train
 from jdistill.jobs.named import policy_of, recipe_of
@@ -19,6 +19,7 @@ from jdistill.models.predict import predict
 from jdistill.runs import artefacts
 from jdistill.runs.run import Run
 from jdistill.runs.workdir import on_first
+from jdistill.selection import needs
 from jdistill.teachers.frozen import variables_hash
 
 _ARRAYS, _WEAK, _RECORD = "variables.npz", "weak.npz", "teacher.json"
@@ -89,9 +90,12 @@ def _member(run: Run, arm: Mapping[str, Any], name: str) -> TeacherSpec:
 
 
 def helpers_of(run: Run, label: str, arm: Mapping[str, Any]) -> dict[str, TeacherSpec]:
-  """What an arm's patches need: `"judge"`, its first own teacher, and `"decoder"`, which the committee has."""
+  """What an arm's data need: its first own teacher as `"judge"` of patches or `"scorer"` of chunks, and `"decoder"`."""
   own = arm.get("patches") or {"theta": 0}
   found = {}
+  selects = any(arm[f"{phase}data_policy"]["name"] == SELECTED for phase in phases(arm))
+  if selects and "teacher_losses" in needs(arm["select"]["name"]):
+    found["scorer"] = specs_of(run, label, arm)[0]._replace(count=1)
   if own["theta"] and own["by"] != "random":
     found["judge"] = specs_of(run, label, arm)[0]._replace(count=1)
   if own["theta"] and own["fill"] == "decoder":
@@ -289,13 +293,18 @@ def job_of(run: Run, one: TeacherSpec, seeds: list[int], network=None) -> train.
     network=network or run.network(one.sections["teacher"], task),
     recipe=recipe_of(one.sections["teacher_method"]),
     train=one.sections["teacher_train"],
-    policy=policy_of(one.sections["teacher_data_policy"]),
+    policy=policy_of(one.sections["teacher_data_policy"], domains=task.domains),
     data=task.teacher,
     members=np.tile(np.arange(len(task.teacher.y)), (len(seeds), 1)),
     seeds=seeds,
     start=start(run, one.sections, one.weights, seeds),
     section="teacher_train",
   )
+
+
+def is_made(run: Run, one: TeacherSpec) -> bool:
+  """Whether a run makes or has teachers of this kind."""
+  return _kind(run, one) in {_kind(run, other) for other in specs(run)}
 
 
 def trained(run: Run, one: TeacherSpec) -> Teachers:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 
 from jdistill import schema, selection
+from jdistill.base import UserError
 from jdistill.config import Named, Plain, sections
 from jdistill.config.arms import SELECTED
 from jdistill.config.common import TRAIN
@@ -13,7 +14,8 @@ from jdistill.data.policies import Chosen
 from jdistill.jobs import networks
 from jdistill.runs.run import Run
 from jdistill.schema import Above, Count, Range
-from jdistill.selection.select import SELECTORS, check
+from jdistill.selection.corpus import kept_of
+from jdistill.selection.select import RULES, check
 
 MOST_RUNS = 1000
 
@@ -26,13 +28,14 @@ class Common(NamedTuple):
   balanced: bool = True
   runs: Annotated[int, Range(0, MOST_RUNS)] = 1
   at_epoch: Count | None = None
+  reference: Annotated[float, Range(0, 0.9)] = 0.0
 
 
 COMMON = schema.fields(Common)
 SECTIONS = {
   "select": Named(
-    lambda: list(SELECTORS),
-    lambda name: COMMON | schema.fields(SELECTORS[name].choose),
+    lambda: list(RULES),
+    lambda name: COMMON | schema.fields(RULES[name].choose),
     {"name": "random"},
     open=True,
     common=COMMON,
@@ -54,7 +57,7 @@ def needs(arm: Mapping[str, Any]) -> tuple[str, ...]:
 
 def has_proxies(arm: Mapping[str, Any]) -> bool:
   """Whether networks are trained before the choice."""
-  return bool(needs(arm)) and arm["select"]["runs"] > 0
+  return bool(set(needs(arm)) & {"features", "logits", "history"}) and arm["select"]["runs"] > 0
 
 
 def budget(arm: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,7 +72,7 @@ def kept(run: Run, arm: Mapping[str, Any], seed: int = 0) -> int:
   Raises:
     UserError: a class would keep nothing, or has fewer examples than asked, or its selector cannot choose so many.
   """
-  return sum(check(arm["select"]["name"], labels_of(run, arm, seed), **options(arm)).values())
+  return sum(check(arm["select"]["name"], labels_of(run, arm, seed), **options_for(run, arm)).values())
 
 
 def options(arm: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,9 +82,43 @@ def options(arm: Mapping[str, Any]) -> dict[str, Any]:
   return {"balanced": own["balanced"], **budget(arm), **others}
 
 
+def has_chunks(run: Run, arm: Mapping[str, Any]) -> bool:
+  """Whether examples are chunks of a corpus: they have a label per token, and are chosen as one class."""
+  return run.task(arm["task"]).kind == "tokens"
+
+
+def options_for(run: Run, arm: Mapping[str, Any]) -> dict[str, Any]:
+  """`options`, in which a fraction of chunks has become their number, `floor(fraction n)`.
+
+  Raises:
+    UserError: that is none of them.
+  """
+  own = options(arm)
+  if "fraction" not in own or not has_chunks(run, arm):
+    return own
+  fraction, size = own.pop("fraction"), len(pool(run, arm))
+  if not (count := kept_of(size, fraction)):
+    raise UserError(f"select.fraction={fraction}: keeps none of {size} chunks; raise it")
+  return own | {"per_class": count}
+
+
+def set_aside(run: Run, arm: Mapping[str, Any]) -> np.ndarray:
+  """Positions of the chunks that a reference is trained on, a uniform draw of the run's seed; ascending."""
+  size = len(run.task(arm["task"]).data.ids)
+  count = kept_of(size, arm["select"]["reference"])
+  return np.sort(np.random.default_rng((run.config["seed"], 53)).permutation(size)[:count])
+
+
+def pool(run: Run, arm: Mapping[str, Any]) -> np.ndarray:
+  """Positions of the chunks that may be chosen, ascending: all that are not set aside."""
+  return np.setdiff1d(np.arange(len(run.task(arm["task"]).data.ids)), set_aside(run, arm))
+
+
 def labels_of(run: Run, arm: Mapping[str, Any], seed: int) -> np.ndarray:
-  """The labels of the examples of one student."""
+  """The labels of the examples of one student that may be chosen."""
   task = run.task(arm["task"])
+  if has_chunks(run, arm):
+    return np.zeros(len(pool(run, arm)), np.int32)
   return np.asarray(task.data.y)[task.members(seed)]
 
 

@@ -164,6 +164,7 @@ class _Training:
     self.steps = prepared.policy.steps  # of an epoch, at most
     self.curve: dict[str, Any] = {"rows": [], "seconds": 0.0}
     self.writer: JsonlWriter | None = None
+    self.remark = ""
     self.checkpoints: Checkpoints | None = None
 
   def run(self, key: jax.Array) -> tuple[Outcome, dict[str, Any]]:
@@ -260,6 +261,11 @@ class _Training:
   def _show(self, done: int, metrics: Mapping[str, float]) -> None:
     if self.writer is not None:
       self.writer.write(done, metrics)
+    data = {name.removeprefix("data/"): value for name, value in metrics.items() if name.startswith("data/")}
+    if (words := self.prepared.policy.remark(data)) != self.remark:
+      self.remark = words
+      if words:
+        self.ctx.log(f"{self.stage}: {self.job.label}: step {done}: {words}")
     terms = {name.removeprefix("loss/"): value for name, value in metrics.items() if name.startswith("loss/")}
     self.progress.update(done, terms)
 

@@ -18,6 +18,8 @@ class Evidence(NamedTuple):
     logits: `[n, C]`, or `[runs, n, C]` of several networks.
     history: `[checks, n]` bool, whether an example was classified correctly each time that it was looked at.
     validation: the evidence about other examples, for `glister`.
+    teacher_losses, reference_losses: `[2, n]`: the summed nats of each example under a language model, and its tokens
+      that count.
   """
 
   labels: np.ndarray
@@ -25,6 +27,8 @@ class Evidence(NamedTuple):
   logits: np.ndarray | None = None
   history: np.ndarray | None = None
   validation: "Evidence | None" = None
+  teacher_losses: np.ndarray | None = None
+  reference_losses: np.ndarray | None = None
 
 
 class Choice(NamedTuple):
@@ -109,11 +113,13 @@ def checked(evidence: Evidence, needs: tuple[str, ...], name: str, where: str = 
   return Evidence(**found)
 
 
-_AXES = {"features": 3, "logits": 3, "history": 2}
+_AXES = {"features": 3, "logits": 3, "history": 2, "teacher_losses": 2, "reference_losses": 2}
 _FORMS = {
   "features": "give [n, ...]",
   "logits": "give [n, C] or [runs, n, C]",
   "history": "give [checks, n]",
+  "teacher_losses": "give [2, n]",
+  "reference_losses": "give [2, n]",
 }
 
 
@@ -138,4 +144,5 @@ def part(evidence: Evidence, own: np.ndarray, validation: np.ndarray | None = No
   if others is not None and validation is not None:
     others = part(others, validation)
   features, logits, history = (own_of(value) for value in (evidence.features, evidence.logits, evidence.history))
-  return Evidence(evidence.labels[own], features, logits, history, others)
+  losses = (own_of(value) for value in (evidence.teacher_losses, evidence.reference_losses))
+  return Evidence(evidence.labels[own], features, logits, history, others, *losses)

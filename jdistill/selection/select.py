@@ -8,11 +8,13 @@ import numpy as np
 
 from jdistill import schema
 from jdistill.base import UserError
+from jdistill.selection.corpus import SCORERS
 from jdistill.selection.evidence import Choice, Evidence, Selector, checked, part
 from jdistill.selection.selectors import SELECTORS
 
-__all__ = ["SELECTORS", "Choice", "Evidence", "Selector", "budgets", "check", "needs", "select"]
+__all__ = ["RULES", "SCORERS", "SELECTORS", "Choice", "Evidence", "Selector", "budgets", "check", "needs", "select"]
 
+RULES = SELECTORS | SCORERS  # of examples with labels, and of chunks of a corpus
 ALL = -1  # in place of a label, where one choice is made among all examples
 
 
@@ -26,7 +28,7 @@ def select(
   balanced: bool = True,
   **options: Any,
 ) -> Choice:
-  """Chooses examples by one of `SELECTORS`.
+  """Chooses examples by one of `SELECTORS`, or chunks of a corpus by one of `SCORERS`.
 
   Args:
     rng: decides what is drawn: a generator, a seed, or a typed key of JAX.
@@ -36,7 +38,7 @@ def select(
     per_class: in its place, how many are chosen of every class.
     balanced: every class chooses among its own examples (and validation examples), by itself. Otherwise one choice is
       made among all: `round(fraction * n)`, or `per_class` times the number of classes that `labels` has.
-    **options: of the selector, the keyword-only arguments of `SELECTORS[name].choose`.
+    **options: of the selector, the keyword-only arguments of `RULES[name].choose`.
 
   Returns:
     `Choice(index, weight, value, notes)`: positions among all examples, by ascending class where classes are balanced,
@@ -46,9 +48,9 @@ def select(
     UserError: an unknown selector or option, evidence that does not serve, not exactly one of `fraction` and
       `per_class`, a fraction outside `(0, 1]`, a class that would keep nothing, or one with fewer examples than asked.
   """
-  if name not in SELECTORS:
-    raise UserError(f"select.name={name!r}: unknown{schema.near_matches(name, SELECTORS)}")
-  choose = SELECTORS[name].choose
+  if name not in RULES:
+    raise UserError(f"select.name={name!r}: unknown{schema.near_matches(name, RULES)}")
+  choose = RULES[name].choose
   declared = schema.fields(choose)
   schema.check_known("select", options, declared)
   options = {key: schema.checked(f"select.{key}", value, declared[key]) for key, value in options.items()}
@@ -102,7 +104,7 @@ def check(
     counts = {ALL: sum(budgets(own, fraction=fraction, per_class=per_class).values())}
   for label, count in counts.items():
     whose = "the data set" if label == ALL else f"class {label}"
-    SELECTORS[name].check(whose, len(labels) if label == ALL else int((labels == label).sum()), count, options)
+    RULES[name].check(whose, len(labels) if label == ALL else int((labels == label).sum()), count, options)
   return counts
 
 
@@ -113,7 +115,7 @@ def needs(name: str, **options: Any) -> tuple[str, ...]:
     name: of the selector.
     **options: of it; with `vectors_of="features"` no logits are read.
   """
-  found = SELECTORS[name].needs
+  found = RULES[name].needs
   return tuple(field for field in found if field != "logits" or options.get("vectors_of") != "features")
 
 

@@ -9,9 +9,10 @@ import numpy as np
 from jdistill.base import UserError
 from jdistill.config import Declared
 from jdistill.config.arms import SELECT_SECTIONS
-from jdistill.jobs import choices, job_plan, proxies, subset
+from jdistill.jobs import choices, job_plan, proxies, scoring, subset
 from jdistill.reporting import Section
 from jdistill.runs.run import Run
+from jdistill.selection import SCORERS
 from jdistill.stages.stage import Part, Stage
 
 
@@ -34,12 +35,12 @@ def _check(run: Run) -> None:
     if not subset.is_selected(arm):
       continue
     try:
-      check_arm(run, arm, _seeds(run))
+      check_arm(run, arm, _seeds(run), label)
     except UserError as error:
       raise UserError(f"{label}: {error}") from error
 
 
-def check_arm(run: Run, arm: Mapping[str, Any], seeds: Sequence[int]) -> None:
+def check_arm(run: Run, arm: Mapping[str, Any], seeds: Sequence[int], label: str = "") -> None:
   """Refuses a selection that cannot be made for some seeds.
 
   Raises:
@@ -49,6 +50,12 @@ def check_arm(run: Run, arm: Mapping[str, Any], seeds: Sequence[int]) -> None:
   own, task, wanted = arm["select"], run.task(arm["task"]), subset.needs(arm)
   name = own["name"]
   labels = np.asarray(task.data.y)
+  if subset.has_chunks(run, arm):
+    _check_chunks(run, label, arm)
+    return
+  if scoring.is_scored(arm):
+    scoring.check(run, label, arm)
+  scoring.check_reference(run, arm)
   if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0:
     raise UserError(
       f"data_policy.name='selected': selectors need one label for every example, and task.name="
@@ -75,6 +82,18 @@ def check_arm(run: Run, arm: Mapping[str, Any], seeds: Sequence[int]) -> None:
       )
   if subset.has_proxies(arm):
     job_plan.plan_of(run, proxies.job_of(run, "", arm, [0]))  # refuses a proxy that does not fit
+
+
+def _check_chunks(run: Run, label: str, arm: Mapping[str, Any]) -> None:
+  """Refuses selectors that need a class of every chunk, and scores that cannot be made."""
+  if set(subset.needs(arm)) - {scoring.TEACHER, scoring.REFERENCE}:
+    raise UserError(
+      f"data_policy.name='selected': selectors need one label for every example, and task.name="
+      f"{arm['task']['name']!r} has others; choose another data_policy, or one of random, {', '.join(SCORERS)}"
+    )
+  if scoring.is_scored(arm):
+    scoring.check(run, label, arm)
+  subset.kept(run, arm)
 
 
 def _run(run: Run) -> None:
@@ -112,10 +131,25 @@ def plan_rows(run: Run, arms: Mapping[str, Mapping[str, Any]], seeds: Sequence[i
           found.cost(networks),
         )
       )
+    if scoring.is_scored(arm) and (identity := scoring.identity_of(run, arm)) not in seen:
+      seen.append(identity)
+      rows += _scores_row(run, label, arm)
     size = len(subset.labels_of(run, arm, 0))
     times = f", {count} times" if count > 1 else ""
     rows.append((f"{label}: {own['name']} keeps {subset.kept(run, arm):,} of {size:,} examples{times}", ""))
   return rows
+
+
+def _scores_row(run: Run, label: str, arm: Mapping[str, Any]) -> list[tuple[str, str]]:
+  """What the scores of an arm would cost."""
+  chunks = len(subset.pool(run, arm))
+  what = f"scores for {label}: {chunks:,} chunks"
+  if scoring.REFERENCE not in subset.needs(arm):
+    return [(f"{what} by the teacher", "")]
+  found = job_plan.plan_of(run, scoring.job_of(run, label, arm))
+  aside = len(subset.set_aside(run, arm))
+  model = f"{arm['proxy']['name']} ({found.parameters:,} parameters), {found.steps:,} steps on {aside:,} others"
+  return [(f"{what} by a reference, {model}", found.cost(1))]
 
 
 def figures_of(arm: Mapping[str, Any], found: choices.Found) -> dict[str, Any]:
@@ -127,7 +161,9 @@ def figures_of(arm: Mapping[str, Any], found: choices.Found) -> dict[str, Any]:
 def table(found: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
   """The choices of some arms, as `figures_of` gives them, as a table."""
   noisy = any("wrong_labels" in one for one in found.values())
-  headers = ["arm", "selector", "kept", "weights", "proxies (s)", "selecting (s)", *(["wrong labels"] * noisy)]
+  domains = list(dict.fromkeys(name for one in found.values() for name in one.get("domains", {})))
+  headers = ["arm", "selector", "kept", "weights", "proxies (s)", "selecting (s)"]
+  headers += ["wrong labels"] * noisy + domains
   rows = []
   for label, one in found.items():
     low, high = one["weights"]
@@ -140,6 +176,7 @@ def table(found: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[
         f"{one['proxy_seconds']:.2f}",
         f"{one['select_seconds']:.2f}",
         *([f"{np.mean(one['wrong_labels']):.1%}"] if "wrong_labels" in one else [""] * noisy),
+        *(f"{np.mean(one['domains'][name]):.1%}" if name in one.get("domains", {}) else "" for name in domains),
       ]
     )
   return headers, rows

@@ -13,7 +13,7 @@ from jdistill.config import Declared
 from jdistill.evaluation import time_to_accuracy
 from jdistill.files import format_bytes
 from jdistill.jobs import arms, networks, traced
-from jdistill.reporting import Section, comparison, curves, read_jsonl
+from jdistill.reporting import Section, comparison, curves, read_jsonl, units
 from jdistill.runs import grid
 from jdistill.runs.run import Run
 from jdistill.runs.workdir import on_first
@@ -89,6 +89,7 @@ def _report(run: Run, record: Mapping[str, Any]) -> Part:
     cell["tuned"] = choices.get(label, {})
     if "curve" in cell:
       cell["time_to"] = {f"{target:g}": _time_to(cell, task, target) for target in c["target_scores"]}
+      cell["reading"] = _reading(cell, task)
   table = comparison.table(compared, task.metric, reference, columns=_columns(compared, c["target_scores"]))
   said = comparison.verdict(compared, run.subject, reference, task.metric, task.higher)
   text = (
@@ -121,6 +122,16 @@ def _time_to(cell: Mapping[str, Any], task: Task, target: float) -> dict[str, fl
   return found if math.isfinite(found["steps"]) else None
 
 
+def _reading(cell: Mapping[str, Any], task: Task) -> dict[str, str]:
+  """What the task tells of the form of an arm's curves."""
+  points = cell["curve"]
+  if task.reading is None or not points:
+    return {}
+  names = [name for name in points[0]["scores"][0] if all(name in one for row in points for one in row["scores"])]
+  series = {name: np.array([[one[name] for one in row["scores"]] for row in points]) for name in names}
+  return dict(task.reading(np.array([row["step"] for row in points]), series))
+
+
 def _columns(cells: Mapping[str, Any], targets: Sequence[float]) -> dict[str, dict[str, str]]:
   def time_to(target: float, cell: Mapping[str, Any]) -> str:
     if "time_to" not in cell:
@@ -137,11 +148,35 @@ def _columns(cells: Mapping[str, Any], targets: Sequence[float]) -> dict[str, di
     "images stored": lambda c: (
       f"{format_bytes(c['image_bytes'])} ({c['image_share']:.1%})" if "image_bytes" in c else ""
     ),
+    "student FLOPs": lambda c: units.amount(c["student_flops"], "FLOP") if "student_flops" in c else "",
+    "teacher FLOPs": lambda c: units.amount(c["teacher_flops"], "FLOP") if "teacher_flops" in c else "",
+    "reference FLOPs": lambda c: units.amount(c["reference_flops"], "FLOP") if "reference_flops" in c else "",
+    "steps": lambda c: f"{c['steps']:,}" if "student_flops" in c else "",
     "extra weights": lambda c: f"{c['extra_parameters']:,}" if c["extra_parameters"] else "",
+    **{name: lambda c, name=name: c.get("reading", {}).get(name, "") for name in _names(cells, "reading")},
     "chosen": lambda c: ", ".join(f"{name.partition('/')[2]}={value}" for name, value in c["tuned"].items()),
   }
   whole = {label: cell for label, cell in cells.items() if "failed" not in cell}
   return {heading: {label: text(cell) for label, cell in whole.items()} for heading, text in texts.items()}
+
+
+def _names(cells: Mapping[str, Any], key: str) -> list[str]:
+  """Names that the mappings of this key have, in their order."""
+  return list(dict.fromkeys(name for cell in cells.values() for name in cell.get(key, {})))
+
+
+def _score_curves(run: Run, cells: Mapping[str, Any]) -> list[tuple[str, Path]]:
+  """Every figure of the held-out examples by updates, mean over seeds, where there are several figures."""
+  first = {label: cell["curve"][0]["scores"][0] for label, cell in cells.items() if cell.get("curve")}
+  names = list(dict.fromkeys(name for figures in first.values() for name in figures))
+  out = []
+  for number, name in enumerate(names if len(names) > 1 else []):
+    found = {label: _mean_curve(cells[label], name) for label, figures in first.items() if name in figures}
+    file = run.workdir / "curves" / f"score{number}.png"
+    series = {label: (steps, means) for label, (steps, _, means) in found.items()}
+    curves(file, series, f"{name}, held-out", xlabel="update")
+    out.append((f"{name} on held-out examples by updates", file))
+  return out
 
 
 def _figures(run: Run, cells: Mapping[str, Any], metric: str) -> list[tuple[str, Path]]:
@@ -157,17 +192,45 @@ def _figures(run: Run, cells: Mapping[str, Any], metric: str) -> list[tuple[str,
     file = run.workdir / "curves" / "time.png"
     curves(file, scored, f"{metric} on held-out examples", xlabel="seconds of selection and training")
     out.append(("held-out score by time: proxies, selection and training, without scoring", file))
-  path = run.workdir / "metrics" / f"{cells[run.subject].get('metrics')}.jsonl"
-  rows = read_jsonl(path, f"students/{run.subject}") if path.exists() else []
-  names = [name for name in (rows[0] if rows else {}) if name.startswith("loss/")]
-  series = {
-    name.removeprefix("loss/"): ([row["step"] for row in rows], [float(row[name]) for row in rows]) for name in names
-  }
-  if series and len(rows) > 1:
-    file = run.workdir / "curves" / "loss.png"
-    curves(file, series, "loss (mean over seeds, unweighted)")
-    out.append((f"terms of {run.subject}", file))
+  out += _score_curves(run, cells)
+  return out + _drawn(run, cells[run.subject].get("metrics"))
+
+
+def _drawn(run: Run, name: str | None) -> list[tuple[str, Path]]:
+  """Curves of the metrics of the run's own arm: its losses, and what its data policy tells by kind."""
+  rows = _mean_rows(run, name)
+  kinds: dict[str, list[str]] = {}
+  for column in rows[0] if rows else {}:
+    first, _, rest = column.partition("/")
+    if first == "loss":
+      kinds.setdefault("loss", []).append(column)
+    elif first == "data" and "/" in rest:
+      kinds.setdefault(rest.partition("/")[0], []).append(column)
+  out = []
+  for kind, columns in kinds.items():
+    series = {one.rpartition("/")[2]: ([row["step"] for row in rows], [row[one] for row in rows]) for one in columns}
+    if len(rows) > 1:
+      file = run.workdir / "curves" / f"{kind}.png"
+      words = "loss (mean over seeds, unweighted)" if kind == "loss" else f"{kind.replace('_', ' ')} (mean over seeds)"
+      curves(file, series, words)
+      out.append((f"terms of {run.subject}" if kind == "loss" else f"{words}, {run.subject}", file))
   return out
+
+
+def _mean_rows(run: Run, name: str | None) -> list[dict[str, float]]:
+  """The metrics of an arm, means over its seeds; one file has all that train side by side, or each has its own."""
+  folder = run.workdir / "metrics"
+  whole = folder / f"{name}.jsonl"
+  files = [whole] if whole.exists() else sorted(folder.glob(f"{name}_seed*.jsonl"))
+  parts = [{row["step"]: row for row in read_jsonl(file, f"students/{run.subject}")} for file in files]
+  if not parts:
+    return []
+  steps = [step for step in parts[0] if all(step in part for part in parts)]
+  columns = [key for key, value in parts[0][steps[0]].items() if key != "step" and "/" in key] if steps else []
+  return [
+    {"step": step} | {key: float(np.mean([float(part[step][key]) for part in parts])) for key in columns}
+    for step in steps
+  ]
 
 
 STAGE = Stage(

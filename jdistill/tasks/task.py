@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jdistill.base import Batch, PyTree
+from jdistill.base import Batch, LanguageModel, PyTree
 from jdistill.data import Dataset, load, preprocess
 from jdistill.evaluation.scores import classification_scores
 
@@ -39,6 +39,18 @@ class Request(NamedTuple):
   fit: Callable[[str, np.ndarray], preprocess.Preprocessing] = preprocess.fit
 
 
+class Writer(NamedTuple):
+  """A frozen teacher that can be sampled from, as scores that compare students with it take it.
+
+  Attributes:
+    model: see `LanguageModel`.
+    params: of it.
+  """
+
+  model: LanguageModel
+  params: PyTree
+
+
 class Task(NamedTuple):
   """Data and score of an experiment, by default the accuracy on labelled images; all arrays on the host.
 
@@ -52,10 +64,15 @@ class Task(NamedTuple):
     input_shape: of one example.
     kind: which networks fit: `"images"`, `"maps"` (a class per pixel), `"tokens"`, or `"samples"` (denoisers).
     score: `(predict, data) -> figures by name`.
+    against: `(Writer, data) -> ((predict) -> figures by name)` that tell how far a student is from its first teacher;
+      what the teacher writes is written once. `None` for none.
+    reading: `(steps [E], curves by name [E, seeds]) -> columns of the result` that a curve of scores tells by its form.
     metric: the figure that counts.
     higher: whether more of it is better.
     notes: lines for the report (how many examples, what was done to them).
     class_names: in the order of the labels; empty where there are no classes with names.
+    domains: names of what `extra["domain"]` numbers; empty where examples have none.
+    beside: `(figures of a student, figures of its teacher) -> figures by name` that tell of both; `None` for none.
     preprocessing: how pixels in [0, 1] became inputs, and back; `None` for inputs that are no images.
     source: the name of the data set, its fingerprint and the subsets taken.
   """
@@ -69,10 +86,14 @@ class Task(NamedTuple):
   input_shape: tuple[int, ...]
   kind: str = "images"
   score: Callable[[Predict, Batch], Mapping[str, float]] = classification_scores
+  against: Callable[[Writer, Batch], Callable[[Predict], Mapping[str, float]]] | None = None
+  reading: Callable[[np.ndarray, Mapping[str, np.ndarray]], Mapping[str, str]] | None = None
   metric: str = "accuracy"
   higher: bool = True
   notes: tuple[str, ...] = ()
   class_names: tuple[str, ...] = ()
+  domains: tuple[str, ...] = ()
+  beside: Callable[[Mapping[str, float], Mapping[str, float]], Mapping[str, float]] | None = None
   preprocessing: preprocess.Preprocessing | None = None
   source: Mapping[str, object] = {}
 

@@ -10,6 +10,7 @@ import pytest
 from jdistill import catalog, schema
 from jdistill.base import Batch, Look
 from jdistill.data.policies import cut
+from jdistill.methods.language.grpo import nothing_remembered
 
 SIZE, BATCH, CLASSES = 83, 5, 3
 KEY = jax.random.key(3)
@@ -25,7 +26,8 @@ def look():
   def examples(positions):
     return Batch(x[positions], y[positions], positions)
 
-  return Look(examples, lambda positions: student[positions], lambda positions: teacher[positions])
+  memory = nothing_remembered(2)  # for policies that follow what a method learns from
+  return Look(examples, lambda positions: student[positions], lambda positions: teacher[positions], memory=memory)
 
 
 @functools.lru_cache

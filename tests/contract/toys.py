@@ -17,8 +17,9 @@ from jdistill import augment, bilevel, catalog, federated, language, losses, mod
 from jdistill.base import Batch, Method, Network, Outputs, PyTree, Variables
 from jdistill.methods.dataset.by_class import class_batches
 from jdistill.methods.knowledge import StudentInput, student_method
+from jdistill.methods.language.grpo import rewarded
 from jdistill.methods.optimizers import make_optimizer
-from jdistill.synthetic import Materials, SyntheticSet
+from jdistill.synthetic import Materials, SyntheticSet, Verdict
 from jdistill.teachers.frozen import ask, committee
 
 NETWORKS = {
@@ -326,6 +327,24 @@ def _denoiser(row: catalog.Row, **extra) -> Toy:
   return Toy(method, update, row.toy["objective"])
 
 
+def _checked(row: catalog.Row) -> Toy:
+  """Twelve prompts of one token; a response is right whose tokens are all 3, up to the end, 4."""
+  network = models.build("decoder", num_classes=5, image_shape=(6,), width=8, depth=1, heads=1, context=8)
+  documents, counted = language.join([[i % 3] for i in range(12)], [[3]] * 12, end_token=4)
+  packed = language.pad(documents, counted=counted)
+  targets, mask = language.next_tokens(packed.rows, packed.counted)
+  data = Batch(jax.tree.map(jnp.asarray, packed.rows), targets, jnp.arange(12, dtype=jnp.int32), extra={"mask": mask})
+
+  def check(tokens, where, response):
+    right = jnp.all(~(response & where) | (tokens >= 3), axis=1)
+    return Verdict(right, right)
+
+  recipe = rewarded(check, **options(row))  # a checker that five tokens can please
+  assert set(recipe.terms) == set(row.build()(**options(row)).terms)
+  method = student_method(network, recipe, optimizer=make_optimizer("sgd", 1.0), num_examples=12)
+  return Toy(method, _updates(data), row.toy["objective"])
+
+
 def _federated(row: catalog.Row) -> Toy:
   """Two clients with nine images of 2x2 pixels each; one sees them at half the contrast."""
   _, x, y = _by_class()
@@ -345,6 +364,7 @@ KINDS = {
   "tokens": _tokens,
   "rows": _rows,
   "denoiser": _denoiser,
+  "checked": _checked,
   "trajectory": _trajectory,
   "matching": _matching,
   "extraction": _extraction,
