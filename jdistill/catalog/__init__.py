@@ -34,6 +34,7 @@ _ROWS: tuple[Row, ...] = dataset.ROWS + knowledge.ROWS + language.ROWS + selecti
 _POLICIES = {
   "shuffle": "jdistill.data.policies:shuffle",
   "static_subset": "jdistill.data.policies:static_subset",
+  "ordered": "jdistill.data.policies:ordered",
   "kd3": "jdistill.methods.knowledge.kd3:kd3_policy",
   "ssld": "jdistill.methods.knowledge.ssld:ssld_policy",
 } | {row.policy_name: row.builder for row in _ROWS if row.policy}

@@ -204,7 +204,7 @@ def check_replay(
     raise ValueError(
       f"reference: recorded with {reference.steps} batches, and there are {sorted(sizes)}; record it anew"
     )
-  if not np.array_equal(reference.theta[0], theta):
+  if not np.array_equal(np.asarray(reference.theta[0]), np.asarray(theta)):
     raise ValueError("reference: recorded from another start; record it anew from this theta")
   for at in (0, reference.steps - 1):
     own, state = (_at(tree, at) for tree in (batches, reference.states))

@@ -1,5 +1,6 @@
 """One arm of stage `orders`: its network over flat parameters, its batches, its optimiser, and compiled programs."""
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -21,6 +22,7 @@ from jdistill.schema import Above, Choice, Count, NonNegative, Range, Size
 from jdistill.tasks import Task
 
 STAGE = "orders"
+ALIKE = ("task", "model", "orders")  # sections that decide what real trainings give
 _EPS_ROOT = 1e-20  # below Adam's square root, whose slope at 0 would make NaN of parameters without a gradient
 AT_ONCE = 8  # orders that are trained or estimated side by side
 
@@ -61,11 +63,12 @@ class Lab(NamedTuple):
     init: `key -> (theta_0, state of the optimiser)`.
     loss, gradient, update: see `jdistill.orders`.
     task: data and score.
-    estimator: the method.
     recorded: `(key, batches) -> Reference` in the order of the batches.
     trained: `(theta_0, state, orders, batches) -> theta`, by real training.
-    guessed: `(reference, orders, batches) -> Estimate`, by the method.
     scored: `(theta [n, P], examples) -> mean losses [n]`.
+    estimator: the method.
+    prepared: `(key, Reference, batches) -> Reference` with all that the estimator keeps.
+    guessed: `(reference, orders, batches) -> Estimate`, by the method.
   """
 
   steps: int
@@ -75,19 +78,34 @@ class Lab(NamedTuple):
   gradient: Any
   update: Any
   task: Task
-  estimator: OrderEstimator
   recorded: Any
   trained: Any
-  guessed: Any
   scored: Any
+  estimator: OrderEstimator | None = None
+  prepared: Any = None
+  guessed: Any = None
 
 
 def lab_of(run: Run, arm: Mapping[str, Any]) -> Lab:
-  """The lab of an arm; nothing is computed or compiled yet.
+  """The lab of an arm; nothing is computed or compiled yet, and arms that train alike share their programs.
 
   Raises:
     UserError: options that do not go together, or a network whose loss depends on more than its parameters.
   """
+  identity = json.dumps({name: arm[name] for name in ALIKE}, sort_keys=True)
+  lab, own = run.once(("orders", identity), lambda: _training(run, arm)), estimator_of(arm["method"])
+
+  def prepare(key: Key, reference: Reference, batches: Batch) -> Reference:
+    return own.prepare(key, reference, lab.gradient, batches)
+
+  def guess(reference: Reference, order: jax.Array, batches: Batch):
+    return own.estimate(reference, order, lab.gradient, lab.update, batches)
+
+  return lab._replace(estimator=own, prepared=jax.jit(prepare), guessed=jax.jit(jax.vmap(guess, (None, 0, None))))
+
+
+def _training(run: Run, arm: Mapping[str, Any]) -> Lab:
+  """The lab without its estimator."""
   how, task = arm["orders"], run.task(arm["task"])
   network = run.network(arm["model"], task)
   if jax.tree.leaves(jax.eval_shape(network.init, jax.random.key(0)).stats):
@@ -102,32 +120,29 @@ def lab_of(run: Run, arm: Mapping[str, Any]) -> Lab:
     theta = flat.ravel(network.init(key).params)
     return theta, jax.tree.map(jnp.asarray, optimizer.init(theta))
 
+  @jax.jit
   def loss(theta: jax.Array, batch: Batch) -> jax.Array:
     return mean_loss(flat.apply(theta, batch.x).logits, batch)
 
+  @jax.jit
   def update(gradient: jax.Array, state: PyTree, theta: jax.Array, position: jax.Array):
     return optimizer.update(gradient, state, theta, epoch=position)
 
-  gradient, steps, own = jax.grad(loss), how["batches"], estimator_of(arm["method"])
-
-  def guess(reference: Reference, order: jax.Array, batches: Batch):
-    return own.estimate(reference, order, gradient, update, batches)
+  gradient = jax.jit(jax.grad(loss))
 
   def train(theta: jax.Array, state: PyTree, order: jax.Array, batches: Batch) -> jax.Array:
     return orders.train_order(gradient, update, state, theta, batches, order)
 
   return Lab(
-    steps,
+    how["batches"],
     flat.size,
-    init,
+    jax.jit(init),
     loss,
     gradient,
     update,
     task,
-    own,
-    jax.jit(_recorder(orders.recording(init, loss, update, steps))),
+    jax.jit(_recorder(orders.recording(init, loss, update, how["batches"]))),
     jax.jit(jax.vmap(train, (None, None, 0, None))),
-    jax.jit(jax.vmap(guess, (None, 0, None))),
     jax.jit(lambda theta, data: jax.lax.map(lambda one: loss(one, data), theta)),
   )
 
@@ -185,14 +200,14 @@ def batches_of(run: Run, arm: Mapping[str, Any], seed: int) -> Batch:
   rng = np.random.default_rng((run.config["seed"], seed, 71))
   if how["draw"] == "random":
     chosen = rng.permutation(size)[:count].reshape(how["batches"], -1)
-  else:  # stretches of the data, spread over all of it, in random order
+  else:  # stretches of the data, spread over all of it, in its order
     starts = np.floor(np.arange(how["batches"]) * (size / how["batches"])).astype(int)
-    chosen = rng.permutation(starts)[:, None] + np.arange(how["batch_size"])[None]
+    chosen = starts[:, None] + np.arange(how["batch_size"])[None]
   return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)[chosen]), task.data._replace(weight=None))
 
 
-def in_blocks(program, found: np.ndarray) -> Any:
-  """Asks a program about orders `[n, T]`, a block of one size at a time: leaves `[n, ...]` on the host."""
+def in_blocks(program: Any, found: np.ndarray) -> Any:
+  """Asks a program about rows `[n, ...]`, a block of one size at a time: leaves `[n, ...]` on the host."""
   parts = []
   for begin in range(0, len(found), AT_ONCE):
     block = found[begin : begin + AT_ONCE]
@@ -208,8 +223,13 @@ def reference_of(lab: Lab, key: Key, batches: Batch) -> Reference:
     ValueError: what was recorded does not replay.
   """
   reference = lab.recorded(key, batches)
-  orders.check_replay(reference, jax.jit(lab.gradient), lab.update, lab.init(key)[0], batches)
-  return jax.jit(lambda *given: lab.estimator.prepare(key, given[0], lab.gradient, given[1]))(reference, batches)
+  orders.check_replay(reference, lab.gradient, lab.update, lab.init(key)[0], batches)
+  return lab.prepared(key, reference, batches)
+
+
+def score(lab: Lab, theta: np.ndarray, data: Batch) -> np.ndarray:
+  """Mean losses `[n]` in float64 of parameters `[n, P]`."""
+  return in_blocks(lambda block: lab.scored(block, data), np.asarray(theta)).astype(np.float64)
 
 
 def examples(data: Batch) -> Batch:
@@ -224,14 +244,13 @@ def work(lab: Lab, batches: Batch) -> dict[str, float]:
   theta, state = jax.eval_shape(lab.init, key)
   order = jax.ShapeDtypeStruct((lab.steps,), jnp.int32)
   reference = jax.eval_shape(lab.recorded, key, shapes)
-  prepare = lambda reference, batches: lab.estimator.prepare(key, reference, lab.gradient, batches)  # noqa: E731
-  whole = jax.eval_shape(prepare, reference, shapes)
+  whole = jax.eval_shape(lab.prepared, key, reference, shapes)
   train = lambda *given: orders.train_order(lab.gradient, lab.update, *given)  # noqa: E731
   guess = lambda kept, order, batches: lab.estimator.estimate(kept, order, lab.gradient, lab.update, batches)  # noqa: E731
   training = flops.count(train, state, theta, shapes, order)
   return {
     "training": training,
-    "reference": training + flops.count(prepare, reference, shapes),
+    "reference": training + flops.count(lab.prepared, key, reference, shapes),
     "estimate": flops.count(guess, whole, order, shapes),
   }
 

@@ -1,7 +1,7 @@
 """Stage `orders`: trains once, estimates what other orders of the batches would give, and compares with trainings."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -10,6 +10,7 @@ import numpy as np
 from scipy import stats
 
 from jdistill import orders, schema
+from jdistill.base import Batch, Diverged
 from jdistill.config import Declared
 from jdistill.files import Damaged, format_bytes, read_npz, write_npz
 from jdistill.reporting import units
@@ -23,7 +24,6 @@ from jdistill.stages.stage import Stage
 
 _FILE = "estimates.json"
 _ELITE = 2  # orders of the search that live on
-_SAME = ("task", "model", "orders")  # sections that decide what real trainings give
 
 
 class Keys(NamedTuple):
@@ -78,7 +78,7 @@ def _path(run: Run, arm: Mapping[str, Any], seed: int) -> Path:
   """Where what was drawn and what it really gave is kept, for all arms that train alike."""
   c = run.config
   data = run.fingerprint(run.task(arm["task"]).data)
-  identity = {name: arm[name] for name in _SAME} | {"data": data, "seed": c["seed"], "replicate": seed}
+  identity = {name: arm[name] for name in order_lab.ALIKE} | {"data": data, "seed": c["seed"], "replicate": seed}
   return run.workdir / "orders" / f"{run.key_of(stage='orders', **identity)}.npz"
 
 
@@ -127,40 +127,42 @@ def _trained(run: Run, lab: Lab, arm: Mapping[str, Any], seed: int) -> dict[str,
   train = lambda found: lab.trained(theta, state, found, batches)  # noqa: E731
   found = _drawn(run, arm, seed)
   last = order_lab.in_blocks(train, np.arange(lab.steps, dtype=np.int32)[None])  # compiles, too
-  every = np.stack(
-    [np.asarray(lab.loss(last[0], jax.tree.map(lambda leaf, i=i: leaf[i], batches))) for i in range(lab.steps)]
-  )
+  every = [float(lab.loss(last[0], one)) for one in _each(batches, range(lab.steps))]
   easy = np.argsort(every, kind="stable").astype(np.int32)[None]
   begin = time.monotonic()
   compared = order_lab.in_blocks(train, found["compared"])
   seconds = (time.monotonic() - begin) / len(compared)
   searched, sorted_ = (order_lab.in_blocks(train, one) for one in (found["searched"], easy))
-  own = {"moved_test": np.zeros(0, np.float32), "moved_own": np.zeros(0, np.float32)}
+  own = {"moved_test": np.zeros(0), "moved_own": np.zeros(0)}
   if len(found["moved"]):
     moved = order_lab.in_blocks(train, found["moved"])
     own = _of_moved(lab, moved, found["moved_batches"], batches, test)
-  return found | own | {
+  out = found | own | {
     "ids": np.asarray(batches.ids),
     "easy": easy[0],
     "theta": compared,
     "last": last[0],
-    "test": np.asarray(lab.scored(compared, test)),
-    "last_test": np.asarray(lab.scored(last, test)),
-    "easy_test": np.asarray(lab.scored(sorted_, test)),
-    "searched_validation": np.asarray(lab.scored(searched, validation)),
-    "searched_test": np.asarray(lab.scored(searched, test)),
+    "test": order_lab.score(lab, compared, test),
+    "last_test": order_lab.score(lab, last, test),
+    "easy_test": order_lab.score(lab, sorted_, test),
+    "searched_validation": order_lab.score(lab, searched, validation),
+    "searched_test": order_lab.score(lab, searched, test),
     "seconds": np.float64(seconds),
   }  # fmt: skip
+  if not all(np.isfinite(out[name]).all() for name in ("theta", "test", "searched_test", "easy_test")):
+    raise Diverged(f"a real training of seed {seed} is not finite any more; lower orders.lr={arm['orders']['lr']}")
+  return out
+
+
+def _each(batches: Batch, places: Iterable[int]) -> Iterator[Batch]:
+  return (jax.tree.map(lambda leaf, place=place: leaf[place], batches) for place in places)
 
 
 def _of_moved(lab: Lab, theta: np.ndarray, places: np.ndarray, batches, test) -> dict[str, np.ndarray]:
   """Losses after trainings with one batch at every position: on this batch, and on the test examples."""
   parts = np.split(theta, len(places))
-  own = [
-    np.asarray(lab.scored(part, jax.tree.map(lambda leaf, i=place: leaf[i], batches)))
-    for part, place in zip(parts, places, strict=True)
-  ]
-  return {"moved_own": np.concatenate(own), "moved_test": np.asarray(lab.scored(theta, test))}
+  own = [order_lab.score(lab, part, one) for part, one in zip(parts, _each(batches, places), strict=True)]
+  return {"moved_own": np.concatenate(own), "moved_test": order_lab.score(lab, theta, test)}
 
 
 def _seed(run: Run, lab: Lab, arm: Mapping[str, Any], seed: int, truth: Mapping[str, np.ndarray]):
@@ -174,10 +176,10 @@ def _seed(run: Run, lab: Lab, arm: Mapping[str, Any], seed: int, truth: Mapping[
   estimate = order_lab.in_blocks(guess, truth["compared"])
   seconds = (time.monotonic() - begin) / len(truth["compared"])
   orders.require_finite(estimate)
-  guessed = np.asarray(lab.scored(estimate.theta, test), np.float64)
+  guessed = order_lab.score(lab, estimate.theta, test)
 
   def fitness(found: np.ndarray) -> np.ndarray:
-    values = np.asarray(lab.scored(order_lab.in_blocks(guess, found).theta, validation), np.float64)
+    values = order_lab.score(lab, order_lab.in_blocks(guess, found).theta, validation)
     return np.where(np.isfinite(values), values, 1e30)  # a diverged expansion tells nothing of its order
 
   search = orders.search_curriculum(
@@ -190,7 +192,7 @@ def _seed(run: Run, lab: Lab, arm: Mapping[str, Any], seed: int, truth: Mapping[
   )
   theta, state = lab.init(key)
   best = order_lab.in_blocks(lambda found: lab.trained(theta, state, found, batches), search.order[None])
-  row = _against(truth, estimate.theta, guessed) | _of_search(truth, float(lab.scored(best, test)[0]))
+  row = _against(truth, estimate.theta, guessed) | _of_search(truth, float(order_lab.score(lab, best, test)[0]))
   curve = {"per_estimate": seconds, "per_training": float(truth["seconds"]), "history": search.history}
   curve |= {"order": search.order.tolist(), "true": truth["test"].tolist(), "guessed": guessed.tolist()}
   if len(truth["moved"]):
@@ -219,8 +221,8 @@ def pearson(a: np.ndarray, b: np.ndarray) -> float:
 def _against(truth: Mapping[str, np.ndarray], theta: np.ndarray, guessed: np.ndarray) -> dict[str, float]:
   """Estimates beside real trainings in the same orders."""
   true = truth["test"].astype(np.float64)
-  apart = np.linalg.norm(theta - truth["theta"], axis=1)
-  moved = np.linalg.norm(truth["theta"] - truth["last"], axis=1)
+  real, last, theta = (np.asarray(one, np.float64) for one in (truth["theta"], truth["last"], theta))
+  apart, moved = np.linalg.norm(theta - real, axis=1), np.linalg.norm(real - last, axis=1)
   return {
     "r": pearson(true, guessed),
     "spearman": pearson(stats.rankdata(true), stats.rankdata(guessed)),

@@ -62,10 +62,10 @@ def record(loss, batches, theta, optimizer):
   """A reference of the batches in their own order."""
   init, update = optimizer
   method = orders.recording(lambda key: (theta, init(theta)), loss, update, STEPS)
-  key = jax.random.key(0)
+  key, advance = jax.random.key(0), jax.jit(method.step)
   state = method.init(key, None)
   for step in range(STEPS):
-    state, _ = method.step(key, state, jax.tree.map(lambda leaf, step=step: leaf[step], batches))
+    state, _ = advance(key, state, jax.tree.map(lambda leaf, step=step: leaf[step], batches))
   return method.result(state)
 
 
