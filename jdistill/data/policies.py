@@ -189,7 +189,7 @@ def selected(size: int, batch_size: int, chosen: Chosen | None = None, *, weight
 
 
 @validated("data_policy")
-def ordered(size: int, batch_size: int, *, order: tuple[Size, ...] = ()) -> DataPolicy:
+def ordered(size: int, batch_size: int, *, order: tuple[Size, ...] | None = None) -> DataPolicy:
   """The same batches in every epoch, each of neighbours, in a given order: a curriculum that was found, replayed.
 
   Batch `k` has the examples `k batch_size, ..., (k + 1) batch_size - 1`; an incomplete last one is left out.
@@ -197,14 +197,14 @@ def ordered(size: int, batch_size: int, *, order: tuple[Size, ...] = ()) -> Data
   Args:
     size: how many examples there are.
     batch_size: per step.
-    order: the batch of every step, each once, such as one that stage `orders` has found; `()` for that of the data.
+    order: the batch of every step, each once, such as one that stage `orders` has found; `None` for that of the data.
 
   Raises:
     UserError: not a permutation of the batches.
   """
   batch_size = min(batch_size, size)
   steps = size // batch_size
-  found = tuple(order) or tuple(range(steps))
+  found = tuple(range(steps)) if order is None else tuple(order)
   if sorted(found) != list(range(steps)):
     missing = sorted(set(range(steps)) - set(found))
     lacking = f", and batch {missing[0]} is missing" if missing else ""
