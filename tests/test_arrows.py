@@ -32,7 +32,7 @@ MAY_IMPORT = {
   "models": GROUND | {"ops"},
   "language": GROUND | {"ops", "models"},  # rows of tokens, and samples of a decoder
   # data, targets and the engine: none of them knows a method
-  "data": GROUND | {"files", "ops"},  # images in another size
+  "data": GROUND | {"files", "ops", "synthetic"},  # images in another size, and texts that are generated
   "teachers": NUMBERS | {"files", "data", "models"},
   "training": NUMBERS | {"files", "data", "models"},
   # methods take data policies and connectors from the rooms that have them

@@ -8,13 +8,11 @@ import jax
 import numpy as np
 
 from jdistill.base import Batch, UserError
-from jdistill.data.text import read_records, read_text
+from jdistill.data.text import has_records, read_records, read_text
 from jdistill.evaluation.perplexity import bits_per_byte, token_losses
 from jdistill.language import Tokenizer, byte_tokenizer, join, next_tokens, pack
 from jdistill.schema import Range, validated
 from jdistill.tasks.task import Predict, Request, Task, numbered
-
-_RECORDS = ".jsonl"
 
 
 class _Documents(NamedTuple):
@@ -44,9 +42,10 @@ def language(
   for.
 
   Args:
-    request: `dataset` is `"python"`, `"descriptions"`, FILE.txt, or FILE.jsonl with texts `prompt` and `response` in
-      every line. Sizes count rows, so many as the documents fill: `train_size` is open for all that are left, and
-      `test_size` for as many as `validation_size`. `preprocessing` must be "none".
+    request: `dataset` is `"python"`, `"descriptions"`, FILE.txt, FILE.jsonl with texts `prompt` and `response` in
+      every line, or generated: `"markov"`, `"addition"` (see `jdistill.synthetic.generated`). Sizes count rows, so many
+      as the documents fill: `train_size` is open for all that are left, and `test_size` for as many as
+      `validation_size`. `preprocessing` must be "none".
     context: tokens of a row. Longer documents of a text are cut into pieces that do not see each other.
     tokenizer: `"bytes"`, the bytes of UTF-8.
     documents: what a document of a text is: `"paragraphs"`, between empty lines, or `"lines"`.
@@ -93,7 +92,7 @@ def language(
 
 def _read(dataset: str, words: Tokenizer, context: int, kind: str, too_long: str) -> _Documents:
   """All different documents, in their order."""
-  if str(dataset).lower().endswith(_RECORDS):
+  if has_records(dataset):
     return _records(dataset, words, context, too_long)
   text = read_text(dataset)
   parts = text.splitlines() if kind == "lines" else re.split(r"\n[^\S\n]*\n", text)
