@@ -6,9 +6,10 @@ python -m jdistill.run --config=experiments/fut.py --config.dataset=FILE.txt   a
 
 One reference training of 32 batches; the losses of 24 random orders are estimated and compared with real trainings, and
 a genetic search looks for a good order by estimates. Expect r near 1 for the first-order expansion with propagated
-moments, and less for the moments of the reference, which the paper's formula reads like. With stored gradients an order
-costs no gradient; the elementwise quotients that this needs cost accuracy. `mixed` keeps 8 mixtures instead of 32
-gradients a position, the ratio that the paper's figures of storage suggest (unverified).
+moments, and less for the moments of the reference, which the paper's formula reads like. The paper's elementwise
+quotients are worse than none. `stored` keeps the gradients of all pairs for the zeroth order, which then costs nothing
+for an order. `mixed` keeps 8 mixtures instead of 32 gradients a position, as the paper's figures of storage suggest
+(unverified): the error of a recovered gradient is about twice the gradient.
 """
 
 from . import common_orders as common

@@ -68,7 +68,8 @@ def _gain(label: str, cell: Mapping[str, Any]) -> str:
   scores = cell["scores"]
   gap, half_width = comparison.paired_difference(scores["found"], scores["random_mean"])
   text = comparison.gap_text({"difference": gap, "half_width": half_width})
-  return f"{label}: the order of the search against the mean random order: {text} test nats (95% interval of seeds)"
+  what = "the order of the search less the mean random order, lower is better"
+  return f"{label}: {what}: {text} test nats (95% interval of seeds)"
 
 
 def _curricula(cells: Mapping[str, Any], seeds: int) -> Section:

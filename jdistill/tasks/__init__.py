@@ -23,6 +23,7 @@ _NAMES = (
   "clients",
   "active",
   "rotations",
+  "traces",
 )
 
 
