@@ -12,7 +12,7 @@ CONTROLS = {
   "reference_moments": {"method/moments": "reference"},
   "secant": {"method/hessian": "secant"},
   "stored": {"method/expansion": 0, "method/stored": True},
-  "mixed": {"method/expansion": 0, "method/stored": True, "method/mixed": 8},
+  "mixed": {"method/expansion": 0, "method/stored": True, "method/mixtures": 8},
 }
 
 

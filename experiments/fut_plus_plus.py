@@ -3,8 +3,9 @@
 python -m jdistill.run --config=experiments/fut_plus_plus.py                               a rate of 0.01; minutes
 python -m jdistill.run --config=experiments/fut_plus_plus.py --config.orders.lr=0.003      a lower rate
 
-At this rate orders lead far apart, and the term with third derivatives has something to add: fewer errors in the
-parameters, though not always a higher correlation. It costs about twice the first order.
+At this rate orders lead far apart, and the first order is less good. Expect smaller errors in the parameters than
+those of `fut`, and not always a higher correlation. In products of matrices an estimate costs 8.5 real trainings, and
+one of the first order 3.
 """
 
 from . import common_orders as common

@@ -31,27 +31,27 @@ def estimator(
   moments: str = "propagated",
   hessian: str = "jvp",
   stored: bool = False,
-  mixed: int | None = None,
+  mixtures: int | None = None,
 ) -> OrderEstimator:
   """`estimate_order` with these options.
 
   Args:
     expansion, moments, hessian: of `estimate_order`.
     stored: keep the gradients of all `T^2` pairs, so that an order costs none.
-    mixed: with `stored`, how many mixtures of each position's `T` gradients are kept; `None` for all of them.
+    mixtures: with `stored`, how many mixtures of each position's `T` gradients are kept; `None` for all of them.
 
   Raises:
     ValueError: stored gradients with exact products, or mixtures of gradients that are not stored.
   """
   if stored and expansion and hessian == "jvp":
     raise ValueError("hessian='jvp': stored gradients cannot be differentiated; choose 'secant', or stored=False")
-  if mixed is not None and not stored:
-    raise ValueError(f"mixed={mixed}: without stored=True no gradients are kept; set stored=True")
+  if mixtures is not None and not stored:
+    raise ValueError(f"mixtures={mixtures}: without stored=True no gradients are kept; set stored=True")
 
   def prepare(key: Key, reference: Reference, gradient: Gradient, batches: PyTree) -> Reference:
     if not stored:
       return reference
-    mixing = None if mixed is None else projection(key, reference.steps, mixed, reference.theta.dtype)
+    mixing = None if mixtures is None else projection(key, reference.steps, mixtures, reference.theta.dtype)
     return store_gradients(reference, gradient, batches, mixing)
 
   def estimate(reference: Reference, order: jax.Array, gradient: Gradient, update: Update, batches: PyTree) -> Estimate:
@@ -67,6 +67,6 @@ def estimator(
     )
 
   def nbytes(steps: int, size: int, state: PyTree) -> int:
-    return reference_nbytes(steps, size, state, stored=stored, mixed=mixed)
+    return reference_nbytes(steps, size, state, stored=stored, mixtures=mixtures)
 
   return OrderEstimator(prepare, estimate, nbytes)

@@ -42,7 +42,7 @@ def recover(mixed: jax.Array, r: jax.Array, batch: jax.Array) -> jax.Array:
   """The estimate of one row, `R_batch (R' X)`, unbiased over random `R`.
 
   Args:
-    mixed: `[k, P]` of `project`.
+    mixtures: `[k, P]` of `project`.
     r: `[T, k]`.
     batch: which row, a scalar.
   """

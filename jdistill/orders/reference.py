@@ -125,18 +125,18 @@ def store_gradients(
   return reference._replace(gradients=jax.lax.map(at, reference.theta[:-1]), mixing=mixing)
 
 
-def reference_nbytes(steps: int, size: int, state: PyTree, *, stored: bool, mixed: int | None = None) -> int:
+def reference_nbytes(steps: int, size: int, state: PyTree, *, stored: bool, mixtures: int | None = None) -> int:
   """Bytes of a `Reference` in float32: `4 P (T + 1)`, the states, and `4 P T^2` (or `4 P T k`) for gradients.
 
   Args:
     steps, size: `T` and `P`.
     state: of the optimiser, arrays or shapes.
     stored: whether gradients are kept.
-    mixed: `k`.
+    mixtures: `k`.
   """
   own = sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
-  vectors = steps * (mixed or steps) if stored else 0
-  return 4 * size * (steps + 1 + vectors) + steps * own + (4 * steps * mixed if stored and mixed else 0)
+  vectors = steps * (mixtures or steps) if stored else 0
+  return 4 * size * (steps + 1 + vectors) + steps * own + (4 * steps * mixtures if stored and mixtures else 0)
 
 
 def train_order(

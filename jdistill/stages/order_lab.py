@@ -273,5 +273,5 @@ def check_memory(label: str, lab: Lab, limit: str) -> None:
   if (needed := nbytes(lab)) > most:
     raise UserError(
       f"{label}: orders.memory={limit!r}: a reference of {lab.steps} batches and {lab.size:,} parameters takes "
-      f"{format_bytes(needed)}; raise it, lower orders.batches, set method.mixed, or method.stored=False"
+      f"{format_bytes(needed)}; raise it, lower orders.batches, or let the method keep less"
     )

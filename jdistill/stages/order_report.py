@@ -12,7 +12,7 @@ from jdistill.runs.run import Run
 from jdistill.stages.stage import Part
 
 _METRIC = "r"
-_SHOWN = ("r", "spearman", "mae", "constant_mae", "relative_error", "own_r", "test_r")
+_SHOWN = ("r", "spearman", "error", "constant_error", "relative_error", "own_r", "test_r")
 _CHOSEN = {
   "found": "the search by estimates",
   "random_mean": "the mean random order",
@@ -37,8 +37,8 @@ def part(run: Run, found: Mapping[str, Any]) -> Part:
   how = c["arms"][c["order"][0]]["orders"]
   text = (
     f"{said}.\n\nMean ± standard deviation over {c['seeds']} seeds. r and spearman: correlation over {how['compared']} "
-    "random orders between the test loss that was estimated and that of a real training. mae: mean absolute "
-    "difference of the two; constant_mae: the same of a guess that is the reference's loss for all orders. "
+    "random orders between the test loss that was estimated and that of a real training. error: mean absolute "
+    "difference of the two; constant_error: the same of a guess that is the reference's loss for all orders. "
     "relative_error: distance of estimated from real parameters, in units of the distance of the real ones from the "
     "reference. own_r, test_r: correlation over the positions of one batch, of the loss on this batch and on the test "
     "examples. Seeds are paired: batches, orders and first parameters are the same in every arm."

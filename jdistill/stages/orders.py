@@ -226,8 +226,8 @@ def _against(truth: Mapping[str, np.ndarray], theta: np.ndarray, guessed: np.nda
   return {
     "r": pearson(true, guessed),
     "spearman": pearson(stats.rankdata(true), stats.rankdata(guessed)),
-    "mae": float(np.mean(np.abs(true - guessed))),
-    "constant_mae": float(np.mean(np.abs(true - truth["last_test"]))),
+    "error": float(np.mean(np.abs(true - guessed))),
+    "constant_error": float(np.mean(np.abs(true - truth["last_test"]))),
     "relative_error": float(np.mean(apart / np.maximum(moved, np.finfo(np.float32).tiny))),
   }
 

@@ -291,13 +291,13 @@ def test_bytes_are_those_of_the_arrays():
   size = lambda tree: sum(leaf.nbytes for leaf in jax.tree.leaves(tree))  # noqa: E731
   assert orders.estimator().nbytes(STEPS, theta.size, state) == size(reference)
   for mixed in (None, 2):
-    own = orders.estimator(hessian="secant", stored=True, mixed=mixed)
+    own = orders.estimator(hessian="secant", stored=True, mixtures=mixed)
     kept = own.prepare(jax.random.key(0), reference, jax.grad(loss), batches)
     assert own.nbytes(STEPS, theta.size, state) == size(kept)
   with pytest.raises(ValueError, match="stored gradients cannot be differentiated"):
     orders.estimator(stored=True)
-  with pytest.raises(ValueError, match="mixed=2: without stored=True no gradients are kept"):
-    orders.estimator(mixed=2)
+  with pytest.raises(ValueError, match="mixtures=2: without stored=True no gradients are kept"):
+    orders.estimator(mixtures=2)
 
 
 def test_moving_one_batch_through_all_positions():

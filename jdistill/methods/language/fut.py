@@ -13,7 +13,7 @@ def fut(
   moments: Literal["propagated", "reference"] = "propagated",
   hessian: Literal["jvp", "secant"] = "jvp",
   stored: bool = False,
-  mixed: Count | None = None,
+  mixtures: Count | None = None,
 ) -> OrderEstimator:
   """Estimates of the parameters that another order of the batches would have given (arXiv 2505.22042).
 
@@ -23,10 +23,10 @@ def fut(
       reference training (the paper does not settle which; unverified).
     hessian: `"jvp"`, exact products with second and third derivatives; `"secant"`, the paper's elementwise quotients.
     stored: keep the gradients of all pairs of position and batch: `T^2` gradients once, none per order afterwards.
-    mixed: with `stored`, how many random mixtures over the batches are kept for each position (the paper's projection;
-      that it is this axis is inferred from its figures, unverified). `None` keeps all.
+    mixtures: with `stored`, how many random mixtures over the batches are kept for each position: the paper's
+      projection; that it is this axis is inferred from its figures (unverified). `None` keeps all.
 
   Raises:
     ValueError: options that do not go together.
   """
-  return estimator(expansion=expansion, moments=moments, hessian=hessian, stored=stored, mixed=mixed)
+  return estimator(expansion=expansion, moments=moments, hessian=hessian, stored=stored, mixtures=mixtures)
