@@ -49,7 +49,8 @@ MAY_IMPORT = {
   "pretrained": GROUND | {"files", "data", "models", "language", "evaluation"},
   "distilled": GROUND | {"files", "augment", "data", "models", "evaluation", "export"},
   # data and scores
-  "tasks": GROUND | {"ops", "data", "evaluation", "selection", "losses", "models", "federated", "language"},
+  "tasks": GROUND
+  | {"ops", "data", "evaluation", "selection", "losses", "models", "federated", "language", "synthetic"},
   # names, configurations, runs
   "federated": GROUND | {"ops", "losses"},
   "catalog": GROUND | {"methods", "tasks"},

@@ -1,6 +1,6 @@
 """Additions that are answered by several sources: which responses a student is trained on, judged by what it writes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Literal
 
 import jax
@@ -61,19 +61,8 @@ def traces(
   sources = {style: addition_responses(pairs, style, words.encode, tokenizer="bytes") for style in STYLES}
   context = max(len(one.prompt) + len(one.response) + 1 for records in sources.values() for one in records)
   codes = character_codes(words.decode, words.size, words.eos)
-  own = _mixed(sources, rng) if source == MIXED else sources[source]
-  right = _right(own, words, codes)
-  own = verified(own, lambda one: float(right[one.question]))
   parts = np.split(np.arange(sum(held) + train), np.cumsum(held))
-  validation, test, rest = ([own[place] for place in part] for part in parts)
-  check_held_out(rest, [one.prompt for one in [*validation, *test]])
-  rest = [rest[place] for place in quality_filter(rest).index]
-  if equal == "tokens":
-    every = {name: [records[place] for place in parts[2]] for name, records in sources.items()}
-    budget = min(
-      sum(len(one.response) for one in records) for records in every.values() if records is not every["answer"]
-    )
-    rest = [rest[place] for place in match_tokens({source: rest}, budget)[source]]
+  validation, test, rest = _chosen(sources, source, parts, rng, equal, lambda own: _right(own, words, codes))
   examples = _rows(rest, words, context)
 
   def score(predict: Predict, data: Batch) -> Mapping[str, float]:
@@ -100,6 +89,28 @@ def traces(
     score=score,
     notes=(f"{len(rest):,} responses of source {source}, {tokens:,} tokens, all verified; {digits} digits",),
   )
+
+
+def _chosen(
+  sources: Mapping[str, list[Response]],
+  source: str,
+  parts: list[np.ndarray],
+  rng: np.random.Generator,
+  equal: str,
+  check: Callable[[list[Response]], np.ndarray],
+) -> list[list[Response]]:
+  """Verified records of a source for validation, test and training; of the last as many as are compared."""
+  own = _mixed(sources, rng) if source == MIXED else sources[source]
+  right = check(own)
+  own = verified(own, lambda one: float(right[one.question]))
+  validation, test, rest = ([own[place] for place in part] for part in parts)
+  check_held_out(rest, [one.prompt for one in [*validation, *test]])
+  rest = [rest[place] for place in quality_filter(rest).index]
+  if equal == "tokens":  # as many as the shortest source with a trace has
+    every = [[records[place] for place in parts[2]] for name, records in sources.items() if name != "answer"]
+    budget = min(sum(len(one.response) for one in records) for records in every)
+    rest = [rest[place] for place in match_tokens({source: rest}, budget)[source]]
+  return [validation, test, rest]
 
 
 def _mixed(sources: Mapping[str, list[Response]], rng: np.random.Generator) -> list[Response]:
