@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "jdistill"
 # What a room may import, from the ground floor to the roof. `base` is open to all. A new room needs a row here, and a
 # row that grows upwards needs a reason.
 GROUND = {"base", "schema"}
-NUMBERS = GROUND | {"_compat", "ops", "losses", "bilevel", "augment", "selection"}
+NUMBERS = GROUND | {"_compat", "ops", "losses", "bilevel", "augment", "selection", "orders"}
 MAY_IMPORT = {
   "base": set(),
   "schema": {"base"},
@@ -27,6 +27,7 @@ MAY_IMPORT = {
   "bilevel": GROUND | {"ops", "losses"},
   "augment": GROUND | {"ops"},
   "selection": GROUND | {"ops"},
+  "orders": GROUND,
   "synthetic": GROUND | {"ops", "selection", "augment", "losses"},  # crops of real images that a network judges
   "diffusion": GROUND | {"ops"},
   "models": GROUND | {"ops", "diffusion"},  # denoisers, which know their schedule

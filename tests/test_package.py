@@ -155,7 +155,7 @@ def test_generated_parts_show_every_system_key_and_option():
       assert row.policy or f"`{key}=" in methods
   for key in ("steps", "ipc", "unroll.gradient", "teachers.count", "train.lr", "targets.source", "eval.seeds"):
     assert keys.count(f"| `{key}` ") == 1, key
-  assert keys.count("| `seeds` ") == 3  # of students, of federations and of rounds of queries
+  assert keys.count("| `seeds` ") == 4  # of students, of federations, of rounds of queries and of orders
   assert all(f"`{name}`" in pages.selectors() for name in jdistill.catalog.selector_names())
   assert "`mistakes=None`" in pages.selectors() and "`fraction=0.1`" in policies and "`remat`" in keys
   with pytest.raises(ValueError, match="no place for systems"):

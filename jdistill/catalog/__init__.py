@@ -38,6 +38,7 @@ _POLICIES = {
   "static_subset": "jdistill.data.policies:static_subset",
   "span": "jdistill.data.policies:span",
   "mixture": "jdistill.methods.language.ddk:mixture",
+  "ordered": "jdistill.data.policies:ordered",
   "kd3": "jdistill.methods.knowledge.kd3:kd3_policy",
   "ssld": "jdistill.methods.knowledge.ssld:ssld_policy",
 } | {row.policy_name: row.builder for row in _ROWS if row.policy}

@@ -36,6 +36,16 @@ _GKD = {
   "venue": "ICLR 2024",
   "arxiv": "2306.13649",
 }
+_FUT = {
+  "title": "Estimating the Effects of Sample Training Orders for Large Language Models without Retraining",
+  "authors": "Hao Yang and Haoxuan Li and Mengyue Yang and Xu Chen and Mingming Gong",
+  "venue": "arXiv 2025",
+  "arxiv": "2505.22042",
+  "builder": "jdistill.methods.language.fut:fut",
+  "stages": ("orders", "report"),
+  "test": "tests/orders/test_orders.py",
+  "tasks": ("language", "supervised"),
+}
 
 ROWS = (
   _row(
@@ -222,5 +232,12 @@ ROWS = (
     test="tests/selection/test_corpus.py",
     toy={"kind": "policy"},
     policy="selected",
+  ),
+  _row(name="fut", toy={"objective": "loss/ce", "kind": "orders"}, **_FUT),
+  _row(
+    name="fut_plus_plus",
+    toy={"objective": "loss/ce", "kind": "orders", "expansion": 2},
+    values={"expansion": 2},
+    **_FUT,
   ),
 )

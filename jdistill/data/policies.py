@@ -226,6 +226,39 @@ def selected(
   return DataPolicy(first, draw, _steps(kept, batch_size, False), init_seeds=every)
 
 
+@validated("data_policy")
+def ordered(size: int, batch_size: int, *, order: tuple[Size, ...] | None = None) -> DataPolicy:
+  """The same batches in every epoch, each of neighbours, in a given order: a curriculum that was found, replayed.
+
+  Batch `k` has the examples `k batch_size, ..., (k + 1) batch_size - 1`; an incomplete last one is left out.
+
+  Args:
+    size: how many examples there are.
+    batch_size: per step.
+    order: the batch of every step, each once, such as one that stage `orders` has found; `None` for that of the data.
+
+  Raises:
+    UserError: not a permutation of the batches.
+  """
+  batch_size = min(batch_size, size)
+  steps = size // batch_size
+  found = tuple(range(steps)) if order is None else tuple(order)
+  if sorted(found) != list(range(steps)):
+    missing = sorted(set(range(steps)) - set(found))
+    lacking = f", and batch {missing[0]} is missing" if missing else ""
+    raise UserError(
+      f"data_policy.order: has {len(found)} batches{lacking}; {size} examples make {steps} batches of {batch_size}: "
+      f"name each from 0 to {steps - 1} once"
+    )
+  index = np.asarray(found, np.int32)[:, None] * batch_size + np.arange(batch_size, dtype=np.int32)[None]
+
+  def draw(key: Key, state: PyTree, epoch: jax.Array, look: Look | None) -> tuple[Block, PyTree]:
+    del key, epoch, look
+    return Block(jnp.asarray(index), jnp.ones(index.shape, jnp.float32)), state
+
+  return DataPolicy(lambda key: (), draw, steps)
+
+
 def part_size(fraction: float, size: int) -> int:
   """`max(1, round(fraction size))`."""
   return max(1, round(fraction * size))

@@ -92,6 +92,7 @@ def make_optimizer(
   decay_all: bool = True,
   clip: float | None = None,
   b2: float = 0.999,
+  eps_root: float = 0.0,
   restart: Sequence[float] = (),
 ) -> optax.GradientTransformationExtraArgs:
   """An optimiser by name, whose `update(grads, state, params, epoch=...)` is told the epoch.
@@ -106,6 +107,7 @@ def make_optimizer(
     decay_all: false spares biases and norms (`decays`).
     clip: greatest global norm of the gradient, before anything else; `None` for none.
     b2: decay of the second moment.
+    eps_root: added below Adam's square root, whose slope is infinite at 0: for updates that are differentiated.
     restart: epochs at which the optimiser starts again from empty moments, with the first update that reaches them.
 
   Returns:
@@ -120,9 +122,9 @@ def make_optimizer(
   if kind == "sgd":
     chain += decay + ([optax.trace(momentum, nesterov=nesterov)] if momentum else [])
   elif kind == "adam":
-    chain += [*decay, optax.scale_by_adam(b2=b2)]
+    chain += [*decay, optax.scale_by_adam(b2=b2, eps_root=eps_root)]
   elif kind == "adamw":
-    chain += [optax.scale_by_adam(b2=b2), *decay]
+    chain += [optax.scale_by_adam(b2=b2, eps_root=eps_root), *decay]
   elif kind == "lamb":
     chain += [optax.scale_by_adam(b2=b2, eps=1e-6), *decay, optax.scale_by_trust_ratio()]
   else:

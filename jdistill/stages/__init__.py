@@ -20,6 +20,7 @@ from jdistill.stages import (
   export,
   federate,
   keep,
+  orders,
   patches,
   project,
   prune,
@@ -54,6 +55,7 @@ STAGES: dict[str, Stage] = {
     students.STAGE,
     federate.STAGE,
     active.STAGE,
+    orders.STAGE,
     export.STAGE,
   )
 }

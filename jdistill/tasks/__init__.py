@@ -27,6 +27,7 @@ _NAMES = (
   "clients",
   "active",
   "rotations",
+  "traces",
 )
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdistill import augment, bilevel, catalog, federated, language, losses, models, schema
+from jdistill import augment, bilevel, catalog, federated, language, losses, models, orders, schema
 from jdistill.base import Batch, Method, Network, Outputs, PyTree, Variables
 from jdistill.methods.dataset.by_class import class_batches
 from jdistill.methods.knowledge import StudentInput, student_method
@@ -356,6 +356,29 @@ def _federated(row: catalog.Row) -> Toy:
   return Toy(federated.joint_method(federation, 2), lambda step: data, row.toy["objective"])
 
 
+def _orders(row: catalog.Row) -> Toy:
+  """A reference training of forty updates on twelve images of 2x2 pixels, with all that the estimator keeps of it."""
+  x, y = _images(12)
+  flat = models.flatten(models.build("mlp", num_classes=3, image_shape=(2, 2, 1), widths=(6,)))
+  optimizer, own = make_optimizer("sgd", 0.2), row.build()(**(own_values(row) | options(row)))
+  assert own.nbytes(40, flat.size, ()) > 4 * 40 * flat.size
+
+  def init(key):
+    theta = flat.ravel(models.build("mlp", num_classes=3, image_shape=(2, 2, 1), widths=(6,)).init(key).params)
+    return theta, optimizer.init(theta)
+
+  def loss(theta, batch):
+    return jnp.mean(losses.cross_entropy(flat.apply(theta, batch[0]).logits, batch[1]))
+
+  def update(gradient, state, theta, position):
+    return optimizer.update(gradient, state, theta, epoch=position)
+
+  def stream(step):
+    return x[6 * (step % 2) :][:6], y[6 * (step % 2) :][:6]
+
+  return Toy(orders.recording(init, loss, update, 40), stream, row.toy["objective"])
+
+
 # Data policies have contract tests of their own, in `test_policies.py`.
 KINDS = {
   "student": _student,
@@ -375,4 +398,5 @@ KINDS = {
   "patches": _patches,
   "regression": _regression,
   "federated": _federated,
+  "orders": _orders,
 }

@@ -7,7 +7,7 @@ import pytest
 
 from jdistill import schema
 from jdistill.base import Block, UserError
-from jdistill.data.policies import Chosen, cut, part_size, rs2, selected, shuffle, span, static_subset, walk
+from jdistill.data.policies import Chosen, cut, ordered, part_size, rs2, selected, shuffle, span, static_subset, walk
 
 KEY = jax.random.key(0)
 
@@ -164,3 +164,18 @@ def test_a_span_is_those_examples_and_no_others():
   for options in ({"first": 20}, {"first": 15, "count": 6}):
     with pytest.raises(UserError, match=r"data_policy\.first=\d+: with count=\w+ of 20 examples is beyond the last"):
       span(20, 4, **options)
+
+
+def test_ordered_batches_are_those_of_the_order_in_every_epoch():
+  seen, blocks = draw(ordered(11, 3, order=(2, 0, 1)), 2)
+  assert seen == [[6, 7, 8, 0, 1, 2, 3, 4, 5]] * 2 and np.asarray(blocks[0].weight).all()
+  assert draw(ordered(11, 3), 1)[0][0] == list(range(9)) == draw(ordered(11, 3), 1, jax.random.key(5))[0][0]
+
+
+@pytest.mark.parametrize("order", [(0, 1), (0, 1, 1), (0, 1, 2, 3)])
+def test_an_order_that_is_no_permutation_of_the_batches_is_refused(order):
+  with pytest.raises(
+    UserError, match=r"data_policy\.order: has \d batches.*; 11 examples make 3 batches of 3"
+  ) as caught:
+    ordered(11, 3, order=order)
+  assert ("batch 2 is missing" in str(caught.value)) == (2 not in order)
