@@ -102,7 +102,7 @@ def _choose(run, label, arm, seeds, stage: str, path: Path, identity: Mapping[st
     write_npz(path / _ARRAYS, chosen._asdict() | values)
     notes = {name: [row.notes.get(name, 0) for row in rows] for name in sorted({n for row in rows for n in row.notes})}
     about = _about(run, arm, seeds, chosen) | ({"notes": notes} if notes else {})
-    about |= {name: record[name] for name in ("teacher_flops", "reference_flops") if name in record}
+    about |= {name: record[name] for name in ("teacher_flops", "reference_flops", "losses") if record.get(name)}
     artefacts.write(path, _RECORD, identity, (_ARRAYS,), proxy_seconds=seconds, select_seconds=took, about=about)
     count = chosen.positions.shape[1]
     run.log(f"{stage}: {label}: {arm['select']['name']} keeps {count} of {len(evidence.labels)} examples, {took:.2f} s")

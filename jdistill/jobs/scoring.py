@@ -22,8 +22,9 @@ from jdistill.reporting import flops
 from jdistill.runs import artefacts
 from jdistill.runs.run import Run
 from jdistill.runs.workdir import on_first
-from jdistill.selection.corpus import check_disjoint
+from jdistill.selection.corpus import check_disjoint, separation
 from jdistill.selection.select import Evidence
+from jdistill.tasks import Task
 
 _RECORD, _ARRAYS = "scores.json", "scores.npz"
 TEACHER, REFERENCE = "teacher_losses", "reference_losses"
@@ -104,7 +105,7 @@ def check_reference(run: Run, arm: Mapping[str, Any]) -> None:
     )
 
 
-def _size(run: Run, one: networks.TeacherSpec, task) -> int:
+def _size(run: Run, one: networks.TeacherSpec, task: Task) -> int:
   shapes = jax.eval_shape(run.network(networks.model_of(one), task).init, jax.random.key(0))
   return sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
 
@@ -146,9 +147,27 @@ def _make(run: Run, label: str, arm: Mapping[str, Any], path: Path, identity: Ma
 
   def write() -> None:
     write_npz(path / _ARRAYS, arrays)
-    artefacts.write(path, _RECORD, identity, (_ARRAYS,), seconds=seconds, set_aside=len(aside), **work)
+    about = {"seconds": seconds, "set_aside": len(aside), "losses": _by_domain(task, arrays, pool), **work}
+    artefacts.write(path, _RECORD, identity, (_ARRAYS,), **about)
 
   on_first(write)
+
+
+def _by_domain(task: Task, arrays: Mapping[str, np.ndarray], pool: np.ndarray) -> dict[str, dict[str, float]]:
+  """Mean losses per token of the chunks of every domain, and how well the difference tells them from the others."""
+  domain = task.data.extra.get("domain")
+  if domain is None:
+    return {}
+  means = {name: arrays[name][0] / np.maximum(arrays[name][1], 1) for name in (TEACHER, REFERENCE) if name in arrays}
+  if len(means) == 2:
+    means["difference"] = means[REFERENCE] - means[TEACHER]
+  found = {}
+  for number, name in enumerate(task.domains):
+    mine = np.asarray(domain)[pool] == number
+    if mine.any() and not mine.all():
+      found[name] = {kind: float(values[mine].mean()) for kind, values in means.items()}
+      found[name] |= {"auc": separation(means["difference"], mine)} if "difference" in means else {}
+  return found
 
 
 def _losses(network, variables, data, pool: np.ndarray) -> np.ndarray:

@@ -190,7 +190,26 @@ def _report(run: Run, record: Mapping[str, Any]) -> Part:
     "Seconds are of the choices for all seeds: of training their proxies, without compilation, and of selecting. Arms "
     "that ask the same proxies share them here; each would need them alone. Both count in times to a score."
   )
-  return Part({"choices": found}, sections=[Section("Selection", text, table(found))])
+  sections = [Section("Selection", text, table(found))]
+  if scored := {label: one for label, one in found.items() if one.get("losses")}:
+    sections.append(Section("Scores", _SCORES, _scores_table(scored)))
+  return Part({"choices": found}, sections=sections)
+
+
+_SCORES = (
+  "Mean losses of the chunks that could be chosen, in nats per token, by their domain. AUC is the probability that a "
+  "chunk of the domain has a greater difference of reference and teacher than one of the others."
+)
+
+
+def _scores_table(found: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+  columns = {scoring.TEACHER: "teacher", scoring.REFERENCE: "reference", "difference": "difference", "auc": "AUC"}
+  rows = [
+    [label, name, *(f"{means[key]:.4f}" if key in means else "" for key in columns)]
+    for label, one in found.items()
+    for name, means in one["losses"].items()
+  ]
+  return ["arm", "domain", *columns.values()], rows
 
 
 STAGE = Stage("select", _run, Declared(), (), _check, _verify, _plan, _report)

@@ -10,12 +10,10 @@ import numpy as np
 from jdistill.base import Batch, UserError
 from jdistill.data.text import read_records, read_text
 from jdistill.evaluation.perplexity import token_losses
-from jdistill.language import Rows, byte_tokenizer, next_tokens, pack
+from jdistill.language import Rows, byte_tokenizer, next_tokens, pack, pad
 from jdistill.schema import NonNegative, Range, near_matches, validated
 from jdistill.synthetic.domains import CORPORA, domain_texts
 from jdistill.tasks.task import Predict, Request, Task, numbered
-
-_SPARE = 1.02  # a few texts more than rows, since these are not always quite full
 
 
 class _Texts(NamedTuple):
@@ -24,6 +22,7 @@ class _Texts(NamedTuple):
   documents: Mapping[str, list[np.ndarray]]
   vocabulary: int
   words: str
+  whole: bool  # whether each is a row of its own
 
 
 @validated("task")
@@ -127,13 +126,13 @@ def _shared_out(total: int, shares: Sequence[float], names: Sequence[str]) -> li
 
 def _generated(request: Request, counts: Sequence[int], held: tuple[int, int], context: int) -> _Texts:
   """A corpus whose tokens are its characters, behind 0 for the end of a text."""
-  whole = [count + int(np.ceil(_SPARE * sum(held))) + 2 for count in counts]
+  whole = [count + sum(held) for count in counts]
   texts = domain_texts(request.dataset, request.seed, whole, context - 2)
   characters = sorted({character for own in texts.values() for text in own for character in text})
   ids = {character: number for number, character in enumerate(characters, 1)}
   encode = lambda text: np.array([0, *(ids[one] for one in text), 0], np.int32)  # noqa: E731
   documents = {name: [encode(text) for text in own] for name, own in texts.items()}
-  return _Texts(documents, len(characters) + 1, f"{len(characters)} characters")
+  return _Texts(documents, len(characters) + 1, f"{len(characters)} characters", True)
 
 
 def _read(dataset: str) -> _Texts:
@@ -158,7 +157,7 @@ def _read(dataset: str) -> _Texts:
     raise UserError(f"dataset={dataset!r}: {bad[0]!r} is no name of a domain; give one without '/' and line breaks")
   words = byte_tokenizer()
   encode = lambda text: np.array([words.bos, *words.encode(text), words.eos], np.int32)  # noqa: E731
-  return _Texts({name: [encode(text) for text in own] for name, own in texts.items()}, words.size, "bytes")
+  return _Texts({name: [encode(text) for text in own] for name, own in texts.items()}, words.size, "bytes", False)
 
 
 def _split(
@@ -167,6 +166,10 @@ def _split(
   """Rows of one domain for training, validation and test; no document is in two of them."""
   documents = found.documents[name]
   order = rng.permutation(len(documents))
+  if found.whole:
+    parts = np.split(order, np.cumsum(held))
+    validation, test, rest = (_packed([documents[i] for i in np.sort(own)], context, True) for own in parts)
+    return rest, validation, test
   filled = np.cumsum([len(documents[i]) for i in order]) / context
   first = int(np.searchsorted(filled, held[0])) + 1
   last = first + int(np.searchsorted(filled[first:] - filled[min(first, len(order)) - 1], held[1])) + 1
@@ -181,8 +184,11 @@ def _split(
   return rest, validation[: held[0]], test[: held[1]]
 
 
-def _packed(documents: list[np.ndarray], context: int) -> _Packed:
-  packed = pack(documents, context, split=True)
+def _packed(documents: list[np.ndarray], context: int, whole: bool = False) -> _Packed:
+  if not documents:
+    nothing = np.zeros((0, context), np.int32)
+    return _Packed(Rows(nothing, nothing, nothing), nothing, nothing > 0)
+  packed = pad(documents, context) if whole else pack(documents, context, split=True)
   targets, mask = jax.device_get(next_tokens(packed.rows, packed.counted))
   kept = mask.any(axis=1)  # a row of one token has nothing to learn
   return _Packed(Rows(*packed.rows), targets, mask)[kept]
