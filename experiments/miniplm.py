@@ -4,7 +4,8 @@ python -m jdistill.run --config=experiments/miniplm.py             generated tex
 python -m jdistill.run --config=experiments/miniplm.py:text        Python's reference, where the effect is small
 python -m jdistill.run --config=experiments/miniplm.py:paper --config.dataset=FILE.txt --dry_run
 
-40 % of the rows are four lines over and over, 40 % have a structure (Dyck-2 and additions), 20 % are uniform noise. A
+The teacher has rows of its own. Of the others 40 % are four lines over and over, 40 % have a structure (Dyck-2 and
+additions), 20 % are uniform noise. A
 reference is trained on 5 % that are set aside; of the rest the half with the greatest `loss_ref - loss_teacher` is
 kept, and students see nothing else. `nats` is the loss on held-out structured text. All arms take the same number of
 updates, so that students cost the same; `vanilla_kd` takes the fraction `3 n_s / (3 n_s + n_t)` of them, which with its
@@ -57,13 +58,13 @@ def get_config(preset: str = "mixed") -> common.ConfigDict:
   config = common.students("miniplm", {"name": "sft"})
   config.subject, config.reference, config.seeds = "miniplm", "random", 5
   config.dataset, config.train_size, config.validation_size, config.test_size = "mixed_quality", 2000, 64, 128
-  config.task = common.task("domains", context=64, scored="structured")
+  config.task = common.task("domains", context=64, teacher_size=4000, scored="structured")
   config.teacher = common.network("decoder", width=128, depth=3, heads=4, context=64)
   config.student = common.network("decoder", width=64, depth=2, heads=4, context=64)
   config.proxy = common.network("decoder", width=32, depth=1, heads=2, context=64)
   config.targets.source = "online"
   adam = {"optimizer": "adamw", "batch_size": BATCH, "clip": 1.0, "weight_decay": 0.01}
-  config.teacher_train = common.schedule(epochs=12, lr=0.002, warmup_epochs=1.0, **adam)
+  config.teacher_train = common.schedule(epochs=6, lr=0.002, warmup_epochs=1.0, **adam)
   config.proxy_train = common.schedule(epochs=60, lr=0.003, warmup_epochs=2.0, **adam)
   config.train = common.schedule(epochs=EPOCHS, lr=0.003, warmup_epochs=0.5, **adam)
   config.data_policy = common.policy("selected")
@@ -108,6 +109,7 @@ def _tiny(config: common.ConfigDict) -> None:
   common.tiny(config)
   config.dataset, config.task = "mixed_quality", own
   config.train_size, config.validation_size, config.test_size = 80, 4, 4
+  config.task.teacher_size = 40
   config.task.context = config.teacher.context = config.student.context = 24
   config.proxy = common.network("decoder", width=8, depth=1, heads=2, context=24)
   config.proxy_train = common.schedule(epochs=2, batch_size=4)

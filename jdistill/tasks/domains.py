@@ -11,7 +11,7 @@ from jdistill.base import Batch, UserError
 from jdistill.data.text import read_records, read_text
 from jdistill.evaluation.perplexity import token_losses
 from jdistill.language import Rows, byte_tokenizer, next_tokens, pack, pad
-from jdistill.schema import NonNegative, Range, near_matches, validated
+from jdistill.schema import NonNegative, Range, Size, near_matches, validated
 from jdistill.synthetic.domains import CORPORA, domain_texts
 from jdistill.tasks.task import Predict, Request, Task, numbered
 
@@ -31,6 +31,7 @@ def domains(
   *,
   context: Annotated[int, Range(12)] = 64,
   proportions: tuple[NonNegative, ...] = (),
+  teacher_size: Size = 0,
   scored: str = "",
 ) -> Task:
   """The next token of texts from several domains.
@@ -51,6 +52,8 @@ def domains(
     context: tokens of a row.
     proportions: shares of the training rows by domain, in the order of the names; empty for those of the corpus. Their
       sum does not matter. Of files, the largest number of rows that has them is kept.
+    teacher_size: rows for the teacher alone, in the same shares; 0 lets it see those of the students. A teacher that
+      scores the students' rows should not have seen them: it knows some by heart, noise among them.
     scored: the domain whose loss is `nats`; empty for all.
 
   Raises:
@@ -65,25 +68,30 @@ def domains(
   if request.dataset in CORPORA:
     corpus = CORPORA[request.dataset]
     counts = _shared_out(request.train_size or 2000, proportions or corpus.shares, list(corpus.domains))
-    found = _generated(request, counts, held, context)
+    own = _shared_out(teacher_size, proportions or corpus.shares, list(corpus.domains))
+    found = _generated(request, np.add(counts, own).tolist(), held, context)
   else:
-    found, counts = _read(request.dataset), None
+    found, counts, own = _read(request.dataset), None, None
   names = tuple(found.documents)
   if scored and scored not in names:
     raise UserError(f"task.scored={scored!r}: no such domain{near_matches(scored, names)}")
   parts = [_split(found, name, held, context, rng) for name in names]
   available = [len(rows[0]) for rows in parts]
   if counts is None:
-    counts = _of_files(available, request.train_size, proportions, names)
-  _check_pool(available, counts, names)
-  kept = [(train[:count], validation, test) for (train, validation, test), count in zip(parts, counts, strict=True)]
-  train, validation, test = (_together([rows[i] for rows in kept]) for i in range(3))
-  train = _shuffled(train, rng)
+    own = _of_files(available, teacher_size, proportions, names) if teacher_size else [0] * len(names)
+    counts = _of_files(np.subtract(available, own).tolist(), request.train_size, proportions, names)
+  _check_pool(available, counts, own, names)
+  validation, test = (_together([rows[i] for rows in parts]) for i in (1, 2))
+  train = _shuffled(_together([rows[0][:n] for rows, n in zip(parts, counts, strict=True)]), rng)
+  lessons = train
+  if teacher_size:
+    places = [(n, n + more) for n, more in zip(counts, own, strict=True)]
+    lessons = _shuffled(_together([rows[0][a:b] for rows, (a, b) in zip(parts, places, strict=True)]), rng)
   score = _score(names, scored)
   return Task(
     data=train,
     members=lambda seed: np.arange(len(train.y)),
-    teacher=train,
+    teacher=lessons,
     validation=validation,
     test=test,
     num_classes=found.vocabulary,
@@ -95,6 +103,7 @@ def domains(
     notes=(
       f"rows of {context} tokens ({found.words}): "
       + ", ".join(f"{count:,} of {name}" for name, count in zip(names, counts, strict=True))
+      + (f"; {len(lessons.y):,} others for the teacher" if teacher_size else "")
       + f"; of each domain choices on {held[0]:,} held-out ones, test: {held[1]:,}",
     ),
     domains=names,
@@ -206,14 +215,16 @@ def _of_files(
   return _shared_out(most if total is None else total, proportions, names)
 
 
-def _check_pool(available: Sequence[int], counts: Sequence[int], names: Sequence[str]) -> None:
-  for name, have, count in zip(names, available, counts, strict=True):
+def _check_pool(available: Sequence[int], counts: Sequence[int], own: Sequence[int], names: Sequence[str]) -> None:
+  for name, have, count, more in zip(names, available, counts, own, strict=True):
     if count < 1:
       raise UserError(
         f"task.proportions: the domain {name!r} has held-out rows and no training row; raise its share, or train_size"
       )
-    if count > have:
-      raise UserError(f"train_size: {count:,} rows of the domain {name!r} are asked, and it fills {have:,}; lower it")
+    if count + more > have:
+      raise UserError(
+        f"train_size: {count + more:,} rows of the domain {name!r} are asked, and it fills {have:,}; lower it"
+      )
 
 
 def _together(parts: Sequence[_Packed]) -> Batch:
