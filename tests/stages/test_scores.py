@@ -31,6 +31,7 @@ def experiment(arms=None, **changes):
   config = miniplm.get_config("tiny")
   config.stages, config.seeds, config.reference = ("teachers", "select"), 2, None
   arms = {"random": {"select/name": "random"}} if arms is None else arms
+  config.proxy_train.epochs = 4
   with config.unlocked():
     config.arms, config.order = arms, ("miniplm", *arms)
     for name, value in changes.items():
@@ -121,7 +122,7 @@ def test_a_reference_that_is_interrupted_goes_on_to_the_same_scores(scored, tmp_
       one.stop_requested = True
 
   monkeypatch.setattr(lines, "JsonlWriter", Writer)
-  with pytest.raises(Interrupted, match="reference of miniplm: step 1 of about 2 is saved"):
+  with pytest.raises(Interrupted, match="reference of miniplm: step 2 of about 4 is saved"):
     STAGES["select"].run(one)
   monkeypatch.undo()
   one_step_at_a_time(monkeypatch)
