@@ -1,7 +1,6 @@
 """Language models of several domains: each row of tokens belongs to one, and each has held-out rows of its own."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import jax
@@ -152,7 +151,7 @@ def _read(dataset: str) -> _Texts:
       texts.setdefault(name, {})[text] = None
   else:
     for file in str(dataset).split(","):
-      name = Path(file.strip()).stem
+      name = file.strip().rpartition("/")[2].rpartition(".")[0]
       if name in texts:
         raise UserError(f"dataset={dataset!r}: two files are named {name!r}; rename one")
       parts = read_text(file.strip()).split("\n\n")
