@@ -121,4 +121,4 @@ def test_too_little_text_of_a_domain_is_refused(files):
   with pytest.raises(UserError, match=r"validation_size=200: 205 rows of 24 tokens of the domain 'law' would be"):
     task(both, validation_size=200, train_size=None)
   with pytest.raises(UserError, match=r"train_size: [0-9,]+ rows of the domain"):
-    task(both, train_size=10_000)
+    task(both, train_size=10_000, proportions=(1.0, 1.0))
