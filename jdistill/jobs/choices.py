@@ -37,7 +37,7 @@ class Found(NamedTuple):
 
 def _identity(run: Run, arm: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
   if scoring.is_scored(arm):
-    evidence = scoring.identity_of(run, arm)
+    evidence = [scoring.identity_of(run, arm, kind) for kind in scoring.kinds(arm)]
   elif subset.has_proxies(arm):
     evidence = proxies.identity_of(run, arm, seeds)
   else:
@@ -81,12 +81,13 @@ def verify(run: Run, arm: Mapping[str, Any], seeds: Sequence[int]) -> None:
 
 
 def _choose(run, label, arm, seeds, stage: str, path: Path, identity: Mapping[str, Any]) -> None:
-  found, record = None, {"seconds": 0.0}
+  found, scores, seconds = None, {}, 0.0
   if scoring.is_scored(arm):
-    found, record = scoring.ready(run, label, arm, stage)
+    scores = scoring.ready(run, label, arm, stage)
+    seconds = sum(record["seconds"] for record in scores.values())
   elif subset.has_proxies(arm):
     found, record = proxies.ready(run, label, arm, seeds, stage)
-  seconds = record["seconds"]
+    seconds = record["seconds"]
 
   def write() -> None:
     rows, took = [], 0.0
@@ -102,7 +103,7 @@ def _choose(run, label, arm, seeds, stage: str, path: Path, identity: Mapping[st
     write_npz(path / _ARRAYS, chosen._asdict() | values)
     notes = {name: [row.notes.get(name, 0) for row in rows] for name in sorted({n for row in rows for n in row.notes})}
     about = _about(run, arm, seeds, chosen) | ({"notes": notes} if notes else {})
-    about |= {name: record[name] for name in ("teacher_flops", "reference_flops") if name in record}
+    about |= scoring.about(run, arm, scores) if scores else {}
     artefacts.write(path, _RECORD, identity, (_ARRAYS,), proxy_seconds=seconds, select_seconds=took, about=about)
     count = chosen.positions.shape[1]
     run.log(f"{stage}: {label}: {arm['select']['name']} keeps {count} of {len(evidence.labels)} examples, {took:.2f} s")
@@ -128,7 +129,7 @@ def _select(run: Run, label: str, arm: Mapping[str, Any], seed: int, evidence: E
 def _evidence(run: Run, arm: Mapping[str, Any], seed: int, place: int, found: Path | None) -> Evidence:
   """What is known of the examples that the student of a seed may keep."""
   if scoring.is_scored(arm):
-    return scoring.evidence(run, arm, found)
+    return scoring.evidence(run, arm)
   return proxies.evidence(run, arm, seed, place, found)
 
 

@@ -22,8 +22,9 @@ from jdistill.reporting import flops
 from jdistill.runs import artefacts
 from jdistill.runs.run import Run
 from jdistill.runs.workdir import on_first
-from jdistill.selection.corpus import check_disjoint
+from jdistill.selection.corpus import check_disjoint, separation
 from jdistill.selection.select import Evidence
+from jdistill.tasks import Task
 
 _RECORD, _ARRAYS = "scores.json", "scores.npz"
 TEACHER, REFERENCE = "teacher_losses", "reference_losses"
@@ -31,20 +32,21 @@ TEACHER, REFERENCE = "teacher_losses", "reference_losses"
 
 def is_scored(arm: Mapping[str, Any]) -> bool:
   """Whether a selector of an arm reads losses of chunks."""
-  return bool({TEACHER, REFERENCE} & set(subset.needs(arm)))
+  return bool(kinds(arm))
 
 
-def identity_of(run: Run, arm: Mapping[str, Any]) -> dict[str, Any]:
-  """All that determines the scores of an arm: models, corpus and what is set aside of it, but no student."""
-  task, needs = run.task(arm["task"]), subset.needs(arm)
-  own = {"model": arm["proxy"], "train": arm["proxy_train"]} if REFERENCE in needs else None
-  return {
-    "data": run.fingerprint(task.data),
-    "pool": sha256_arrays({"pool": subset.pool(run, arm)}),
-    "teacher": networks.identity(run, scorer(run, arm)) if TEACHER in needs else None,
-    "reference": own,
-    "seed": run.config["seed"],
-  }
+def kinds(arm: Mapping[str, Any]) -> tuple[str, ...]:
+  """Whose losses the selector of an arm reads."""
+  return tuple(kind for kind in (TEACHER, REFERENCE) if kind in subset.needs(arm))
+
+
+def identity_of(run: Run, arm: Mapping[str, Any], kind: str) -> dict[str, Any]:
+  """All that determines losses of one kind: a model, the corpus and what is set aside of it, but no student."""
+  task, shared = run.task(arm["task"]), {"losses": kind, "seed": run.config["seed"]}
+  shared |= {"data": run.fingerprint(task.data), "pool": sha256_arrays({"pool": subset.pool(run, arm)})}
+  if kind == TEACHER:
+    return shared | {"teacher": networks.identity(run, scorer(run, arm))}
+  return shared | {"model": arm["proxy"], "train": arm["proxy_train"]}
 
 
 def scorer(run: Run, arm: Mapping[str, Any]) -> networks.TeacherSpec:
@@ -104,51 +106,82 @@ def check_reference(run: Run, arm: Mapping[str, Any]) -> None:
     )
 
 
-def _size(run: Run, one: networks.TeacherSpec, task) -> int:
+def _size(run: Run, one: networks.TeacherSpec, task: Task) -> int:
   shapes = jax.eval_shape(run.network(networks.model_of(one), task).init, jax.random.key(0))
   return sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
 
 
-def ready(run: Run, label: str, arm: Mapping[str, Any], stage: str) -> tuple[Path, dict]:
-  """Where the scores of an arm lie, and their record; they are made first where missing."""
-  identity = identity_of(run, arm)
-  path = run.artefact("scores", **identity)
-  return path, artefacts.ready(run, stage, path, _RECORD, identity, lambda: _make(run, label, arm, path, identity))
+def ready(run: Run, label: str, arm: Mapping[str, Any], stage: str) -> dict[str, dict[str, Any]]:
+  """The records of the losses that an arm reads, by kind; they are computed first where missing."""
+  found = {}
+  for kind in kinds(arm):
+    identity = identity_of(run, arm, kind)
+    path = run.artefact("scores", **identity)
+    make = functools.partial(_make, run, label, arm, kind, path, identity)
+    found[kind] = artefacts.ready(run, stage, path, _RECORD, identity, make)
+  return found
 
 
-def evidence(run: Run, arm: Mapping[str, Any], path: Path) -> Evidence:
-  """What is known of the chunks that may be chosen."""
-  found = read_npz(path / _ARRAYS)
-  losses = {name: found[name] for name in (TEACHER, REFERENCE) if name in found}
-  return Evidence(np.zeros(len(found["ids"]), np.int32), **losses)
+def evidence(run: Run, arm: Mapping[str, Any]) -> Evidence:
+  """What is known of the chunks that may be chosen.
+
+  Raises:
+    UserError: models that scored other chunks.
+  """
+  found = {kind: read_npz(run.artefact("scores", **identity_of(run, arm, kind)) / _ARRAYS) for kind in kinds(arm)}
+  ids = [one["ids"] for one in found.values()]
+  if any(not np.array_equal(one, ids[0]) for one in ids):
+    raise UserError("select: teacher and reference scored other chunks; delete the directory artefacts/scores")
+  return Evidence(np.zeros(len(ids[0]), np.int32), **{kind: one["losses"] for kind, one in found.items()})
 
 
-def _make(run: Run, label: str, arm: Mapping[str, Any], path: Path, identity: Mapping[str, Any]) -> None:
-  begin, task, needs = time.monotonic(), run.task(arm["task"]), subset.needs(arm)
-  pool, aside = subset.pool(run, arm), subset.set_aside(run, arm)
-  ids = np.asarray(task.data.ids)
-  arrays, work = {"ids": ids[pool], "positions": pool.astype(np.int32)}, {}
-  if TEACHER in needs:
+def about(run: Run, arm: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+  """What a report tells of the scores of an arm: their work, and losses by domain."""
+  work = {f"{kind.partition('_')[0]}_flops": one["flops"] for kind, one in records.items()}
+  means = _by_domain(run.task(arm["task"]), evidence(run, arm), subset.pool(run, arm))
+  return work | ({"losses": means} if means else {})
+
+
+def _make(run: Run, label: str, arm: Mapping[str, Any], kind: str, path: Path, identity: Mapping[str, Any]) -> None:
+  begin, task, pool = time.monotonic(), run.task(arm["task"]), subset.pool(run, arm)
+  ids, work = np.asarray(task.data.ids), 0.0
+  if kind == TEACHER:
     found = networks.trained(run, scorer(run, arm))
-    arrays[TEACHER] = _losses(found.networks[0], found.variables[0], task.data, pool)
-    work["teacher_flops"] = _forward_flops(found.networks[0], task.data, len(pool))
-  if REFERENCE in needs:
-    check_disjoint(ids[aside], ids[pool])
+    network, variables = found.networks[0], found.variables[0]
+  else:
+    check_disjoint(ids[subset.set_aside(run, arm)], ids[pool])
     job = job_of(run, label, arm)
-    trained, figures = train.run(
-      run, job, run.key("reference"), run.workdir / "checkpoints" / f"reference_{path.name}", stage="select"
-    )
-    variables = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), trained.variables["student"])
-    arrays[REFERENCE] = _losses(job.network, variables, task.data, pool)
-    training = job_plan.plan_of(run, job).flops * figures["steps"]
-    work["reference_flops"] = training + _forward_flops(job.network, task.data, len(pool))
+    directory = run.workdir / "checkpoints" / f"reference_{path.name}"
+    trained, figures = train.run(run, job, run.key("reference"), directory, stage="select")
+    network, variables = job.network, jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), trained.variables["student"])
+    work = job_plan.plan_of(run, job).flops * figures["steps"]
+  losses = _losses(network, variables, task.data, pool)
+  work += _forward_flops(network, task.data, len(pool))
   seconds = time.monotonic() - begin
 
   def write() -> None:
-    write_npz(path / _ARRAYS, arrays)
-    artefacts.write(path, _RECORD, identity, (_ARRAYS,), seconds=seconds, set_aside=len(aside), **work)
+    write_npz(path / _ARRAYS, {"ids": ids[pool], "positions": pool.astype(np.int32), "losses": losses})
+    artefacts.write(path, _RECORD, identity, (_ARRAYS,), seconds=seconds, flops=work)
 
   on_first(write)
+
+
+def _by_domain(task: Task, known: Evidence, pool: np.ndarray) -> dict[str, dict[str, float]]:
+  """Mean losses per token of the chunks of every domain, and how well the difference tells them from the others."""
+  domain = task.data.extra.get("domain")
+  if domain is None:
+    return {}
+  means = {kind: getattr(known, kind) for kind in (TEACHER, REFERENCE)}
+  means = {kind: one[0] / np.maximum(one[1], 1) for kind, one in means.items() if one is not None}
+  if len(means) == 2:
+    means["difference"] = means[REFERENCE] - means[TEACHER]
+  found = {}
+  for number, name in enumerate(task.domains):
+    mine = np.asarray(domain)[pool] == number
+    if mine.any() and not mine.all():
+      found[name] = {kind: float(values[mine].mean()) for kind, values in means.items()}
+      found[name] |= {"auc": separation(means["difference"], mine)} if "difference" in means else {}
+  return found
 
 
 def _losses(network, variables, data, pool: np.ndarray) -> np.ndarray:

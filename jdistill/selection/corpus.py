@@ -85,6 +85,25 @@ def check_disjoint(reference_ids: np.ndarray, scored_ids: np.ndarray) -> None:
     )
 
 
+def separation(scores: np.ndarray, mine: np.ndarray) -> float:
+  """The probability that one of some chunks has a greater score than one of the others (AUC); ties count one half.
+
+  Args:
+    scores: `[N]`.
+    mine: `[N]` bool.
+
+  Raises:
+    ValueError: shapes that differ, or none or all chunks are `mine`.
+  """
+  scores, mine = np.asarray(scores), np.asarray(mine, bool)
+  count, others = int(mine.sum()), int((~mine).sum())
+  if scores.shape != mine.shape or scores.ndim != 1 or not count or not others:
+    raise ValueError(f"separation: scores {scores.shape}, {count} chunks and {others} others; give both")
+  _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+  ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
+  return float((ranks[mine].sum() - count * (count + 1) / 2) / (count * others))
+
+
 def flops_matched_steps(
   n_student: int, n_teacher: int, steps: int, method: Literal["vanilla_kd", "minillm", "plain"] = "vanilla_kd"
 ) -> int:

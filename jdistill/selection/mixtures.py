@@ -49,8 +49,8 @@ def smooth_discrepancy_update(
   ratios = _ratios(name, ppl_s, ppl_t, cap)
   if not isinstance(alpha, jax.core.Tracer) and not 0 <= alpha <= 1:
     raise ValueError(f"{name}: alpha={alpha} must be in [0, 1]")
-  if jnp.shape(r) != ratios.shape:
-    raise ValueError(f"{name}: {jnp.shape(r)} weights for perplexities {ratios.shape}")
+  if np.shape(r) != ratios.shape:
+    raise ValueError(f"{name}: {np.shape(r)} weights for perplexities {ratios.shape}")
   psi = jax.nn.softmax(jnp.log(jnp.asarray(r, jnp.float32)) + ratios)
   return alpha * psi + (1 - alpha) / ratios.shape[0]
 
@@ -90,8 +90,8 @@ def mixture_sampler(
 
 
 def _ratios(name: str, ppl_s: jax.Array, ppl_t: jax.Array, cap: float | None) -> jax.Array:
-  if jnp.ndim(ppl_s) != 1 or jnp.shape(ppl_s) != jnp.shape(ppl_t) or not jnp.size(ppl_s):
-    raise ValueError(f"{name}: perplexities {jnp.shape(ppl_s)} and {jnp.shape(ppl_t)}; give [D] both")
+  if np.ndim(ppl_s) != 1 or np.shape(ppl_s) != np.shape(ppl_t) or not np.size(ppl_s):
+    raise ValueError(f"{name}: perplexities {np.shape(ppl_s)} and {np.shape(ppl_t)}; give [D] both")
   for whose, value in (("student", ppl_s), ("teacher", ppl_t)):
     if not isinstance(value, jax.core.Tracer):
       bad = ~(np.isfinite(np.asarray(value, np.float64)) & (np.asarray(value, np.float64) > 0))

@@ -131,25 +131,25 @@ def plan_rows(run: Run, arms: Mapping[str, Mapping[str, Any]], seeds: Sequence[i
           found.cost(networks),
         )
       )
-    if scoring.is_scored(arm) and (identity := scoring.identity_of(run, arm)) not in seen:
-      seen.append(identity)
-      rows += _scores_row(run, label, arm)
+    for kind in scoring.kinds(arm):
+      if (identity := scoring.identity_of(run, arm, kind)) not in seen:
+        seen.append(identity)
+        rows.append(_scores_row(run, label, arm, kind))
     size = len(subset.labels_of(run, arm, 0))
     times = f", {count} times" if count > 1 else ""
     rows.append((f"{label}: {own['name']} keeps {subset.kept(run, arm):,} of {size:,} examples{times}", ""))
   return rows
 
 
-def _scores_row(run: Run, label: str, arm: Mapping[str, Any]) -> list[tuple[str, str]]:
-  """What the scores of an arm would cost."""
-  chunks = len(subset.pool(run, arm))
-  what = f"scores for {label}: {chunks:,} chunks"
-  if scoring.REFERENCE not in subset.needs(arm):
-    return [(f"{what} by the teacher", "")]
+def _scores_row(run: Run, label: str, arm: Mapping[str, Any], kind: str) -> tuple[str, str]:
+  """What the losses of one kind would cost."""
+  what = f"scores of {len(subset.pool(run, arm)):,} chunks"
+  if kind == scoring.TEACHER:
+    return f"{what} by the teacher", ""
   found = job_plan.plan_of(run, scoring.job_of(run, label, arm))
   aside = len(subset.set_aside(run, arm))
   model = f"{arm['proxy']['name']} ({found.parameters:,} parameters), {found.steps:,} steps on {aside:,} others"
-  return [(f"{what} by a reference, {model}", found.cost(1))]
+  return f"{what} by a reference, {model}", found.cost(1)
 
 
 def figures_of(arm: Mapping[str, Any], found: choices.Found) -> dict[str, Any]:
@@ -190,7 +190,26 @@ def _report(run: Run, record: Mapping[str, Any]) -> Part:
     "Seconds are of the choices for all seeds: of training their proxies, without compilation, and of selecting. Arms "
     "that ask the same proxies share them here; each would need them alone. Both count in times to a score."
   )
-  return Part({"choices": found}, sections=[Section("Selection", text, table(found))])
+  sections = [Section("Selection", text, table(found))]
+  if scored := {label: one for label, one in found.items() if one.get("losses")}:
+    sections.append(Section("Scores", _SCORES, _scores_table(scored)))
+  return Part({"choices": found}, sections=sections)
+
+
+_SCORES = (
+  "Mean losses of the chunks that could be chosen, in nats per token, by their domain. AUC is the probability that a "
+  "chunk of the domain has a greater difference of reference and teacher than one of the others."
+)
+
+
+def _scores_table(found: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+  columns = {scoring.TEACHER: "teacher", scoring.REFERENCE: "reference", "difference": "difference", "auc": "AUC"}
+  rows = [
+    [label, name, *(f"{means[key]:.4f}" if key in means else "" for key in columns)]
+    for label, one in found.items()
+    for name, means in one["losses"].items()
+  ]
+  return ["arm", "domain", *columns.values()], rows
 
 
 STAGE = Stage("select", _run, Declared(), (), _check, _verify, _plan, _report)

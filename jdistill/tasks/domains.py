@@ -1,7 +1,6 @@
 """Language models of several domains: each row of tokens belongs to one, and each has held-out rows of its own."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import jax
@@ -10,12 +9,10 @@ import numpy as np
 from jdistill.base import Batch, UserError
 from jdistill.data.text import read_records, read_text
 from jdistill.evaluation.perplexity import token_losses
-from jdistill.language import Rows, byte_tokenizer, next_tokens, pack
-from jdistill.schema import NonNegative, Range, near_matches, validated
+from jdistill.language import Rows, byte_tokenizer, next_tokens, pack, pad
+from jdistill.schema import NonNegative, Range, Size, near_matches, validated
 from jdistill.synthetic.domains import CORPORA, domain_texts
 from jdistill.tasks.task import Predict, Request, Task, numbered
-
-_SPARE = 1.02  # a few texts more than rows, since these are not always quite full
 
 
 class _Texts(NamedTuple):
@@ -24,6 +21,7 @@ class _Texts(NamedTuple):
   documents: Mapping[str, list[np.ndarray]]
   vocabulary: int
   words: str
+  whole: bool  # whether each is a row of its own
 
 
 @validated("task")
@@ -32,6 +30,7 @@ def domains(
   *,
   context: Annotated[int, Range(12)] = 64,
   proportions: tuple[NonNegative, ...] = (),
+  teacher_size: Size = 0,
   scored: str = "",
 ) -> Task:
   """The next token of texts from several domains.
@@ -52,6 +51,8 @@ def domains(
     context: tokens of a row.
     proportions: shares of the training rows by domain, in the order of the names; empty for those of the corpus. Their
       sum does not matter. Of files, the largest number of rows that has them is kept.
+    teacher_size: rows for the teacher alone, in the same shares; 0 lets it see those of the students. A teacher that
+      scores the students' rows should not have seen them: it knows some by heart, noise among them.
     scored: the domain whose loss is `nats`; empty for all.
 
   Raises:
@@ -66,25 +67,30 @@ def domains(
   if request.dataset in CORPORA:
     corpus = CORPORA[request.dataset]
     counts = _shared_out(request.train_size or 2000, proportions or corpus.shares, list(corpus.domains))
-    found = _generated(request, counts, held, context)
+    own = _shared_out(teacher_size, proportions or corpus.shares, list(corpus.domains))
+    found = _generated(request, np.add(counts, own).tolist(), held, context)
   else:
-    found, counts = _read(request.dataset), None
+    found, counts, own = _read(request.dataset), None, None
   names = tuple(found.documents)
   if scored and scored not in names:
     raise UserError(f"task.scored={scored!r}: no such domain{near_matches(scored, names)}")
   parts = [_split(found, name, held, context, rng) for name in names]
   available = [len(rows[0]) for rows in parts]
   if counts is None:
-    counts = _of_files(available, request.train_size, proportions, names)
-  _check_pool(available, counts, names)
-  kept = [(train[:count], validation, test) for (train, validation, test), count in zip(parts, counts, strict=True)]
-  train, validation, test = (_together([rows[i] for rows in kept]) for i in range(3))
-  train = _shuffled(train, rng)
+    own = _of_files(available, teacher_size, proportions, names) if teacher_size else [0] * len(names)
+    counts = _of_files(np.subtract(available, own).tolist(), request.train_size, proportions, names)
+  _check_pool(available, counts, own, names)
+  validation, test = (_together([rows[i] for rows in parts]) for i in (1, 2))
+  train = _shuffled(_together([rows[0][:n] for rows, n in zip(parts, counts, strict=True)]), rng)
+  lessons = train
+  if teacher_size:
+    places = [(n, n + more) for n, more in zip(counts, own, strict=True)]
+    lessons = _shuffled(_together([rows[0][a:b] for rows, (a, b) in zip(parts, places, strict=True)]), rng)
   score = _score(names, scored)
   return Task(
     data=train,
     members=lambda seed: np.arange(len(train.y)),
-    teacher=train,
+    teacher=lessons,
     validation=validation,
     test=test,
     num_classes=found.vocabulary,
@@ -96,6 +102,7 @@ def domains(
     notes=(
       f"rows of {context} tokens ({found.words}): "
       + ", ".join(f"{count:,} of {name}" for name, count in zip(names, counts, strict=True))
+      + (f"; {len(lessons.y):,} others for the teacher" if teacher_size else "")
       + f"; of each domain choices on {held[0]:,} held-out ones, test: {held[1]:,}",
     ),
     domains=names,
@@ -127,13 +134,13 @@ def _shared_out(total: int, shares: Sequence[float], names: Sequence[str]) -> li
 
 def _generated(request: Request, counts: Sequence[int], held: tuple[int, int], context: int) -> _Texts:
   """A corpus whose tokens are its characters, behind 0 for the end of a text."""
-  whole = [count + int(np.ceil(_SPARE * sum(held))) + 2 for count in counts]
+  whole = [count + sum(held) for count in counts]
   texts = domain_texts(request.dataset, request.seed, whole, context - 2)
   characters = sorted({character for own in texts.values() for text in own for character in text})
   ids = {character: number for number, character in enumerate(characters, 1)}
   encode = lambda text: np.array([0, *(ids[one] for one in text), 0], np.int32)  # noqa: E731
   documents = {name: [encode(text) for text in own] for name, own in texts.items()}
-  return _Texts(documents, len(characters) + 1, f"{len(characters)} characters")
+  return _Texts(documents, len(characters) + 1, f"{len(characters)} characters", True)
 
 
 def _read(dataset: str) -> _Texts:
@@ -144,7 +151,7 @@ def _read(dataset: str) -> _Texts:
       texts.setdefault(name, {})[text] = None
   else:
     for file in str(dataset).split(","):
-      name = Path(file.strip()).stem
+      name = file.strip().rpartition("/")[2].rpartition(".")[0]
       if name in texts:
         raise UserError(f"dataset={dataset!r}: two files are named {name!r}; rename one")
       parts = read_text(file.strip()).split("\n\n")
@@ -158,7 +165,7 @@ def _read(dataset: str) -> _Texts:
     raise UserError(f"dataset={dataset!r}: {bad[0]!r} is no name of a domain; give one without '/' and line breaks")
   words = byte_tokenizer()
   encode = lambda text: np.array([words.bos, *words.encode(text), words.eos], np.int32)  # noqa: E731
-  return _Texts({name: [encode(text) for text in own] for name, own in texts.items()}, words.size, "bytes")
+  return _Texts({name: [encode(text) for text in own] for name, own in texts.items()}, words.size, "bytes", False)
 
 
 def _split(
@@ -167,6 +174,10 @@ def _split(
   """Rows of one domain for training, validation and test; no document is in two of them."""
   documents = found.documents[name]
   order = rng.permutation(len(documents))
+  if found.whole:
+    parts = np.split(order, np.cumsum(held))
+    validation, test, rest = (_packed([documents[i] for i in np.sort(own)], context, True) for own in parts)
+    return rest, validation, test
   filled = np.cumsum([len(documents[i]) for i in order]) / context
   first = int(np.searchsorted(filled, held[0])) + 1
   last = first + int(np.searchsorted(filled[first:] - filled[min(first, len(order)) - 1], held[1])) + 1
@@ -181,8 +192,11 @@ def _split(
   return rest, validation[: held[0]], test[: held[1]]
 
 
-def _packed(documents: list[np.ndarray], context: int) -> _Packed:
-  packed = pack(documents, context, split=True)
+def _packed(documents: list[np.ndarray], context: int, whole: bool = False) -> _Packed:
+  if not documents:
+    nothing = np.zeros((0, context), np.int32)
+    return _Packed(Rows(nothing, nothing, nothing), nothing, nothing > 0)
+  packed = pad(documents, context) if whole else pack(documents, context, split=True)
   targets, mask = jax.device_get(next_tokens(packed.rows, packed.counted))
   kept = mask.any(axis=1)  # a row of one token has nothing to learn
   return _Packed(Rows(*packed.rows), targets, mask)[kept]
@@ -200,14 +214,16 @@ def _of_files(
   return _shared_out(most if total is None else total, proportions, names)
 
 
-def _check_pool(available: Sequence[int], counts: Sequence[int], names: Sequence[str]) -> None:
-  for name, have, count in zip(names, available, counts, strict=True):
+def _check_pool(available: Sequence[int], counts: Sequence[int], own: Sequence[int], names: Sequence[str]) -> None:
+  for name, have, count, more in zip(names, available, counts, own, strict=True):
     if count < 1:
       raise UserError(
         f"task.proportions: the domain {name!r} has held-out rows and no training row; raise its share, or train_size"
       )
-    if count > have:
-      raise UserError(f"train_size: {count:,} rows of the domain {name!r} are asked, and it fills {have:,}; lower it")
+    if count + more > have:
+      raise UserError(
+        f"train_size: {count + more:,} rows of the domain {name!r} are asked, and it fills {have:,}; lower it"
+      )
 
 
 def _together(parts: Sequence[_Packed]) -> Batch:

@@ -27,7 +27,10 @@ def look():
     return Batch(x[positions], y[positions], positions)
 
   memory = nothing_remembered(2)  # for policies that follow what a method learns from
-  return Look(examples, lambda positions: student[positions], lambda positions: teacher[positions], memory=memory)
+  own = Look(
+    examples, lambda positions: student[positions], lambda positions: teacher[positions], size=SIZE, memory=memory
+  )
+  return own._replace(held_out=own)
 
 
 @functools.lru_cache
@@ -56,7 +59,8 @@ def test_blocks_have_one_shape_and_positions_of_examples(name):
   policy, following = built(name)
   blocks, state = draw(name)
   size = blocks[0].index.shape[1]
-  assert size <= BATCH and policy.steps <= -(-SIZE // BATCH)
+  most = catalog.policy_fields(name)["interval"].default if "interval" in catalog.policy_fields(name) else SIZE / BATCH
+  assert size <= BATCH and policy.steps <= np.ceil(most)
   for block in blocks:
     assert block.index.shape == block.weight.shape == (policy.steps, size)
     assert block.index.dtype == np.int32 and block.weight.dtype == np.float32

@@ -94,7 +94,7 @@ def mixture(
   domains: Sequence[str] = (),
   *,
   draw: Literal["natural", "equal", "weights"] = "natural",
-  weights: tuple[NonNegative, ...] = (),
+  weights: tuple[NonNegative, ...] | None = None,
   interval: Count = 1000,
 ) -> DataPolicy:
   """Domains with weights that stay the same, drawn as `ddk` draws them: the controls beside it.
@@ -125,7 +125,8 @@ def mixture(
   def next_(key: Key, state: PyTree, epoch: jax.Array, look: Look) -> tuple[Block, PyTree]:
     del epoch
     order, sizes = _by_domain(look, size, count, state["seed"])
-    own = {"natural": sizes / size, "equal": jnp.ones(count), "weights": jnp.asarray(weights, jnp.float32)}[draw]
+    fixed = jnp.ones(count) if weights is None else jnp.asarray(weights, jnp.float32)
+    own = sizes / size if draw == "natural" else fixed
     block, drawn = _block(key, order, sizes, own, state["drawn"], (interval, batch_size))
     return block, {"seed": state["seed"], "drawn": drawn}
 
