@@ -12,7 +12,8 @@ from token_step import COUNTED, TARGETS, cross_entropy, reduced, step
 from jdistill.base import UserError
 from jdistill.methods.knowledge import StudentInput, student_method
 from jdistill.methods.language import distillm as module
-from jdistill.methods.language.distillm import DATA, REPLAY, STUDENT as OWN, distillm
+from jdistill.methods.language.distillm import DATA, REPLAY, distillm
+from jdistill.methods.language.distillm import STUDENT as OWN
 from jdistill.methods.language.divergences import skew_kl, skew_rkl
 from jdistill.methods.language.responses import respond, with_data
 from jdistill.methods.optimizers import make_optimizer
