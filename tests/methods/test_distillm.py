@@ -89,7 +89,7 @@ def test_batches_are_written_pushed_and_replayed():
     seen[source] += 1
     rows = np.asarray(new.x.tokens)
     if source == OWN:
-      _, key_write, _ = jax.random.split(key, 3)
+      key_write, _ = jax.random.split(jax.random.split(key)[1])
       options = {"prompt": 0, "max_new": 6, "temperature": 1.0, "end_token": END}
       want, _ = respond(key_write, NETWORK.language, STUDENT, batch(), **options)
       np.testing.assert_array_equal(rows, want.x.tokens)
