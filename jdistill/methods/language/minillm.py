@@ -91,14 +91,9 @@ def minillm(
     ValueError: at trace time, as for `gkd`, or fewer `rollouts` than rows of a batch.
     UserError: at trace time, a teacher with another vocabulary.
   """
-
-  rules = {"prompt": prompt, "max_new": max_new, "temperature": 1.0, "end_token": end_token}
-
-  def init(key: Key, count: int, batch: Batch) -> PyTree:
-    del key, count
-    if rollouts < batch.ids.shape[0]:
-      raise ValueError(f"method.rollouts={rollouts}: holds no batch of {batch.ids.shape[0]}; raise it")
-    return {"n": jnp.zeros((), jnp.int32), "buffer": empty_ring(_rows(batch, jnp.zeros(batch.y.shape)), rollouts)}
+  memory = Memory(lambda key, count, batch: _begin(batch, rollouts))
+  rule = {"discount": discount, "own": returns == "own", "length_norm": length_norm}
+  options = {"prompt": prompt, "max_new": max_new, "temperature": 1.0, "end_token": end_token}
 
   def sampled_batch(key: Key, sampling: Sampling) -> tuple[Batch, PyTree]:
     key_write, key_draw = jax.random.split(key)
@@ -106,7 +101,7 @@ def minillm(
     there = None if data.weight is None else data.weight > 0
 
     def write(buffer: Ring) -> Ring:
-      return push(buffer, _rollouts(key_write, sampling, teacher_share, rules), there)
+      return push(buffer, _rollouts(key_write, sampling, teacher_share, options), there)
 
     buffer = lax.cond(n % reuse == 0, write, lambda buffer: buffer, sampling.memory["buffer"])
     rows = draw_rows(buffer, key_draw, data.ids.shape[0])
@@ -114,18 +109,13 @@ def minillm(
     batch = batch._replace(extra={"mask": rows["mask"], "old_log_probs": rows["old_log_probs"]})
     return with_data(batch, data) if lm_weight else batch, {"n": n + 1, "buffer": buffer}
 
-  def seen(step: StepOutputs) -> _Seen:
-    return _look(step, teacher_share, reward_scale, reward_bound)
+  seen = lambda step: _look(step, teacher_share, reward_scale, reward_bound)  # noqa: E731
 
   def long(step: StepOutputs) -> jax.Array:
     where, old, now, rewards, weights = seen(step)
-    advantages = losses.discounted_returns(
-      rewards, discount=discount, own=returns == "own", length_norm=length_norm, where=where
-    )
-    if whiten != "none":
-      written = where.shape[0] // 2 if lm_weight else where.shape[0]  # those of the data come after
-      own = losses.whiten_advantages(advantages[:written], where=where[:written], padding=whiten == "padded")
-      advantages = jnp.concatenate([own, advantages[written:]])
+    sums = losses.discounted_returns(rewards, where=where, **rule)
+    written = where.shape[0] // 2 if lm_weight else where.shape[0]  # rows of the data come after
+    advantages = sums if whiten == "none" else _whitened(sums, where, written, whiten == "padded")
     surrogate = losses.clipped_policy_loss(
       now, old, advantages, clip=clip, weights=weights, clip_weighted=clip_weighted, where=where
     )
@@ -135,15 +125,22 @@ def minillm(
   if lm_weight:
     terms["lm"] = data_term(lm_weight, "token_mean", lm_teacher)
   return Recipe(
-    terms, sampled_batch=sampled_batch, memory=Memory(init), metrics=lambda step: _figures(seen(step), reward_bound)
+    terms, sampled_batch=sampled_batch, memory=memory, metrics=lambda step: _figures(seen(step), reward_bound)
   )
 
 
-def _rollouts(key: Key, sampling: Sampling, teacher_share: float, rules: Mapping) -> PyTree:
+def _begin(batch: Batch, rollouts: int) -> PyTree:
+  """The memory before the first update."""
+  if rollouts < batch.ids.shape[0]:
+    raise ValueError(f"method.rollouts={rollouts}: holds no batch of {batch.ids.shape[0]}; raise it")
+  return {"n": jnp.zeros((), jnp.int32), "buffer": empty_ring(_rows(batch, jnp.zeros(batch.y.shape)), rollouts)}
+
+
+def _rollouts(key: Key, sampling: Sampling, teacher_share: float, options: Mapping) -> PyTree:
   """Rows that student and teacher write to the prompts of a batch."""
   model, params = writing_teacher("minillm", sampling.teachers)
   both = mixture(sampling.student, model, teacher_share)
-  new, _ = respond(key, both, (sampling.params, params), sampling.batch, **rules)
+  new, _ = respond(key, both, (sampling.params, params), sampling.batch, **options)
   logits = sampling.student.apply(sampling.params, new.x).logits
   return _rows(new, -losses.cross_entropy(logits, new.y, where=new.extra["mask"]))
 
@@ -153,6 +150,12 @@ def _look(step: StepOutputs, teacher_share: float, scale: float, bound: float) -
   now, teacher = (-losses.cross_entropy(out.logits, step.y, where=where) for out in (step.student, step.teacher))
   rewards = losses.log_ratio_rewards(old, teacher, scale=scale, bound=bound, where=where)
   return _Seen(where, old, now, rewards, losses.mixture_weight(old, teacher, share=teacher_share, where=where))
+
+
+def _whitened(returns: jax.Array, where: jax.Array, written: int, padding: bool) -> jax.Array:
+  """Over the first rows, which are rollouts."""
+  own = losses.whiten_advantages(returns[:written], where=where[:written], padding=padding)
+  return jnp.concatenate([own, returns[written:]])
 
 
 def _figures(seen: _Seen, bound: float) -> dict[str, jax.Array]:
