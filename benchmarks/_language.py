@@ -161,4 +161,5 @@ def trl_trainer(scratch: Path):
   for module in found.values():  # the tokenizer's end token must not end a response on this side alone
     module.config.eos_token_id = module.generation_config.eos_token_id = None
   trainer.generation_config.eos_token_id = None
+  trainer.current_gradient_accumulation_steps = 1  # its loop sets this
   return trainer

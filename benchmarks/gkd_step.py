@@ -4,7 +4,8 @@
   python -m benchmarks.gkd_step [--repeats=5] [--cases=gkd,sft,sampling]
 
 Needs the extra `bench`. A Llama of 4 layers and width 128 learns from one of width 256, 2,048 tokens, batches of 16
-prompts of 32 tokens and responses of 64 without an end, float32, AdamW, clipping at 1. Both sides have the same weights.
+prompts of 32 tokens and responses of 64 without an end, float32, AdamW, clipping at 1. Both sides start from the same
+weights.
 
   gkd        the student writes, the teacher scores, the student is updated: `student_method` as a run compiles it, and
              `training_step` of TRL's `GKDTrainer` followed by PyTorch's AdamW, without the loop and logs around them
@@ -12,8 +13,8 @@ prompts of 32 tokens and responses of 64 without an end, float32, AdamW, clippin
              whichever is faster
   sampling   ours alone: milliseconds per token from a cache of 1,024 places, by the position in it
 
-Processes take turns, one measurement each. Before anything is timed both sides must have the same loss and the same norm
-of its gradient on the same rows. Tokens are those of responses.
+Processes take turns, one measurement each. Before anything is timed both sides must have the same loss and the same
+norm of its gradient on the same rows. Tokens are those of responses.
 """
 
 import json
@@ -105,7 +106,7 @@ def check(torch, case: str, module, value, scratch: Path) -> None:
   value.backward()
   norm = torch.nn.utils.clip_grad_norm_(module.parameters(), float("inf"))
   module.zero_grad()
-  found, own = [float(value), float(norm)], json.loads((scratch / "ours.json").read_text())[case]
+  found, own = [float(value.detach()), float(norm)], json.loads((scratch / "ours.json").read_text())[case]
   if any(abs(a - b) > AGREEMENT * abs(b) for a, b in zip(found, own, strict=True)):
     raise SystemExit(f"gkd_step: the two sides compute different things: {found} and {own}")
 

@@ -18,7 +18,7 @@ from . import common_language as common
 CONTROLS = {
   "data": {"method/name": "skew_kl"},
   "reverse": {"method/divergence": "skew_reverse_kl"},
-  "on_policy": {"method/start_threshold": 1.0, "method/replay": "constant", "method/capacity": 100_000},
+  "on_policy": {"method/start_threshold": 1.0, "method/replay": "constant", "method/capacity": 4096},
   "sft": common.SFT,
 }
 

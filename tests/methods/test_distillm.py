@@ -12,7 +12,8 @@ from token_step import COUNTED, TARGETS, cross_entropy, reduced, step
 from jdistill.base import UserError
 from jdistill.methods.knowledge import StudentInput, student_method
 from jdistill.methods.language import distillm as module
-from jdistill.methods.language.distillm import DATA, REPLAY, STUDENT as OWN, distillm
+from jdistill.methods.language.distillm import DATA, REPLAY, distillm
+from jdistill.methods.language.distillm import STUDENT as OWN
 from jdistill.methods.language.divergences import skew_kl, skew_rkl
 from jdistill.methods.language.responses import respond, with_data
 from jdistill.methods.optimizers import make_optimizer
@@ -88,7 +89,7 @@ def test_batches_are_written_pushed_and_replayed():
     seen[source] += 1
     rows = np.asarray(new.x.tokens)
     if source == OWN:
-      _, key_write, _ = jax.random.split(key, 3)
+      key_write, _ = jax.random.split(jax.random.split(key)[1])
       options = {"prompt": 0, "max_new": 6, "temperature": 1.0, "end_token": END}
       want, _ = respond(key_write, NETWORK.language, STUDENT, batch(), **options)
       np.testing.assert_array_equal(rows, want.x.tokens)

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_decoders import END, MODEL, NETWORK, STUDENT, TEACHER, batch, log_probs, sampling
-from token_step import COUNTED, MASK, STUDENT as Z_S, TARGETS, TEACHER as Z_T, kl, log_softmax, reduced, step
+from token_step import COUNTED, MASK, TARGETS, kl, log_softmax, reduced, step
+from token_step import STUDENT as Z_S
+from token_step import TEACHER as Z_T
 
 from jdistill import language, losses
 from jdistill.base import UserError

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from small_decoders import END, MODEL, TEACHER, batch
-from token_step import STUDENT, TEACHER as Z_T, cross_entropy, kl, log_softmax, reduced, step
+from token_step import STUDENT, cross_entropy, kl, log_softmax, reduced, step
+from token_step import TEACHER as Z_T
 
 from jdistill.base import UserError
 from jdistill.methods.language.responses import respond

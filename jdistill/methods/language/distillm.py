@@ -1,6 +1,6 @@
 """DistiLLM: skew divergences, and student text that is written less often than it is learned."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Annotated, Literal, NamedTuple
 
 import jax
@@ -34,6 +34,14 @@ class Adaptive(NamedTuple):
   before: jax.Array
   n: jax.Array
   generated: jax.Array
+
+
+class Schedule(NamedTuple):
+  """When the threshold rises; see `distillm`."""
+
+  threshold_step: float
+  loss_rise: float
+  validate_every: int
 
 
 @validated("method")
@@ -97,56 +105,30 @@ def distillm(
     own = {"kind": divergence, "skew": skew, "temperature": temperature, "where": where}
     return losses.token_divergence(step.student.logits, step.teacher.logits, **own)
 
+  schedule = Schedule(threshold_step, loss_rise, validate_every)
+
   def init(key: Key, count: int, batch: Batch) -> PyTree:
     del key, count
     return {"adaptive": begin(start_threshold), "held_out": jnp.zeros(()), "buffer": empty_ring(_rows(batch), capacity)}
 
   def sampled_batch(key: Key, sampling: Sampling) -> tuple[Batch, PyTree]:
-    key_choice, key_write, key_replay = jax.random.split(key, 3)
-    memory, data = sampling.memory, sampling.batch
-    state, measured = memory["adaptive"], memory["held_out"]
-    measured = lax.cond(state.n % validate_every == 0, lambda: held_out_loss(sampling), lambda: measured)
-    look = state.n % validate_every == 0
-    state = adaptive_source_update(state, measured, look, loss_rise=loss_rise, threshold_step=threshold_step)
+    key_choice, key_batch = jax.random.split(key)
+    memory = sampling.memory
+    state, measured = _looked(schedule, sampling)
     done = share_done("distillm", state.n, steps, sampling.epoch, sampling.epochs)
     source = draw_source(key_choice, state.threshold, done, memory["buffer"], replay)
-
-    def write(buffer: Ring) -> tuple[Batch, Ring]:
-      new, _ = respond(key_write, sampling.student, sampling.params, data, **options)
-      there = None if data.weight is None else data.weight > 0
-      return new, push(buffer, _rows(new), there)
-
-    def again(buffer: Ring) -> tuple[Batch, Ring]:
-      return _from_rows(draw_rows(buffer, key_replay, data.ids.shape[0]), data), buffer
-
-    plain = data._replace(extra={name: data.extra[name] for name in _REPLAYED})
-    branches: list[Callable] = [lambda buffer: (plain, buffer), write, again]
-    batch, buffer = lax.switch(source, branches, memory["buffer"])
+    batch, buffer = _taken(key_batch, source, sampling, options)
     state = state._replace(n=state.n + 1, generated=state.generated + (source == STUDENT).astype(jnp.int32))
     batch = marked(batch, source=source.astype(jnp.float32))
     if lm_weight:
-      batch = with_data(batch, data)
+      batch = with_data(batch, sampling.batch)
     return batch, {"adaptive": state, "held_out": measured, "buffer": buffer}
-
-  def metrics(step: StepOutputs) -> dict[str, jax.Array]:
-    state = step.memory["adaptive"]
-    return {
-      "threshold": state.threshold,
-      "held_out": step.memory["held_out"],
-      "generated": state.generated,
-      "source": step.batch.extra["source"][0],
-    }
 
   terms = {"distillm": token_term(values, kd_weight, reduction)}
   if lm_weight:
     terms["lm"] = data_term(lm_weight, reduction)
-  return Recipe(
-    terms,
-    sampled_batch=sampled_batch,
-    memory=Memory(init),
-    metrics=metrics,
-    needs=("teacher", "held_out"),
-  )
+  needs = ("teacher", "held_out")
+  return Recipe(terms, sampled_batch=sampled_batch, memory=Memory(init), metrics=_figures, needs=needs)
 
 
 def begin(threshold: float) -> Adaptive:
@@ -178,6 +160,37 @@ def draw_source(key: Key, threshold: jax.Array, done: jax.Array, buffer: Ring, r
   u = jax.random.uniform(key)
   own, full = u < threshold, buffer.size >= buffer.capacity
   return jnp.where((u < threshold * share) | (own & ~full), STUDENT, jnp.where(own, REPLAY, DATA)).astype(jnp.int32)
+
+
+def _looked(schedule: Schedule, sampling: Sampling) -> tuple[Adaptive, jax.Array]:
+  """State and held-out loss, which is measured anew in every `validate_every`-th update."""
+  state, measured = sampling.memory["adaptive"], sampling.memory["held_out"]
+  look = state.n % schedule.validate_every == 0
+  measured = lax.cond(look, lambda: held_out_loss(sampling), lambda: measured)
+  rule = {"loss_rise": schedule.loss_rise, "threshold_step": schedule.threshold_step}
+  return adaptive_source_update(state, measured, look, **rule), measured
+
+
+def _taken(key: Key, source: jax.Array, sampling: Sampling, options: Mapping) -> tuple[Batch, Ring]:
+  """The batch of an update from its source, and the buffer after it."""
+  key_write, key_replay = jax.random.split(key)
+  data = sampling.batch
+
+  def write(buffer: Ring) -> tuple[Batch, Ring]:
+    new, _ = respond(key_write, sampling.student, sampling.params, data, **options)
+    return new, push(buffer, _rows(new), None if data.weight is None else data.weight > 0)
+
+  def again(buffer: Ring) -> tuple[Batch, Ring]:
+    return _from_rows(draw_rows(buffer, key_replay, data.ids.shape[0]), data), buffer
+
+  plain = data._replace(extra={name: data.extra[name] for name in _REPLAYED})
+  return lax.switch(source, [lambda buffer: (plain, buffer), write, again], sampling.memory["buffer"])
+
+
+def _figures(step: StepOutputs) -> dict[str, jax.Array]:
+  state, source = step.memory["adaptive"], step.batch.extra["source"][0]
+  own = {"threshold": state.threshold, "generated": state.generated, "source": source}
+  return own | {"held_out": step.memory["held_out"]}
 
 
 def _rows(batch: Batch) -> PyTree:

@@ -1,6 +1,7 @@
 """MiniLLM: the reverse divergence of whole sequences, by policy gradients on text that student and teacher write."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +13,20 @@ from jdistill.language import mixture
 from jdistill.methods.knowledge.recipe import Memory, Recipe, Sampling, StepOutputs, Term
 from jdistill.methods.language.responses import respond, with_data, writing_teacher
 from jdistill.methods.language.terms import counted, data_term, token_term
-from jdistill.ops.ring import draw_rows, empty_ring, push
+from jdistill.ops.ring import Ring, draw_rows, empty_ring, push
 from jdistill.schema import Count, NonNegative, Positive, Range, Share, Size, Traced, validated
 
 Weight = Annotated[NonNegative, Traced]
+
+
+class _Seen(NamedTuple):
+  """Of every token of a batch, `[B, T]`: whether a rollout has it, and what its weight is made of."""
+
+  where: jax.Array
+  old: jax.Array  # log-probabilities under the student that wrote
+  now: jax.Array  # under the student of this update, with a gradient
+  rewards: jax.Array
+  weights: jax.Array
 
 
 @validated("method")
@@ -80,71 +91,79 @@ def minillm(
     ValueError: at trace time, as for `gkd`, or fewer `rollouts` than rows of a batch.
     UserError: at trace time, a teacher with another vocabulary.
   """
-
-  def init(key: Key, count: int, batch: Batch) -> PyTree:
-    del key, count
-    if rollouts < batch.ids.shape[0]:
-      raise ValueError(f"method.rollouts={rollouts}: holds no batch of {batch.ids.shape[0]}; raise it")
-    return {"n": jnp.zeros((), jnp.int32), "buffer": empty_ring(_rows(batch, jnp.zeros(batch.y.shape)), rollouts)}
-
-  def write(key: Key, sampling: Sampling) -> PyTree:
-    model, params = writing_teacher("minillm", sampling.teachers)
-    both = mixture(sampling.student, model, teacher_share)
-    options = {"prompt": prompt, "max_new": max_new, "temperature": 1.0, "end_token": end_token}
-    new, _ = respond(key, both, (sampling.params, params), sampling.batch, **options)
-    logits = sampling.student.apply(sampling.params, new.x).logits
-    return _rows(new, -losses.cross_entropy(logits, new.y, where=new.extra["mask"]))
+  memory = Memory(lambda key, count, batch: _begin(batch, rollouts))
+  rule = {"discount": discount, "own": returns == "own", "length_norm": length_norm}
+  options = {"prompt": prompt, "max_new": max_new, "temperature": 1.0, "end_token": end_token}
 
   def sampled_batch(key: Key, sampling: Sampling) -> tuple[Batch, PyTree]:
     key_write, key_draw = jax.random.split(key)
-    memory, data = sampling.memory, sampling.batch
+    n, data = sampling.memory["n"], sampling.batch
     there = None if data.weight is None else data.weight > 0
-    buffer = lax.cond(
-      memory["n"] % reuse == 0,
-      lambda buffer: push(buffer, write(key_write, sampling), there),
-      lambda buffer: buffer,
-      memory["buffer"],
-    )
+
+    def write(buffer: Ring) -> Ring:
+      return push(buffer, _rollouts(key_write, sampling, teacher_share, options), there)
+
+    buffer = lax.cond(n % reuse == 0, write, lambda buffer: buffer, sampling.memory["buffer"])
     rows = draw_rows(buffer, key_draw, data.ids.shape[0])
     batch = data._replace(x=rows["x"], y=rows["y"], weight=None if there is None else jnp.ones_like(data.weight))
     batch = batch._replace(extra={"mask": rows["mask"], "old_log_probs": rows["old_log_probs"]})
-    return with_data(batch, data) if lm_weight else batch, {"n": memory["n"] + 1, "buffer": buffer}
+    return with_data(batch, data) if lm_weight else batch, {"n": n + 1, "buffer": buffer}
 
-  def parts(step: StepOutputs) -> dict[str, jax.Array]:
-    where, old = counted(step), step.batch.extra["old_log_probs"]
-    teacher = -losses.cross_entropy(step.teacher.logits, step.y, where=where)
-    rewards = losses.log_ratio_rewards(old, teacher, scale=reward_scale, bound=reward_bound, where=where)
-    weights = losses.mixture_weight(old, teacher, share=teacher_share, where=where)
-    now = -losses.cross_entropy(step.student.logits, step.y, where=where)
-    return {"where": where, "old": old, "now": now, "rewards": rewards, "weights": weights}
+  seen = lambda step: _look(step, teacher_share, reward_scale, reward_bound)  # noqa: E731
 
   def long(step: StepOutputs) -> jax.Array:
-    seen = parts(step)
-    where = seen["where"]
-    advantages = losses.discounted_returns(
-      seen["rewards"], discount=discount, own=returns == "own", length_norm=length_norm, where=where
-    )
-    if whiten != "none":
-      written = step.batch.y.shape[0] // 2 if lm_weight else step.batch.y.shape[0]  # those of the data come after
-      own = losses.whiten_advantages(advantages[:written], where=where[:written], padding=whiten == "padded")
-      advantages = jnp.concatenate([own, advantages[written:]])
+    where, old, now, rewards, weights = seen(step)
+    sums = losses.discounted_returns(rewards, where=where, **rule)
+    written = where.shape[0] // 2 if lm_weight else where.shape[0]  # rows of the data come after
+    advantages = sums if whiten == "none" else _whitened(sums, where, written, whiten == "padded")
     surrogate = losses.clipped_policy_loss(
-      seen["now"], seen["old"], advantages, clip=clip, weights=seen["weights"], clip_weighted=clip_weighted, where=where
+      now, old, advantages, clip=clip, weights=weights, clip_weighted=clip_weighted, where=where
     )
     return losses.reduce_tokens(surrogate, where)
-
-  def metrics(step: StepOutputs) -> dict[str, jax.Array]:
-    seen = parts(step)
-    where, rewards = seen["where"], seen["rewards"]
-    ratio = jnp.exp(jnp.clip(jnp.where(where, seen["now"] - seen["old"], 0), -20, 20)) * seen["weights"]
-    means = {"reward": rewards, "ratio": ratio, "bounded": (jnp.abs(rewards) >= reward_bound).astype(jnp.float32)}
-    means = {name: losses.reduce_tokens(values, where) for name, values in means.items()}
-    return means | {"length": jnp.sum(where) / jnp.maximum(jnp.sum(jnp.any(where, axis=1)), 1)}
 
   terms = {"long": Term(long, long_weight), "single": token_term(_reverse_kl, single_weight, "token_mean")}
   if lm_weight:
     terms["lm"] = data_term(lm_weight, "token_mean", lm_teacher)
-  return Recipe(terms, sampled_batch=sampled_batch, memory=Memory(init), metrics=metrics)
+  return Recipe(
+    terms, sampled_batch=sampled_batch, memory=memory, metrics=lambda step: _figures(seen(step), reward_bound)
+  )
+
+
+def _begin(batch: Batch, rollouts: int) -> PyTree:
+  """The memory before the first update."""
+  if rollouts < batch.ids.shape[0]:
+    raise ValueError(f"method.rollouts={rollouts}: holds no batch of {batch.ids.shape[0]}; raise it")
+  return {"n": jnp.zeros((), jnp.int32), "buffer": empty_ring(_rows(batch, jnp.zeros(batch.y.shape)), rollouts)}
+
+
+def _rollouts(key: Key, sampling: Sampling, teacher_share: float, options: Mapping) -> PyTree:
+  """Rows that student and teacher write to the prompts of a batch."""
+  model, params = writing_teacher("minillm", sampling.teachers)
+  both = mixture(sampling.student, model, teacher_share)
+  new, _ = respond(key, both, (sampling.params, params), sampling.batch, **options)
+  logits = sampling.student.apply(sampling.params, new.x).logits
+  return _rows(new, -losses.cross_entropy(logits, new.y, where=new.extra["mask"]))
+
+
+def _look(step: StepOutputs, teacher_share: float, scale: float, bound: float) -> _Seen:
+  where, old = counted(step), step.batch.extra["old_log_probs"]
+  now, teacher = (-losses.cross_entropy(out.logits, step.y, where=where) for out in (step.student, step.teacher))
+  rewards = losses.log_ratio_rewards(old, teacher, scale=scale, bound=bound, where=where)
+  return _Seen(where, old, now, rewards, losses.mixture_weight(old, teacher, share=teacher_share, where=where))
+
+
+def _whitened(returns: jax.Array, where: jax.Array, written: int, padding: bool) -> jax.Array:
+  """Over the first rows, which are rollouts."""
+  own = losses.whiten_advantages(returns[:written], where=where[:written], padding=padding)
+  return jnp.concatenate([own, returns[written:]])
+
+
+def _figures(seen: _Seen, bound: float) -> dict[str, jax.Array]:
+  where, old, now, rewards, weights = seen
+  ratio = jnp.exp(jnp.clip(jnp.where(where, now - old, 0), -20, 20)) * weights
+  means = {"reward": rewards, "ratio": ratio, "bounded": (jnp.abs(rewards) >= bound).astype(jnp.float32)}
+  means = {name: losses.reduce_tokens(values, where) for name, values in means.items()}
+  return means | {"length": jnp.sum(where) / jnp.maximum(jnp.sum(jnp.any(where, axis=1)), 1)}
 
 
 def _reverse_kl(step: StepOutputs, where: jax.Array) -> jax.Array:
