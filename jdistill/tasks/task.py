@@ -7,9 +7,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jdistill.base import Batch, PyTree
+from jdistill.base import Batch, LanguageModel, PyTree
 from jdistill.data import Dataset, load, preprocess
 from jdistill.evaluation.scores import classification_scores
+from jdistill.language import Tokenizer
 
 Predict = Callable[[np.ndarray], np.ndarray]  # inputs [n, ...] -> logits [n, ..., classes], in batches
 
@@ -39,6 +40,20 @@ class Request(NamedTuple):
   fit: Callable[[str, np.ndarray], preprocess.Preprocessing] = preprocess.fit
 
 
+class Text(NamedTuple):
+  """What a task of tokens knows of its text.
+
+  Attributes:
+    tokenizer: whose ids the tokens are.
+    probe: a held-out piece of the text, for a look at teachers before training.
+    sample: `(model, params) -> text` that a model writes, for the report; `None` where nobody asked for one.
+  """
+
+  tokenizer: Tokenizer
+  probe: str
+  sample: Callable[[LanguageModel, PyTree], str] | None = None
+
+
 class Task(NamedTuple):
   """Data and score of an experiment, by default the accuracy on labelled images; all arrays on the host.
 
@@ -58,6 +73,7 @@ class Task(NamedTuple):
     class_names: in the order of the labels; empty where there are no classes with names.
     preprocessing: how pixels in [0, 1] became inputs, and back; `None` for inputs that are no images.
     source: the name of the data set, its fingerprint and the subsets taken.
+    text: what tasks of tokens know of their text; `None` for others.
   """
 
   data: Batch
@@ -75,6 +91,7 @@ class Task(NamedTuple):
   class_names: tuple[str, ...] = ()
   preprocessing: preprocess.Preprocessing | None = None
   source: Mapping[str, object] = {}
+  text: Text | None = None
 
   def pixels(self, x: np.ndarray) -> np.ndarray:
     """Inputs back as pixels, clipped to [0, 1]."""
