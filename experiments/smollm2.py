@@ -41,9 +41,9 @@ def get_config(preset: str = "smollm2") -> common.ConfigDict:
 
 
 def _smollm2(config: common.ConfigDict) -> common.ConfigDict:
-  """400 updates of 2 rows of 128 tokens, in two passes over 400 rows."""
+  """320 updates of 2 rows of 128 tokens, in two passes over 320 rows."""
   config.task.update({"tokenizer": "smollm2", "context": 128, "prompt": PROMPT, "max_new": 60})
-  config.train_size, config.validation_size, config.test_size = 400, 16, 64
+  config.train_size, config.validation_size, config.test_size = 320, 16, 64
   config.teachers.weights, config.teachers.tune = "smollm2", False
   config.teacher, config.student = common.network("decoder"), common.network("decoder")
   config.student_weights.path, config.student_weights.depth = "smollm2", 6

@@ -119,6 +119,9 @@ def trained(
   figures |= {"prepare_seconds": sum(before)} if before else {}
   if job.targets is not None and (kept := targets.about(run, teachers, arm["targets"], task)):
     figures["targets"] = kept
+  if task.text is not None and (seconds := figures["seconds_per_step"]):
+    rows = min(arm["train"]["batch_size"], len(task.members(seeds[0])))
+    figures["tokens_per_second"] = rows * task.input_shape[0] / seconds
   if task.text is not None and task.text.sample is not None:
     own = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), students.variables["student"])
     figures["sample"] = task.text.sample(job.network.language, own.params)

@@ -115,7 +115,7 @@ def language(
       f"teacher and students, choices on {len(validation.y):,} held-out ones; test: {len(test.y):,}",
       f"tokens that count: {counts[0]:,}, {counts[1]:,} and {counts[2]:,}",
     ),
-    text=Text(words, _probe(words, validation), sample),
+    text=Text(words, _probe(words, validation), prompt or "", sample),
   )
 
 

@@ -16,6 +16,7 @@ from jdistill.base import Batch, Key, Network, Outputs, PyTree, TargetSource, Us
 from jdistill.files import read_npz, write_npz
 from jdistill.models.decoder import head_arrays
 from jdistill.models.predict import predict
+from jdistill.ops.precision import widen
 from jdistill.teachers.frozen import nbytes
 from jdistill.teachers.look_up import known_rows, where_known
 
@@ -114,10 +115,9 @@ def hidden_lookup(arrays: PyTree, key: Key, batch: Batch, record: PyTree, step: 
 
 def with_head(hidden: jax.Array, head: PyTree) -> Outputs:
   """Outputs of hidden states `[..., features]` and a head as `head_arrays` gives it; unused logits cost nothing."""
-  axis = 1 if "table" in head else 0
   (kernel,) = head.values()
-  wide = jnp.promote_types(hidden.dtype, jnp.float32)
-  logits = jax.lax.dot_general(hidden.astype(wide), kernel.astype(wide), (((hidden.ndim - 1,), (axis,)), ((), ())))
+  wide, axis = widen(hidden), 1 if "table" in head else 0
+  logits = jax.lax.dot_general(wide, kernel.astype(wide.dtype), (((hidden.ndim - 1,), (axis,)), ((), ())))
   return Outputs(logits, hidden, head=head)
 
 
