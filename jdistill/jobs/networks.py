@@ -78,7 +78,8 @@ def specs_of(run: Run, label: str, arm: Mapping[str, Any]) -> list[TeacherSpec]:
   own = {section: arm[section] for section in TEACHER_SECTIONS}
   name = "teacher" if own == {section: run.config[section] for section in TEACHER_SECTIONS} else f"teacher of {label}"
   teachers, task = arm["teachers"], {"task": arm["task"]}
-  how = {"weights": Weights(teachers["weights"], teachers["tune"]), "weak": tuple(teachers["weak"])}
+  begin = Weights(teachers["weights"], teachers["tune"], teachers["worst_perplexity"])
+  how = {"weights": begin, "weak": tuple(teachers["weak"])}
   if checkpoints.is_language(teachers["weights"]):
     own["teacher"] = checkpoints.teacher_section(own["teacher"], teachers["weights"])
   own_ones = TeacherSpec(name, own | task, teachers["count"], teachers["stored"], **how)

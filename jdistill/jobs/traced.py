@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from jdistill.base import TargetSource, UserError
-from jdistill.jobs import arms, job_plan, networks, subset, targets, train
+from jdistill.jobs import arms, checkpoints, job_plan, networks, subset, targets, train
 from jdistill.jobs.job_plan import Plan
 from jdistill.jobs.networks import recipe_of
 from jdistill.methods.knowledge import Recipe
@@ -23,6 +23,7 @@ def check(run: Run) -> None:
   """
   for label in run.config["order"]:
     arm, task = run.config["arms"][label], run.task(run.config["arms"][label]["task"])
+    checkpoints.check_student(arm.get("student_weights"), task)
     for name in networks.phases(arm):
       if recipe_of(arm[f"{name}method"]).outer is not None:
         refuse_overlap(task.data, task.validation)

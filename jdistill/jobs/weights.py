@@ -25,15 +25,19 @@ class Weights(NamedTuple):
   Attributes:
     path: of a file; `None` for new parameters.
     tuned: whether they are trained after that.
+    worst_perplexity: of a language model on held-out text, which must be below; `None` for a tenth of its vocabulary.
   """
 
   path: str | None = None
   tuned: bool = True
+  worst_perplexity: float | None = None
 
 
 def check(run: Run, sections: Mapping[str, Any], own: Weights, *, count: int, stored: str | None) -> None:
   """Refuses weights that are not there, do not fit, or cannot be used as they are asked for."""
   if own.path is None:
+    if own.worst_perplexity is not None:
+      raise UserError(f"teachers.worst_perplexity={own.worst_perplexity:g}: is for teachers.weights; give them, too")
     if not own.tuned:
       raise UserError("teachers.tune=False: without weights there is nothing but training; give teachers.weights")
     return
@@ -44,7 +48,7 @@ def check(run: Run, sections: Mapping[str, Any], own: Weights, *, count: int, st
   network, found, _ = _read(run, sections, own)
   if checkpoints.is_language(own.path):
     task = run.task(sections["task"])
-    run.once(("preflight", own.path, id(task)), lambda: checkpoints.check_teacher(run, own.path, network, found, task))
+    checkpoints.check_teacher(run, own.path, network, found, task, own.worst_perplexity)
 
 
 def digest(own: Weights) -> dict[str, Any]:

@@ -126,7 +126,9 @@ def _samples(task: Task, cells: Mapping[str, Any]) -> list[Section]:
   found = {label: cell["sample"] for label, cell in cells.items() if "sample" in cell}
   if not found:
     return []
-  quoted = [f"**{label}**\n\n" + "\n".join(f"> {line}" for line in text.splitlines() or [""]) for label, text in found.items()]
+  quoted = [
+    f"**{label}**\n\n" + "\n".join(f"> {line}" for line in text.splitlines() or [""]) for label, text in found.items()
+  ]
   about = f"Every arm's first student on the prompt {task.text.prompt!r}, with the same random numbers. Not selected."
   return [Section("Samples", "\n\n".join([about, *quoted]))]
 

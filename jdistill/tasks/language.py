@@ -91,7 +91,9 @@ def language(
     raise UserError(f"preprocessing={request.preprocessing!r}: text has no pixels; use 'none'")
   words = load_tokenizer(tokenizer, "task.tokenizer")
   if vocabulary is not None and vocabulary < words.size:
-    raise UserError(f"task.vocabulary={vocabulary}: {tokenizer} has {words.size} tokens; give at least as many, or none")
+    raise UserError(
+      f"task.vocabulary={vocabulary}: {tokenizer} has {words.size} tokens; give at least as many, or none"
+    )
   reading = _Reading(words, context, documents, too_long, template, system)
   found = _read(request.dataset, reading)
   rng = np.random.default_rng((request.seed, 37))

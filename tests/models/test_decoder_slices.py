@@ -66,7 +66,9 @@ def test_blocks_that_are_left_out_are_those_that_add_nothing():
       gone[name] = jax.tree.map(jnp.zeros_like, params[name])
   want = logits(config, gone)
   np.testing.assert_allclose(logits(smaller, decoder_slice(params, config, smaller)), want, atol=1e-5)
-  jax.tree.map(np.testing.assert_array_equal, *(decoder_slice(params, config, smaller, blocks=b) for b in (kept, "even")))
+  jax.tree.map(
+    np.testing.assert_array_equal, *(decoder_slice(params, config, smaller, blocks=b) for b in (kept, "even"))
+  )
 
 
 @pytest.mark.parametrize("variant", ["llama", "gpt2"])
@@ -99,7 +101,9 @@ def test_channels_that_are_cut_off_are_those_that_are_always_zero(which):
   found = decoder_slice(params, config, smaller, channels=which)
   np.testing.assert_allclose(logits(smaller, found), logits(config, full), atol=2e-5)
   jax.tree.map(
-    lambda a, b: np.testing.assert_equal(a.shape, b.shape), found, jax.eval_shape(language_model(smaller).init, jax.random.key(0)).params
+    lambda a, b: np.testing.assert_equal(a.shape, b.shape),
+    found,
+    jax.eval_shape(language_model(smaller).init, jax.random.key(0)).params,
   )
 
 

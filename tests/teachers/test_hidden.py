@@ -1,4 +1,4 @@
-"""Stored hidden states as targets: the losses and gradients of whole logits, other text refused, nothing of size B T V."""
+"""Stored hidden states as targets: losses and gradients of whole logits, other text refused, nothing of size B T V."""
 
 import functools
 import re
