@@ -182,19 +182,6 @@ def head_kernel(params: PyTree) -> jax.Array:
   return params["head"]["kernel"] if "head" in params else params["embed"]["kernel"].T
 
 
-def head_arrays(params: PyTree) -> dict[str, jax.Array]:
-  """The head as it lies in the parameters: `{"kernel": [width, classes]}`, or tied, `{"table": [classes, width]}`.
-
-  Raises:
-    ValueError: no parameters of a decoder.
-  """
-  if "head" in params:
-    return {"kernel": params["head"]["kernel"]}
-  if "embed" not in params:
-    raise ValueError(f"head: the layers {', '.join(sorted(params)[:4])} are those of no decoder; take one")
-  return {"table": params["embed"]["kernel"]}
-
-
 def _rows(tokens: jax.Array) -> Rows:
   """Rows of one document each, without padding."""
   if jnp.ndim(tokens) != 2:

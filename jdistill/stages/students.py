@@ -109,7 +109,7 @@ def _stored(cells: Mapping[str, Any]) -> list[Section]:
   rows = []
   for label, cell in cells.items():
     if found := cell.get("targets"):
-      lost = [f"{found[name]:.4g}" if name in found else "" for name in ("kept_mass", "divergence", "total_variation")]
+      lost = [f"{found[name]:.4g}" if name in found else "" for name in ("kept_mass", "kl", "total_variation")]
       rows.append((label, found["store"], format_bytes(found["nbytes"]), f"{found['seconds']:.1f}", *lost))
   if not rows:
     return []
@@ -129,7 +129,7 @@ def _samples(task: Task, cells: Mapping[str, Any]) -> list[Section]:
   quoted = [
     f"**{label}**\n\n" + "\n".join(f"> {line}" for line in text.splitlines() or [""]) for label, text in found.items()
   ]
-  about = f"Every arm's first student on the prompt {task.text.prompt!r}, with the same random numbers. Not selected."
+  about = f"Every arm's first student on the prompt {task.text.opening!r}, with the same random numbers. Not selected."
   return [Section("Samples", "\n\n".join([about, *quoted]))]
 
 

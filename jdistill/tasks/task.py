@@ -46,13 +46,13 @@ class Text(NamedTuple):
   Attributes:
     tokenizer: whose ids the tokens are.
     probe: a held-out piece of the text, for a look at teachers before training.
-    prompt: what finished models continue for the report; "" for nothing.
+    opening: what finished models continue for the report; "" for nothing.
     sample: `(model, params) -> text` that a model writes after it; `None` without a prompt.
   """
 
   tokenizer: Tokenizer
   probe: str
-  prompt: str = ""
+  opening: str = ""
   sample: Callable[[LanguageModel, PyTree], str] | None = None
 
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from jdistill.base import Batch, Key, Network, Outputs, PyTree, TargetSource, UserError, Variables
 from jdistill.files import read_npz, write_npz
-from jdistill.models.decoder import head_arrays
 from jdistill.models.predict import predict
+from jdistill.ops.heads import head_arrays
 from jdistill.ops.precision import widen
 from jdistill.teachers.frozen import nbytes
 from jdistill.teachers.look_up import known_rows, where_known

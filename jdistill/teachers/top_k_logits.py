@@ -59,7 +59,8 @@ def record_top_k(
 
   found, lost = predict(asked, teacher.arrays, (jax.tree.map(np.asarray, x), ids), batch_size=batch_size)
   counts = np.asarray(where, bool)
-  means = {name: float(np.mean(value[counts], dtype=np.float64)) for name, value in lost._asdict().items()}
+  named = {"kept_mass": lost.kept_mass, "kl": lost.divergence, "total_variation": lost.total_variation}
+  means = {name: float(np.mean(value[counts], dtype=np.float64)) for name, value in named.items()}
   order = np.argsort(ids)
   logits, classes, rest = (leaf[order][None] for leaf in found)
   return TargetCache(logits, classes, rest, None, ids[order], num_classes, data, teacher_hash), means

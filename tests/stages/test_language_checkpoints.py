@@ -151,5 +151,5 @@ def test_stored_targets_of_other_text_are_not_taken(tmp_path, checkpoint):
   found, section = networks.Teachers((network,), (variables,), "abc"), one.config["targets"]
   source = targets.source(one, found, section, one.task())
   kept = targets.about(one, found, section, one.task())
-  assert source.name == "cached top 7" and 0 < kept["kept_mass"] < 1 and kept["divergence"] > 0
+  assert source.name == "cached top 7" and 0 < kept["kept_mass"] < 1 and kept["kl"] > 0
   assert targets._directory(one, found, section, one.task()) != targets._directory(other, found, section, other.task())

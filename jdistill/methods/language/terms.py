@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jdistill import losses
 from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
-from jdistill.models import head_arrays
+from jdistill.ops.heads import head_arrays
 from jdistill.schema import NonNegative, Positive, Traced
 
 Reduction = Literal["token_mean", "sequence_mean", "sequence_sum"]  # see `jdistill.losses.reduce_tokens`
