@@ -25,7 +25,7 @@ from jdistill.teachers.frozen import committee
 from jdistill.teachers.top_k_logits import record_top_k
 
 ONLINE, CACHED, HIDDEN, TOP_K = "online", "cached", "hidden", "top_k"
-_FILED = (HIDDEN, TOP_K)  # kept among the artefacts: a teacher of a large vocabulary takes minutes
+FILED = (HIDDEN, TOP_K)  # kept among the artefacts: a teacher of a large vocabulary takes minutes
 _RECORD, _ARRAYS = "targets.json", "targets.npz"
 
 
@@ -54,7 +54,7 @@ def check_section(prefix: str, arm: Mapping[str, Any]) -> None:
     raise UserError(f"{prefix}targets.source='top_k': how many are kept is open; set targets.top_k")
   if source == TOP_K and own["store"] == "bfloat16":
     raise UserError(f"{prefix}targets.store='bfloat16': has two decimals, too few for log-probabilities; use 'float16'")
-  if source in _FILED and arm["task"]["name"] != "language":
+  if source in FILED and arm["task"]["name"] != "language":
     raise UserError(
       f"{prefix}targets.source={source!r}: is for rows of tokens, and task.name={arm['task']['name']!r}; use 'cached'"
     )
@@ -64,7 +64,7 @@ def check_section(prefix: str, arm: Mapping[str, Any]) -> None:
       f"{arm['train']['augment']!r}; use 'online', or augment='none'"
     )
   many = arm["teachers"]["count"] + len(arm["teachers"]["also"])
-  if source in _FILED and many > 1:
+  if source in FILED and many > 1:
     raise UserError(f"{prefix}targets.source={source!r}: is of one teacher, and there are {many}; use 'cached'")
 
 
@@ -79,7 +79,7 @@ def _source(run: Run, found: Teachers, section: Mapping[str, Any], task: Task) -
   if section["source"] == ONLINE:
     return online
   own = {"data": run.fingerprint(task.data), "teacher_hash": found.hash}
-  if section["source"] in _FILED:
+  if section["source"] in FILED:
     _ready(run, found, section, task)
     path = _directory(run, found, section, task) / _ARRAYS
     if section["source"] == HIDDEN:
@@ -93,7 +93,7 @@ def _source(run: Run, found: Teachers, section: Mapping[str, Any], task: Task) -
 
 def about(run: Run, found: Teachers | None, section: Mapping[str, Any], task: Task) -> dict[str, Any]:
   """Figures of stored targets: seconds, bytes and what they lose; nothing where none are filed."""
-  if found is None or section["source"] not in _FILED:
+  if found is None or section["source"] not in FILED:
     return {}
   return dict(_ready(run, found, section, task)["about"])
 
