@@ -37,6 +37,8 @@ class Outputs(NamedTuple):
       each; empty for networks without batch norm.
     stats: the running statistics after this call: new ones when `train=True`, the ones given otherwise; `{}` for
       networks without batch norm.
+    head: of targets that are stored as embeddings: `{"kernel": [features, classes]}` or, for a tied head,
+      `{"table": [classes, features]}`, which gives the logits; `None` for all others.
   """
 
   logits: jax.Array
@@ -44,6 +46,7 @@ class Outputs(NamedTuple):
   taps: Mapping[str, jax.Array] = {}
   norm_inputs: Mapping[str, tuple[jax.Array, jax.Array]] = {}
   stats: PyTree = {}
+  head: Mapping[str, jax.Array] | None = None
 
 
 class Apply(Protocol):

@@ -51,7 +51,8 @@ MAY_IMPORT = {
   "distilled": GROUND | {"files", "augment", "data", "models", "evaluation", "export"},
   # data and scores
   "tasks": GROUND
-  | {"ops", "data", "evaluation", "selection", "losses", "models", "federated", "language", "synthetic"},
+  | {"ops", "data", "evaluation", "selection", "losses", "models", "federated", "language", "synthetic"}
+  | {"pretrained"},  # the tokenisers of checkpoints
   # names, configurations, runs
   "federated": GROUND | {"ops", "losses"},
   "catalog": GROUND | {"methods", "tasks"},
@@ -60,7 +61,7 @@ MAY_IMPORT = {
   "runs": GROUND | {"files", "data", "models", "training", "tasks", "reporting", "catalog", "config"},
   "jobs": NUMBERS
   | {"files", "data", "models", "teachers", "training", "methods", "evaluation", "tasks", "reporting", "catalog"}
-  | {"config", "runs", "pretrained"},
+  | {"config", "runs", "pretrained", "language"},  # checks of language models before they teach
   "stages": NUMBERS
   | {"files", "synthetic", "data", "models", "teachers", "training", "methods", "evaluation", "tasks"}
   | {"federated", "transports", "calibration", "reporting", "export", "pretrained", "catalog", "config"}

@@ -12,6 +12,7 @@ BADGE = "https://colab.research.google.com/github/jdistill/jdistill/blob/main/no
 SHOWS = {
   "datm": (4, ("DATM, 1 per class", "random real images: "), "runs/notebook_ipc1/report.html"),
   "knowledge": (2, ("teacher: 0.", "labels alone: ", "against ce (95%)"), "runs/notebook_knowledge/report.html"),
+  "language": (1, ("SmolLM2 is not there", "against sft", "--- fkl: The ..."), "runs/notebook_language/report.html"),
 }
 
 nbformat = pytest.importorskip("nbformat", reason="needs jdistill[notebook]")

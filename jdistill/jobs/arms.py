@@ -5,44 +5,46 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jdistill import catalog, schema
+from jdistill import catalog
 from jdistill.base import Batch, DataPolicy, Outputs, PyTree, TargetSource, UserError, Variables
-from jdistill.config import Named, Plain, sections
+from jdistill.config import Named, sections
 from jdistill.config.arms import NO_START, SELECTED, Arms
 from jdistill.config.common import RUN, TRAIN
 from jdistill.data.policies import Chosen
-from jdistill.jobs import choices, job_plan, networks, patched, subset, train, written
+from jdistill.jobs import (
+  checkpoints,
+  choices,
+  job_plan,
+  networks,
+  patched,
+  subset,
+  targets,
+  train,
+  weights,
+  written,
+)
 from jdistill.jobs.networks import Teachers, recipe_of
 from jdistill.jobs.sections import TEACHERS, check_policy, check_train
 from jdistill.methods.knowledge import Recipe
 from jdistill.models.predict import predict
 from jdistill.runs.run import Run
-from jdistill.schema import Range, near_matches
+from jdistill.schema import near_matches
 from jdistill.tasks import Task, Writer
-from jdistill.teachers.cache import cached, record, top_k
-from jdistill.teachers.frozen import committee
-
-
-class Targets(NamedTuple):
-  """How teachers are asked."""
-
-  source: Literal["online", "cached"] = "online"
-  top_k: Annotated[int, Range(1)] | None = None
-
 
 SECTIONS = {
   "method": sections.method(stage="students"),
   "task": RUN.sections["task"],
   "student": sections.network(),
+  "student_weights": checkpoints.SECTION,
   "train": TRAIN,
   "data_policy": sections.data_policy(),
-  "targets": Plain(schema.fields(Targets)),
+  "targets": targets.SECTION,
   "patches": patched.SECTION,
   "start_method": Named(
     lambda: [*catalog.names("students"), NO_START],
@@ -63,15 +65,10 @@ def _check(prefix: str, arm: dict[str, Any], committee: Mapping[str, Any]) -> No
   check_policy(prefix, arm["teacher_data_policy"])
   if arm["proxy_train"]:
     check_train(f"{prefix}proxy_train", arm["proxy_train"])
-  targets, teachers = arm["targets"], arm["teachers"]
-  if targets["top_k"] is not None and targets["source"] != "cached":
-    raise UserError(f"{prefix}targets.top_k={targets['top_k']}: needs targets.source='cached'")
-  if targets["source"] == "cached" and arm["train"]["augment"] != "none":
-    raise UserError(
-      f"{prefix}targets.source='cached': stored targets are of images without train.augment="
-      f"{arm['train']['augment']!r}; use 'online', or augment='none'"
-    )
+  teachers = arm["teachers"]
+  targets.check_section(prefix, arm)
   patched.check_section(prefix, arm, committee)
+  checkpoints.check_section(prefix, arm["student_weights"])
   for label in teachers["also"]:
     if label not in committee:
       cure = near_matches(label, committee) if committee else ", which is empty; name its teachers there"
@@ -92,24 +89,24 @@ def train_arm(
   each, and figures.
   """
   predict, figures = trained(run, label, words, arm, seeds, stage)
-  task, targets = run.task(arm["task"]), None
+  task, source = run.task(arm["task"]), None
   if task.against is not None and "teacher" in recipe_of(arm["method"]).needs:
-    targets = _source(run, networks.load(run, label, arm), arm["targets"], task)
-  score = scorer(task, data, targets)
+    source = targets.source(run, networks.load(run, label, arm), arm["targets"], task)
+  score = scorer(task, data, source)
   scores = [score(predict(index)) for index in range(len(seeds))]
   if task.beside is not None and (teacher := _teacher_scores(run, label, arm, data)):
     scores = [one | dict(task.beside(one, teacher)) for one in scores]
   return scores, figures
 
 
-def scorer(task: Task, data: Batch, targets: TargetSource | None) -> Callable[[Callable], dict[str, float]]:
+def scorer(task: Task, data: Batch, source: TargetSource | None) -> Callable[[Callable], dict[str, float]]:
   """`(predict) -> figures` on these examples, with those that compare with the first teacher where it can write."""
 
   @functools.cache
   def against() -> Callable:
-    if task.against is None or targets is None or not targets.language:
+    if task.against is None or source is None or not source.language:
       return lambda predict: {}
-    return task.against(Writer(targets.language[0], targets.arrays[0].params), data)
+    return task.against(Writer(source.language[0], source.arrays[0].params), data)
 
   return lambda predict: dict(task.score(predict, data)) | dict(against()(predict))
 
@@ -141,21 +138,22 @@ def trained(
   found = choices.ready(run, label, arm, seeds, stage)
   chosen, images = None if found is None else found.chosen, patched.ready(run, label, arm, stage)
   data = task.data if images is None else task.data._replace(x=images.x)
-  start, first_seconds = None, 0.0
+  start, first_seconds = weights.student_start(run, arm, seeds), 0.0
   if arm["start_train"]:
     # named by what determines it, not by the arm: arms that start alike share it
     first = {name: value for name, value in arm.items() if name not in ("method", "train", "data_policy")}
     first |= {} if "teacher" in recipe_of(arm["start_method"]).needs else dict.fromkeys(TEACHERS)
     first |= {} if arm["start_data_policy"]["name"] == SELECTED else dict.fromkeys(subset.SECTIONS)
     given = taught(run, teachers, arm, "start_", task)
-    job = job_of(run, "start", arm, "start_", seeds, *given, chosen=chosen, data=data)
-    done, figures = train.run(run, job, run.key("start"), _checkpoints(run, [stage, "start", first]), stage=stage)
+    job = job_of(run, "start", arm, "start_", seeds, *given, start=start, chosen=chosen, data=data)
+    directory = _checkpoints(run, [stage, "start", first | weights.student_digest(arm)])
+    done, figures = train.run(run, job, run.key("start"), directory, stage=stage)
     start, first_seconds = done.variables["student"], figures["seconds"]
   given = taught(run, teachers, arm, "", task)
   data, texts = written.ready(run, label, arm["method"], data, teachers, stage)
   job = job_of(run, label + words, arm, "", seeds, *given, start=start, chosen=chosen, data=data)
   job = _with_traced(run, label, arm["method"], job)
-  directory = _checkpoints(run, [stage, label, arm])
+  directory = _checkpoints(run, [stage, label, arm | weights.student_digest(arm)])
   students, figures = train.run(run, job, run.key("students"), directory, stage=stage)
   figures["seconds"] += first_seconds
   if task.kind == "tokens":
@@ -170,6 +168,14 @@ def trained(
   before += [images.about["seconds"]] if images is not None else []
   before += [texts["written_seconds"]] if texts else []
   figures |= {"prepare_seconds": sum(before)} if before else {}
+  if job.targets is not None and (kept := targets.about(run, teachers, arm["targets"], task)):
+    figures["targets"] = kept
+  if task.text is not None and (seconds := figures["seconds_per_step"]):
+    rows = min(arm["train"]["batch_size"], len(task.members(seeds[0])))
+    figures["tokens_per_second"] = rows * task.input_shape[0] / seconds
+  if task.text is not None and task.text.sample is not None:
+    own = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), students.variables["student"])
+    figures["sample"] = task.text.sample(job.network.language, own.params)
   return lambda index: train.predictions(job, students, index), figures
 
 
@@ -214,7 +220,7 @@ def job_of(
   arm: Mapping[str, Any],
   phase: str,
   seeds: list[int],
-  targets: TargetSource | None = None,
+  source: TargetSource | None = None,
   constants: PyTree = (),
   start: Variables | None = None,
   chosen: Chosen | None = None,
@@ -230,19 +236,19 @@ def job_of(
   looks = _looks_at_held_out(arm, phase, policy(members.shape[1], arm[f"{phase}train"]["batch_size"]), recipe)
   return train.Job(
     label=label,
-    network=run.network(arm["student"], task),
+    network=run.network(checkpoints.student_section(arm["student"], arm.get("student_weights")), task),
     recipe=recipe,
     train=arm[f"{phase}train"],
     policy=policy,
     data=task.data if data is None else data,
     members=members,
     seeds=seeds,
-    targets=targets,
+    targets=source,
     constants=constants,
     held_out=task.validation if recipe.outer is not None or looks or "held_out" in recipe.needs else None,
     start=start,
     section=f"{phase}train",
-    score=scorer(task, task.validation, targets) if run.config["score_every"] and not phase else None,
+    score=scorer(task, task.validation, source) if run.config["score_every"] and not phase else None,
     score_every=run.config["score_every"],
   )
 
@@ -267,25 +273,8 @@ def taught(run: Run, teachers: Teachers | None, arm: Mapping[str, Any], phase: s
   recipe = recipe_of(arm[f"{phase}method"])
   if "teacher" not in recipe.needs:
     return None, ()
-  found = _source(run, teachers, arm["targets"], task)
+  found = targets.source(run, teachers, arm["targets"], task)
   return found, () if recipe.prepare is None else _prepare(recipe, teachers, task)
-
-
-def _source(run: Run, found: Teachers, targets: Mapping[str, Any], task: Task) -> TargetSource:
-  """Teachers as a section `targets` asks for them: online or stored; the same object for the same teachers."""
-  name = (found.hash, json.dumps(dict(targets), sort_keys=True), run.fingerprint(task.data))
-  return run.once(name, lambda: _asked(run, found, targets, task))
-
-
-def _asked(run: Run, found: Teachers, targets: Mapping[str, Any], task: Task) -> TargetSource:
-  online = committee(found.networks, found.variables)
-  if targets["source"] == "online":
-    return online
-  own = run.fingerprint(task.data)
-  stored = record(online, task.data.x, task.data.ids, data=own, teacher_hash=found.hash)
-  if targets["top_k"] is not None:
-    stored = top_k(stored, targets["top_k"])
-  return cached(stored, data=own, teacher_hash=found.hash)
 
 
 def _prepare(recipe: Recipe, teachers: Teachers, task: Task):

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jdistill.base import PyTree
 from jdistill.jobs import job as job_lib
@@ -81,12 +81,21 @@ def plan_of(run: Run, job: job_lib.Job) -> Plan:
   return Plan(own, sum(sizes.values()), steps, held, work, teachers, advice=job.recipe.advice(steps))
 
 
-def compile_update(run: Run, job: job_lib.Job, mesh: Mesh) -> jax.stages.Compiled:
-  """The update of one seed, its batch spread over the devices of a mesh, which need not be there."""
+def compile_update(run: Run, job: job_lib.Job, mesh: Mesh, *, divide: bool = False) -> jax.stages.Compiled:
+  """The update of one seed, its batch spread over the devices of a mesh, which need not be there.
+
+  With `divide` the state and what teachers need are divided among the devices, too, in the place of whole copies.
+  """
   prepared, key, state, inputs = _traced(run, job)
 
   def step(key, state, inputs):
     rows = parallel.constrain_rows(mesh, inputs.batch)
     return prepared.method.step(key, state, inputs._replace(batch=rows))
 
-  return parallel.spread_step(step, mesh, "jit", donate_argnums=(1,)).lower(key, state, inputs).compile()
+  if not divide:
+    return parallel.spread_step(step, mesh, "jit", donate_argnums=(1,)).lower(key, state, inputs).compile()
+  same = NamedSharding(mesh, PartitionSpec())
+  own, targets = parallel.divided(state, mesh), parallel.divided(inputs.targets, mesh)
+  given = jax.tree.map(lambda leaf: same, inputs)._replace(targets=targets)
+  spread = jax.jit(step, in_shardings=(same, own, given), out_shardings=(own, same), donate_argnums=(1,))
+  return spread.lower(key, state, inputs).compile()

@@ -12,7 +12,7 @@ import numpy as np
 from jdistill.base import Diverged, Network, PyTree, UserError, Variables
 from jdistill.config.arms import SELECTED, TEACHER_SECTIONS
 from jdistill.files import LOCK, Damaged, read_npz, write_npz
-from jdistill.jobs import train
+from jdistill.jobs import checkpoints, train
 from jdistill.jobs.named import policy_of, recipe_of
 from jdistill.jobs.weights import Weights, digest, start
 from jdistill.models.predict import predict
@@ -79,7 +79,10 @@ def specs_of(run: Run, label: str, arm: Mapping[str, Any]) -> list[TeacherSpec]:
   own = {section: arm[section] for section in TEACHER_SECTIONS}
   name = "teacher" if own == {section: run.config[section] for section in TEACHER_SECTIONS} else f"teacher of {label}"
   teachers, task = arm["teachers"], {"task": arm["task"]}
-  how = {"weights": Weights(teachers["weights"], teachers["tune"]), "weak": tuple(teachers["weak"])}
+  begin = Weights(teachers["weights"], teachers["tune"], teachers["worst_perplexity"])
+  how = {"weights": begin, "weak": tuple(teachers["weak"])}
+  if checkpoints.is_language(teachers["weights"]):
+    own["teacher"] = checkpoints.teacher_section(own["teacher"], teachers["weights"])
   own_ones = TeacherSpec(name, own | task, teachers["count"], teachers["stored"], **how)
   return [own_ones, *(_member(run, arm, other) for other in teachers["also"])]
 

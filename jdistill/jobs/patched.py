@@ -68,8 +68,8 @@ def check_section(prefix: str, arm: Mapping[str, Any], committee: Mapping[str, A
     return
   if own["theta"] >= 1:
     raise UserError(f"{prefix}patches.theta={own['theta']}: must be at least 0 and below 1")
-  if arm["targets"]["source"] == "cached":
-    raise UserError(f"{prefix}targets.source='cached': stored targets are of images with all patches; use 'online'")
+  if (source := arm["targets"]["source"]) != "online":
+    raise UserError(f"{prefix}targets.source={source!r}: stored targets are of images with all patches; use 'online'")
   if own["fill"] == "decoder" and own["decoder"] not in committee:
     raise UserError(
       f"{prefix}patches.decoder={own['decoder']!r}: no network of that name in committee; name one there that decodes, "

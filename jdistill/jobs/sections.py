@@ -8,7 +8,7 @@ from jdistill.base import UserError
 from jdistill.config import Plain, sections
 from jdistill.config.arms import SELECTED
 from jdistill.config.common import TRAIN
-from jdistill.schema import Count, Range
+from jdistill.schema import Count, Positive, Range
 
 
 class Which(NamedTuple):
@@ -20,6 +20,7 @@ class Which(NamedTuple):
   weights: str | None = None
   tune: bool = True
   weak: tuple[Count, ...] = ()
+  worst_perplexity: Positive | None = None
 
 
 TEACHERS = {

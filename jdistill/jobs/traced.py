@@ -5,8 +5,8 @@ from typing import Any
 
 import jax
 
-from jdistill.base import Outputs, TargetSource, UserError
-from jdistill.jobs import arms, job_plan, networks, subset, train, written
+from jdistill.base import TargetSource, UserError
+from jdistill.jobs import arms, checkpoints, job_plan, networks, subset, targets, train, written
 from jdistill.jobs.job_plan import Plan
 from jdistill.jobs.networks import recipe_of
 from jdistill.methods.knowledge import Recipe
@@ -23,6 +23,7 @@ def check(run: Run) -> None:
   """
   for label in run.config["order"]:
     arm, task = run.config["arms"][label], run.task(run.config["arms"][label]["task"])
+    checkpoints.check_student(arm.get("student_weights"), task)
     for name in networks.phases(arm):
       if recipe_of(arm[f"{name}method"]).outer is not None:
         refuse_overlap(task.data, task.validation)
@@ -38,7 +39,7 @@ def phase(run: Run, label: str, arm: Mapping[str, Any], name: str = "") -> Plan:
   try:
     own = job(run, label, arm, name)
     found = job_plan.plan_of(run, own)
-    if arm["targets"]["source"] == "online":
+    if not targets.is_stored(arm):
       return found
     batches = len(own.data.ids) / min(own.train["batch_size"], own.members.shape[1])
     stored = {"flops": found.flops - found.teacher_flops, "once": batches * found.teacher_flops}
@@ -50,11 +51,12 @@ def phase(run: Run, label: str, arm: Mapping[str, Any], name: str = "") -> Plan:
 def job(run: Run, label: str, arm: Mapping[str, Any], name: str = "") -> train.Job:
   """The training of one phase of an arm with shapes in place of teachers."""
   recipe = recipe_of(arm[f"{name}method"])
-  targets = target_shapes(run, label, arm) if "teacher" in recipe.needs else None
-  written.check(recipe, run.task(arm["task"]).data, targets)
-  found = arms.job_of(run, label, arm, name, [0], targets, chosen=subset.planned(run, arm))
-  if targets is not None and arm["targets"]["source"] == "cached":
-    found = found._replace(recipe=_plain_for_teachers(recipe, arm[f"{name}method"]["name"]))
+  source = target_shapes(run, label, arm) if "teacher" in recipe.needs else None
+  written.check(recipe, run.task(arm["task"]).data, source)
+  found = arms.job_of(run, label, arm, name, [0], source, chosen=subset.planned(run, arm))
+  if source is not None and targets.is_stored(arm):
+    kind = arm["targets"]["source"]
+    found = found._replace(recipe=_plain_for_teachers(recipe, arm[f"{name}method"]["name"], kind))
   return found
 
 
@@ -65,45 +67,21 @@ def target_shapes(run: Run, label: str, arm: Mapping[str, Any]) -> TargetSource:
     network = run.network(networks.model_of(one), run.task(arm["task"]))
     found += (network,) * one.count
     shapes += (jax.eval_shape(network.init, jax.random.key(0)),) * one.count
-  online = committee(found, shapes)
-  if arm["targets"]["source"] == "online":
-    return online
-  return online._replace(targets=_stored(online.targets, arm["targets"]["top_k"]))
+  return targets.shapes(committee(found, shapes), shapes[0].params, arm["targets"])
 
 
-class _Cut(Outputs):
-  """What stored targets without embeddings hold: who asks for more hears it, instead of computing with nothing."""
-
-  @property
-  def embedding(self) -> jax.Array:
-    raise UserError("targets.top_k: the greatest logits come without embeddings; set targets.top_k=None")
-
-
-def _stored(targets, k: int | None):
-  def call(*arguments):
-    found = [out._replace(taps={}, norm_inputs={}) for out in targets(*arguments)]
-    classes = found[0].logits.shape[-1]
-    if k is None:
-      return tuple(found)
-    if k >= classes:
-      raise UserError(f"targets.top_k={k}: must lie in 1..{classes - 1} for {classes} classes")
-    return tuple(_Cut(*out) for out in found)
-
-  return call
-
-
-def _plain_for_teachers(recipe: Recipe, name: str) -> Recipe:
+def _plain_for_teachers(recipe: Recipe, name: str, kind: str) -> Recipe:
   """Refuses inputs that show teachers anything but the examples themselves, of which the stored targets are."""
   if recipe.own is not None:
-    raise UserError(f"targets.source='cached': {name} asks its teacher about what is made in training; use 'online'")
+    raise UserError(f"targets.source={kind!r}: {name} asks its teacher about what is made in training; use 'online'")
   if recipe.sampled_batch is not None or recipe.written is not None:
-    raise UserError(f"targets.source='cached': {name} has its teacher read what is written in training; use 'online'")
+    raise UserError(f"targets.source={kind!r}: {name} has its teacher read what is written in training; use 'online'")
 
   def call(key, batch):
     x, x_teacher = recipe.augmented_inputs(key, batch)
     if x_teacher is not batch.x:
       raise UserError(
-        f"targets.source='cached': {name} shows its teacher other inputs than the stored ones; use 'online'"
+        f"targets.source={kind!r}: {name} shows its teacher other inputs than the stored ones; use 'online'"
       )
     return x, x_teacher
 

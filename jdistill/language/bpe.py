@@ -1,6 +1,8 @@
 """Byte-level byte-pair encodings by the package `tokenizers`: a checkpoint's own, or one trained on a text."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -221,4 +223,23 @@ def _tokenizer(
   def decode(tokens, *, special: bool = True) -> str:
     return built.decode(checked_ids(name, tokens, size), skip_special_tokens=not special)
 
-  return Tokenizer(name, encode, decode, size, ids, bos, eos, pad, template, built.to_str)
+  token_bytes = functools.partial(_token_bytes, package, built, frozenset(special))
+  return Tokenizer(name, encode, decode, size, ids, bos, eos, pad, template, built.to_str, token_bytes)
+
+
+def _token_bytes(package: ModuleType, built: Any, special: Collection[str]) -> np.ndarray:
+  """How many bytes of text each token stands for: characters of a byte-level name, else those of its name."""
+  size = built.get_vocab_size(with_added_tokens=True)
+  added = {number: token.content for number, token in built.get_added_tokens_decoder().items()}
+  bytewise = isinstance(built.decoder, package.decoders.ByteLevel)
+  found = np.zeros(size, np.int64)
+  for number in range(size):
+    name = added.get(number, built.id_to_token(number))
+    if name is None or name in special:
+      continue
+    if number not in added and bytewise:
+      found[number] = len(name)  # a character stands for a byte
+    else:  # a mark of a word's beginning is a space; "<0x0A>" is one byte
+      one = number not in added and re.fullmatch(r"<0x[0-9A-F]{2}>", name)
+      found[number] = 1 if one else len(name.replace("\u2581", " ").encode())
+  return found

@@ -170,7 +170,7 @@ def check_perplexity(found: float, worst: float) -> None:
   if not found < worst:
     raise UserError(
       f"teacher: its perplexity on the probe is {found:.4g}, not below {worst:.4g}: it does not know such text; "
-      "check its tokeniser and weights, or give a probe of its language"
+      "check its tokeniser and weights, give text of its language, or allow more (teachers.worst_perplexity in a run)"
     )
 
 

@@ -25,6 +25,8 @@ class Tokenizer(NamedTuple):
     bos, eos, pad: ids of the tokens that begin and end a document and that fill up a batch; `None` for none.
     chat_template: what lies with it, as text that is compared and never run; `""` for none.
     to_json: `() -> text` of a `tokenizer.json` that gives the same ids; `None` where there is no such file.
+    token_bytes: `() -> [size]`, how many bytes of text each id stands for, 0 for special tokens; `None` where that is
+      not known.
   """
 
   name: str
@@ -37,6 +39,7 @@ class Tokenizer(NamedTuple):
   pad: int | None = None
   chat_template: str = ""
   to_json: Callable[[], str] | None = None
+  token_bytes: Callable[[], np.ndarray] | None = None
 
 
 def byte_tokenizer(special_tokens: Sequence[str] = SPECIAL_TOKENS) -> Tokenizer:
@@ -73,7 +76,8 @@ def byte_tokenizer(special_tokens: Sequence[str] = SPECIAL_TOKENS) -> Tokenizer:
     return b"".join(pieces[one] for one in kept if special or one < _BYTES).decode(errors="replace")
 
   ids, end = special, special.get(END)
-  return Tokenizer("bytes", encode, decode, len(pieces), special, end, end, end)
+  token_bytes = lambda: (np.arange(len(pieces)) < _BYTES).astype(np.int64)  # noqa: E731
+  return Tokenizer("bytes", encode, decode, len(pieces), special, end, end, end, token_bytes=token_bytes)
 
 
 def checked_ids(name: str, tokens, size: int) -> list[int]:

@@ -8,7 +8,7 @@ from jdistill.losses._checks import masked_mean
 from jdistill.losses.adversarial import discriminator_loss, generator_loss
 from jdistill.losses.alignment import mean_distance, rbf_mmd, supervised_contrastive
 from jdistill.losses.batch_norm import bn_stat_loss
-from jdistill.losses.chunked import chunked_cross_entropy, chunked_divergence, chunked_kd_loss
+from jdistill.losses.chunked import chunked_cross_entropy, chunked_divergence, chunked_kd_loss, chunked_token_losses
 from jdistill.losses.compose import warmup_weight, weighted_sum
 from jdistill.losses.contrastive import CRDState, crd_inbatch, crd_init, crd_loss, crd_negatives, info_nce, nt_xent
 from jdistill.losses.correlation import dist_loss, pearson
@@ -85,6 +85,7 @@ __all__ = [
   "chunked_cross_entropy",
   "chunked_divergence",
   "chunked_kd_loss",
+  "chunked_token_losses",
   "cka_linear",
   "clipped_policy_loss",
   "contextual_similarity_loss",

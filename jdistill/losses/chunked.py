@@ -164,7 +164,54 @@ def chunked_kd_loss(
   References:
     Liu et al., "DDK: Distilling Domain Knowledge for Efficient Large Language Models" (arXiv 2407.16154), its loss.
   """
-  name = "chunked_kd_loss"
+  name, wanted = "chunked_kd_loss", {"kind": kind, "beta": beta, "skew": skew, "interpolation": interpolation}
+  entropy, divergence = _both(
+    name, student_hidden, student_head, teacher_hidden, teacher_head, labels, temperature, scale_t2, student_bias,
+    teacher_bias, student_tied, teacher_tied, vocabulary, chunk, where, **wanted,
+  )  # fmt: skip
+  return ce_weight * entropy + kd_weight * divergence
+
+
+def chunked_token_losses(
+  student_hidden: jax.Array,
+  student_head: jax.Array,
+  teacher_hidden: jax.Array,
+  teacher_head: jax.Array,
+  labels: jax.Array,
+  *,
+  kind: str = "forward_kl",
+  beta: Number = 0.5,
+  skew: Number = 0.1,
+  interpolation: Number | None = None,
+  temperature: Number = 1.0,
+  scale_t2: bool = True,
+  student_bias: jax.Array | None = None,
+  teacher_bias: jax.Array | None = None,
+  student_tied: bool = False,
+  teacher_tied: bool = False,
+  vocabulary: int | None = None,
+  chunk: int = CHUNK,
+  where: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+  """`(chunked_cross_entropy, chunked_divergence)`, for a loss and reports that need both; see `chunked_kd_loss`.
+
+  Args, Raises, Cost: as for `chunked_kd_loss`, without its weights.
+
+  Returns:
+    Two arrays `[...]` in nats, one value per token. Products of the heads are shared.
+  """
+  wanted = {"kind": kind, "beta": beta, "skew": skew, "interpolation": interpolation}
+  return _both(
+    "chunked_token_losses", student_hidden, student_head, teacher_hidden, teacher_head, labels, temperature, scale_t2,
+    student_bias, teacher_bias, student_tied, teacher_tied, vocabulary, chunk, where, **wanted,
+  )  # fmt: skip
+
+
+def _both(
+  name, student_hidden, student_head, teacher_hidden, teacher_head, labels, temperature, scale_t2, student_bias,
+  teacher_bias, student_tied, teacher_tied, vocabulary, chunk, where, *, kind, beta, skew, interpolation,
+) -> tuple[jax.Array, jax.Array]:  # fmt: skip
+  """Cross entropy and divergence."""
   student = _side(name, "student", student_hidden, student_head, student_bias, student_tied)
   teacher = _side(name, "teacher", teacher_hidden, teacher_head, teacher_bias, teacher_tied)
   labels = check_labels(name, labels, np.shape(student_hidden)[:-1])
@@ -172,7 +219,7 @@ def chunked_kd_loss(
   plan = _plan(name, kind, True, chunk, vocabulary, (student, teacher), (student_tied, teacher_tied))
   mask = leading_mask(name, where, labels.shape)
   divergence, entropy = _run(plan, student, teacher, numbers, labels, mask)
-  return keep(ce_weight * entropy + kd_weight * scaled(divergence, numbers.temperature, scale_t2), mask)
+  return keep(entropy, mask), keep(scaled(divergence, numbers.temperature, scale_t2), mask)
 
 
 def _numbers(name, kind, beta, skew, interpolation, temperature) -> Numbers:

@@ -69,7 +69,7 @@ def load_language_model(
   if not path.is_dir():
     raise UserError(f"{path}: is no .gguf file and no directory with {_CONFIG} and {_WEIGHTS[0]}; check the path")
   config = decoder_config(_read_object(path / _CONFIG), source=str(path / _CONFIG))
-  found = _directory_tokenizer(path) if tokenizer else None
+  found = directory_tokenizer(path) if tokenizer else None
   _check_rows(config, found, str(path))
   params = decoder_from_arrays(config, _directory_arrays(path), source=str(path), dtype=_DTYPES[dtype])
   return PretrainedLanguageModel(config, language_model(config), params, found)
@@ -150,15 +150,24 @@ def _read_object(path: Path) -> Mapping[str, Any]:
   return found
 
 
-def _directory_tokenizer(path: Path) -> Tokenizer | None:
-  if not (path / _TOKENIZER).is_file():
-    return None
-  config = _read_object(path / _TOKENIZER_CONFIG) if (path / _TOKENIZER_CONFIG).is_file() else None
+def directory_tokenizer(path: Path) -> Tokenizer | None:
+  """The tokeniser that lies in a directory; `None` for none. Errors are those of `json_tokenizer`."""
+  return json_tokenizer(path / _TOKENIZER) if (path / _TOKENIZER).is_file() else None
+
+
+def json_tokenizer(file: Path) -> Tokenizer:
+  """The tokeniser of a `tokenizer.json`, with the special tokens of the `tokenizer_config.json` beside it.
+
+  Raises:
+    UserError: it is damaged, or the package `tokenizers` is not installed.
+  """
+  beside = file.with_name(_TOKENIZER_CONFIG)
+  config = _read_object(beside) if beside.is_file() else None
   try:
-    text = (path / _TOKENIZER).read_text(encoding="utf-8")
+    text = file.read_text(encoding="utf-8")
   except UnicodeDecodeError as error:
-    raise UserError(f"{path / _TOKENIZER}: is not UTF-8 ({error}); download it again") from error
-  return bpe_from_json(text, config, source=str(path / _TOKENIZER))
+    raise UserError(f"{file}: is not UTF-8 ({error}); download it again") from error
+  return bpe_from_json(text, config, source=str(file))
 
 
 def _directory_arrays(path: Path) -> dict[str, np.ndarray]:

@@ -15,7 +15,7 @@ from jdistill.config.arms import Arms
 from jdistill.config.common import RUN, TRAIN
 from jdistill.data.policies import answered
 from jdistill.evaluation import embeddings
-from jdistill.jobs import arms, networks, train
+from jdistill.jobs import arms, networks, targets, train
 from jdistill.jobs.networks import recipe_of
 from jdistill.jobs.sections import TEACHERS, check_train
 from jdistill.methods.knowledge import Trained
@@ -38,6 +38,8 @@ def _check_sections(prefix: str, arm: dict[str, Any], committee: Mapping[str, An
     check_train(f"{prefix}{section}", arm[section])
   if arm["teachers"]["also"] or arm["teachers"]["count"] > 1:
     raise UserError(f"{prefix}teachers: one teacher is asked; set count=1 and also=()")
+  if arm["targets"]["source"] in targets.FILED:
+    targets.check_section(prefix, arm)
 
 
 SECTIONS = {

@@ -100,8 +100,38 @@ def _report(run: Run, record: Mapping[str, Any]) -> Part:
     "need, at 8 bits for each value, and their share of all. Times to a score are of all seeds, without compilation, "
     "of a score interpolated between looks at the held-out examples; teachers count as given."
   )
-  section = Section("Result", text, table, _figures(run, compared, task.metric))
-  return Part({"reference": reference, "arms": compared}, table, said, sections=[section])
+  result = Section("Result", text, table, _figures(run, compared, task.metric))
+  sections = [result, *_stored(compared), *_samples(task, compared)]
+  return Part({"reference": reference, "arms": compared}, table, said, sections=sections)
+
+
+def _stored(cells: Mapping[str, Any]) -> list[Section]:
+  """What stored targets of text cost, and what they lose of the teacher."""
+  rows = []
+  for label, cell in cells.items():
+    if found := cell.get("targets"):
+      lost = [f"{found[name]:.4g}" if name in found else "" for name in ("kept_mass", "kl", "total_variation")]
+      rows.append((label, found["store"], format_bytes(found["nbytes"]), f"{found['seconds']:.1f}", *lost))
+  if not rows:
+    return []
+  headers = ("arm", "stored as", "bytes", "seconds", "mass kept", "KL from the teacher", "total variation")
+  text = (
+    "The teacher read every row of the training text once. Hidden states lose their rounding only; of the likeliest "
+    "tokens the last columns are means over the tokens that count, the KL in nats."
+  )
+  return [Section("Stored targets", text, (headers, rows))]
+
+
+def _samples(task: Task, cells: Mapping[str, Any]) -> list[Section]:
+  """What the first student of every arm writes."""
+  found = {label: cell["sample"] for label, cell in cells.items() if "sample" in cell}
+  if not found:
+    return []
+  quoted = [
+    f"**{label}**\n\n" + "\n".join(f"> {line}" for line in text.splitlines() or [""]) for label, text in found.items()
+  ]
+  about = f"Every arm's first student on the prompt {task.text.opening!r}, with the same random numbers. Not selected."
+  return [Section("Samples", "\n\n".join([about, *quoted]))]
 
 
 def _mean_curve(cell: Mapping[str, Any], metric: str) -> tuple[list[int], list[float], list[float]]:
@@ -142,6 +172,7 @@ def _columns(cells: Mapping[str, Any], targets: Sequence[float]) -> dict[str, di
   texts = {f"seconds (steps) to {target:g}": functools.partial(time_to, target) for target in targets}
   texts |= {
     "of these before": lambda c: f"{c['prepare_seconds']:.2f}" if targets and "prepare_seconds" in c else "",
+    "tokens/s": lambda c: f"{c['tokens_per_second']:.0f}" if c.get("tokens_per_second") else "",
     "seconds": lambda c: f"{c['seconds']:.1f}",
     "memory": lambda c: format_bytes(c["step_bytes"]) if c["step_bytes"] else "",
     "target bytes": lambda c: format_bytes(c["target_bytes"]) if c["target_bytes"] else "",

@@ -75,19 +75,32 @@ def show(run: Run, text: str) -> None:
   source = take_shapes(run)
   run.log(f"compiling for {wanted.name}; this can take minutes")
   begin = time.monotonic()
-  try:
-    target = (distill_target if "ipc" in run.config else student_target)(run, devices)
-  except jax.errors.JaxRuntimeError as error:
-    if "RESOURCE_EXHAUSTED" not in str(error):
-      raise
+  target, why = _compiled(run, devices)
+  if why:
     print(f"{run.config['method']['name']} on {run.config['dataset']}, TPU {wanted.name}")
-    print(f"does not fit: {str(error).partition('RESOURCE_EXHAUSTED: ')[2].splitlines()[0]}\n{_CURE}")
+    print(f"does not fit: {why}")
+  if target is None and "ipc" not in run.config:
+    run.log("compiling with parameters divided among the chips")
+    target, why = _compiled(run, devices, divide=True)
+    print(f"with parameters divided among the chips: {f'does not fit: {why}' if why else 'see below'}")
+  if target is None:
+    print(_CURE)
     return
   seconds = time.monotonic() - begin
   print(head(run, wanted, target, source))
   cost = cost_lib.cost(target.compiled.as_text(), target.mesh.size)
   print(report(wanted, cost_lib.program_memory(target.compiled), cost, target.steps))
   print(f"\n{_notes(wanted)}\nCompiled in {seconds:.0f} s with libtpu; nothing was run.")
+
+
+def _compiled(run: Run, devices: list[jax.Device], **options: bool) -> tuple[Target | None, str]:
+  """The step, or why the compiler finds no room for it."""
+  try:
+    return (distill_target if "ipc" in run.config else student_target)(run, devices, **options), ""
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    return None, str(error).partition("RESOURCE_EXHAUSTED: ")[2].splitlines()[0]
 
 
 def distill_target(run: Run, devices: list[jax.Device]) -> Target:
@@ -112,8 +125,11 @@ def distill_target(run: Run, devices: list[jax.Device]) -> Target:
   return Target(build.compile_step(run, mesh), mesh, about, build.steps(run))
 
 
-def student_target(run: Run, devices: list[jax.Device]) -> Target:
-  """The update of the method's own student, its batch spread over `parallel.data` devices, or as many as divide it."""
+def student_target(run: Run, devices: list[jax.Device], *, divide: bool = False) -> Target:
+  """The update of the method's own student, its batch spread over `parallel.data` devices, or as many as divide it.
+
+  With `divide` these share parameters, optimiser and teachers as well.
+  """
   label = run.subject
   job = traced.job(run, label, run.config["arms"][label])
   batch = min(job.train["batch_size"], job.members.shape[1])
@@ -123,7 +139,9 @@ def student_target(run: Run, devices: list[jax.Device]) -> Target:
     f"{run.config['student']['name']} on batches of {batch:,}; {_count(mesh.size, 'device')} with {batch // size:,} "
     "rows each"
   )
-  return Target(job_plan.compile_update(run, job, mesh), mesh, about, job_plan.plan_of(run, job).steps)
+  about += "; parameters, optimiser and teachers divided among them" if divide else ""
+  options = {"divide": True} if divide else {}
+  return Target(job_plan.compile_update(run, job, mesh, **options), mesh, about, job_plan.plan_of(run, job).steps)
 
 
 _CURE = "more chips, smaller batches or unroll.gradient=nested_remat need less memory"

@@ -10,6 +10,7 @@ import numpy as np
 from jdistill.base import Batch, LanguageModel, PyTree
 from jdistill.data import Dataset, load, preprocess
 from jdistill.evaluation.scores import classification_scores
+from jdistill.language import Tokenizer
 
 Predict = Callable[[np.ndarray], np.ndarray]  # inputs [n, ...] -> logits [n, ..., classes], in batches
 
@@ -51,6 +52,22 @@ class Writer(NamedTuple):
   params: PyTree
 
 
+class Text(NamedTuple):
+  """What a task of tokens knows of its text.
+
+  Attributes:
+    tokenizer: whose ids the tokens are.
+    probe: a held-out piece of the text, for a look at teachers before training.
+    opening: what finished models continue for the report; "" for nothing.
+    sample: `(model, params) -> text` that a model writes after it; `None` without a prompt.
+  """
+
+  tokenizer: Tokenizer
+  probe: str
+  opening: str = ""
+  sample: Callable[[LanguageModel, PyTree], str] | None = None
+
+
 class Task(NamedTuple):
   """Data and score of an experiment, by default the accuracy on labelled images; all arrays on the host.
 
@@ -75,6 +92,7 @@ class Task(NamedTuple):
     beside: `(figures of a student, figures of its teacher) -> figures by name` that tell of both; `None` for none.
     preprocessing: how pixels in [0, 1] became inputs, and back; `None` for inputs that are no images.
     source: the name of the data set, its fingerprint and the subsets taken.
+    text: what tasks of tokens know of their text; `None` for others.
   """
 
   data: Batch
@@ -96,6 +114,7 @@ class Task(NamedTuple):
   beside: Callable[[Mapping[str, float], Mapping[str, float]], Mapping[str, float]] | None = None
   preprocessing: preprocess.Preprocessing | None = None
   source: Mapping[str, object] = {}
+  text: Text | None = None
 
   def pixels(self, x: np.ndarray) -> np.ndarray:
     """Inputs back as pixels, clipped to [0, 1]."""

@@ -17,6 +17,7 @@ from jdistill.files import read_npz, write_npz
 from jdistill.models.predict import predict
 from jdistill.ops.top_k import spread
 from jdistill.teachers.frozen import ask, nbytes
+from jdistill.teachers.look_up import known_rows, where_known
 
 
 class TargetCache(NamedTuple):
@@ -143,24 +144,18 @@ def cached(cache: TargetCache, *, data: str | None = None, teacher_hash: str | N
   def targets(arrays: PyTree, key: Key, batch: Batch, record: PyTree, step: jax.Array) -> tuple[Outputs, ...]:
     del key, record, step
     ids = batch.ids
-    rows = jnp.searchsorted(arrays["ids"], ids)
-    # an id that is not there must not quietly take its neighbour's targets
-    known = arrays["ids"][jnp.minimum(rows, arrays["ids"].shape[0] - 1)] == ids
+    rows, known = known_rows(arrays["ids"], ids)
     found = []
     for t in range(count):
-      logits = arrays["logits"][t, rows]
+      logits = arrays["logits"][t, rows].astype(jnp.float32)
       if "classes" in arrays:
         logits = _spread(logits, arrays["classes"][t, rows], arrays["rest"][t, rows], num_classes)
       embedding = arrays["embedding"][t, rows] if "embedding" in arrays else jnp.zeros((ids.shape[0], 0), logits.dtype)
-      found.append(Outputs(*(_where_known(known, values) for values in (logits, embedding))))
+      found.append(Outputs(*(where_known(known, values) for values in (logits, embedding))))
     return tuple(found)
 
   k = "" if cache.classes is None else f" top {cache.classes.shape[-1]}"
   return TargetSource(targets, arrays, nbytes(arrays), f"cached{k}")
-
-
-def _where_known(known: jax.Array, values: jax.Array) -> jax.Array:
-  return jnp.where(known.reshape(-1, *(1,) * (values.ndim - 1)), values, jnp.nan)
 
 
 def _spread(kept: jax.Array, classes: jax.Array, rest: jax.Array, num_classes: int) -> jax.Array:

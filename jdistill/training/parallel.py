@@ -119,6 +119,28 @@ def constrain_rows(mesh: Mesh, tree: PyTree) -> PyTree:
   return jax.tree.map(lambda leaf: lax.with_sharding_constraint(leaf, rows), tree)
 
 
+def divided(tree: PyTree, mesh: Mesh) -> PyTree:
+  """A sharding for every array: its longest axis that the devices divide is cut over them, others are whole everywhere.
+
+  Parameters, the state of their optimiser and those of teachers so take a share of the memory of each device; the
+  compiler gathers what a layer needs.
+
+  Args:
+    tree: of arrays or shapes.
+    mesh: from `make_mesh`.
+  """
+  size = mesh.shape[DATA]
+
+  def one(leaf) -> NamedSharding:
+    axes = [axis for axis, length in enumerate(leaf.shape) if length >= size and length % size == 0]
+    spec = [None] * len(leaf.shape)
+    if axes:
+      spec[max(axes, key=lambda axis: leaf.shape[axis])] = DATA
+    return NamedSharding(mesh, PartitionSpec(*spec))
+
+  return jax.tree.map(one, tree)
+
+
 def spread_step(
   step: Callable, mesh: Mesh, route: str = "shard_map", *, donate_argnums: Sequence[int] = ()
 ) -> Callable:

@@ -276,13 +276,16 @@ def test_the_head_tells_idle_devices(not_compiled):
   ("config", "function"), [(TINY, "stages.build.compile_step"), (STUDENTS, "jobs.job_plan.compile_update")]
 )
 def test_a_compiler_that_runs_out_of_memory_is_no_failure(config, function, capsys, monkeypatch):
-  def exhausted(*arguments):
+  def exhausted(*arguments, **options):
     raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Ran out of memory on HBM (30.21G of 15.75G).\nmore")
 
   monkeypatch.setattr(topology, "find_devices", lambda wanted: jax.devices())
   monkeypatch.setattr(f"jdistill.{function}", exhausted)
   assert run.main(["run", config, "--dry_run", "--topology=v5e:2x4"]) == 0
-  assert "\ndoes not fit: Ran out of memory on HBM (30.21G of 15.75G).\n" in capsys.readouterr().out
+  out = capsys.readouterr().out
+  assert "\ndoes not fit: Ran out of memory on HBM (30.21G of 15.75G).\n" in out
+  again = "with parameters divided among the chips: does not fit: Ran out of memory on HBM (30.21G of 15.75G)."
+  assert (again in out) == (config == STUDENTS) and "more chips" in out
 
 
 @pytest.mark.parametrize("config", [TINY, STUDENTS])

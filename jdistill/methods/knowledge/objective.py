@@ -60,10 +60,11 @@ def step_outputs(
   def ask(x: PyTree) -> Outputs:
     return forward(params[STUDENT], seen.stats[STUDENT], x, seen.key_net, True)
 
-  return StepOutputs(
+  found = StepOutputs(
     seen.batch, student, seen.teachers, values, params, seen.memory, seen.constants, where, seen.epoch, seen.key_term,
     seen.rows, ask, seen.epochs,
-  ), stats  # fmt: skip
+  )  # fmt: skip
+  return found if recipe.shared is None else found._replace(shared=recipe.shared(found)), stats
 
 
 def weighted_mean(values: jax.Array, weight: jax.Array) -> jax.Array:

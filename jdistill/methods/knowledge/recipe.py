@@ -28,6 +28,7 @@ class StepOutputs(NamedTuple):
     ask: `(x) -> Outputs`: the student on other inputs, in training mode, with the parameters of this step;
       differentiable in both.
     epochs: how many the training has in all; `None` where nobody said so.
+    shared: what `Recipe.shared` made of all this; `None` without.
   """
 
   batch: Batch
@@ -43,6 +44,7 @@ class StepOutputs(NamedTuple):
   rows: jax.Array
   ask: Callable[[PyTree], Outputs] | None = None
   epochs: float | None = None
+  shared: PyTree = None
 
   @property
   def y(self) -> jax.Array:
@@ -223,6 +225,8 @@ class Recipe(NamedTuple):
       id, and not on its neighbours. Figures are `[B]`; reports show their means.
     passes: how many equal parts of its input the student sees one after the other, so that batch norm takes the moments
       of each by itself; its outputs are put together again.
+    shared: `(StepOutputs) -> pytree` that several terms need, computed once in a step; terms compute it themselves
+      where `StepOutputs.shared` is `None`.
     prepare: `(outputs of every teacher on the training examples, y [n], Variables of every teacher) -> pytree`,
       computed once before training, in evaluation mode and without augmentation.
     outer: a role that learns from held-out examples.
@@ -246,6 +250,7 @@ class Recipe(NamedTuple):
   sampled_batch: Callable[[Key, Sampling], tuple[Batch, PyTree]] | None = None
   written: Callable[[Key, tuple[tuple[LanguageModel, PyTree], ...], Batch], tuple[Batch, Mapping]] | None = None
   passes: int = 1
+  shared: Callable[[StepOutputs], PyTree] | None = None
   prepare: Callable[[tuple[Outputs, ...], jax.Array, tuple[Variables, ...]], PyTree] | None = None
   outer: Outer | None = None
   memory: Memory | None = None

@@ -9,6 +9,7 @@ from typing import Annotated
 import jax
 
 from jdistill import losses
+from jdistill.losses.divergence import SUMMED
 from jdistill.methods.knowledge.recipe import Recipe, StepOutputs
 from jdistill.methods.language.terms import Reduction, Temperature, Weight, next_token_term, taught
 from jdistill.schema import Range, Share, Traced, validated
@@ -30,7 +31,8 @@ def _diverging(name: str, kind: str, ce_weight, kd_weight, reduction, **numbers)
   def values(step: StepOutputs, where: jax.Array) -> jax.Array:
     return losses.token_divergence(step.student.logits, step.teacher.logits, kind=kind, where=where, **numbers)
 
-  return taught(name, values, ce_weight=ce_weight, kd_weight=kd_weight, reduction=reduction)
+  chunks = {"kind": kind} | numbers if kind in SUMMED else None
+  return taught(name, values, ce_weight=ce_weight, kd_weight=kd_weight, reduction=reduction, chunks=chunks)
 
 
 @validated("method")

@@ -1,13 +1,14 @@
 """What recipes of language models share: losses of tokens, one number for a batch, and their options."""
 
-from collections.abc import Callable
-from typing import Annotated, Literal
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from jdistill import losses
 from jdistill.methods.knowledge.recipe import Recipe, StepOutputs, Term
+from jdistill.ops.heads import head_arrays
 from jdistill.schema import NonNegative, Positive, Traced
 
 Reduction = Literal["token_mean", "sequence_mean", "sequence_sum"]  # see `jdistill.losses.reduce_tokens`
@@ -76,8 +77,50 @@ def share_done(name: str, n: jax.Array, steps: int | None, epoch: jax.Array, epo
   return epoch / epochs
 
 
-def taught(name: str, values: Values, *, ce_weight: float, kd_weight: float, reduction: str) -> Recipe:
-  """`ce_weight CE + kd_weight` times a loss of tokens between student and teacher, under this name."""
-  return Recipe(
-    {"ce": next_token_term(ce_weight, reduction), name: token_term(values, kd_weight, reduction)},
+def taught(
+  name: str,
+  values: Values,
+  *,
+  ce_weight: float,
+  kd_weight: float,
+  reduction: str,
+  chunks: Mapping[str, Any] | None = None,
+) -> Recipe:
+  """`ce_weight CE + kd_weight` times a loss of tokens between student and teacher, under this name.
+
+  Args:
+    name: of the second term.
+    values: of it.
+    ce_weight, kd_weight, reduction: of both.
+    chunks: options of `jdistill.losses.chunked_divergence` that give the same values. Where a teacher gives its hidden
+      states and its head, no logits are then computed, of either side.
+  """
+
+  def shared(step: StepOutputs) -> tuple[jax.Array, jax.Array]:
+    where = counted(step)
+    if chunks is not None and step.teacher.head is not None:
+      return _chunked(step, where, chunks)
+    return losses.cross_entropy(step.student.logits, step.y, where=where), values(step, where)
+
+  def term(number: int, weight: float) -> Term:
+    found = lambda step, where: (shared(step) if step.shared is None else step.shared)[number]  # noqa: E731
+    return token_term(found, weight, reduction)
+
+  return Recipe({"ce": term(0, ce_weight), name: term(1, kd_weight)}, shared=shared)
+
+
+def _chunked(step: StepOutputs, where: jax.Array, options: Mapping[str, Any]) -> tuple[jax.Array, jax.Array]:
+  """Cross entropy and divergence of hidden states and heads."""
+  own, other = head_arrays(step.params["student"]), step.teacher.head
+  (head,), (teacher_head,) = own.values(), other.values()
+  return losses.chunked_token_losses(
+    step.student.embedding,
+    head,
+    step.teacher.embedding,
+    teacher_head,
+    step.y,
+    student_tied="table" in own,
+    teacher_tied="table" in other,
+    where=where,
+    **options,
   )
