@@ -85,65 +85,19 @@ class Variables(NamedTuple):
   stats: PyTree = {}
 
 
-class Noisy(NamedTuple):
-  """What a denoiser takes in the place of an image; every leaf has the same leading axis.
-
-  Attributes:
-    x: `[n, height, width, channels]`, data with noise.
-    t: `[n]` float32 times of its schedule.
-    cond: `[n]` int32 conditions, such as classes; the number of conditions itself stands for none.
-  """
-
-  x: jax.Array
-  t: jax.Array
-  cond: jax.Array
-
-
-class Draws(NamedTuple):
-  """What a sampler makes samples of; every leaf has the same leading axis.
-
-  Attributes:
-    eps: `[n, height, width, channels]` standard normal noise.
-    cond: `[n]` int32 conditions.
-    ids: `[n]` int32 names of the rows, for samplers that draw more noise.
-  """
-
-  eps: jax.Array
-  cond: jax.Array
-  ids: jax.Array
-
-
 class Network(NamedTuple):
   """A network as two pure functions: `init(key) -> Variables` and an `Apply`.
 
   Attributes:
     init, apply: these.
     language: the same network with a cache, where it can be sampled from.
-    denoiser: what it is as a denoiser, where it takes `Noisy` and its logits are predictions of `x_0`.
+    denoiser: a `jdistill.diffusion.Denoiser`, where it takes `Noisy` and its logits are predictions of `x_0`.
   """
 
   init: Callable[[Key], Variables]
   apply: Apply
   language: "LanguageModel | None" = None
-  denoiser: "Denoiser | None" = None
-
-
-class Denoiser(NamedTuple):
-  """What is known of a network that takes `Noisy` and predicts `x_0`.
-
-  Attributes:
-    schedule: a `jdistill.diffusion.Schedule`, whose times it takes.
-    conditions: how many there are; 1 for none.
-    shape: `(height, width, channels)`.
-    sigma_data: standard deviation of the data that it is made for.
-    prediction: what its network gives inside, before that becomes `x_0`.
-  """
-
-  schedule: Any
-  conditions: int
-  shape: tuple[int, int, int]
-  sigma_data: float
-  prediction: str
+  denoiser: Any = None
 
 
 class LanguageModel(NamedTuple):

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from jdistill import diffusion, losses
-from jdistill.base import Denoiser, Draws, Key, Metrics, Network, PyTree, UserError, Variables
+from jdistill.base import Key, Metrics, Network, PyTree, UserError, Variables
+from jdistill.diffusion import BOTTLENECK, Denoiser, Draws
+from jdistill.diffusion import denoise as at
 from jdistill.methods.diffusion.discriminator import feature_size, head_init, realness
 from jdistill.methods.diffusion.parts import (
   asked,
@@ -19,8 +21,6 @@ from jdistill.methods.diffusion.parts import (
   spread,
 )
 from jdistill.methods.knowledge.recipe import Own, OwnInputs, OwnUpdate, Recipe
-from jdistill.models.denoisers import BOTTLENECK
-from jdistill.models.denoisers import denoise as at
 from jdistill.schema import Count, Range, validated
 
 _LEVELS = 1000  # the steps of the process that the paper's times are counted in
@@ -53,7 +53,7 @@ def dmd2(
   teacher_guidance: Annotated[float, Range(0, 100)] = 1.0,
   site: str = BOTTLENECK,
   hidden: Count = 64,
-  start: Literal["teacher", "random"] = "teacher",
+  student_start: Literal["teacher", "random"] = "teacher",
 ) -> Recipe:
   """Distribution matching distillation with two time scales (DMD2, arXiv 2405.14867).
 
@@ -84,7 +84,7 @@ def dmd2(
     teacher_guidance: scale of classifier-free guidance of the teacher; `fake` has none.
     site: a site of the denoiser.
     hidden: units of the head.
-    start: of the student: the teacher's parameters, or random ones.
+    student_start: of the student: the teacher's parameters, or random ones.
 
   Raises:
     UserError: at trace time, a student whose schedule, shape or conditions differ from the teacher's; guidance without
@@ -95,7 +95,7 @@ def dmd2(
   )
   return Recipe(
     {},
-    own=Own(lambda inputs: _update(options, inputs), lambda *given: _init(options, *given), start),
+    own=Own(lambda inputs: _update(options, inputs), lambda *given: _init(options, *given), student_start),
     sampler=lambda *given: _sample(sample_steps, *given),
   )
 

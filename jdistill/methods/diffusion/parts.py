@@ -5,7 +5,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jdistill.base import Denoiser, Draws, Key, Network, Noisy, Outputs, PyTree, UserError
+from jdistill.base import Key, Network, Outputs, PyTree, UserError
+from jdistill.diffusion import Denoiser, Draws, Noisy
 
 _SAMPLING = 20240514  # samplers that draw noise give the same samples of the same draws
 

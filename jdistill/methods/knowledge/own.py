@@ -36,7 +36,9 @@ def begin(
 def _as_first(student: Variables, teachers: Teachers) -> Variables:
   first = Variables(*teachers[0][1])
   if jax.tree.map(jnp.shape, student) != jax.tree.map(jnp.shape, first):
-    raise UserError("method.start='teacher': the student's network is another one than the teacher's; choose 'random'")
+    raise UserError(
+      "method.student_start='teacher': the student's network is another one than the teacher's; choose 'random'"
+    )
   return first
 
 
