@@ -96,7 +96,7 @@ def helpers_of(run: Run, label: str, arm: Mapping[str, Any]) -> dict[str, Teache
   """What an arm's data need: its first own teacher as `"judge"` of patches or `"scorer"` of chunks, and `"decoder"`."""
   own = arm.get("patches") or {"theta": 0}
   found = {}
-  selects = any(arm[f"{phase}data_policy"]["name"] == SELECTED for phase in phases(arm))
+  selects = any(arm.get(f"{phase}data_policy", {}).get("name") == SELECTED for phase in phases(arm))
   if selects and "teacher_losses" in needs(arm["select"]["name"]):
     found["scorer"] = specs_of(run, label, arm)[0]._replace(count=1)
   if own["theta"] and own["by"] != "random":
