@@ -23,8 +23,8 @@ from jdistill.selection import flops_matched_steps
 
 from . import common_language as common
 
-BATCH, EPOCHS = 32, 4
-POOL, KEPT = 3800, 0.48  # of 4,000 rows; 1,824 are kept, 57 batches
+BATCH, EPOCHS = 32, 1
+POOL, KEPT = 19000, 0.48  # of 20,000 rows; 9,120 are kept, 285 batches
 
 
 def _arms(steps: int, matched: int) -> dict[str, dict[str, Any]]:
@@ -58,7 +58,7 @@ def get_config(preset: str = "mixed") -> common.ConfigDict:
   common.check_preset(preset, presets())
   config = common.students("miniplm", {"name": "sft"})
   config.subject, config.reference, config.seeds = "miniplm", "random", 5
-  config.dataset, config.train_size, config.validation_size, config.test_size = "mixed_quality", 4000, 64, 128
+  config.dataset, config.train_size, config.validation_size, config.test_size = "mixed_quality", 20000, 64, 128
   config.task = common.task("domains", context=64, teacher_size=4000, scored="structured")
   config.teacher = common.network("decoder", width=128, depth=3, heads=4, context=64)
   config.student = common.network("decoder", width=64, depth=2, heads=4, context=64)
@@ -66,8 +66,8 @@ def get_config(preset: str = "mixed") -> common.ConfigDict:
   config.targets.source = "online"
   adam = {"optimizer": "adamw", "batch_size": BATCH, "clip": 1.0, "weight_decay": 0.01}
   config.teacher_train = common.schedule(epochs=6, lr=0.002, warmup_epochs=1.0, **adam)
-  # few epochs: a reference that knows its rows by heart is too sure of noise, and would call it learnable
-  config.proxy_train = common.schedule(epochs=16, lr=0.003, warmup_epochs=2.0, **adam)
+  # a reference that knows its rows by heart is too sure of noise, and would call it learnable: 1,000 rows, few epochs
+  config.proxy_train = common.schedule(epochs=5, lr=0.003, warmup_epochs=2.0, **adam)
   config.train = common.schedule(epochs=EPOCHS, lr=0.003, warmup_epochs=0.5, **adam)
   config.data_policy = common.policy("selected")
   config.select.name, config.select.fraction, config.select.reference = "miniplm", KEPT, 0.05
