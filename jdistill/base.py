@@ -113,6 +113,28 @@ class Draws(NamedTuple):
   ids: jax.Array
 
 
+class NoisyTokens(NamedTuple):
+  """What a score network of tokens takes.
+
+  Attributes:
+    x: `[n, L]` int32 tokens with noise, masks among them.
+    sigma: `[n]` float32, how much noise there is in all.
+  """
+
+  x: jax.Array
+  sigma: jax.Array
+
+
+class TokenDraws(NamedTuple):
+  """What a sampler of tokens makes rows of.
+
+  Attributes:
+    ids: `[n]` int32 names of the rows, which decide all that is drawn.
+  """
+
+  ids: jax.Array
+
+
 class Network(NamedTuple):
   """A network as two pure functions: `init(key) -> Variables` and an `Apply`.
 
@@ -120,12 +142,14 @@ class Network(NamedTuple):
     init, apply: these.
     language: the same network with a cache, where it can be sampled from.
     denoiser: what it is as a denoiser, where it takes `Noisy` and its logits are predictions of `x_0`.
+    token_score: what it is as a score network, where it takes `NoisyTokens` and its logits are log-scores.
   """
 
   init: Callable[[Key], Variables]
   apply: Apply
   language: "LanguageModel | None" = None
   denoiser: "Denoiser | None" = None
+  token_score: "TokenScore | None" = None
 
 
 class Denoiser(NamedTuple):
@@ -144,6 +168,19 @@ class Denoiser(NamedTuple):
   shape: tuple[int, int, int]
   sigma_data: float
   prediction: str
+
+
+class TokenScore(NamedTuple):
+  """What is known of a network that takes `NoisyTokens` and gives log-scores `[n, L, states]`, 0 at the current token.
+
+  Attributes:
+    graph, noise: the forward process, of `jdistill.diffusion.discrete`.
+    length: tokens of a row.
+  """
+
+  graph: Any
+  noise: Any
+  length: int
 
 
 class LanguageModel(NamedTuple):

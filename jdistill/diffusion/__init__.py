@@ -1,6 +1,13 @@
 """Diffusion models as pure functions: schedules, kinds of predictions, samplers, and targets of distillation."""
 
 from jdistill.diffusion import discrete
+from jdistill.diffusion.partition import (
+  check_parts,
+  owned_conditions,
+  partition_conditions,
+  route,
+  sample_condition,
+)
 from jdistill.diffusion.precondition import (
   Scalings,
   consistency_scalings,
@@ -49,6 +56,7 @@ __all__ = [
   "add_noise",
   "backward_simulate",
   "boot_target",
+  "check_parts",
   "check_prediction",
   "consistency_scalings",
   "consistency_target",
@@ -63,12 +71,16 @@ __all__ = [
   "guided",
   "heun_step",
   "ode_sample",
+  "owned_conditions",
+  "partition_conditions",
   "per_example",
   "preconditioned",
   "prior",
   "progressive_target",
   "rectified_flow",
   "renoise_sample",
+  "route",
+  "sample_condition",
   "schedule",
   "signal_ratio",
   "truncated_snr_weight",
