@@ -27,5 +27,5 @@ def get_config(preset: str = "grid") -> common.ConfigDict:
   own = {"name": "boot", "delta": 0.04}
   times = {"schedule": "vp_cosine", "prediction": "x0", "t_min": 0.01, "t_max": 0.98}
   config = common.experiment(preset, own, controls, **times)
-  config.teacher_method.weight = "truncated_snr"
+  config.teacher_method.time_weight = "truncated_snr"
   return config

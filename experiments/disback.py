@@ -20,9 +20,9 @@ def presets() -> list[str]:
 
 def get_config(preset: str = "grid") -> common.ConfigDict:
   """The experiment; `preset` is `grid`, `digits` or `tiny`."""
-  own = {"name": "disback", "start": "random", "record_steps": 300, "record_interval": 100, "node_steps": 300}
+  own = {"name": "disback", "student_start": "random", "record_steps": 300, "record_interval": 100, "node_steps": 300}
   controls = {
-    "dmd2": {"method/name": "dmd2", "method/start": "random"},
+    "dmd2": {"method/name": "dmd2", "method/student_start": "random"},
     "fake_alone": {"method/record_interval": 300},
     "linear": {"method/path": "linear"},
   }

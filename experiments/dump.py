@@ -30,7 +30,7 @@ def presets() -> list[str]:
 def get_config(preset: str = "addition") -> ConfigDict:
   """The experiment; `preset` is `addition`, `tiny` or `paper`."""
   common.check_preset(preset, presets())
-  own = {"name": "grpo", "group": 8, "max_new": 5}
+  own = {"name": "grpo", "group_size": 8, "max_new": 5}
   config = common.students("dump", own)
   config.subject, config.reference = "dump", "uniform"
   common_knowledge.arms(config, _ARMS)
@@ -46,13 +46,13 @@ def get_config(preset: str = "addition") -> ConfigDict:
   if preset == "paper":
     config.dataset = "addition:digits=8,records=1000"
     config.train.update(epochs=1000, batch_size=128, lr=1e-6)
-    config.method.update(group=16, kl_weight=0.001, entropy_weight=0.001, reward="graded", max_new=10)
+    config.method.update(group_size=16, kl_weight=0.001, entropy_weight=0.001, reward="graded", max_new=10)
     config.student = config.teacher = common.network("decoder", width=3584, depth=28, heads=28, kv_heads=4, context=32)
   if preset == "tiny":
     config.dataset, config.seeds, config.order = "addition:digits=2,records=60", 2, ("dump", "uniform")
     del config.arms["greedy"]
     config.train_size, config.validation_size, config.test_size = None, 8, 8
     config.student = common.network("decoder", width=8, depth=1, heads=2, context=12)
-    config.method.group, config.method.max_new = 2, 4
+    config.method.group_size, config.method.max_new = 2, 4
     config.start_train.epochs, config.train.epochs, config.train.batch_size, config.score_every = 1, 3, 4, 1
   return config

@@ -25,7 +25,7 @@ def presets() -> list[str]:
 def get_config(preset: str = "addition") -> ConfigDict:
   """The experiment; `preset` is `addition` or `tiny`."""
   common.check_preset(preset, presets())
-  config = common.students("grpo", {"name": "grpo", "group": 8, "max_new": 4})
+  config = common.students("grpo", {"name": "grpo", "group_size": 8, "max_new": 4})
   common_knowledge.arms(config, _ARMS)
   config.reference, config.seeds = "start", 3
   config.dataset, config.task = "addition:digits=2,records=1500", common.task("arithmetic")
@@ -41,6 +41,6 @@ def get_config(preset: str = "addition") -> ConfigDict:
     del config.arms["sft"]
     config.train_size, config.validation_size, config.test_size = 24, 8, 8
     config.student = common.network("decoder", width=8, depth=1, heads=2, context=12)
-    config.method.group = 2
+    config.method.group_size = 2
     config.start_train.epochs, config.train.epochs, config.train.batch_size, config.score_every = 1, 1, 8, 1
   return config

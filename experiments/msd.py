@@ -16,7 +16,7 @@ from . import common_diffusion as common
 from .common import check_preset, schedule, task
 from .common_knowledge import arms
 
-_ONE = {"method/name": "dmd2", "method/start": "random"}
+_ONE = {"method/name": "dmd2", "method/student_start": "random"}
 _ADAM = {"optimizer": "adam", "batch_size": 128, "clip": 10.0}
 
 
@@ -29,7 +29,7 @@ def get_config(preset: str = "ring") -> common.ConfigDict:
   """The experiment; `preset` is `ring`, `digits` or `tiny`."""
   check_preset(preset, presets())
   four, more = (5, 10) if preset == "digits" else (4, 8)
-  own = {"name": "msd", "students": four, "start": "random"}
+  own = {"name": "msd", "students": four, "student_start": "random"}
   config = common.students("msd", own, "digits" if preset == "digits" else "grid")
   if preset != "digits":
     config.dataset, config.task = "ring16", task("samples", draws=4000, judge="by_condition")
@@ -40,7 +40,7 @@ def get_config(preset: str = "ring") -> common.ConfigDict:
   config.train = schedule(epochs=epochs, lr=3e-4, schedule="constant", warmup_epochs=1.0, **_ADAM)
   config.start_method = common.method("tsm")
   config.start_train = schedule(epochs=epochs, lr=1e-3, schedule="cosine", **_ADAM)
-  copies = {"start_method/name": "none", "method/start": "teacher", "student/widths": wide}
+  copies = {"start_method/name": "none", "method/student_start": "teacher", "student/widths": wide}
   controls = {
     "dmd2": _ONE,
     "students_2": {"method/students": 2},

@@ -17,8 +17,8 @@ def presets() -> list[str]:
 
 def get_config(preset: str = "grid") -> common.ConfigDict:
   """The experiment; `preset` is `grid`, `digits` or `tiny`."""
-  controls = {"uniform": {"method/weight": "uniform"}, "from_four": {"method/first_steps": 4}}
+  controls = {"uniform": {"method/time_weight": "uniform"}, "from_four": {"method/first_steps": 4}}
   times = {"schedule": "vp_cosine", "prediction": "v", "t_min": 0.01, "t_max": 0.98}
   config = common.experiment(preset, {"name": "progressive", "first_steps": 16}, controls, **times)
-  config.teacher_method.weight = "truncated_snr"
+  config.teacher_method.time_weight = "truncated_snr"
   return config

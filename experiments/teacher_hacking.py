@@ -53,7 +53,7 @@ def get_config(preset: str = "markov") -> ConfigDict:
   config.task = common.task("oracle")
   config.train_size, config.validation_size, config.test_size = _SFT + prompts, 128, 256
   config.teacher_data_policy, config.start_data_policy = (policy("span", count=_SFT) for _ in range(2))
-  config.data_policy = policy("span", first=_SFT)
+  config.data_policy = policy("span", skip=_SFT)
   config.teacher = common.network("decoder", width=64, depth=2, heads=4, context=24)
   config.student = common.network("decoder", width=48, depth=1, heads=4, context=24)
   adam = {"optimizer": "adamw", "batch_size": 16, "clip": 1.0, "weight_decay": 0.0, "schedule": "constant"}
@@ -72,7 +72,7 @@ def _tiny(config: ConfigDict) -> ConfigDict:
   config.student = common.network("decoder", width=8, depth=1, heads=2, context=10)
   for section in (config.teacher_data_policy, config.start_data_policy):
     section["count"] = 24
-  config.data_policy["first"] = 24
+  config.data_policy["skip"] = 24
   for section in (config.teacher_train, config.start_train, config.train):
     section.epochs, section.batch_size = 2, 8
   config.train.epochs, config.score_every = 5, 1

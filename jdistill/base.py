@@ -85,102 +85,21 @@ class Variables(NamedTuple):
   stats: PyTree = {}
 
 
-class Noisy(NamedTuple):
-  """What a denoiser takes in the place of an image; every leaf has the same leading axis.
-
-  Attributes:
-    x: `[n, height, width, channels]`, data with noise.
-    t: `[n]` float32 times of its schedule.
-    cond: `[n]` int32 conditions, such as classes; the number of conditions itself stands for none.
-  """
-
-  x: jax.Array
-  t: jax.Array
-  cond: jax.Array
-
-
-class Draws(NamedTuple):
-  """What a sampler makes samples of; every leaf has the same leading axis.
-
-  Attributes:
-    eps: `[n, height, width, channels]` standard normal noise.
-    cond: `[n]` int32 conditions.
-    ids: `[n]` int32 names of the rows, for samplers that draw more noise.
-  """
-
-  eps: jax.Array
-  cond: jax.Array
-  ids: jax.Array
-
-
-class NoisyTokens(NamedTuple):
-  """What a score network of tokens takes.
-
-  Attributes:
-    x: `[n, L]` int32 tokens with noise, masks among them.
-    sigma: `[n]` float32, how much noise there is in all.
-  """
-
-  x: jax.Array
-  sigma: jax.Array
-
-
-class TokenDraws(NamedTuple):
-  """What a sampler of tokens makes rows of.
-
-  Attributes:
-    ids: `[n]` int32 names of the rows, which decide all that is drawn.
-  """
-
-  ids: jax.Array
-
-
 class Network(NamedTuple):
   """A network as two pure functions: `init(key) -> Variables` and an `Apply`.
 
   Attributes:
     init, apply: these.
     language: the same network with a cache, where it can be sampled from.
-    denoiser: what it is as a denoiser, where it takes `Noisy` and its logits are predictions of `x_0`.
-    token_score: what it is as a score network, where it takes `NoisyTokens` and its logits are log-scores.
+    denoiser: a `jdistill.diffusion.Denoiser`, where it takes `Noisy` and its logits are predictions of `x_0`.
+    token_score: a `jdistill.diffusion.discrete.TokenScore`, where it takes `NoisyTokens` and its logits are log-scores.
   """
 
   init: Callable[[Key], Variables]
   apply: Apply
   language: "LanguageModel | None" = None
-  denoiser: "Denoiser | None" = None
-  token_score: "TokenScore | None" = None
-
-
-class Denoiser(NamedTuple):
-  """What is known of a network that takes `Noisy` and predicts `x_0`.
-
-  Attributes:
-    schedule: a `jdistill.diffusion.Schedule`, whose times it takes.
-    conditions: how many there are; 1 for none.
-    shape: `(height, width, channels)`.
-    sigma_data: standard deviation of the data that it is made for.
-    prediction: what its network gives inside, before that becomes `x_0`.
-  """
-
-  schedule: Any
-  conditions: int
-  shape: tuple[int, int, int]
-  sigma_data: float
-  prediction: str
-
-
-class TokenScore(NamedTuple):
-  """What is known of a network that takes `NoisyTokens` and gives log-scores `[n, L, states]`, 0 at the current token.
-
-  Attributes:
-    graph, noise: the forward process, of `jdistill.diffusion.discrete`.
-    length: tokens of a row.
-  """
-
-  graph: Any
-  noise: Any
-  length: int
+  denoiser: Any = None
+  token_score: Any = None
 
 
 class LanguageModel(NamedTuple):

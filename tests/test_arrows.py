@@ -51,7 +51,7 @@ MAY_IMPORT = {
   "distilled": GROUND | {"files", "augment", "data", "models", "evaluation", "export"},
   # data and scores
   "tasks": GROUND
-  | {"ops", "data", "evaluation", "selection", "losses", "models", "federated", "language", "synthetic"}
+  | {"ops", "data", "evaluation", "selection", "losses", "models", "federated", "language", "synthetic", "diffusion"}
   | {"pretrained"},  # the tokenisers of checkpoints
   # names, configurations, runs
   "federated": GROUND | {"ops", "losses"},

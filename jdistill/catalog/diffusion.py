@@ -19,7 +19,10 @@ _msd = functools.partial(
   arxiv="2410.23274",
   test="tests/methods/test_msd.py",
 )
-_CRITIC = {"critic_weight": 1.0}  # the samples move while the others follow them: only the critic's loss must fall
+# the samples move while the others follow them: only the critic's loss must fall
+_ADVERSARIAL = {"objective": "loss/critic", "kind": "denoiser", "student_start": "random", "gan_weight": 0.1} | {
+  "critic_weight": 1.0
+}
 
 ROWS = (
   _row(
@@ -39,8 +42,7 @@ ROWS = (
     venue="NeurIPS 2024",
     arxiv="2405.14867",
     builder="jdistill.methods.diffusion.dmd2:dmd2",
-    toy={"objective": "loss/critic", "kind": "denoiser", "start": "random", "gan_weight": 0.1, "sample_steps": 2}
-    | _CRITIC,
+    toy={"sample_steps": 2} | _ADVERSARIAL,
   ),
   _row(
     name="diff_instruct",
@@ -50,7 +52,7 @@ ROWS = (
     arxiv="2305.18455",
     builder="jdistill.methods.diffusion.dmd2:dmd2",
     values={"ratio": 1, "normalize": "none"},
-    toy={"objective": "loss/critic", "kind": "denoiser", "start": "random", "gan_weight": 0.1, "ratio": 5} | _CRITIC,
+    toy={"ratio": 5} | _ADVERSARIAL,
   ),
   _row(
     name="disback",
@@ -61,14 +63,12 @@ ROWS = (
     arxiv="2408.15991",
     builder="jdistill.methods.diffusion.disback:disback",
     test="tests/methods/test_disback.py",
-    toy={"objective": "loss/critic", "kind": "denoiser", "start": "random", "first": 20}
-    | {"record_steps": 20, "record_interval": 10, "gan_weight": 0.1}
-    | _CRITIC,
+    toy={"record_steps": 20, "record_interval": 10, "first": 20} | _ADVERSARIAL,
   ),
   _msd(
     name="msd",
     builder="jdistill.methods.diffusion.msd:msd",
-    toy={"objective": "loss/critic", "kind": "denoiser", "start": "random", "gan_weight": 0.1, "students": 2} | _CRITIC,
+    toy={"students": 2} | _ADVERSARIAL,
   ),
   _msd(
     name="tsm",
@@ -82,7 +82,7 @@ ROWS = (
     venue="ICML 2024",
     arxiv="2306.05544",
     builder="jdistill.methods.diffusion.trajectory:boot",
-    toy={"objective": "loss/boundary", "kind": "denoiser", "start": "random"},
+    toy={"objective": "loss/boundary", "kind": "denoiser", "student_start": "random"},
   ),
   _row(
     name="consistency",
@@ -91,7 +91,7 @@ ROWS = (
     venue="ICML 2023",
     arxiv="2303.01469",
     builder="jdistill.methods.diffusion.trajectory:consistency",
-    toy={"objective": "loss/consistency", "kind": "denoiser", "start": "random"},
+    toy={"objective": "loss/consistency", "kind": "denoiser", "student_start": "random"},
   ),
   _row(
     name="progressive",

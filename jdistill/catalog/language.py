@@ -194,7 +194,7 @@ ROWS = (
     arxiv="2402.03300",
     builder="jdistill.methods.language.grpo:grpo",
     test="tests/methods/test_grpo.py",
-    toy={"objective": "method/wrong", "kind": "checked", "group": 8, "max_new": 2, "end_token": 4},
+    toy={"objective": "method/wrong", "kind": "checked", "group_size": 8, "max_new": 2, "end_token": 4},
     tasks=("arithmetic",),
   ),
   _row(

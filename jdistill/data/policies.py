@@ -78,7 +78,7 @@ def span(
   size: int,
   batch_size: int,
   *,
-  first: Size = 0,
+  skip: Size = 0,
   count: Count | None = None,
 ) -> DataPolicy:
   """Examples one behind the other in the data, in random order: several trainings of a run can take different ones.
@@ -86,20 +86,20 @@ def span(
   Args:
     size: how many examples there are.
     batch_size: per step; the last batch is filled up with zero weights.
-    first: position of the first one.
+    skip: examples that are left out before the first one.
     count: how many; `None` for all from there on.
 
   Raises:
     UserError: they are beyond the last example.
   """
-  if first >= size or (count is not None and first + count > size):
-    raise UserError(f"data_policy.first={first}: with count={count} of {size} examples is beyond the last; lower them")
-  kept = size - first if count is None else count
+  if skip >= size or (count is not None and skip + count > size):
+    raise UserError(f"data_policy.skip={skip}: with count={count} of {size} examples is beyond the last; lower them")
+  kept = size - skip if count is None else count
   batch_size = min(batch_size, kept)
 
   def draw(key: Key, state: PyTree, epoch: jax.Array, look: Look | None) -> tuple[Block, PyTree]:
     del epoch, look
-    return batches(key, first + jnp.arange(kept, dtype=jnp.int32), batch_size), state
+    return batches(key, skip + jnp.arange(kept, dtype=jnp.int32), batch_size), state
 
   return DataPolicy(lambda key: (), draw, _steps(kept, batch_size, False))
 

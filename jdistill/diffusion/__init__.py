@@ -1,6 +1,7 @@
 """Diffusion models as pure functions: schedules, kinds of predictions, samplers, and targets of distillation."""
 
 from jdistill.diffusion import discrete
+from jdistill.diffusion.denoiser import BOTTLENECK, Denoiser, Draws, Noisy, denoise
 from jdistill.diffusion.partition import (
   check_parts,
   owned_conditions,
@@ -48,9 +49,13 @@ from jdistill.diffusion.targets import (
 )
 
 __all__ = [
+  "BOTTLENECK",
   "PREDICTIONS",
   "SCHEDULES",
   "SOLVERS",
+  "Denoiser",
+  "Draws",
+  "Noisy",
   "Scalings",
   "Schedule",
   "add_noise",
@@ -62,6 +67,7 @@ __all__ = [
   "consistency_target",
   "convert_prediction",
   "ddim_step",
+  "denoise",
   "discrete",
   "edm",
   "edm_scalings",

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdistill import diffusion
-from jdistill.base import Denoiser, Key, Network, Noisy, Outputs, PyTree, Sites, UserError, Variables
+from jdistill.base import Key, Network, Outputs, PyTree, Sites, UserError, Variables
+from jdistill.diffusion import BOTTLENECK, Denoiser, Noisy
 from jdistill.models.denoiser_layers import (
   GroupNorm,
   condition_features,
@@ -32,7 +33,6 @@ from jdistill.ops import avg_pool2
 from jdistill.ops.precision import widen
 
 PREDICTIONS = ("edm", "consistency", *diffusion.PREDICTIONS)
-BOTTLENECK = "bottleneck"  # the site that discriminators read
 ZERO = "_zero"  # the end of the names of layers that start at zero
 
 
@@ -252,8 +252,3 @@ def _check_noisy(x: PyTree, shape: tuple[int, ...]) -> None:
     raise UserError("x: a denoiser takes noisy data with times and conditions; use the task 'samples'")
   if x.x.shape[1:] != shape:
     raise UserError(f"x: noisy data of shape {x.x.shape[1:]} given to a denoiser that was built for {shape}")
-
-
-def denoise(network: Network, params: PyTree, cond: jax.Array) -> Callable[[jax.Array, jax.Array], jax.Array]:
-  """A denoiser with its parameters and conditions `[n]`, as `(x_t, t) -> x_0`."""
-  return lambda x_t, t: network.apply(params, Noisy(x_t, t, cond)).logits

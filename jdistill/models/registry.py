@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax.errors import ScopeParamShapeError
 
-from jdistill.base import Key, Network, Noisy, NoisyTokens, Outputs, PyTree, UserError, Variables
-from jdistill.diffusion import SCHEDULES
+from jdistill.base import Key, Network, Outputs, PyTree, UserError, Variables
+from jdistill.diffusion import SCHEDULES, Noisy
+from jdistill.diffusion.discrete import NoisyTokens
 from jdistill.models.alexnet import AlexNet
 from jdistill.models.convnet import EMBEDDINGS, ConvNet
 from jdistill.models.decoder import DECODER_INITS, language_model

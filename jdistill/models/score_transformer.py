@@ -6,8 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from jdistill.base import Network, NoisyTokens, Outputs, PyTree, Sites, TokenScore, UserError
+from jdistill.base import Network, Outputs, PyTree, Sites, UserError
 from jdistill.diffusion import discrete
+from jdistill.diffusion.discrete import NoisyTokens, TokenScore
 from jdistill.models.denoiser_layers import condition_features, gated_block, modulated
 from jdistill.models.denoisers import ZERO, first_params
 from jdistill.models.layers import Recorder

@@ -6,7 +6,8 @@ from typing import Annotated
 import numpy as np
 from scipy import special
 
-from jdistill.base import Batch, TokenDraws, UserError
+from jdistill.base import Batch, UserError
+from jdistill.diffusion.discrete import TokenDraws
 from jdistill.schema import Range, validated
 from jdistill.synthetic.countdown import countdown_rows, score_countdown
 from jdistill.tasks.task import Predict, Request, Task, numbered

@@ -10,8 +10,9 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
 
-from jdistill.base import Batch, Draws, UserError
+from jdistill.base import Batch, UserError
 from jdistill.data.points import Mixture, mixture, mixtures
+from jdistill.diffusion import Draws
 from jdistill.evaluation.samples import (
   class_divergence,
   density_coverage,

@@ -153,16 +153,16 @@ def test_without_a_choice_all_examples_are_selected():
 
 
 def test_a_span_is_those_examples_and_no_others():
-  policy = span(20, 4, first=7, count=6)
+  policy = span(20, 4, skip=7, count=6)
   for epoch in range(3):
     block, _ = policy.next(jax.random.key(epoch), policy.init(jax.random.key(0)), jnp.int32(epoch), None)
     index, weight = np.asarray(block.index), np.asarray(block.weight)
     assert policy.steps == 2 and sorted(index[weight > 0]) == list(range(7, 13))
-  rest = span(20, 4, first=16)
+  rest = span(20, 4, skip=16)
   block, _ = rest.next(jax.random.key(0), rest.init(jax.random.key(0)), jnp.int32(0), None)
   assert sorted(np.asarray(block.index).ravel()) == [16, 17, 18, 19]
-  for options in ({"first": 20}, {"first": 15, "count": 6}):
-    with pytest.raises(UserError, match=r"data_policy\.first=\d+: with count=\w+ of 20 examples is beyond the last"):
+  for options in ({"skip": 20}, {"skip": 15, "count": 6}):
+    with pytest.raises(UserError, match=r"data_policy\.skip=\d+: with count=\w+ of 20 examples is beyond the last"):
       span(20, 4, **options)
 
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_samplers import NAMES, best, flow
+from test_diffusion_samplers import NAMES, best, flow
 
 from jdistill import diffusion
 from jdistill.diffusion import schedule

@@ -137,7 +137,7 @@ def test_chunks_are_drawn_with_the_weights_and_the_first_one_from_the_pool():
 
 
 def draw_first():
-  policy = ddk(N, BATCH, NAMES, interval=400, first="weights")
+  policy = ddk(N, BATCH, NAMES, interval=400, first_interval="weights")
   block, state = policy.next(KEY, policy.init(KEY), jnp.int32(0), look(jnp.float32(STUDENTS[0])))
   return [jax.device_get(block)], state
 

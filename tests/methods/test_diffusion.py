@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jdistill import diffusion, losses, models
-from jdistill.base import Batch, Denoiser, Draws, Network, Outputs, UserError, Variables
+from jdistill.base import Batch, Network, Outputs, UserError, Variables
+from jdistill.diffusion import Denoiser, Draws
 from jdistill.methods.diffusion.denoise import edm
 from jdistill.methods.diffusion.dmd2 import dmd2, student_times
 from jdistill.methods.diffusion.parts import row_noise, spread
@@ -103,7 +104,7 @@ def test_the_generator_moves_on_its_own_clock():
   network = models.build("denoising_mlp", num_classes=1, image_shape=SHAPE, widths=(8,), features=8)
   frozen = committee([network], [Variables(network.init(jax.random.key(5)).params)])
   method = student_method(
-    network, dmd2(ratio=3, start="random"), optimizer=make_optimizer("adam", 0.01), targets=frozen.targets,
+    network, dmd2(ratio=3, student_start="random"), optimizer=make_optimizer("adam", 0.01), targets=frozen.targets,
     teachers=frozen.networks,
   )  # fmt: skip
   given = lambda step: StudentInput(batch(), jnp.int32(step), jnp.float32(0), None, frozen.arrays)  # noqa: E731
@@ -135,7 +136,7 @@ def test_a_student_that_begins_as_its_teacher_gives_the_teachers_samples():
     )
     state = method.init(KEY, StudentInput(batch(), jnp.int32(0), jnp.float32(0), None, frozen.arrays))
     found = predictor(network, recipe)(method.result(state), (), draws)
-    denoise = models.denoisers.denoise(network, params, draws.cond)
+    denoise = diffusion.denoise(network, params, draws.cond)
     x = diffusion.prior(network.denoiser.schedule, draws.eps)
     want = diffusion.ode_sample(network.denoiser.schedule, denoise, x, steps)
     np.testing.assert_allclose(found, want, rtol=1e-5, atol=1e-5)
@@ -289,7 +290,7 @@ def test_what_else_is_refused():
   method = student_method(
     small, dmd2(), optimizer=make_optimizer("adam", 0.01), targets=frozen.targets, teachers=frozen.networks
   )
-  with pytest.raises(UserError, match=r"method\.start='teacher': the student's network is another one"):
+  with pytest.raises(UserError, match=r"method\.student_start='teacher': the student's network is another one"):
     method.init(KEY, StudentInput(batch(), jnp.int32(0), jnp.float32(0), None, frozen.arrays))
 
 

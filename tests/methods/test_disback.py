@@ -22,7 +22,7 @@ TEACHER = jax.tree.map(lambda leaf: leaf + 0.1, NETWORK.init(jax.random.key(5)).
 FROZEN = committee([NETWORK], [Variables(TEACHER)])
 DATA = Batch(jnp.zeros((SIZE, *SHAPE)), jnp.zeros(SIZE, jnp.int32), jnp.arange(SIZE, dtype=jnp.int32))
 RATE = 0.01
-PLAIN = {"ratio": 2, "start": "random"}
+PLAIN = {"ratio": 2, "student_start": "random"}
 
 
 def run(recipe, steps):

@@ -26,7 +26,7 @@ def check(tokens, where, response):
   return Verdict(count % 2 == 0, jnp.any((tokens == END) & response, axis=1))
 
 
-OPTIONS = {"group": GROUP, "max_new": MAX_NEW, "end_token": END}
+OPTIONS = {"group_size": GROUP, "max_new": MAX_NEW, "end_token": END}
 
 
 def data(weight=None):
@@ -138,7 +138,7 @@ def test_rewards_are_the_papers():
 
 
 def test_groups_of_one_are_refused():
-  with pytest.raises(ValueError, match=r"method\.group=1: must be at least 2"):
-    grpo(group=1)
-  with pytest.raises(ValueError, match="group=1 must be at least 2"):
-    rewarded(check, group=1)
+  with pytest.raises(ValueError, match=r"method\.group_size=1: must be at least 2"):
+    grpo(group_size=1)
+  with pytest.raises(ValueError, match="group_size=1 must be at least 2"):
+    rewarded(check, group_size=1)

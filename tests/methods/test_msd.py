@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jdistill import diffusion, models
-from jdistill.base import Batch, Draws, Network, Outputs, UserError, Variables
+from jdistill.base import Batch, Network, Outputs, UserError, Variables
+from jdistill.diffusion import Draws
 from jdistill.methods.diffusion import dmd2 as base
 from jdistill.methods.diffusion.msd import msd, tsm
 from jdistill.methods.knowledge import StudentInput, predictor, student_method
@@ -19,7 +20,7 @@ SIZES = {"num_classes": CONDITIONS, "image_shape": SHAPE, "features": 8, "t_max"
 NETWORK = models.build("denoising_mlp", widths=(8,), **SIZES)
 TEACHER = Variables(jax.tree.map(lambda leaf: leaf + 0.1, NETWORK.init(jax.random.key(5)).params))
 FROZEN = committee([NETWORK], [TEACHER])
-OPTIONS = {"ratio": 2, "start": "random", "gan_weight": 0.5, "critic_weight": 1.0, "hidden": 4}
+OPTIONS = {"ratio": 2, "student_start": "random", "gan_weight": 0.5, "critic_weight": 1.0, "hidden": 4}
 CLIP, RATE = 0.05, 0.01
 
 
@@ -116,27 +117,29 @@ def test_students_share_nothing():
   states = run(msd(students=2, **OPTIONS), 3)
   options = base.Options(2, 1, 1.0, 0.5, 1.0, "dmd", 1.0, "bottleneck", 4)
   optimizer = make_optimizer("adam", RATE, clip=CLIP)
+
+  @jax.jit
+  def update(key, own, memory, step, owned):
+    where, pairs = jnp.isin(batch().y, owned), ((NETWORK, TEACHER),)
+    made = base.update(
+      options, OwnInputs(key, NETWORK, own, batch(), where, pairs, (), step, jnp.float32(0), None), owned
+    )
+    new, kept = {}, {}
+    for name, grad in made.grads.items():
+      change, kept[name] = optimizer.update(grad, memory[name], own[name], epoch=jnp.float32(0))
+      new[name] = jax.tree.map(jnp.add, own[name], change)
+      moves = made.moves.get(name, True)
+      still = (own[name], memory[name])
+      new[name], kept[name] = jax.tree.map(lambda a, b, m=moves: jnp.where(m, a, b), (new[name], kept[name]), still)
+    return new, kept
+
   for k, owned in enumerate(([0, 1], [2, 3])):
-
-    @jax.jit
-    def update(key, own, step, owned=tuple(owned)):
-      owned = jnp.asarray(owned)
-      where = jnp.isin(batch().y, owned)
-      pairs = ((NETWORK, TEACHER),)
-      seen = OwnInputs(key, NETWORK, own, batch(), where, pairs, (), step, jnp.float32(0), None)
-      made = base.update(options, seen, owned)
-      return made.grads, made.moves["student"]
-
     own = jax.tree.map(lambda leaf, k=k: leaf[k], params(states[0], "student", "fake", "critic"))
     memory = {name: optimizer.init(one) for name, one in own.items()}
     for step in range(3):
       key = jax.random.split(jax.random.fold_in(jax.random.key(2), step))[1]
-      grads, moves = update(key if k == 0 else jax.random.fold_in(key, k), own, jnp.int32(step))
-      for name, grad in grads.items():
-        if name == "student" and not moves:
-          continue
-        change, memory[name] = optimizer.update(grad, memory[name], own[name], epoch=jnp.float32(0))
-        own[name] = jax.tree.map(jnp.add, own[name], change)
+      key = key if k == 0 else jax.random.fold_in(key, k)
+      own, memory = update(key, own, memory, jnp.int32(step), jnp.array(owned, jnp.int32))
       found = jax.tree.map(lambda leaf, k=k: leaf[k], params(states[step + 1], "student", "fake", "critic"))
       jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5), found, own)
   first, second = (jax.tree.map(lambda leaf, k=k: leaf[k], params(states[-1], "student")) for k in (0, 1))
@@ -153,7 +156,7 @@ def affine(about):
 
 def test_a_sample_is_made_by_its_student():
   network = affine(NETWORK.denoiser)
-  recipe = msd(students=2, partition="random", sample_steps=2, start="random")
+  recipe = msd(students=2, partition="random", sample_steps=2, student_start="random")
   method = method_of(recipe, network)
   trained = method.result(method.init(jax.random.key(1), given(0)))
   assignment = np.asarray(trained.variables["router"].params["assignment"])
@@ -216,7 +219,7 @@ def test_what_is_refused():
   with pytest.raises(UserError, match=r"method\.students=0: must be at least 1"):
     msd(students=0)
   small = models.build("denoising_mlp", widths=(4,), **SIZES)
-  with pytest.raises(UserError, match=r"method\.start='teacher': .* choose 'random', or a start_method such as 'tsm'"):
+  with pytest.raises(UserError, match=r"method\.student_start='teacher': .* or a start_method such as 'tsm'"):
     begin(msd(students=2), student=small)
   with pytest.raises(UserError, match=r"student: knows 2 conditions, and its teacher 4"):
     begin(tsm(), student=models.build("denoising_mlp", widths=(8,), **(SIZES | {"num_classes": 2})))

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from jdistill import models
-from jdistill.base import Batch, Network, NoisyTokens, Outputs, TokenDraws, TokenScore, UserError, Variables
+from jdistill.base import Batch, Network, Outputs, UserError, Variables
 from jdistill.diffusion import discrete
+from jdistill.diffusion.discrete import NoisyTokens, TokenDraws, TokenScore
 from jdistill.methods.diffusion import lsd as learned
 from jdistill.methods.diffusion.sedd import lsd, score_fn, sedd
 from jdistill.methods.knowledge import StudentInput, predictor, student_method

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from jdistill import diffusion, models
-from jdistill.base import Noisy, UserError
+from jdistill.base import UserError
+from jdistill.diffusion import Noisy
 
 SMALL = {
   "denoising_mlp": {"widths": (8, 8), "features": 8},

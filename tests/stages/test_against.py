@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from jdistill.base import Batch, DataPolicy, LanguageModel, TargetSource, UserError, Variables
+from jdistill.base import Batch, DataPolicy, LanguageModel, Network, TargetSource, UserError, Variables
 from jdistill.jobs import job
 from jdistill.jobs.arms import scorer
 
@@ -17,7 +17,7 @@ def task(against):
 
 
 def source(language):
-  return TargetSource(lambda *given: (), (Variables({"w": 5}),), 0, "online", language=language)
+  return TargetSource(lambda *given: (), (Variables({"w": 5}),), 0, "online", networks=language)
 
 
 def test_the_teacher_is_asked_once_and_its_figures_join_the_others():
@@ -34,7 +34,7 @@ def test_the_teacher_is_asked_once_and_its_figures_join_the_others():
   assert len(asked) == 1 and asked[0][0].model is MODEL
 
 
-@pytest.mark.parametrize("targets", [None, source(())])
+@pytest.mark.parametrize("targets", [None, source((Network(None, None),))])
 def test_without_a_teacher_that_writes_there_are_the_tasks_own_figures(targets):
   assert scorer(task(lambda writer, data: pytest.fail()), 7, targets)(lambda data: data) == {"own": 7}
   assert scorer(task(None), 7, source((MODEL,)))(lambda data: data) == {"own": 7}

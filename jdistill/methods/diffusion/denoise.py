@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from jdistill import diffusion, losses
-from jdistill.base import Denoiser, Draws, Network, PyTree, Variables
+from jdistill.base import Network, PyTree, Variables
+from jdistill.diffusion import Denoiser, Draws
+from jdistill.diffusion import denoise as at
 from jdistill.methods.diffusion.parts import asked, denoiser_of, null
 from jdistill.methods.knowledge.recipe import Own, OwnInputs, OwnUpdate, Recipe
-from jdistill.models.denoisers import denoise as at
 from jdistill.schema import Count, Range, Share, validated
 
 Guidance = Annotated[float, Range(0, 100)]
@@ -19,7 +20,7 @@ Solver = Literal["heun", "ddim", "euler"]
 @validated("method")
 def edm(
   *,
-  weight: Literal["edm", "uniform", "truncated_snr"] = "edm",
+  time_weight: Literal["edm", "uniform", "truncated_snr"] = "edm",
   drop_condition: Share = 0.0,
   sample_steps: Count = 40,
   solver: Solver = "heun",
@@ -29,8 +30,8 @@ def edm(
   """A denoiser: `w(t) / D |D(x_t, t) - x_0|^2` at the network's own training times (EDM, arXiv 2206.00364, eq. 2).
 
   Args:
-    weight: `"edm"`, `1 / sigma^2 + 1 / sigma_data^2` of the noise level `sigma`; `"uniform"`, 1; or `"truncated_snr"`,
-      the larger one of `1 / sigma^2` and 1.
+    time_weight: `w`: `"edm"`, `1 / sigma^2 + 1 / sigma_data^2` of the noise level `sigma`; `"uniform"`, 1; or
+      `"truncated_snr"`, the larger one of `1 / sigma^2` and 1.
     drop_condition: the share of examples that are shown without their condition, for guidance.
     sample_steps: steps from noise to a sample. `"heun"` asks the denoiser `2 sample_steps - 1` times, the others once
       a step.
@@ -49,7 +50,7 @@ def edm(
 
     def loss(params: PyTree) -> jax.Array:
       prediction = asked(inputs.network, params, x_t, t, cond).logits
-      values = losses.denoising_loss(prediction, x0, sample_weight(weight, known, t))
+      values = losses.denoising_loss(prediction, x0, sample_weight(time_weight, known, t))
       return losses.masked_mean(values, inputs.where)
 
     if copied:

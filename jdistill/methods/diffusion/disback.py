@@ -1,5 +1,6 @@
 """DisBack: a generator whose target walks back along the way from its own law to the teacher's."""
 
+from collections.abc import Callable
 from typing import Annotated, Literal, NamedTuple
 
 import jax
@@ -7,9 +8,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from jdistill.base import PyTree, UserError, Variables
+from jdistill.diffusion import BOTTLENECK
 from jdistill.methods.diffusion.dmd2 import Weight, dmd2
 from jdistill.methods.knowledge.recipe import Own, OwnInputs, OwnUpdate, Recipe
-from jdistill.models.denoisers import BOTTLENECK
 from jdistill.schema import Count, Range, validated
 
 Guidance = Annotated[float, Range(0, 100)]
@@ -41,7 +42,7 @@ def disback(
   teacher_guidance: Guidance = 1.0,
   site: str = BOTTLENECK,
   hidden: Count = 64,
-  start: Literal["teacher", "random"] = "teacher",
+  student_start: Literal["teacher", "random"] = "teacher",
 ) -> Recipe:
   """Distribution backtracking (DisBack, arXiv 2408.15991): `dmd2` whose teacher moves along a path of networks.
 
@@ -62,8 +63,9 @@ def disback(
     record_interval: updates between two nodes; divides `record_steps`.
     node_steps: updates of `fake` for each node but the teacher.
     path: `"recorded"`, or `"linear"`: `s'_i = s'_0 + i / N (s'_N - s'_0)`, a control that is not in the paper.
-    ratio, sample_steps, dm_weight, gan_weight, critic_weight, normalize, teacher_guidance, site, hidden, start: of
-      `dmd2`. The paper's plain form has `normalize="none"`, its release DMD2's with an adversarial part.
+    ratio, sample_steps, dm_weight, gan_weight, critic_weight, normalize, teacher_guidance, site, hidden,
+      student_start: of `dmd2`. The paper's plain form has `normalize="none"`, its release DMD2's with an adversarial
+      part.
 
   Raises:
     UserError: a `record_interval` that does not divide `record_steps`; in `Recipe.check`, so few updates that the
@@ -75,49 +77,69 @@ def disback(
     )
   base = dmd2(
     ratio=ratio, sample_steps=sample_steps, dm_weight=dm_weight, gan_weight=gan_weight, critic_weight=critic_weight,
-    normalize=normalize, teacher_guidance=teacher_guidance, site=site, hidden=hidden, start=start,
+    normalize=normalize, teacher_guidance=teacher_guidance, site=site, hidden=hidden, student_start=student_start,
   )  # fmt: skip
-  still = dmd2(ratio=2, sample_steps=sample_steps)  # in every other update its generator rests
-  count, reached = record_steps // record_interval, record_steps + (record_steps // record_interval - 1) * node_steps
-
-  def recording(inputs: OwnInputs) -> OwnUpdate:
-    roles = {name: inputs.params[name] for name in ("student", "fake")}
-    made = still.own.update(inputs._replace(params=roles, step=jnp.ones_like(inputs.step)))
-    silent = jax.tree.map(jnp.zeros_like, inputs.params) | {"fake": made.grads["fake"]}
-    return OwnUpdate(made.metrics, silent, {name: jnp.asarray(name == "fake") for name in silent})
-
-  def backtracking(inputs: OwnInputs, nodes: PyTree, node: jax.Array) -> OwnUpdate:
-    target = jax.tree.map(lambda leaf: leaf[node], nodes)
-    teacher = (inputs.teachers[0][0], Variables(target))
-    step = jnp.maximum(inputs.step - record_steps, 0)
-    return base.own.update(inputs._replace(teachers=(teacher,), step=step))
-
-  def update(inputs: OwnInputs) -> OwnUpdate:
-    due = (inputs.step % record_interval == 0) & (inputs.step <= record_steps)
-    nodes = inputs.memory.nodes
-    nodes = recorded(nodes, inputs.params["fake"], jnp.minimum(inputs.step // record_interval, count), due)
-    node = target_node(inputs.step - record_steps, count, node_steps)
-    used, begun = nodes if path == "recorded" else straight(nodes), inputs.step >= record_steps
-    like = jax.eval_shape(lambda: backtracking(inputs, used, node))
-    found = lax.cond(
-      begun, lambda: _filled(backtracking(inputs, used, node), like), lambda: _filled(recording(inputs), like)
-    )
-    figures = {"method/node": jnp.where(begun, node, count).astype(jnp.float32)}
-    return found._replace(metrics=found.metrics | figures, memory=Path(nodes))
+  resting = dmd2(ratio=2, sample_steps=sample_steps)  # whose generator rests in every other update
+  count = record_steps // record_interval
+  plan = _Plan(record_steps, record_interval, node_steps, count, path, base.own.update, resting.own.update)
 
   def memory(params: dict[str, PyTree], teachers) -> Path:
     del params
     return Path(jax.tree.map(lambda leaf: jnp.repeat(leaf[None], count + 1, axis=0), teachers[0][1].params))
 
-  def check(updates: int) -> None:
-    if reached >= updates:
-      raise UserError(
-        f"method.node_steps={node_steps}: the teacher becomes the target after {reached} updates, {record_steps} of "
-        f"the degradation and {count - 1} nodes of {node_steps}, and there are {updates}; lower it, or train longer"
-      )
+  own = Own(lambda inputs: _update(plan, inputs), base.own.init, student_start, memory)
+  return Recipe({}, own=own, sampler=base.sampler, check=lambda updates: _check(plan, updates))
 
-  own = Own(update, base.own.init, start, memory)
-  return Recipe({}, own=own, sampler=base.sampler, check=check)
+
+class _Plan(NamedTuple):
+  record_steps: int
+  record_interval: int
+  node_steps: int
+  count: int  # N
+  path: str
+  base: Callable[[OwnInputs], OwnUpdate]
+  resting: Callable[[OwnInputs], OwnUpdate]
+
+
+def _check(plan: _Plan, updates: int) -> None:
+  reached = plan.record_steps + (plan.count - 1) * plan.node_steps
+  if reached >= updates:
+    raise UserError(
+      f"method.node_steps={plan.node_steps}: the teacher becomes the target after {reached} updates, "
+      f"{plan.record_steps} of the degradation and {plan.count - 1} nodes of {plan.node_steps}, and there are "
+      f"{updates}; lower it, or train longer"
+    )
+
+
+def _update(plan: _Plan, inputs: OwnInputs) -> OwnUpdate:
+  due = (inputs.step % plan.record_interval == 0) & (inputs.step <= plan.record_steps)
+  place = jnp.minimum(inputs.step // plan.record_interval, plan.count)
+  nodes = recorded(inputs.memory.nodes, inputs.params["fake"], place, due)
+  used, begun = nodes if plan.path == "recorded" else straight(nodes), inputs.step >= plan.record_steps
+  node = target_node(inputs.step - plan.record_steps, plan.count, plan.node_steps)
+  like = jax.eval_shape(lambda: _backtracking(plan, inputs, used, node))
+  found = lax.cond(
+    begun,
+    lambda: _filled(_backtracking(plan, inputs, used, node), like),
+    lambda: _filled(_recording(plan, inputs), like),
+  )
+  figures = {"method/node": jnp.where(begun, node, plan.count).astype(jnp.float32)}
+  return found._replace(metrics=found.metrics | figures, memory=Path(nodes))
+
+
+def _recording(plan: _Plan, inputs: OwnInputs) -> OwnUpdate:
+  """`fake` follows a generator that rests."""
+  roles = {name: inputs.params[name] for name in ("student", "fake")}
+  made = plan.resting(inputs._replace(params=roles, step=jnp.ones_like(inputs.step)))
+  grads = jax.tree.map(jnp.zeros_like, dict(inputs.params)) | {"fake": made.grads["fake"]}
+  return OwnUpdate(made.metrics, grads, {name: name == "fake" for name in grads})
+
+
+def _backtracking(plan: _Plan, inputs: OwnInputs, nodes: PyTree, node: jax.Array) -> OwnUpdate:
+  """An update of the base method with a node in the teacher's place, counted from the end of the degradation."""
+  target = Variables(jax.tree.map(lambda leaf: leaf[node], nodes))
+  step = jnp.maximum(inputs.step - plan.record_steps, 0)
+  return plan.base(inputs._replace(teachers=((inputs.teachers[0][0], target),), step=step))
 
 
 def recorded(nodes: PyTree, params: PyTree, place: jax.Array, due: jax.Array) -> PyTree:

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from jdistill import diffusion, losses
-from jdistill.base import Denoiser, Draws, Key, Metrics, Network, PyTree, UserError, Variables
+from jdistill.base import Key, Metrics, Network, PyTree, UserError, Variables
+from jdistill.diffusion import BOTTLENECK, Denoiser, Draws
+from jdistill.diffusion import denoise as at
 from jdistill.methods.diffusion.discriminator import feature_size, head_init, realness
 from jdistill.methods.diffusion.parts import (
   asked,
@@ -19,8 +21,6 @@ from jdistill.methods.diffusion.parts import (
   teacher_at,
 )
 from jdistill.methods.knowledge.recipe import Own, OwnInputs, OwnUpdate, Recipe
-from jdistill.models.denoisers import BOTTLENECK
-from jdistill.models.denoisers import denoise as at
 from jdistill.schema import Count, Range, validated
 
 _LEVELS = 1000  # the steps of the process that the paper's times are counted in
@@ -55,7 +55,7 @@ def dmd2(
   teacher_guidance: Annotated[float, Range(0, 100)] = 1.0,
   site: str = BOTTLENECK,
   hidden: Count = 64,
-  start: Literal["teacher", "random"] = "teacher",
+  student_start: Literal["teacher", "random"] = "teacher",
 ) -> Recipe:
   """Distribution matching distillation with two time scales (DMD2, arXiv 2405.14867).
 
@@ -86,7 +86,7 @@ def dmd2(
     teacher_guidance: scale of classifier-free guidance of the teacher; `fake` has none.
     site: a site of the denoiser.
     hidden: units of the head.
-    start: of the student: the teacher's parameters, or random ones.
+    student_start: of the student: the teacher's parameters, or random ones.
 
   Raises:
     UserError: at trace time, a student whose schedule, shape or conditions differ from the teacher's; guidance without
@@ -97,7 +97,7 @@ def dmd2(
   )
   return Recipe(
     {},
-    own=Own(lambda inputs: update(options, inputs), lambda *given: init(options, *given), start),
+    own=Own(lambda inputs: update(options, inputs), lambda *given: init(options, *given), student_start),
     sampler=lambda *given: sample(sample_steps, *given),
   )
 

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from jdistill import diffusion, losses
-from jdistill.base import Denoiser, Draws, Key, Network, PyTree, UserError, Variables
+from jdistill.base import Key, Network, PyTree, UserError, Variables
+from jdistill.diffusion import BOTTLENECK, Denoiser, Draws
+from jdistill.diffusion import denoise as at
 from jdistill.methods.diffusion import dmd2
 from jdistill.methods.diffusion.denoise import Guidance, Solver, ode_sampler, sample_weight
 from jdistill.methods.diffusion.parts import asked, check_same_schedule, denoiser_of, teacher_at
 from jdistill.methods.knowledge.recipe import Own, OwnInputs, OwnUpdate, Recipe
-from jdistill.models.denoisers import BOTTLENECK
-from jdistill.models.denoisers import denoise as at
 from jdistill.schema import Count, Range, Size, validated
 
 _ROUTER = "router"
@@ -34,7 +34,7 @@ def msd(
   teacher_guidance: Annotated[float, Range(0, 100)] = 1.0,
   site: str = BOTTLENECK,
   hidden: Count = 64,
-  start: Literal["teacher", "random"] = "teacher",
+  student_start: Literal["teacher", "random"] = "teacher",
 ) -> Recipe:
   """Multi-student distillation (MSD, arXiv 2410.23274): K students of `dmd2`, each for its part of the conditions.
 
@@ -57,8 +57,8 @@ def msd(
     partition: `"blocks"` of consecutive conditions; `"random"`; or `"kmeans_balanced"` of the teacher's predictions of
       each condition at pure noise, which are the means of the conditions.
     partition_seed: of the last two.
-    ratio, sample_steps, dm_weight, gan_weight, critic_weight, normalize, teacher_guidance, site, hidden, start: of
-      `dmd2`.
+    ratio, sample_steps, dm_weight, gan_weight, critic_weight, normalize, teacher_guidance, site, hidden,
+      student_start: of `dmd2`.
 
   Raises:
     UserError: at trace time, a teacher without conditions; more students than conditions, or parts of unequal size;
@@ -90,14 +90,14 @@ def msd(
     metrics = {name: jnp.mean(values) for name, values in made.metrics.items()}
     return OwnUpdate(metrics, made.grads, {name: moves[0] for name, moves in made.moves.items()})
 
-  own = Own(update, init, start, stacked=dict.fromkeys(roles, students) if students > 1 else {})
+  own = Own(update, init, student_start, stacked=dict.fromkeys(roles, students) if students > 1 else {})
   return Recipe({}, own=own, sampler=lambda *given: _sample(students, sample_steps, *given), keeps=(_ROUTER,))
 
 
 @validated("method")
 def tsm(
   *,
-  weight: Literal["edm", "uniform", "truncated_snr"] = "edm",
+  time_weight: Literal["edm", "uniform", "truncated_snr"] = "edm",
   teacher_guidance: Guidance = 1.0,
   sample_steps: Count = 40,
   solver: Solver = "heun",
@@ -108,7 +108,7 @@ def tsm(
   example, which has the same mean and less variance.
 
   Args:
-    weight: of the times, as of `edm`; which one is the paper's is unverified.
+    time_weight: of the times, as of `edm`; which one is the paper's is unverified.
     teacher_guidance: scale of classifier-free guidance of the teacher.
     sample_steps, solver: of its own samples, as of `edm`.
 
@@ -130,7 +130,7 @@ def tsm(
 
     def loss(params: PyTree) -> jax.Array:
       prediction = asked(inputs.network, params, x_t, t, cond).logits
-      values = losses.denoising_loss(prediction, target, sample_weight(weight, known, t))
+      values = losses.denoising_loss(prediction, target, sample_weight(time_weight, known, t))
       return losses.masked_mean(values, inputs.where)
 
     value, grad = jax.value_and_grad(loss)(inputs.params["student"])

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from jdistill import diffusion
-from jdistill.base import Denoiser, Draws, Key, Network, Noisy, Outputs, PyTree, UserError, Variables
-from jdistill.models.denoisers import denoise
+from jdistill.base import Key, Network, Outputs, PyTree, UserError, Variables
+from jdistill.diffusion import Denoiser, Draws, Noisy, denoise
 
 _SAMPLING = 20240514  # samplers that draw noise give the same samples of the same draws
 

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from jdistill import losses
-from jdistill.base import Key, Network, NoisyTokens, PyTree, TokenDraws, TokenScore, UserError, Variables
+from jdistill.base import Key, Network, PyTree, UserError, Variables
 from jdistill.diffusion import discrete
+from jdistill.diffusion.discrete import NoisyTokens, TokenDraws, TokenScore
 from jdistill.diffusion.discrete.learned import ROWS, TARGETS
 from jdistill.diffusion.discrete.sampling import APPLY_TO, ScoreFn
 from jdistill.methods.diffusion.lsd import STEPS, check_sampler_steps, swept, total_loss

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from jdistill import diffusion, losses
-from jdistill.base import Draws, Key, Metrics, Network, PyTree, UserError, Variables
+from jdistill.base import Key, Metrics, Network, PyTree, UserError, Variables
+from jdistill.diffusion import Draws
+from jdistill.diffusion import denoise as at
 from jdistill.methods.diffusion.parts import (
   asked,
   check_same_schedule,
@@ -17,7 +19,6 @@ from jdistill.methods.diffusion.parts import (
   teacher_at,
 )
 from jdistill.methods.knowledge.recipe import Own, OwnInputs, OwnUpdate, Recipe
-from jdistill.models.denoisers import denoise as at
 from jdistill.schema import Count, Range, validated
 
 Start = Literal["teacher", "random"]
@@ -31,7 +32,7 @@ def boot(
   solver: Literal["ddim", "heun"] = "heun",
   boundary_weight: Annotated[float, Range(0, 1e6)] = 0.1,
   teacher_guidance: Guidance = 1.0,
-  start: Start = "teacher",
+  student_start: Start = "teacher",
 ) -> Recipe:
   """Data-free distillation by bootstrapping (BOOT, arXiv 2306.05544): the student learns a whole trajectory from noise.
 
@@ -50,7 +51,7 @@ def boot(
     solver: of the teacher's step; `"heun"` is of second order and asks it twice.
     boundary_weight: of the second part (0.1 is unverified); without it the whole trajectory drifts.
     teacher_guidance: scale of classifier-free guidance of the teacher.
-    start: of the student: the teacher's parameters, or random ones.
+    student_start: of the student: the teacher's parameters, or random ones.
 
   Raises:
     UserError: at trace time, a student or teacher that does not predict `x0` (others add their input, which is noise
@@ -93,7 +94,7 @@ def boot(
     t = jnp.full(draws.cond.shape, denoiser_of(network).schedule.t_min)
     return at(network, variables["student"].params, draws.cond)(draws.eps, t)
 
-  return Recipe({}, own=Own(update, init, start), sampler=sample)
+  return Recipe({}, own=Own(update, init, student_start), sampler=sample)
 
 
 @validated("method")
@@ -103,7 +104,7 @@ def consistency(
   distance: Literal["l2", "pseudo_huber"] = "l2",
   sample_steps: Count = 1,
   teacher_guidance: Guidance = 1.0,
-  start: Start = "teacher",
+  student_start: Start = "teacher",
 ) -> Recipe:
   """Consistency distillation (arXiv 2303.01469, alg. 2): neighbours on a trajectory have the same prediction.
 
@@ -119,7 +120,7 @@ def consistency(
       network of its own.
     sample_steps: of the student, with fresh noise between them.
     teacher_guidance: scale of classifier-free guidance of the teacher.
-    start: of the student: the teacher's parameters, or random ones.
+    student_start: of the student: the teacher's parameters, or random ones.
 
   Raises:
     UserError: at trace time, a student whose prediction is not `consistency` (others change what is at `t_min`), or
@@ -158,7 +159,7 @@ def consistency(
       known.schedule, generate, row_noise(draws), diffusion.prior(known.schedule, draws.eps), times
     )
 
-  return Recipe({}, own=Own(update, init, start), sampler=sample, needs=("teacher", "labels"))
+  return Recipe({}, own=Own(update, init, student_start), sampler=sample, needs=("teacher", "labels"))
 
 
 class _Round(NamedTuple):
@@ -172,7 +173,7 @@ class _Round(NamedTuple):
 def progressive(
   *,
   first_steps: Annotated[int, Range(1)] = 16,
-  weight: Literal["truncated_snr", "uniform"] = "truncated_snr",
+  time_weight: Literal["truncated_snr", "uniform"] = "truncated_snr",
 ) -> Recipe:
   """Progressive distillation (arXiv 2202.00512): a student of `N` steps learns two steps of its teacher of `2 N`.
 
@@ -185,7 +186,7 @@ def progressive(
 
   Args:
     first_steps: a power of two.
-    weight: `"truncated_snr"`, `max(alpha^2 / sigma^2, 1)`, or `"uniform"`.
+    time_weight: `"truncated_snr"`, `max(alpha^2 / sigma^2, 1)`, or `"uniform"`.
 
   Raises:
     ValueError: `first_steps` that is no power of two.
@@ -209,7 +210,7 @@ def progressive(
     t, middle, s = _times(known.schedule, jax.random.randint(key_t, cond.shape, 0, steps), steps)
     x_t = diffusion.add_noise(known.schedule, x0, jax.random.normal(key_eps, x0.shape, x0.dtype), t)
     target = _ends(known.schedule, at(inputs.network, teacher, cond), x_t, t, middle, s)
-    scale = diffusion.truncated_snr_weight(known.schedule, t) if weight == "truncated_snr" else None
+    scale = diffusion.truncated_snr_weight(known.schedule, t) if time_weight == "truncated_snr" else None
 
     def loss(params: PyTree) -> jax.Array:
       prediction = asked(inputs.network, params, x_t, t, cond).logits

@@ -51,7 +51,7 @@ def _as_first(student: Variables, teachers: Teachers) -> Variables:
   first = Variables(*teachers[0][1])
   if jax.tree.map(jnp.shape, student) != jax.tree.map(jnp.shape, first):
     raise UserError(
-      "method.start='teacher': the student's network is another one than the teacher's; choose 'random', or a "
+      "method.student_start='teacher': the student's network is another one than the teacher's; choose 'random', or a "
       "start_method such as 'tsm'"
     )
   return first

@@ -25,7 +25,7 @@ def ddk(
   interval: Count = 1000,
   alpha: Annotated[float, Range(0, 1)] = 0.5,
   smooth: bool = True,
-  first: Literal["pool", "weights"] = "pool",
+  first_interval: Literal["pool", "weights"] = "pool",
   cap: Annotated[float, Range(1)] | None = None,
 ) -> DataPolicy:
   """Domains with weights that follow the ratio of the student's perplexity to the teacher's (DDK, arXiv 2407.16154).
@@ -50,7 +50,7 @@ def ddk(
     interval: the paper's K.
     alpha: of the smoothed update; 0.5 in the paper.
     smooth: false takes eq. 1, the softmax of ratios, in every interval ("w/o FS").
-    first: what the first interval is drawn with: `"pool"`, at random from all examples as in the paper, or the weights.
+    first_interval: what it is drawn with: `"pool"`, at random from all examples as in the paper, or the weights.
     cap: the most that a ratio counts, for students from scratch whose ratios are huge; no part of the paper.
 
   Returns:
@@ -76,7 +76,7 @@ def ddk(
     moved = smooth_discrepancy_update(before, *both, alpha=alpha, cap=cap) if smooth else begun
     weights = jnp.where(epoch == 0, begun, moved)
     order, sizes = _by_domain(look, size, count, state["seed"])
-    drawn_with = jnp.where((epoch == 0) & (first == "pool"), sizes / size, weights)
+    drawn_with = jnp.where((epoch == 0) & (first_interval == "pool"), sizes / size, weights)
     whole = jnp.all(jnp.isfinite(drawn_with) & jnp.isfinite(student - teacher))
     drawn_with = jnp.where(whole, drawn_with, 1.0)
     block, drawn = _block(key, order, sizes, drawn_with, state["drawn"], (interval, batch_size))

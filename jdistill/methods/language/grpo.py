@@ -68,7 +68,7 @@ def rewards_of(verdict: Verdict, kind: str) -> jax.Array:
 @validated("method")
 def grpo(
   *,
-  group: Annotated[int, Range(2)] = 16,
+  group_size: Annotated[int, Range(2)] = 16,
   clip: NonNegative = 0.2,
   kl_weight: NonNegative = 0.0,
   entropy_weight: NonNegative = 0.0,
@@ -83,10 +83,10 @@ def grpo(
 
   The rewards are those of a checker of additions in bytes; `rewarded` is the same for any checker.
 
-  To every prompt of a batch the student writes `group` responses as it is in that update; each is rewarded by a checker
-  and its advantage is `(r - mean) / (std + 1e-6)` within its group, the same for all of its tokens. Each update samples
-  anew, so that `r = pi / pi_old` is 1 and the clip does not bind: DUMP's release takes four updates of 32 prompts from
-  the roll-outs of 128. Its coefficients are `kl_weight` 0.001 and `entropy_weight` 0.001.
+  To every prompt of a batch the student writes `group_size` responses as it is in that update; each is rewarded by a
+  checker and its advantage is `(r - mean) / (std + 1e-6)` within its group, the same for all of its tokens. Each update
+  samples anew, so that `r = pi / pi_old` is 1 and the clip does not bind: DUMP's release takes four updates of 32
+  prompts from the roll-outs of 128. Its coefficients are `kl_weight` 0.001 and `entropy_weight` 0.001.
 
   The labels of the data are not used. Sampling, checking and the update are one program. `method/reward`,
   `method/wrong`, `method/unreadable`, `method/response` (mean tokens), `method/constant`, the share of groups that are
@@ -94,7 +94,7 @@ def grpo(
   for data policies such as `dump`.
 
   Args:
-    group: G, responses to each prompt.
+    group_size: G, responses to each prompt.
     clip: epsilon.
     kl_weight: of the estimate k3 of the divergence from the first teacher, the reference; above 0 needs a teacher.
     entropy_weight: of the entropy of the student's distributions, as a bonus.
@@ -109,7 +109,7 @@ def grpo(
     ValueError: at trace time, what `gkd` refuses.
   """
   return rewarded(
-    addition_checker(scratchpad), group=group, clip=clip, kl_weight=kl_weight, entropy_weight=entropy_weight,
+    addition_checker(scratchpad), group_size=group_size, clip=clip, kl_weight=kl_weight, entropy_weight=entropy_weight,
     reward=reward, max_new=max_new, sampling_temperature=sampling_temperature, end_token=end_token, reduction=reduction,
   )  # fmt: skip
 
@@ -117,7 +117,7 @@ def grpo(
 def rewarded(
   check: Checker,
   *,
-  group: int = 16,
+  group_size: int = 16,
   clip: float = 0.2,
   kl_weight: float = 0.0,
   entropy_weight: float = 0.0,
@@ -128,11 +128,13 @@ def rewarded(
   reduction: Reduction = "token_mean",
 ) -> Recipe:
   """`grpo` with rewards of this checker: `(tokens, where, response), [N, T] each -> Verdict`; see there."""
-  if group < 2:
-    raise ValueError(f"rewarded: group={group} must be at least 2; a response alone has nothing to be better than")
+  if group_size < 2:
+    raise ValueError(
+      f"rewarded: group_size={group_size} must be at least 2; a response alone has nothing to be better than"
+    )
 
   write = _writing(
-    check, group=group, reward=reward, max_new=max_new, temperature=sampling_temperature, end_token=end_token
+    check, group_size=group_size, reward=reward, max_new=max_new, temperature=sampling_temperature, end_token=end_token
   )
 
   def surrogate(step: StepOutputs, where: jax.Array) -> jax.Array:
@@ -155,8 +157,8 @@ def rewarded(
   return Recipe(
     terms,
     sampled_batch=write,
-    memory=Memory(lambda key, count, batch: nothing_remembered(group)),
-    metrics=lambda step: _figures(step, group),
+    memory=Memory(lambda key, count, batch: nothing_remembered(group_size)),
+    metrics=lambda step: _figures(step, group_size),
     needs=("teacher",) if kl_weight else (),
   )
 
@@ -165,14 +167,16 @@ def _log_probs(logits: jax.Array, y: jax.Array) -> jax.Array:
   return jnp.take_along_axis(jax.nn.log_softmax(logits, axis=-1), y[..., None], axis=-1)[..., 0]
 
 
-def _writing(check: Checker, *, group: int, reward: str, max_new: int, temperature: float, end_token: int) -> Callable:
+def _writing(
+  check: Checker, *, group_size: int, reward: str, max_new: int, temperature: float, end_token: int
+) -> Callable:
   """`Recipe.sampled_batch`: groups of responses with their advantages."""
 
   def sampled_batch(key: Key, sampling: Sampling) -> tuple[Batch, Remembered]:
     batch = sampling.batch
     key_document, key_text = jax.random.split(key)
     # [B G, ...]; a prompt that is there twice has two groups, so the row and not the id decides the random numbers
-    prompts, there = (jnp.repeat(leaf, group, axis=0) for leaf in draw_prompts(key_document, batch, 0, max_new))
+    prompts, there = (jnp.repeat(leaf, group_size, axis=0) for leaf in draw_prompts(key_document, batch, 0, max_new))
     samples = generate(
       sampling.student, sampling.params, prompts, key_text, max_new=max_new, prompt_mask=there,
       temperature=temperature, end_token=end_token,
@@ -180,15 +184,15 @@ def _writing(check: Checker, *, group: int, reward: str, max_new: int, temperatu
     rows, response = with_prompts(prompts, there, samples)
     verdict = check(rows.tokens, rows.segments > 0, response)
     rewards = rewards_of(verdict, reward)
-    advantages = losses.group_relative_advantage(rewards.reshape(-1, group))
+    advantages = losses.group_relative_advantage(rewards.reshape(-1, group_size))
     targets, mask = next_tokens(rows, response)
     extra = {
       "mask": mask, "advantage": advantages.reshape(-1), "reward": rewards, "correct": verdict.correct,
       "readable": verdict.readable, "length": jnp.sum(samples.mask, axis=1),
       "old": _old(samples.log_probs, mask.shape[1]),
     }  # fmt: skip
-    weight = batch.weight if batch.weight is None else jnp.repeat(batch.weight, group)
-    ids = jnp.repeat(batch.ids, group)
+    weight = batch.weight if batch.weight is None else jnp.repeat(batch.weight, group_size)
+    ids = jnp.repeat(batch.ids, group_size)
     memory = _remember(sampling.memory, batch, jnp.abs(advantages))
     return Batch(rows, targets, ids, weight, extra), memory
 
@@ -202,9 +206,9 @@ def _old(response_log_probs: jax.Array, length: int) -> jax.Array:
   return jnp.concatenate([before, response_log_probs, jnp.zeros((count, 1), response_log_probs.dtype)], axis=1)
 
 
-def nothing_remembered(group: int) -> Remembered:
+def nothing_remembered(group_size: int) -> Remembered:
   """The memory before the first update, of groups of this size."""
-  row = Group(jnp.zeros(1, jnp.int32), jnp.zeros((1, group), jnp.float32))
+  row = Group(jnp.zeros(1, jnp.int32), jnp.zeros((1, group_size), jnp.float32))
   return Remembered(empty_ring(row, _KEPT), jnp.zeros((), jnp.int32))
 
 
@@ -216,14 +220,14 @@ def _remember(memory: Remembered, batch: Batch, advantages: jax.Array) -> Rememb
   return Remembered(push(memory.groups, rows, there), memory.total + jnp.sum(there, dtype=jnp.int32))
 
 
-def _figures(step: StepOutputs, group: int) -> dict[str, jax.Array]:
+def _figures(step: StepOutputs, group_size: int) -> dict[str, jax.Array]:
   extra, weight = step.batch.extra, step.where.astype(jnp.float32)
 
   def mean(values: jax.Array) -> jax.Array:
     return jnp.sum(weight * values.astype(jnp.float32)) / jnp.maximum(jnp.sum(weight), 1)
 
-  rewards = extra["reward"].reshape(-1, group)
-  alike = jnp.repeat(jnp.all(rewards == rewards[:, :1], axis=1), group)
+  rewards = extra["reward"].reshape(-1, group_size)
+  alike = jnp.repeat(jnp.all(rewards == rewards[:, :1], axis=1), group_size)
   return {
     "reward": mean(extra["reward"]),
     "wrong": mean(~extra["correct"]),
