@@ -24,7 +24,7 @@ def get_config(preset: str = "grid") -> common.ConfigDict:
   controls = {
     "dmd2": {"method/name": "dmd2", "method/student_start": "random"},
     "fake_alone": {"method/record_interval": 300},
-    "linear": {"method/path": "linear"},
+    "linear": {"method/path_kind": "linear"},
   }
   config = common.experiment(preset, own, controls)
   config.reference, config.score_every = "dmd2", 200

@@ -35,7 +35,7 @@ def get_config(preset: str = "nfe8") -> ConfigDict:
   config.train = schedule(epochs=1, optimizer="adam", lr=0.05, batch_size=16, schedule="cosine")
   config.data_policy = policy("static_subset", fraction=0.08)
   fixed = {"method/name": "sedd", "method/copied": True, "method/sample_steps": steps}
-  active = {"method/rows": "active"}
+  active = {"method/score_rows": "active"}
   sizes = active | {"method/learn_sizes": True}
   common.arms(
     config,

@@ -29,7 +29,7 @@ def get_config(preset: str = "ring") -> common.ConfigDict:
   """The experiment; `preset` is `ring`, `digits` or `tiny`."""
   check_preset(preset, presets())
   four, more = (5, 10) if preset == "digits" else (4, 8)
-  own = {"name": "msd", "students": four, "student_start": "random"}
+  own = {"name": "msd", "student_count": four, "student_start": "random"}
   config = common.students("msd", own, "digits" if preset == "digits" else "grid")
   if preset != "digits":
     config.dataset, config.task = "ring16", task("samples", draws=4000, judge="by_condition")
@@ -43,13 +43,13 @@ def get_config(preset: str = "ring") -> common.ConfigDict:
   copies = {"start_method/name": "none", "method/student_start": "teacher", "student/widths": wide}
   controls = {
     "dmd2": _ONE,
-    "students_2": {"method/students": 2},
-    f"students_{more}": {"method/students": more},
+    "students_2": {"method/student_count": 2},
+    f"students_{more}": {"method/student_count": more},
     "dmd2_total": _ONE | {"train/epochs": four * epochs},
-    "students_2_total": {"method/students": 2, "train/epochs": four * epochs // 2},
-    f"students_{more}_total": {"method/students": more, "train/epochs": four * epochs // more},
+    "students_2_total": {"method/student_count": 2, "train/epochs": four * epochs // 2},
+    f"students_{more}_total": {"method/student_count": more, "train/epochs": four * epochs // more},
     "random_start": {"start_method/name": "none"},
-    "random_parts": {"method/partition": "random"},
+    "random_parts": {"method/partition_rule": "random"},
     "wide_1": _ONE | copies,
     f"wide_{four}": copies,
     "teacher_40": common.teacher_in(40) | {"start_method/name": "none", "student/widths": wide},
@@ -58,6 +58,6 @@ def get_config(preset: str = "ring") -> common.ConfigDict:
   config.reference = "dmd2"
   if preset == "tiny":
     common.tiny(config)
-    config.task, config.method.students = task("samples", draws=60, judge="by_condition"), 4
+    config.task, config.method.student_count = task("samples", draws=60, judge="by_condition"), 4
     config.student.widths = (8,)
   return config

@@ -68,7 +68,7 @@ ROWS = (
   _msd(
     name="msd",
     builder="jdistill.methods.diffusion.msd:msd",
-    toy={"students": 2} | _ADVERSARIAL,
+    toy={"student_count": 2} | _ADVERSARIAL,
   ),
   _msd(
     name="tsm",
@@ -123,6 +123,6 @@ ROWS = (
     test="tests/methods/test_sedd.py",
     tasks=("countdown",),
     toy={"objective": "loss/phi", "kind": "score", "sampler_steps": 2, "teacher_steps": 8, "relative": True}
-    | {"rows": "active", "learn_sizes": True, "size_target": "interval_sum", "t_min": 0.01},
+    | {"score_rows": "active", "learn_sizes": True, "size_target": "interval_sum", "t_min": 0.01},
   ),
 )

@@ -126,7 +126,7 @@ def test_clock_and_line():
   assert int(target_node(jnp.int32(0), 1, 7)) == 0
   found = straight({"a": jnp.array([[0.0, 1.0], [9.0, 9.0], [4.0, 3.0]])})["a"]
   np.testing.assert_allclose(found, [[0, 1], [2, 2], [4, 3]])
-  a, b = (disback(record_steps=4, record_interval=2, path=path, **PLAIN) for path in ("recorded", "linear"))
+  a, b = (disback(record_steps=4, record_interval=2, path_kind=path, **PLAIN) for path in ("recorded", "linear"))
   states, _ = run(a, 4)
   memory = states[4].memory
   gaps = [float(asked(one)(roles_at(states, 4), 4, 4, memory).metrics["method/gap"]) for one in (a, b)]

@@ -104,7 +104,7 @@ def test_bad_parts(call, message):
 
 
 def test_one_student_is_dmd2_bit_for_bit():
-  plain, one = run(base.dmd2(**OPTIONS), 4), run(msd(students=1, **OPTIONS), 4)
+  plain, one = run(base.dmd2(**OPTIONS), 4), run(msd(student_count=1, **OPTIONS), 4)
   for a, b in zip(plain, one, strict=True):
     names = ("student", "fake", "critic")
     jax.tree.map(np.testing.assert_array_equal, params(a, *names), params(b, *names))
@@ -114,7 +114,7 @@ def test_one_student_is_dmd2_bit_for_bit():
 
 def test_students_share_nothing():
   """Each beside DMD2 on its own conditions and real examples, with its own clipped norm."""
-  states = run(msd(students=2, **OPTIONS), 3)
+  states = run(msd(student_count=2, **OPTIONS), 3)
   options = base.Options(2, 1, 1.0, 0.5, 1.0, "dmd", 1.0, "bottleneck", 4)
   optimizer = make_optimizer("adam", RATE, clip=CLIP)
 
@@ -156,7 +156,7 @@ def affine(about):
 
 def test_a_sample_is_made_by_its_student():
   network = affine(NETWORK.denoiser)
-  recipe = msd(students=2, partition="random", sample_steps=2, student_start="random")
+  recipe = msd(student_count=2, partition_rule="random", sample_steps=2, student_start="random")
   method = method_of(recipe, network)
   trained = method.result(method.init(jax.random.key(1), given(0)))
   assignment = np.asarray(trained.variables["router"].params["assignment"])
@@ -171,7 +171,7 @@ def test_a_sample_is_made_by_its_student():
 
 def test_phases_before():
   first = NETWORK.init(jax.random.key(7))
-  recipe = msd(students=2, **OPTIONS)
+  recipe = msd(student_count=2, **OPTIONS)
   copies = method_of(recipe).init(jax.random.key(1), given(0, first)).roles["student"].params
   jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, np.stack([b, b])), copies, first.params)
   apart = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf + 1]), first)
@@ -210,16 +210,16 @@ def test_what_is_refused():
       method.init, jax.random.key(0), StudentInput(batch(), jnp.int32(0), jnp.float32(0), None, frozen.arrays)
     )
 
-  with pytest.raises(UserError, match=r"method\.students=2: a teacher without conditions; set task\.conditions="):
-    begin(msd(students=2), conditions=1)
-  with pytest.raises(UserError, match=r"method\.students=5: must be from 1 to the 4 conditions"):
-    begin(msd(students=5))
-  with pytest.raises(UserError, match=r"method\.students=3: 4 conditions would be parts of 2, 1, 1; choose"):
-    begin(msd(students=3))
-  with pytest.raises(UserError, match=r"method\.students=0: must be at least 1"):
-    msd(students=0)
+  with pytest.raises(UserError, match=r"method\.student_count=2: a teacher without conditions; set task\.conditions="):
+    begin(msd(student_count=2), conditions=1)
+  with pytest.raises(UserError, match=r"method\.student_count=5: must be from 1 to the 4 conditions"):
+    begin(msd(student_count=5))
+  with pytest.raises(UserError, match=r"method\.student_count=3: 4 conditions would be parts of 2, 1, 1; choose"):
+    begin(msd(student_count=3))
+  with pytest.raises(UserError, match=r"method\.student_count=0: must be at least 1"):
+    msd(student_count=0)
   small = models.build("denoising_mlp", widths=(4,), **SIZES)
   with pytest.raises(UserError, match=r"method\.student_start='teacher': .* or a start_method such as 'tsm'"):
-    begin(msd(students=2), student=small)
+    begin(msd(student_count=2), student=small)
   with pytest.raises(UserError, match=r"student: knows 2 conditions, and its teacher 4"):
     begin(tsm(), student=models.build("denoising_mlp", widths=(8,), **(SIZES | {"num_classes": 2})))

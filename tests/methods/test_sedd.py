@@ -92,7 +92,7 @@ def test_learned_samplers_take_the_gradients_of_the_method():
   teacher = Variables({"power": jnp.ones(())})
   options = {"sampler_steps": 2, "teacher_steps": 8, "rows": "active", "learn_sizes": True, "relative": True}
   options |= {"size_target": "interval_sum", "t_min": 0.01}
-  recipe = lsd(**options)
+  recipe = lsd(**{"score_rows" if name == "rows" else name: value for name, value in options.items()})
   roles = {"student": teacher.params} | recipe.own.init(jax.random.key(0), network, ((network, teacher),))
   roles["phi"] = jnp.float32([1.0, 0.8])
   made = jax.jit(lambda roles: recipe.own.update(seen(network, roles, teacher=teacher)))(roles)

@@ -32,7 +32,7 @@ def disback(
   record_steps: Count = 1000,
   record_interval: Count = 100,
   node_steps: Count = 1000,
-  path: Literal["recorded", "linear"] = "recorded",
+  path_kind: Literal["recorded", "linear"] = "recorded",
   ratio: Count = 5,
   sample_steps: Count = 1,
   dm_weight: Weight = 1.0,
@@ -62,7 +62,7 @@ def disback(
     record_steps: updates of the degradation: it must not converge, or the first targets say little.
     record_interval: updates between two nodes; divides `record_steps`.
     node_steps: updates of `fake` for each node but the teacher.
-    path: `"recorded"`, or `"linear"`: `s'_i = s'_0 + i / N (s'_N - s'_0)`, a control that is not in the paper.
+    path_kind: `"recorded"`, or `"linear"`: `s'_i = s'_0 + i / N (s'_N - s'_0)`, a control that is not in the paper.
     ratio, sample_steps, dm_weight, gan_weight, critic_weight, normalize, teacher_guidance, site, hidden,
       student_start: of `dmd2`. The paper's plain form has `normalize="none"`, its release DMD2's with an adversarial
       part.
@@ -81,7 +81,7 @@ def disback(
   )  # fmt: skip
   resting = dmd2(ratio=2, sample_steps=sample_steps)  # whose generator rests in every other update
   count = record_steps // record_interval
-  plan = _Plan(record_steps, record_interval, node_steps, count, path, base.own.update, resting.own.update)
+  plan = _Plan(record_steps, record_interval, node_steps, count, path_kind, base.own.update, resting.own.update)
 
   def memory(params: dict[str, PyTree], teachers) -> Path:
     del params

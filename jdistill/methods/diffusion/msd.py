@@ -22,8 +22,8 @@ _ROUTER = "router"
 @validated("method")
 def msd(
   *,
-  students: Count = 4,
-  partition: Literal["blocks", "kmeans_balanced", "random"] = "blocks",
+  student_count: Count = 4,
+  partition_rule: Literal["blocks", "kmeans_balanced", "random"] = "blocks",
   partition_seed: Size = 0,
   ratio: Count = 5,
   sample_steps: Count = 1,
@@ -42,7 +42,7 @@ def msd(
   and a head of its own where there is an adversarial part; it makes samples of its own conditions, each as likely as
   any other, and real examples of other conditions do not reach its head. Nothing is shared: gradients, optimisers and
   clipped norms are those of one student. All K train in one program, whose parameters have an axis of students. A
-  sample is made by the student that its condition belongs to. With `students=1` this is `dmd2`, of the same draws.
+  sample is made by the student that its condition belongs to. With `student_count=1` this is `dmd2`, of the same draws.
 
   An update costs K times one of `dmd2`, of the same batch size for each student; its head sees about `1 / K` of a
   batch of real examples. Samples of several conditions at once are made by all students and chosen from; a served
@@ -53,9 +53,9 @@ def msd(
   again as the teacher.
 
   Args:
-    students: K, a divisor of the number of conditions.
-    partition: `"blocks"` of consecutive conditions; `"random"`; or `"kmeans_balanced"` of the teacher's predictions of
-      each condition at pure noise, which are the means of the conditions.
+    student_count: K, a divisor of the number of conditions.
+    partition_rule: `"blocks"` of consecutive conditions; `"random"`; or `"kmeans_balanced"` of the teacher's
+      predictions of each condition at pure noise, which are the means of the conditions.
     partition_seed: of the last two.
     ratio, sample_steps, dm_weight, gan_weight, critic_weight, normalize, teacher_guidance, site, hidden,
       student_start: of `dmd2`.
@@ -71,27 +71,29 @@ def msd(
 
   def init(key: Key, network: Network, teachers) -> dict[str, PyTree]:
     found = dmd2.init(options, key, network, teachers)
-    assignment = _divided(denoiser_of(network), teachers[0], students, partition, jax.random.key(partition_seed))
+    assignment = _divided(
+      denoiser_of(network), teachers[0], student_count, partition_rule, jax.random.key(partition_seed)
+    )
     return {**found, _ROUTER: {"assignment": assignment}}
 
   def update(inputs: OwnInputs) -> OwnUpdate:
-    if students == 1:  # without an axis of students, in whose programs sums round in another order
+    if student_count == 1:  # without an axis of student_count, in whose programs sums round in another order
       return dmd2.update(options, inputs)
     assignment = inputs.params[_ROUTER]["assignment"]
-    owned = diffusion.owned_conditions(assignment, students)
+    owned = diffusion.owned_conditions(assignment, student_count)
     own = diffusion.route(assignment, jnp.clip(inputs.batch.y, 0, assignment.shape[0] - 1))
 
     def one(key: Key, params: PyTree, owned: jax.Array, number: jax.Array) -> OwnUpdate:
       where = inputs.where & (own == number)
       return dmd2.update(options, inputs._replace(key=key, params=params, where=where), owned)
 
-    params, number = {name: inputs.params[name] for name in roles}, jnp.arange(students, dtype=jnp.int32)
-    made = jax.vmap(one)(_keys(inputs.key, students), params, owned, number)
+    params, number = {name: inputs.params[name] for name in roles}, jnp.arange(student_count, dtype=jnp.int32)
+    made = jax.vmap(one)(_keys(inputs.key, student_count), params, owned, number)
     metrics = {name: jnp.mean(values) for name, values in made.metrics.items()}
     return OwnUpdate(metrics, made.grads, {name: moves[0] for name, moves in made.moves.items()})
 
-  own = Own(update, init, student_start, stacked=dict.fromkeys(roles, students) if students > 1 else {})
-  return Recipe({}, own=own, sampler=lambda *given: _sample(students, sample_steps, *given), keeps=(_ROUTER,))
+  own = Own(update, init, student_start, stacked=dict.fromkeys(roles, student_count) if student_count > 1 else {})
+  return Recipe({}, own=own, sampler=lambda *given: _sample(student_count, sample_steps, *given), keeps=(_ROUTER,))
 
 
 @validated("method")
@@ -152,7 +154,7 @@ def _divided(known: Denoiser, teacher: tuple[Network, Variables], students: int,
     UserError: conditions that cannot be divided so.
   """
   if known.conditions == 1 and students > 1:
-    raise UserError(f"method.students={students}: a teacher without conditions; set task.conditions='labels'")
+    raise UserError(f"method.student_count={students}: a teacher without conditions; set task.conditions='labels'")
   every = jnp.arange(known.conditions, dtype=jnp.int32)
   last = jnp.full(every.shape, known.schedule.t_max)
   try:
@@ -161,7 +163,7 @@ def _divided(known: Denoiser, teacher: tuple[Network, Variables], students: int,
     means = means.reshape(known.conditions, -1)
     return diffusion.partition_conditions(known.conditions, students, rule=rule, key=key, embeddings=means)
   except ValueError as error:
-    raise UserError(f"method.{error}") from None
+    raise UserError(f"method.student_count{str(error).removeprefix('students')}") from None
 
 
 def _sample(students: int, steps: int, network: Network, variables: dict[str, Variables], draws: Draws) -> jax.Array:

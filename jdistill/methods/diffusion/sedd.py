@@ -90,7 +90,7 @@ def lsd(
   learn_sizes: bool = False,
   radius: Annotated[float, Range(0, 0.999)] = 0.05,
   apply_to: Literal[APPLY_TO] = "score",
-  rows: Literal[ROWS] = "all",
+  score_rows: Literal[ROWS] = "all",
   size_target: Literal[TARGETS] = "teacher_step",
   relative: bool = False,
   t_min: End = 1e-5,
@@ -105,7 +105,8 @@ def lsd(
   Args:
     sampler_steps: M, of the student; divides N.
     teacher_steps: N.
-    sampler, learn_sizes, radius, apply_to, rows, size_target, relative, t_min: see there. `rows="all"` is the paper's;
+    sampler, learn_sizes, radius, apply_to, size_target, relative, t_min: see there.
+    score_rows: `rows` there. `"all"` is the paper's;
       with scores that are nearly exact it lets the later coefficients fall towards 0, and `"active"` does not.
 
   Raises:
@@ -134,7 +135,7 @@ def lsd(
     found = swept(
       inputs.key, score_fn(teacher, variables.params), known.graph, known.noise,
       STEPS[sampler](known.graph, known.noise), teacher_times(), times_of(parts), parts["phi"], inputs.batch.x.shape,
-      radius, apply_to=apply_to, rows=rows, target=size_target,
+      radius, apply_to=apply_to, rows=score_rows, target=size_target,
     )  # fmt: skip
     grads, metrics = jax.grad(total_loss, has_aux=True)(parts, found, relative, t_min)
     still = jax.tree.map(jnp.zeros_like, inputs.params["student"])
