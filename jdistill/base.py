@@ -92,12 +92,14 @@ class Network(NamedTuple):
     init, apply: these.
     language: the same network with a cache, where it can be sampled from.
     denoiser: a `jdistill.diffusion.Denoiser`, where it takes `Noisy` and its logits are predictions of `x_0`.
+    token_score: a `jdistill.diffusion.discrete.TokenScore`, where it takes `NoisyTokens` and its logits are log-scores.
   """
 
   init: Callable[[Key], Variables]
   apply: Apply
   language: "LanguageModel | None" = None
   denoiser: Any = None
+  token_score: Any = None
 
 
 class LanguageModel(NamedTuple):

@@ -11,6 +11,14 @@ _row = functools.partial(
   test="tests/methods/test_diffusion.py",
   tasks=("samples",),
 )
+_msd = functools.partial(
+  _row,
+  title="Multi-student Diffusion Distillation for Better One-step Generators",
+  authors="Yanke Song and Jonathan Lorraine and Weili Nie and Karsten Kreis and James Lucas",
+  venue="ICML 2025",
+  arxiv="2410.23274",
+  test="tests/methods/test_msd.py",
+)
 # the samples move while the others follow them: only the critic's loss must fall
 _ADVERSARIAL = {"objective": "loss/critic", "kind": "denoiser", "student_start": "random", "gan_weight": 0.1} | {
   "critic_weight": 1.0
@@ -47,6 +55,27 @@ ROWS = (
     toy={"ratio": 5} | _ADVERSARIAL,
   ),
   _row(
+    name="disback",
+    title="Distribution Backtracking Builds A Faster Convergence Trajectory for Diffusion Distillation",
+    authors="Shengyuan Zhang and Ling Yang and Zejian Li and An Zhao and Chenye Meng and Changyuan Yang and "
+    "Guang Yang and Zhiyuan Yang and Lingyun Sun",
+    venue="ICLR 2025",
+    arxiv="2408.15991",
+    builder="jdistill.methods.diffusion.disback:disback",
+    test="tests/methods/test_disback.py",
+    toy={"record_steps": 20, "record_interval": 10, "first": 20} | _ADVERSARIAL,
+  ),
+  _msd(
+    name="msd",
+    builder="jdistill.methods.diffusion.msd:msd",
+    toy={"student_count": 2} | _ADVERSARIAL,
+  ),
+  _msd(
+    name="tsm",
+    builder="jdistill.methods.diffusion.msd:tsm",
+    toy={"objective": "loss/tsm", "kind": "denoiser"},
+  ),
+  _row(
     name="boot",
     title="BOOT: Data-free Distillation of Denoising Diffusion Models with Bootstrapping",
     authors="Jiatao Gu and Shuangfei Zhai and Yizhe Zhang and Lingjie Liu and Joshua M. Susskind",
@@ -72,5 +101,28 @@ ROWS = (
     arxiv="2202.00512",
     builder="jdistill.methods.diffusion.trajectory:progressive",
     toy={"objective": "loss/progressive", "kind": "denoiser", "first_steps": 1},
+  ),
+  _row(
+    name="sedd",
+    title="Discrete Diffusion Modeling by Estimating the Ratios of the Data Distribution",
+    authors="Aaron Lou and Chenlin Meng and Stefano Ermon",
+    venue="ICML 2024",
+    arxiv="2310.16834",
+    builder="jdistill.methods.diffusion.sedd:sedd",
+    test="tests/methods/test_sedd.py",
+    tasks=("countdown",),
+    toy={"objective": "loss/entropy", "kind": "score"},
+  ),
+  _row(
+    name="lsd",
+    title="Learnable Sampler Distillation for Discrete Diffusion Models",
+    authors="Feiyang Fu and Tongxian Guo and Zhaoqiang Liu",
+    venue="NeurIPS 2025",
+    arxiv="2509.19962",
+    builder="jdistill.methods.diffusion.sedd:lsd",
+    test="tests/methods/test_sedd.py",
+    tasks=("countdown",),
+    toy={"objective": "loss/phi", "kind": "score", "sampler_steps": 2, "teacher_steps": 8, "relative": True}
+    | {"score_rows": "active", "learn_sizes": True, "size_target": "interval_sum", "t_min": 0.01},
   ),
 )

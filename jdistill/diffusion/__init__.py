@@ -2,6 +2,13 @@
 
 from jdistill.diffusion import discrete
 from jdistill.diffusion.denoiser import BOTTLENECK, Denoiser, Draws, Noisy, denoise
+from jdistill.diffusion.partition import (
+  check_parts,
+  owned_conditions,
+  partition_conditions,
+  route,
+  sample_condition,
+)
 from jdistill.diffusion.precondition import (
   Scalings,
   consistency_scalings,
@@ -54,6 +61,7 @@ __all__ = [
   "add_noise",
   "backward_simulate",
   "boot_target",
+  "check_parts",
   "check_prediction",
   "consistency_scalings",
   "consistency_target",
@@ -69,12 +77,16 @@ __all__ = [
   "guided",
   "heun_step",
   "ode_sample",
+  "owned_conditions",
+  "partition_conditions",
   "per_example",
   "preconditioned",
   "prior",
   "progressive_target",
   "rectified_flow",
   "renoise_sample",
+  "route",
+  "sample_condition",
   "schedule",
   "signal_ratio",
   "truncated_snr_weight",

@@ -65,9 +65,11 @@ def plan_of(run: Run, job: job_lib.Job) -> Plan:
   """Traces a job.
 
   Raises:
-    ValueError: what networks, connectors and losses refuse.
+    ValueError: what networks, connectors and losses refuse, or a recipe that needs more updates.
   """
   prepared, key, state, inputs = _traced(run, job)
+  steps = prepared.policy.steps * job.train["epochs"]
+  job.recipe.check(steps)
   known = job.recipe.prepare is None  # else the update wants constants that are computed from real outputs
   work = flops.count(prepared.method.step, key, state, inputs) if known else float("nan")
   # an update of its own asks its teachers about what it makes itself, which is among the work above
@@ -77,7 +79,6 @@ def plan_of(run: Run, job: job_lib.Job) -> Plan:
   sizes = {name: sum(leaf.size for leaf in jax.tree.leaves(role.params)) for name, role in state.roles.items()}
   held = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
   own = sizes.pop("student")
-  steps = prepared.policy.steps * job.train["epochs"]
   return Plan(own, sum(sizes.values()), steps, held, work, teachers, advice=job.recipe.advice(steps))
 
 

@@ -64,7 +64,9 @@ def run(
   """
   begin, parts = time.monotonic(), [job]
   prepared = prepare(run, job)
-  if words := job.recipe.advice(prepared.policy.steps * job.train["epochs"]):
+  updates = prepared.policy.steps * job.train["epochs"]
+  job.recipe.check(updates)
+  if words := job.recipe.advice(updates):
     run.log(f"{stage}: {job.label}: {words}")
   if prepared.policy.looks:
     parts = [_only(job, index) for index in range(len(job.seeds))]

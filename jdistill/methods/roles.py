@@ -17,6 +17,16 @@ class Role(NamedTuple):
   opt_state: PyTree
 
 
+def side_by_side(optimizer: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+  """An optimiser of parameters with a leading axis, each of which it treats as if it were alone."""
+  one = optax.with_extra_args_support(optimizer)
+
+  def update(grads: PyTree, state: PyTree, params: PyTree | None = None, **given) -> tuple[PyTree, PyTree]:
+    return jax.vmap(lambda *own: one.update(*own, **given))(grads, state, params)
+
+  return optax.GradientTransformationExtraArgs(jax.vmap(one.init), update)
+
+
 def init_roles(optimizers: Mapping[str, optax.GradientTransformation], params: Mapping[str, PyTree]) -> dict[str, Role]:
   """Starts every role of `params` with the optimiser of the same name."""
   return {name: Role(value, optimizers[name].init(value)) for name, value in params.items()}

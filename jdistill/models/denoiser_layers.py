@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jdistill.models.layers import Conv, Dense
+from jdistill.models.transformer_layers import gelu_network, plain_norm, self_attention
 from jdistill.ops.precision import widen
 
 GROUP_EPSILON = 1e-5
@@ -41,6 +42,18 @@ def modulated(x: jax.Array, features: jax.Array, name: str) -> jax.Array:
   both = Dense(2 * x.shape[-1], name=f"{name}_zero")(features)
   scale, shift = (part.reshape(-1, *(1,) * (x.ndim - 2), x.shape[-1]) for part in jnp.split(both, 2, axis=1))
   return x * (1 + scale) + shift
+
+
+def gated_block(x: jax.Array, features: jax.Array, heads: int, prefix: str) -> jax.Array:
+  """A transformer block that features modulate (adaLN-Zero, arXiv 2212.09748): `[n, tokens, dim], [n, size]`.
+
+  `x + a attention(m(norm(x)))`, then `x + b network(m(norm(x)))` with 4 * `dim` hidden units; the gates `a`, `b` and
+  the modulations `m` are dense maps of the features that start at zero.
+  """
+  gates = Dense(2 * x.shape[-1], name=f"{prefix}gates_zero")(features)
+  first, second = (gate[:, None] for gate in jnp.split(gates, 2, axis=1))
+  x = x + first * self_attention(modulated(plain_norm(x), features, f"{prefix}film0"), heads, prefix)
+  return x + second * gelu_network(modulated(plain_norm(x), features, f"{prefix}film1"), 4 * x.shape[-1], prefix)
 
 
 class GroupNorm(nn.Module):

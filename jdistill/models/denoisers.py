@@ -1,6 +1,7 @@
 """Networks that take noisy data, a noise level and a condition: an MLP, a U-Net and a transformer."""
 
 import math
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
@@ -13,6 +14,7 @@ from jdistill.diffusion import BOTTLENECK, Denoiser, Noisy
 from jdistill.models.denoiser_layers import (
   GroupNorm,
   condition_features,
+  gated_block,
   modulated,
   residual_block,
   up2,
@@ -23,7 +25,6 @@ from jdistill.models.transformer_layers import (
   Positions,
   check_heads,
   dense,
-  gelu_network,
   patches,
   plain_norm,
   self_attention,
@@ -156,7 +157,7 @@ class DiT(DenoisingNetwork):
     x = Positions(name="positions")(patches(noisy.x, self.patch, self.dim, "patches"))
     middle = x
     for i in range(self.depth):
-      x = record.tap(f"block{i}", self._block(x, about, f"block{i}_"))
+      x = record.tap(f"block{i}", gated_block(x, about, self.heads, f"block{i}_"))
       if i == (self.depth - 1) // 2:
         middle = x = record.tap(BOTTLENECK, x)
     n, height, width, channels = noisy.x.shape
@@ -164,12 +165,6 @@ class DiT(DenoisingNetwork):
     x = dense(modulated(plain_norm(x), about, "last_film"), self.patch**2 * channels, f"head{ZERO}")
     x = x.reshape(n, rows, columns, self.patch, self.patch, channels).transpose(0, 1, 3, 2, 4, 5)
     return x.reshape(noisy.x.shape), jnp.mean(middle, 1)
-
-  def _block(self, x: jax.Array, about: jax.Array, prefix: str) -> jax.Array:
-    gates = Dense(2 * self.dim, name=f"{prefix}gates{ZERO}")(about)
-    first, second = (gate[:, None] for gate in jnp.split(gates, 2, axis=1))
-    x = x + first * self_attention(modulated(plain_norm(x), about, f"{prefix}film0"), self.heads, prefix)
-    return x + second * gelu_network(modulated(plain_norm(x), about, f"{prefix}film1"), 4 * self.dim, prefix)
 
 
 def build_denoiser(module: DenoisingNetwork, shape: tuple[int, int, int], init_name: str) -> Network:
@@ -189,14 +184,7 @@ def build_denoiser(module: DenoisingNetwork, shape: tuple[int, int, int], init_n
     ),
   }
 
-  @jax.jit
-  def init(key: Key) -> Variables:
-    like = Noisy(jnp.zeros((1, *shape)), jnp.zeros(1), jnp.zeros(1, jnp.int32))
-    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), like, train=False, record=Recorder()))
-    params = draw_params(key, shapes["params"], init_name)
-    return Variables(
-      {name: jax.tree.map(jnp.zeros_like, own) if name.endswith(ZERO) else own for name, own in params.items()}
-    )
+  init = first_params(module, Noisy(jnp.zeros((1, *shape)), jnp.zeros(1), jnp.zeros(1, jnp.int32)), init_name)
 
   def apply(
     params: PyTree, x: Noisy, *, train: bool = False, rngs=None, stats=None, sites: Sites | None = None
@@ -221,6 +209,20 @@ def build_denoiser(module: DenoisingNetwork, shape: tuple[int, int, int], init_n
     return record.outputs(x0, seen["embedding"], {})
 
   return Network(init, apply, denoiser=known)
+
+
+def first_params(module: nn.Module, like: PyTree, init_name: str) -> Callable[[Key], Variables]:
+  """`init` of a module that takes `like`: layers whose names end in `ZERO` start at zero."""
+
+  @jax.jit
+  def init(key: Key) -> Variables:
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), like, train=False, record=Recorder()))
+    params = draw_params(key, shapes["params"], init_name)
+    return Variables(
+      {name: jax.tree.map(jnp.zeros_like, own) if name.endswith(ZERO) else own for name, own in params.items()}
+    )
+
+  return init
 
 
 def _schedule(module: DenoisingNetwork) -> diffusion.Schedule:

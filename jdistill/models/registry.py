@@ -15,6 +15,7 @@ from flax.errors import ScopeParamShapeError
 
 from jdistill.base import Key, Network, Outputs, PyTree, UserError, Variables
 from jdistill.diffusion import SCHEDULES, Noisy
+from jdistill.diffusion.discrete import NoisyTokens
 from jdistill.models.alexnet import AlexNet
 from jdistill.models.convnet import EMBEDDINGS, ConvNet
 from jdistill.models.decoder import DECODER_INITS, language_model
@@ -32,6 +33,7 @@ from jdistill.models.mlp import MLP
 from jdistill.models.mobilenetv2 import MobileNetV2
 from jdistill.models.resnet import CifarResNet, ResNet
 from jdistill.models.resnet_imagenet import ImageNetResNet
+from jdistill.models.score_transformer import GRAPHS, NOISES, ScoreTransformer, build_score
 from jdistill.models.segnet import SegNet
 from jdistill.models.shufflenet import ShuffleNetV1, ShuffleNetV2
 from jdistill.models.vgg import VGG11
@@ -97,6 +99,7 @@ _ZOO = {
   "denoising_mlp": _Entry(DenoisingMLP),
   "unet": _Entry(UNet),
   "dit": _Entry(DiT),
+  "score_transformer": _Entry(ScoreTransformer, tokens=True),
 }
 _CHOICES = {
   "norm": NORMS,
@@ -106,6 +109,8 @@ _CHOICES = {
   "embedding": EMBEDDINGS,
   "schedule": tuple(SCHEDULES),
   "prediction": PREDICTIONS,
+  "graph": tuple(GRAPHS),
+  "noise": tuple(NOISES),
 }
 _REAL = ("t_min", "t_max", "sigma_data")  # options that are no whole numbers; they are checked with the others
 _OR_NONE = ("attention",)  # options of which 0 is none
@@ -180,6 +185,8 @@ def build(name: str, *, num_classes: int, image_shape: tuple[int, ...], **choice
   module = entry.module(num_classes=int(num_classes), **entry.preset, **fields)
   if isinstance(module, DenoisingNetwork):
     return _denoiser(module, name, shape, init)
+  if isinstance(module, ScoreTransformer):
+    return _score(module, name, shape[0], init)
   return _network(module, name, shape, init)
 
 
@@ -201,6 +208,8 @@ def describe(network: Network, image_shape: tuple[int, ...]) -> list[tuple[str, 
   x = jax.ShapeDtypeStruct((1, *image_shape), _input_type(image_shape))
   if network.denoiser is not None:
     x = Noisy(x, jax.ShapeDtypeStruct((1,), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32))
+  if network.token_score is not None:
+    x = NoisyTokens(x, jax.ShapeDtypeStruct((1,), jnp.float32))
   jax.eval_shape(lambda v, x: network.apply(v.params, x, stats=v.stats), variables, x)
   leaves, _ = jax.tree.flatten_with_path(variables.params)
   return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf.shape, leaf.size) for path, leaf in leaves]
@@ -246,6 +255,11 @@ def _decoder(config: DecoderConfig, name: str, tokens: int, init_name: str) -> N
 @functools.lru_cache(maxsize=64)
 def _denoiser(module: DenoisingNetwork, name: str, shape: tuple[int, ...], init_name: str) -> Network:
   return _checked(build_denoiser(module, shape, init_name), name)
+
+
+@functools.lru_cache(maxsize=64)
+def _score(module: ScoreTransformer, name: str, length: int, init_name: str) -> Network:
+  return _checked(build_score(module, length, init_name), name)
 
 
 def _checked(network: Network, name: str) -> Network:

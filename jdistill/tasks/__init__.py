@@ -20,6 +20,7 @@ _NAMES = (
   "canaries",
   "language",
   "samples",
+  "countdown",
   "arithmetic",
   "oracle",
   "domains",

@@ -1,5 +1,6 @@
 """Samples of a law that is known by examples: points of a mixture, or images; judged beside real data."""
 
+import functools
 import warnings
 from collections.abc import Mapping
 from typing import Annotated, Literal, NamedTuple
@@ -51,6 +52,7 @@ def samples(
   conditions: Literal["labels", "none"] = "labels",
   draws: Annotated[int, Range(50)] = 2000,
   directions: Count = 256,
+  judge: Literal["together", "by_condition"] = "together",
 ) -> Task:
   """A sampler of the law of some data, whose samples are compared with real data that it has not seen.
 
@@ -60,9 +62,11 @@ def samples(
 
   Of points the score is `sliced_wasserstein` (of order 1, in units of the scaled data), with `modes`, the number of
   modes that have a fifth of their share of samples within three standard deviations, and `good`, the share of samples
-  that are so near to some mode. Of images it is `frechet`, the Frechet distance between features of samples and real
-  images, the hidden units of a classifier that is trained on the same training images (scikit-learn's `MLPClassifier`;
-  its numbers are no FID and stand beside others of the same task alone), with `precision`, `recall`, `density` and
+  that are so near to some mode; with labels also `by_condition`, the mean over conditions of the sliced distance of a
+  condition's own samples from its own real examples, to which a sample of another condition is wrong. Of images it is
+  `frechet`, the Frechet distance between features of samples and real images, the hidden units of a classifier that is
+  trained on the same training images (scikit-learn's `MLPClassifier`; its numbers are no FID and stand beside others of
+  the same task alone), with `precision`, `recall`, `density` and
   `coverage` of these features, `agreement`, the share of samples that the classifier finds to be of their condition,
   and `class_divergence` of its classes from those of the data, in nats. What real training data get in the place of
   samples is among the notes.
@@ -73,28 +77,31 @@ def samples(
     conditions: `"labels"`, classes of images and modes of mixtures, or `"none"`.
     draws: samples that are compared with as many real examples; of images at most as many as there are.
     directions: of the sliced distance.
+    judge: `"by_condition"` makes the figure of this name the score; of points with labels.
 
   Raises:
-    UserError: another preprocessing; too few images.
+    UserError: another preprocessing; too few images; a judgement by condition where there is none.
   """
   if request.preprocessing != "none":
     raise UserError(f"preprocessing={request.preprocessing!r}: samples are scaled as a whole; use 'none'")
   known = mixture(request.dataset) if request.dataset in mixtures() else None
+  if judge == "by_condition" and (known is None or conditions == "none"):
+    raise UserError("task.judge='by_condition': only points with conditions='labels' have it; use 'together'")
   found = _images(request) if known is None else _points(request, known, draws)
   labels = found.conditions if conditions == "labels" else 1
   train = numbered(found.train, found.train_y if labels > 1 else np.zeros_like(found.train_y))
   validation = _held(found.validation, found.validation_y, labels, draws, request.seed, 1)
   test = _held(found.test, found.test_y, labels, draws, request.seed, 2)
-  judge = _of_points(known, found, directions) if known is not None else _of_images(found, request.seed)
+  figures = _of_points(known, found, directions) if known is not None else _of_images(found, request.seed)
 
   def score(predict: Predict, data: Batch) -> Mapping[str, float]:
     made = np.asarray(predict(data.x), np.float64)
     finite = np.isfinite(made).reshape(len(made), -1).all(1)
     if not finite.all():  # what a diverged sampler gives is far from everything
       made[~finite] = 1e6
-    return judge(made, np.asarray(data.extra["real"], np.float64), np.asarray(data.x.cond), labels)
+    return figures(made, np.asarray(data.extra["real"], np.float64), np.asarray(data.x.cond), labels)
 
-  floor = judge(*_in_their_place(found, test, labels, request.seed), labels)
+  floor = figures(*_in_their_place(found, test, labels, request.seed), labels)
   shape = found.train.shape[1:]
   return Task(
     data=train,
@@ -106,7 +113,7 @@ def samples(
     input_shape=shape,
     kind="samples",
     score=score,
-    metric="sliced_wasserstein" if known is not None else "frechet",
+    metric=_metric(known, judge),
     higher=False,
     notes=(
       f"{len(train.y):,} training examples of {labels} condition{'s' if labels > 1 else ''}; choices by "
@@ -116,6 +123,12 @@ def samples(
     ),
     class_names=found.names if labels > 1 else (),
   )
+
+
+def _metric(known: Mixture | None, judge: str) -> str:
+  if known is None:
+    return "frechet"
+  return "by_condition" if judge == "by_condition" else "sliced_wasserstein"
 
 
 def _points(request: Request, known: Mixture, draws: int) -> _Data:
@@ -165,12 +178,16 @@ def _of_points(known: Mixture, found: _Data, directions: int):
 
   def judge(made: np.ndarray, real: np.ndarray, cond: np.ndarray, conditions: int) -> dict[str, float]:
     made, real = made.reshape(len(made), -1), real.reshape(len(real), -1)
-    distance = sliced_wasserstein(made, real, key=jax.random.key(0), p=1, directions=directions)
+    sliced = functools.partial(sliced_wasserstein, key=jax.random.key(0), p=1, directions=directions)
+    distance = sliced(made, real)
     modes = mode_coverage(made, centres, sd)
     figures = {"sliced_wasserstein": distance, "modes": float(modes.covered), "good": modes.good}
     if conditions > 1:
       nearest = np.argmin(((made[:, None] - centres[None]) ** 2).sum(-1), axis=1)
       figures["agreement"] = float(np.mean(nearest == cond))
+      parts = [cond == number for number in range(conditions)]
+      own = [sliced(made[part], real[part]) for part in parts if part.any()]
+      figures["by_condition"] = float(np.mean(own))
     return figures
 
   return judge

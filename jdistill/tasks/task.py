@@ -79,7 +79,8 @@ class Task(NamedTuple):
     test: looked at once, at the end.
     num_classes: length of the logits.
     input_shape: of one example.
-    kind: which networks fit: `"images"`, `"maps"` (a class per pixel), `"tokens"`, or `"samples"` (denoisers).
+    kind: which networks fit: `"images"`, `"maps"` (a class per pixel), `"tokens"`, `"samples"` (denoisers), or
+      `"token_samples"` (score networks of tokens).
     score: `(predict, data) -> figures by name`.
     against: `(Writer, data) -> ((predict) -> figures by name)` that tell how far a student is from its first teacher;
       what the teacher writes is written once. `None` for none.

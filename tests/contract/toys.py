@@ -52,7 +52,7 @@ def make(name: str, **extra) -> Toy:
 
 def options(row: catalog.Row) -> dict:
   """The options that a row's toy gives to its builder."""
-  return {key: value for key, value in row.toy.items() if key not in ("kind", "objective", "networks")}
+  return {key: value for key, value in row.toy.items() if key not in ("kind", "objective", "networks", "first")}
 
 
 def own_values(row: catalog.Row) -> dict:
@@ -297,17 +297,44 @@ def _rows(row: catalog.Row, **extra) -> Toy:
   return _taught(row, network, teacher, data, 0.5, **extra)
 
 
+def _asking(row: catalog.Row, network: Network, frozen, data: Batch, lr: float, **extra) -> Toy:
+  """A recipe that asks its teacher itself."""
+  method = student_method(
+    network, row.build()(**(own_values(row) | options(row))), optimizer=make_optimizer("adam", lr),
+    targets=frozen.targets, teachers=frozen.networks, epochs=30.0, **extra,
+  )  # fmt: skip
+
+  def update(step: int) -> StudentInput:
+    number = jnp.int32(row.toy.get("first", 0) + step)  # where a method only looks at first, it is shown as it learns
+    return StudentInput(data, number, jnp.float32(step), data.ids, frozen.arrays)
+
+  return Toy(method, update, row.toy["objective"])
+
+
+def _score(row: catalog.Row, **extra) -> Toy:
+  """Rows of four tokens of three, which rise, and a teacher that prefers some tokens at random."""
+  network = models.build("score_transformer", num_classes=3, image_shape=(4,), dim=8, depth=1, heads=2, features=8)
+  params = dict(network.init(jax.random.key(5)).params)
+  last = params["head_zero"]["kernel"]
+  params["head_zero"] = params["head_zero"] | {"kernel": jax.random.normal(jax.random.key(6), last.shape)}
+  frozen = committee([network], [Variables(params)])
+  x = np.int32((np.arange(48)[:, None] + np.arange(4)[None]) % 3)
+  data = Batch(jnp.asarray(x), jnp.zeros(48, jnp.int32), jnp.arange(48, dtype=jnp.int32))
+  return _asking(row, network, frozen, data, 0.02, **extra)
+
+
 def _denoiser(row: catalog.Row, **extra) -> Toy:
   """Forty-eight points near one of two places each, and the best denoiser of a Gaussian, which a new network is.
 
-  BOOT's teacher predicts `x_0` itself, where a new network gives zeros: it is drawn at random in its last layer, too.
+  BOOT's teacher predicts `x_0` itself, where a new network gives zeros: it is drawn at random in its last layer, too,
+  and so is the one whose predictions are the target.
   """
   kinds = {"boot": "x0", "consistency": "consistency"}
   sizes = {"num_classes": 2, "image_shape": (1, 1, 2), "widths": (16,), "features": 8, "t_min": 0.05, "t_max": 5.0}
   network = models.build("denoising_mlp", prediction=kinds.get(row.name, "edm"), **sizes)
   teacher = network if row.name != "consistency" else models.build("denoising_mlp", **sizes)
   params = dict(teacher.init(jax.random.key(5)).params)
-  if row.name == "boot":
+  if row.name in ("boot", "tsm"):
     last = params["head_zero"]["kernel"]
     params["head_zero"] = params["head_zero"] | {"kernel": 0.3 * jax.random.normal(jax.random.key(6), last.shape)}
   frozen = committee([teacher], [Variables(params)])
@@ -316,15 +343,7 @@ def _denoiser(row: catalog.Row, **extra) -> Toy:
     np.random.default_rng(0).normal(size=(48, 1, 1, 2)) * 0.05 + np.where(y, 0.5, -0.5)[:, None, None, None]
   )
   data = Batch(jnp.asarray(x), jnp.asarray(y), jnp.arange(48, dtype=jnp.int32))
-  method = student_method(
-    network, row.build()(**(own_values(row) | options(row))), optimizer=make_optimizer("adam", 0.01),
-    targets=frozen.targets, teachers=frozen.networks, epochs=30.0, **extra,
-  )  # fmt: skip
-
-  def update(step: int) -> StudentInput:
-    return StudentInput(data, jnp.int32(step), jnp.float32(step), data.ids, frozen.arrays)
-
-  return Toy(method, update, row.toy["objective"])
+  return _asking(row, network, frozen, data, 0.01, **extra)
 
 
 def _checked(row: catalog.Row) -> Toy:
@@ -387,6 +406,7 @@ KINDS = {
   "tokens": _tokens,
   "rows": _rows,
   "denoiser": _denoiser,
+  "score": _score,
   "checked": _checked,
   "trajectory": _trajectory,
   "matching": _matching,

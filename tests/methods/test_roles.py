@@ -6,7 +6,7 @@ import numpy as np
 import optax
 
 from jdistill.methods.optimizers import make_optimizer
-from jdistill.methods.roles import init_roles, update_roles
+from jdistill.methods.roles import init_roles, side_by_side, update_roles
 
 OPTIMIZERS = {"student": optax.sgd(0.5, 0.5), "critic": optax.chain(optax.clip(1.0), optax.sgd(0.1, 0.9))}
 PARAMS = {"student": {"w": jnp.array([1.0, 2.0])}, "critic": jnp.array([3.0])}
@@ -49,3 +49,13 @@ def test_rates_that_follow_the_epoch_are_told_it():
   roles = update_roles(optimizers, init_roles(optimizers, PARAMS), GRADS, epoch=jnp.float32(3))
   np.testing.assert_allclose(roles["critic"].params, [3 - 0.3 * 2], rtol=1e-6)
   np.testing.assert_allclose(roles["student"].params["w"], [0.5, 2.5], rtol=1e-6)
+
+
+def test_members_side_by_side_are_clipped_alone():
+  optimizer = side_by_side(make_optimizer("sgd", lambda epoch: 0.5 * epoch, momentum=0.9, clip=1.0))
+  params, grads = {"w": jnp.zeros((2, 2))}, {"w": jnp.array([[30.0, 40.0], [0.3, 0.4]])}
+  roles = init_roles({"a": optimizer}, {"a": params})
+  for _ in range(2):
+    roles = update_roles({"a": optimizer}, roles, {"a": grads}, epoch=jnp.float32(2))
+  # a large gradient of one member, of norm 50, leaves the other's, of norm 1/2, as it is: g, and then 1.9 g
+  np.testing.assert_allclose(roles["a"].params["w"], -2.9 * np.array([[0.6, 0.8], [0.3, 0.4]]), rtol=1e-6)

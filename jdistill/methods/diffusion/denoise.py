@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from jdistill import diffusion, losses
 from jdistill.base import Network, PyTree, Variables
-from jdistill.diffusion import Draws
+from jdistill.diffusion import Denoiser, Draws
 from jdistill.diffusion import denoise as at
 from jdistill.methods.diffusion.parts import asked, denoiser_of, null
 from jdistill.methods.knowledge.recipe import Own, OwnInputs, OwnUpdate, Recipe
@@ -50,7 +50,7 @@ def edm(
 
     def loss(params: PyTree) -> jax.Array:
       prediction = asked(inputs.network, params, x_t, t, cond).logits
-      values = losses.denoising_loss(prediction, x0, _weight(time_weight, known, t))
+      values = losses.denoising_loss(prediction, x0, sample_weight(time_weight, known, t))
       return losses.masked_mean(values, inputs.where)
 
     if copied:
@@ -62,18 +62,21 @@ def edm(
   return Recipe(
     {},
     own=Own(update, start="teacher" if copied else "random"),
-    sampler=_ode(sample_steps, solver, guidance),
+    sampler=ode_sampler(sample_steps, solver, guidance),
     needs=("teacher", "labels") if copied else ("labels",),
   )
 
 
-def _weight(kind: str, known, t: jax.Array) -> jax.Array | None:
+def sample_weight(kind: str, known: Denoiser, t: jax.Array) -> jax.Array | None:
+  """The weights `[B]` of a denoising loss at times `t`, by the name of `edm`; `None` for 1."""
   if kind == "edm":
     return diffusion.edm_weight(known.schedule.noise_ratio(t), known.sigma_data)
   return diffusion.truncated_snr_weight(known.schedule, t) if kind == "truncated_snr" else None
 
 
-def _ode(steps: int, solver: str, guidance: float):
+def ode_sampler(steps: int, solver: str, guidance: float):
+  """`Recipe.sampler` of a denoiser that is asked in so many steps from noise to data."""
+
   def sample(network: Network, variables: dict[str, Variables], draws: Draws) -> jax.Array:
     known, params = denoiser_of(network), variables["student"].params
     denoise = at(network, params, draws.cond)

@@ -15,10 +15,10 @@ from jdistill.methods.diffusion.parts import (
   asked,
   check_same_schedule,
   denoiser_of,
-  null,
   random_conditions,
   row_noise,
   spread,
+  teacher_at,
 )
 from jdistill.methods.knowledge.recipe import Own, OwnInputs, OwnUpdate, Recipe
 from jdistill.schema import Count, Range, validated
@@ -29,7 +29,9 @@ _ENDS = (0.02, 0.98)  # of the levels at which laws are compared
 Weight = Annotated[float, Range(0, 1e6)]
 
 
-class _Options(NamedTuple):
+class Options(NamedTuple):
+  """The options of `dmd2`."""
+
   ratio: int
   sample_steps: int
   dm_weight: float
@@ -90,13 +92,13 @@ def dmd2(
     UserError: at trace time, a student whose schedule, shape or conditions differ from the teacher's; guidance without
       conditions; a site that is not there.
   """
-  options = _Options(
+  options = Options(
     ratio, sample_steps, dm_weight, gan_weight, critic_weight, normalize, teacher_guidance, site, hidden
   )
   return Recipe(
     {},
-    own=Own(lambda inputs: _update(options, inputs), lambda *given: _init(options, *given), student_start),
-    sampler=lambda *given: _sample(sample_steps, *given),
+    own=Own(lambda inputs: update(options, inputs), lambda *given: init(options, *given), student_start),
+    sampler=lambda *given: sample(sample_steps, *given),
   )
 
 
@@ -112,7 +114,8 @@ def student_times(known: Denoiser, steps: int) -> jax.Array:
   return known.schedule.grid(_LEVELS)[jnp.arange(steps) * (_LEVELS // steps)]
 
 
-def _init(options: _Options, key: Key, network: Network, teachers) -> dict[str, PyTree]:
+def init(options: Options, key: Key, network: Network, teachers) -> dict[str, PyTree]:
+  """The roles beside the student: `fake`, and its head where there is an adversarial part."""
   teacher, variables = teachers[0]
   check_same_schedule(denoiser_of(network), denoiser_of(teacher))
   roles = {"fake": variables.params}
@@ -122,17 +125,25 @@ def _init(options: _Options, key: Key, network: Network, teachers) -> dict[str, 
   return roles
 
 
-def _sample(steps: int, network: Network, variables: dict[str, Variables], draws: Draws) -> jax.Array:
+def sample(steps: int, network: Network, variables: dict[str, Variables], draws: Draws) -> jax.Array:
+  """Samples of the finished student in so many steps."""
   known = denoiser_of(network)
   generate = at(network, variables["student"].params, draws.cond)
   x = diffusion.prior(known.schedule, draws.eps)
   return diffusion.renoise_sample(known.schedule, generate, row_noise(draws), x, student_times(known, steps))
 
 
-def _update(options: _Options, inputs: OwnInputs) -> OwnUpdate:
+def update(options: Options, inputs: OwnInputs, owned: jax.Array | None = None) -> OwnUpdate:
+  """One update of student, `fake` and head.
+
+  Args:
+    options: of the method.
+    inputs: what an update sees; `where` says which examples are real ones for the head.
+    owned: `[m]` int32, the conditions that samples are made of; `None` for all.
+  """
   known = denoiser_of(inputs.network)
   keys = dict(zip(("z", "cond", "match", "fool", "follow", "tell"), jax.random.split(inputs.key, 6), strict=True))
-  cond = random_conditions(keys["cond"], known, inputs.batch.y.shape[0])
+  cond = random_conditions(keys["cond"], known, inputs.batch.y.shape[0], owned)
   x_t, t = _student_input(options, inputs, keys["z"], cond)
   generate = lambda params: asked(inputs.network, params, x_t, t, cond).logits  # noqa: E731
   moves = inputs.step % options.ratio == 0
@@ -152,7 +163,7 @@ def _update(options: _Options, inputs: OwnInputs) -> OwnUpdate:
   return OwnUpdate(metrics, {"student": grad, **grads}, {"student": moves})
 
 
-def _student_input(options: _Options, inputs: OwnInputs, key: Key, cond: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _student_input(options: Options, inputs: OwnInputs, key: Key, cond: jax.Array) -> tuple[jax.Array, jax.Array]:
   """What the student's call of this update sees: pure noise, or where its own earlier steps lead to."""
   known = denoiser_of(inputs.network)
   key_z, key_index, key_eps = jax.random.split(key, 3)
@@ -168,20 +179,17 @@ def _student_input(options: _Options, inputs: OwnInputs, key: Key, cond: jax.Arr
 
 
 def _direction(
-  options: _Options, inputs: OwnInputs, keys: dict[str, Key], x: jax.Array, cond: jax.Array
+  options: Options, inputs: OwnInputs, keys: dict[str, Key], x: jax.Array, cond: jax.Array
 ) -> tuple[jax.Array, Metrics]:
   """The gradient of the student's losses in its samples, and figures of its two parts."""
-  known, (teacher, variables) = denoiser_of(inputs.network), inputs.teachers[0]
+  known, teacher = denoiser_of(inputs.network), inputs.teachers[0][0]
   key_t, key_eps = jax.random.split(keys["match"])
   levels = known.schedule.grid(_LEVELS)
   places = jax.random.randint(key_t, cond.shape, *(int(end * _LEVELS) for end in _ENDS))
   t = levels[places]
   x_t = diffusion.add_noise(known.schedule, x, jax.random.normal(key_eps, x.shape, x.dtype), t)
-  real_at = at(teacher, variables.params, cond)
-  if options.teacher_guidance != 1:
-    without = null(known, cond, options.teacher_guidance)
-    real_at = diffusion.guided(real_at, at(teacher, variables.params, without), options.teacher_guidance)
-  real, fake = real_at(x_t, t), asked(teacher, inputs.params["fake"], x_t, t, cond).logits
+  real = teacher_at(inputs.teachers[0], cond, options.teacher_guidance)(x_t, t)
+  fake = asked(teacher, inputs.params["fake"], x_t, t, cond).logits
   matching = losses.score_distillation_grad(x, real, fake, normalize=options.normalize)
   direction = options.dm_weight * matching / x.size
   figures = {
@@ -204,14 +212,14 @@ def _direction(
   return direction + other, figures | {"loss/generator": value}
 
 
-def _no_figures(options: _Options) -> Metrics:
+def _no_figures(options: Options) -> Metrics:
   names = ["method/dm_norm", "method/gap", "method/stuck"]
   names += ["method/gan_ratio", "loss/generator"] if options.gan_weight else []
   return {name: jnp.zeros(()) for name in names}
 
 
 def _followers(
-  options: _Options, inputs: OwnInputs, keys: dict[str, Key], x: jax.Array, cond: jax.Array
+  options: Options, inputs: OwnInputs, keys: dict[str, Key], x: jax.Array, cond: jax.Array
 ) -> tuple[Metrics, dict[str, PyTree]]:
   """Gradients of `fake` and of its head on samples `x`, and their losses."""
   known, teacher = denoiser_of(inputs.network), inputs.teachers[0][0]

@@ -23,7 +23,7 @@ from jdistill.diffusion.discrete import (
   tweedie_step,
 )
 from jdistill.diffusion.discrete.learned import ROWS, TARGETS
-from jdistill.diffusion.discrete.sampling import APPLY_TO, ScoreFn
+from jdistill.diffusion.discrete.sampling import APPLY_TO, ScoreFn, StepFn
 from jdistill.diffusion.discrete.score_entropy import check_score
 from jdistill.methods.optimizers import make_optimizer
 from jdistill.methods.roles import Role, init_roles, update_roles
@@ -102,7 +102,9 @@ def lsd(
       are random tokens.
     apply_to: `"score"` (the paper), or `"log_score"` (the release, whose network gives logs): coefficients multiply
       logs, and logs are compared.
-    rows: see `lsd_sweep`.
+    rows: see `lsd_sweep`. With exact scores of the absorbing graph `"all"` (the paper) drives all but the first
+      coefficients towards 0: the entries of tokens that are already visible are large, differ between the two runs and
+      cause no jump, so that the least squares are not those of the sampler.
     size_target: of LSD+, see `lsd_plus_loss`; `"teacher_step"` is the paper's. As step sizes always add up to the whole
       range, it decides their proportions alone.
     solver: `"gradient"` (the paper), or `"closed_form"`: each coefficient where its loss over all samples so far is
@@ -126,7 +128,7 @@ def lsd(
   References:
     Fu et al., "Learnable Sampler Distillation for Discrete Diffusion Models" (arXiv 2509.19962), alg. 1 and 2.
   """
-  _check_steps(sampler_steps, teacher_steps)
+  check_sampler_steps(sampler_steps, teacher_steps)
   teacher_times, step_fn = time_grid(teacher_steps, t_min=t_min), STEPS[sampler](graph, noise)
   rates = {"phi": phi_lr} | ({"sizes": sizes_lr} if learn_sizes else {})
   optimizers = {name: make_optimizer(optimizer, lr, momentum=0.0) for name, lr in rates.items()}
@@ -144,17 +146,12 @@ def lsd(
     return LSDState(init_roles(optimizers, {name: start[name] for name in optimizers}), LeastSquares(*[zeros] * 4))
 
   def step(key: Key, state: LSDState, batch) -> tuple[LSDState, dict[str, jax.Array]]:
-    key_prior, key_start, key_run = jax.random.split(key, 3)
-    x = graph.sample_prior(key_prior, batch.x.shape)
-    near = hamming_perturb(key_start, x, radius, graph.tokens)
-    phi = state.roles["phi"].params
+    parts, phi = {name: role.params for name, role in state.roles.items()}, state.roles["phi"].params
     options = {"apply_to": apply_to, "rows": rows, "target": size_target}
-    found = lsd_sweep(
-      key_run, score_fn, graph, noise, step_fn, teacher_times, times_of(state.roles), phi, x, near, **options
+    found = swept(
+      key, score_fn, graph, noise, step_fn, teacher_times, times_of(state.roles), phi, batch.x.shape, radius, **options
     )
-
-    parts = {name: role.params for name, role in state.roles.items()}
-    grads, means = jax.grad(_total, has_aux=True)(parts, found, relative, t_min)
+    grads, means = jax.grad(total_loss, has_aux=True)(parts, found, relative, t_min)
     roles, sums = update_roles(optimizers, state.roles, grads), state.sums
     if solver == "closed_form":
       sums = jax.tree.map(lambda old, new: memory * old + (1 - memory) * new, sums, found.scores)
@@ -165,7 +162,27 @@ def lsd(
   return Method(init, step, lambda state: LearnedSampler(state.roles["phi"].params, times_of(state.roles)))
 
 
-def _check_steps(steps: int, teacher_steps: int) -> None:
+def swept(
+  key: Key,
+  score_fn: ScoreFn,
+  graph: Graph,
+  noise: TokenNoise,
+  step_fn: StepFn,
+  teacher_times: jax.Array,
+  times: jax.Array,
+  phi: jax.Array,
+  shape: tuple[int, int],
+  radius: float,
+  **options: str,
+) -> Sweep:
+  """`lsd_sweep` of new noise `[B, L]`, from which the student's start differs in a share `radius` of positions."""
+  key_prior, key_start, key_run = jax.random.split(key, 3)
+  x = graph.sample_prior(key_prior, shape)
+  near = hamming_perturb(key_start, x, radius, graph.tokens)
+  return lsd_sweep(key_run, score_fn, graph, noise, step_fn, teacher_times, times, phi, x, near, **options)
+
+
+def check_sampler_steps(steps: int, teacher_steps: int) -> None:
   """`check_steps`, with the option's name in the message."""
   try:
     check_steps(steps, teacher_steps)
@@ -173,7 +190,7 @@ def _check_steps(steps: int, teacher_steps: int) -> None:
     raise UserError(f"method.sampler_{error}") from None
 
 
-def _total(
+def total_loss(
   parts: dict[str, jax.Array], found: Sweep, relative: bool, t_min: float
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
   """The sum over steps, for each coefficient has a loss of its own, and the means that are reported."""

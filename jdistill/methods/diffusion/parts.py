@@ -5,8 +5,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from jdistill.base import Key, Network, Outputs, PyTree, UserError
-from jdistill.diffusion import Denoiser, Draws, Noisy
+from jdistill import diffusion
+from jdistill.base import Key, Network, Outputs, PyTree, UserError, Variables
+from jdistill.diffusion import Denoiser, Draws, Noisy, denoise
 
 _SAMPLING = 20240514  # samplers that draw noise give the same samples of the same draws
 
@@ -38,9 +39,23 @@ def null(known: Denoiser, cond: jax.Array, guidance: float) -> jax.Array:
   return jnp.full_like(cond, known.conditions)
 
 
-def random_conditions(key: Key, known: Denoiser, size: int) -> jax.Array:
-  """`[size]` conditions, each as likely as any other."""
-  return jax.random.randint(key, (size,), 0, known.conditions)
+def teacher_at(
+  teacher: tuple[Network, Variables], cond: jax.Array, guidance: float
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+  """A teacher as `(x_t, t) -> x_0`, with classifier-free guidance where its scale is not 1."""
+  network, variables = teacher
+  real_at = denoise(network, variables.params, cond)
+  if guidance == 1:
+    return real_at
+  without = null(denoiser_of(network), cond, guidance)
+  return diffusion.guided(real_at, denoise(network, variables.params, without), guidance)
+
+
+def random_conditions(key: Key, known: Denoiser, size: int, owned: jax.Array | None = None) -> jax.Array:
+  """`[size]` conditions, each as likely as any other; of those in `owned` `[m]` alone, where it is given."""
+  if owned is None:
+    return jax.random.randint(key, (size,), 0, known.conditions)
+  return diffusion.sample_condition(key, owned, size)
 
 
 def row_noise(draws: Draws) -> Callable[[jax.Array], jax.Array]:

@@ -14,9 +14,9 @@ from jdistill.methods.diffusion.parts import (
   asked,
   check_same_schedule,
   denoiser_of,
-  null,
   random_conditions,
   row_noise,
+  teacher_at,
 )
 from jdistill.methods.knowledge.recipe import Own, OwnInputs, OwnUpdate, Recipe
 from jdistill.schema import Count, Range, validated
@@ -64,7 +64,7 @@ def boot(
     key_eps, key_t, key_cond = jax.random.split(inputs.key, 3)
     eps, cond = jax.random.normal(key_eps, (size, *known.shape)), random_conditions(key_cond, known, size)
     t = jax.random.uniform(key_t, (size,), minval=schedule.t_min + delta, maxval=schedule.t_max)
-    teacher = _teacher(inputs, cond, teacher_guidance)
+    teacher = teacher_at(inputs.teachers[0], cond, teacher_guidance)
     signal = lambda params, t: asked(inputs.network, params, eps, t, cond).logits  # noqa: E731
     own, s = inputs.params["student"], t - delta
     last = jnp.full((size,), schedule.t_max)
@@ -136,7 +136,7 @@ def consistency(
     t, s = times[place], times[place + 1]
     x_t = diffusion.add_noise(known.schedule, x0, jax.random.normal(key_eps, x0.shape, x0.dtype), t)
     own = inputs.params["student"]
-    teacher = _teacher(inputs, cond, teacher_guidance)
+    teacher = teacher_at(inputs.teachers[0], cond, teacher_guidance)
     target = diffusion.consistency_target(known.schedule, teacher, at(inputs.network, own, cond), x_t, t, s)
     measure = losses.denoising_loss if distance == "l2" else losses.pseudo_huber
 
@@ -250,16 +250,6 @@ def _ends(schedule, teacher, x_t: jax.Array, t: jax.Array, middle: jax.Array, s:
   half = diffusion.ddim_step(schedule, x_t, teacher(x_t, t), t, middle)
   last = diffusion.per_example(s <= schedule.t_min * (1 + 1e-6), x_t)
   return lax.stop_gradient(jnp.where(last, teacher(half, middle), target))
-
-
-def _teacher(inputs: OwnInputs, cond: jax.Array, guidance: float):
-  """The teacher as `(x_t, t) -> x_0`."""
-  teacher, variables = inputs.teachers[0]
-  denoise = at(teacher, variables.params, cond)
-  if guidance == 1:
-    return denoise
-  without = null(denoiser_of(teacher), cond, guidance)
-  return diffusion.guided(denoise, at(teacher, variables.params, without), guidance)
 
 
 def _check_pair(network: Network, teachers, prediction: str | None, name: str, both: bool = True):

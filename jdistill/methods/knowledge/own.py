@@ -29,15 +29,30 @@ def begin(
   """
   if own.start == "teacher" and not begun:
     student = _as_first(student, teachers)
-  params = {STUDENT: student.params, **own.init(key, network, teachers)}
+  if STUDENT in own.stacked and not (begun and _is_stacked(network, student)):
+    student = _copies(student, own.stacked[STUDENT])
+  roles = own.init(key, network, teachers)
+  roles = {name: _copies(one, own.stacked[name]) if name in own.stacked else one for name, one in roles.items()}
+  params = {STUDENT: student.params, **roles}
   return student, params, own.memory(params, teachers)
+
+
+def _copies(tree: PyTree, count: int) -> PyTree:
+  return jax.tree.map(lambda leaf: jnp.repeat(leaf[None], count, axis=0), tree)
+
+
+def _is_stacked(network: Network, student: Variables) -> bool:
+  """Whether there are several students already, from the phase before."""
+  one, first = jax.eval_shape(network.init, jax.random.key(0)).params, student.params
+  return jax.tree.leaves(first)[0].ndim > jax.tree.leaves(one)[0].ndim
 
 
 def _as_first(student: Variables, teachers: Teachers) -> Variables:
   first = Variables(*teachers[0][1])
   if jax.tree.map(jnp.shape, student) != jax.tree.map(jnp.shape, first):
     raise UserError(
-      "method.student_start='teacher': the student's network is another one than the teacher's; choose 'random'"
+      "method.student_start='teacher': the student's network is another one than the teacher's; choose 'random', or a "
+      "start_method such as 'tsm'"
     )
   return first
 

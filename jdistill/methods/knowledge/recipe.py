@@ -183,12 +183,15 @@ class Own(NamedTuple):
     init: `(key, student, (network, Variables) of each teacher) -> parameters by role`, of the roles beside the student.
     start: `"teacher"` for a student that begins as a copy of the first teacher, where no phase was before; `"random"`.
     memory: `(parameters by role, (network, Variables) of each teacher) -> what is remembered at first`.
+    stacked: role -> how many of it train side by side. Their parameters have a leading axis of this length, at first
+      copies of one, and each has an optimiser's state of its own, so that a clipped norm is that of one.
   """
 
   update: Callable[[OwnInputs], OwnUpdate]
   init: Callable[..., Mapping[str, PyTree]] = _no_roles
   start: str = "random"
   memory: Callable[..., PyTree] = lambda params, teachers: ()
+  stacked: Mapping[str, int] = {}
 
 
 def same_view(key: Key, batch: Batch) -> tuple[jax.Array, jax.Array]:
@@ -242,6 +245,7 @@ class Recipe(NamedTuple):
       a linear probe on them (`jdistill.evaluation.ridge_probe`), which alone sees labels.
     needs: `"teacher"`, `"held_out"`, `"labels"`: what a run must provide; for messages.
     advice: `(updates in all) -> what a user should know before that many`, or `""`; shown by plans and logs.
+    check: `(updates in all) -> None`, raises `UserError` where the recipe cannot work in so many.
   """
 
   terms: Mapping[str, Term]
@@ -263,3 +267,4 @@ class Recipe(NamedTuple):
   probed: bool = False
   needs: tuple[str, ...] = ("teacher",)
   advice: Callable[[int], str] = lambda updates: ""
+  check: Callable[[int], None] = lambda updates: None

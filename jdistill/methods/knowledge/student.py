@@ -34,7 +34,7 @@ from jdistill.methods.knowledge.objective import (
 from jdistill.methods.knowledge.outer import outer_gradient
 from jdistill.methods.knowledge.own import begin, pairs, present
 from jdistill.methods.knowledge.recipe import OwnInputs, Recipe, Sampling
-from jdistill.methods.roles import Role, init_roles, update_roles
+from jdistill.methods.roles import Role, init_roles, side_by_side, update_roles
 from jdistill.ops.checks import keep
 from jdistill.ops.gsam import gsam_gradient
 
@@ -131,7 +131,9 @@ class _Parts(NamedTuple):
   def by_role(self, recipe: Recipe, names: Iterable[str]) -> dict[str, optax.GradientTransformation]:
     outer = recipe.outer
     special = {outer.role: outer.optimizer} if outer is not None and outer.optimizer is not None else {}
-    return {name: self.optimizers.get(name, special.get(name, self.optimizer)) for name in names}
+    found = {name: self.optimizers.get(name, special.get(name, self.optimizer)) for name in names}
+    stacked = recipe.own.stacked if recipe.own is not None else {}
+    return {name: side_by_side(one) if name in stacked else one for name, one in found.items()}
 
 
 def student_method(
