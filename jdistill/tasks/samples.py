@@ -26,6 +26,7 @@ from jdistill.tasks.task import Predict, Request, Task, numbered
 SPREAD = 0.5  # the standard deviation that all data are brought to, which EDM's scalings expect
 _POINTS = 4000  # training points of a mixture
 _FEATURES, _PASSES = 64, 60  # of the classifier of images
+_FEWEST = 10  # examples to be compared: fewer have no neighbours
 
 
 class _Data(NamedTuple):
@@ -74,13 +75,14 @@ def samples(
     directions: of the sliced distance.
 
   Raises:
-    UserError: another preprocessing; too few images.
+    UserError: another preprocessing; fewer than 10 examples to compare with.
   """
   if request.preprocessing != "none":
     raise UserError(f"preprocessing={request.preprocessing!r}: samples are scaled as a whole; use 'none'")
   known = mixture(request.dataset) if request.dataset in mixtures() else None
   found = _images(request) if known is None else _points(request, known, draws)
   labels = found.conditions if conditions == "labels" else 1
+  _check_sizes(request, found)
   train = numbered(found.train, found.train_y if labels > 1 else np.zeros_like(found.train_y))
   validation = _held(found.validation, found.validation_y, labels, draws, request.seed, 1)
   test = _held(found.test, found.test_y, labels, draws, request.seed, 2)
@@ -93,6 +95,7 @@ def samples(
       made[~finite] = 1e6
     return judge(made, np.asarray(data.extra["real"], np.float64), np.asarray(data.x.cond), labels)
 
+  held_out = "held-out" if known is not None or request.validation_size else "training"
   floor = judge(*_in_their_place(found, test, labels, request.seed), labels)
   shape = found.train.shape[1:]
   return Task(
@@ -109,7 +112,7 @@ def samples(
     higher=False,
     notes=(
       f"{len(train.y):,} training examples of {labels} condition{'s' if labels > 1 else ''}; choices by "
-      f"{len(validation.y):,} samples beside as many held-out examples; test: {len(test.y):,}",
+      f"{len(validation.y):,} samples beside as many {held_out} examples; test: {len(test.y):,}",
       "real training examples in the place of samples: "
       + ", ".join(f"{name} {value:.4g}" for name, value in floor.items()),
     ),
@@ -137,6 +140,15 @@ def _images(request: Request) -> _Data:
   scale = SPREAD / deviation
   both = [leaf for part in parts for leaf in (np.float32((part.x - mean) * scale), np.int32(part.y))]
   return _Data(*both, found.num_classes, mean, scale, tuple(found.about["class_names"]))
+
+
+def _check_sizes(request: Request, found: _Data) -> None:
+  for key, own, size in (
+    ("validation_size", request.validation_size, len(found.validation_y)),
+    ("test_size", request.test_size, len(found.test_y)),
+  ):
+    if size < _FEWEST:
+      raise UserError(f"{key}={own}: {size} real examples are too few to compare samples with; give at least {_FEWEST}")
 
 
 def _held(real: np.ndarray, y: np.ndarray, conditions: int, draws: int, seed: int, number: int) -> Batch:
