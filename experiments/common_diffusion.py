@@ -14,7 +14,7 @@ _DIGITS = {"widths": (256, 256, 256), "features": 64, "t_min": 0.02, "t_max": 20
 def teacher_in(steps: int, solver: str = "heun", **changes: Any) -> dict[str, Any]:
   """An arm: the teacher itself, sampled from in so many steps."""
   own = {"method/name": "edm", "method/copied": True, "method/sample_steps": steps, "method/solver": solver}
-  return own | {"train/epochs": 1, "train/ema_decay": None} | changes
+  return own | {"train/epochs": 1, "train/warmup_epochs": 0.0, "train/ema_decay": None} | changes
 
 
 def students(name: str, own: Mapping[str, Any], preset: str) -> ConfigDict:

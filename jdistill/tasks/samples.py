@@ -21,11 +21,12 @@ from jdistill.evaluation.samples import (
 )
 from jdistill.schema import Count, Range, validated
 from jdistill.tasks import images
-from jdistill.tasks.task import Predict, Request, Task, numbered
+from jdistill.tasks.task import Exhibit, Predict, Request, Task, numbered
 
 SPREAD = 0.5  # the standard deviation that all data are brought to, which EDM's scalings expect
 _POINTS = 4000  # training points of a mixture
 _FEATURES, _PASSES = 64, 60  # of the classifier of images
+_SHOWN, _COLUMNS, _ROWS = 500, 10, 4  # draws of an exhibit, images in a row of it, and rows
 _FEWEST = 10  # examples to be compared: fewer have no neighbours
 
 
@@ -65,7 +66,7 @@ def samples(
   its numbers are no FID and stand beside others of the same task alone), with `precision`, `recall`, `density` and
   `coverage` of these features, `agreement`, the share of samples that the classifier finds to be of their condition,
   and `class_divergence` of its classes from those of the data, in nats. What real training data get in the place of
-  samples is among the notes.
+  samples is the task's `floor`.
 
   Args:
     request: `dataset` is a mixture, `"grid25"`, `"ring8"` or `"ring16"`, or images. Of a mixture `train_size` points
@@ -96,7 +97,6 @@ def samples(
     return judge(made, np.asarray(data.extra["real"], np.float64), np.asarray(data.x.cond), labels)
 
   held_out = "held-out" if known is not None or request.validation_size else "training"
-  floor = judge(*_in_their_place(found, test, labels, request.seed), labels)
   shape = found.train.shape[1:]
   return Task(
     data=train,
@@ -113,10 +113,10 @@ def samples(
     notes=(
       f"{len(train.y):,} training examples of {labels} condition{'s' if labels > 1 else ''}; choices by "
       f"{len(validation.y):,} samples beside as many {held_out} examples; test: {len(test.y):,}",
-      "real training examples in the place of samples: "
-      + ", ".join(f"{name} {value:.4g}" for name, value in floor.items()),
     ),
     class_names=found.names if labels > 1 else (),
+    floor=judge(*_in_their_place(found, test, labels, request.seed), labels),
+    exhibit=_exhibit(test, found, labels, of_points=known is not None),
   )
 
 
@@ -169,6 +169,30 @@ def _in_their_place(found: _Data, test: Batch, conditions: int, seed: int) -> tu
     rows = np.flatnonzero(cond == number)
     places[rows] = rng.permutation(np.resize(rng.permutation(own), max(len(rows), len(own))))[: len(rows)]
   return np.float64(found.train[places]), np.float64(test.extra["real"]), cond
+
+
+def _exhibit(test: Batch, found: _Data, conditions: int, *, of_points: bool) -> Exhibit | None:
+  """Samples of the first test draws, as many as networks are asked about at once; the same for all arms."""
+  draws = jax.tree.map(lambda leaf: leaf[:_SHOWN], test.x)
+  if of_points:
+    about = f"{len(draws.ids):,} samples of every arm's first student, from the same noise; grey are real points."
+    real = test.extra["real"].reshape(-1, 2)[:_SHOWN]
+    return Exhibit("points", about, lambda student: np.asarray(student.predict(draws)).reshape(-1, 2), real)
+  if found.train.shape[-1] not in (1, 3):  # neither grey nor colour
+    return None
+  classes = min(conditions, _COLUMNS)
+  columns = _COLUMNS if conditions == 1 else classes
+  own = [np.flatnonzero(draws.cond == number)[:_ROWS] for number in range(classes)]
+  rows = min(map(len, own)) if conditions > 1 else 0
+  order = np.stack([one[:rows] for one in own], 1).ravel() if rows else np.arange(min(_ROWS * columns, len(draws.ids)))
+
+  def pixels(x: np.ndarray) -> np.ndarray:
+    return np.clip(np.nan_to_num(np.asarray(x)[order] / found.scale + found.mean), 0, 1)
+
+  about = "Samples of every arm's first student, from the same noise, not selected" + (
+    "; a column is a condition." if rows else "."
+  )
+  return Exhibit("images", about, lambda student: pixels(student.predict(draws)), pixels(test.extra["real"]), columns)
 
 
 def _of_points(known: Mixture, found: _Data, directions: int):

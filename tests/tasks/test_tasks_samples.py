@@ -1,7 +1,6 @@
 """The task of samples: what students and samplers see, scores against direct calls, the floor, and what is refused."""
 
 import functools
-import re
 
 import jax
 import numpy as np
@@ -11,7 +10,7 @@ from sklearn.neural_network import MLPClassifier
 from jdistill.base import Draws, UserError
 from jdistill.data.points import mixture
 from jdistill.evaluation import samples as quality
-from jdistill.tasks import Request, Task
+from jdistill.tasks import Finished, Request, Task
 from jdistill.tasks.samples import SPREAD, samples
 from jdistill.tasks.task import fingerprint
 
@@ -30,11 +29,6 @@ def points(conditions="labels", draws=160) -> Task:
 @functools.cache
 def digits(conditions="labels", draws=100) -> Task:
   return samples(request("digits", 300, 120, 50), conditions=conditions, draws=draws)
-
-
-def floor(task):
-  """The figures of the floor's note."""
-  return {name: float(value) for name, value in re.findall(r"(\w+) (-?[\d.e+-]+)(?:,|$)", task.notes[1])}
 
 
 @pytest.mark.parametrize("make", [points, digits])
@@ -130,8 +124,7 @@ def test_the_notes_tell_what_choices_are_made_by():
 @pytest.mark.parametrize("make", [points, digits])
 def test_the_floor_is_what_real_training_examples_get(make):
   task = make()
-  assert task.notes[1].startswith("real training examples in the place of samples: ")
-  known = floor(task)
+  known = task.floor
   assert set(known) == set(task.score(lambda draws: task.test.extra["real"], task.test))
   noise = task.score(lambda draws: 0.5 * draws.eps, task.test)
   same = task.score(lambda draws: task.test.extra["real"], task.test)
@@ -187,3 +180,37 @@ def test_what_is_refused():
     samples(request(validation_size=9))
   with pytest.raises(UserError, match=r"test_size=4: .* at least 10"):
     samples(request("digits", 100, 4, 50))
+
+
+def shown(task, made):
+  """What the report shows of a student that gives these test samples, and what it was asked for."""
+  asked = []
+  student = Finished(lambda draws: (asked.append(draws), made[: len(draws.ids)])[1], None, {})
+  return task.exhibit.make(student), asked[0]
+
+
+def test_points_are_shown_as_they_are():
+  task = points()
+  found, draws = shown(task, task.test.extra["real"])
+  assert task.exhibit.kind == "points" and "160 samples" in task.exhibit.about
+  np.testing.assert_array_equal(found, task.test.extra["real"].reshape(-1, 2))
+  np.testing.assert_array_equal(found, task.exhibit.real)
+  np.testing.assert_array_equal(draws.eps, task.test.x.eps)
+
+
+@pytest.mark.parametrize(("conditions", "columns"), [("labels", 10), ("none", 10)])
+def test_images_are_shown_as_pixels_with_a_column_for_each_condition(conditions, columns):
+  task = digits(conditions)
+  found, _ = shown(task, task.test.extra["real"])
+  assert (task.exhibit.kind, task.exhibit.columns, found.shape) == ("images", columns, (40, 8, 8, 1))
+  np.testing.assert_array_equal(found, task.exhibit.real)
+  pixels = found * 16  # scikit-learn's digits are whole numbers to 16
+  np.testing.assert_allclose(pixels, np.rint(pixels), atol=1e-3)
+  assert found.min() == 0 and found.max() == 1
+  broken, _ = shown(task, np.full_like(task.test.extra["real"], np.nan))
+  assert np.isfinite(broken).all()
+  real = task.test.extra["real"]
+  known = (real - real.min()) / (real.max() - real.min())
+  labels = [digits().test.y[np.abs(known - one).max((1, 2, 3)) < 1e-4] for one in found]
+  assert all(len(one) for one in labels)
+  assert ([one[0] for one in labels] == list(range(10)) * 4) == (conditions == "labels")
