@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jdistill.base import Batch, Key, Metrics, Network, PyTree, UserError, Variables
 from jdistill.methods.knowledge.forward import STUDENT
 from jdistill.methods.knowledge.recipe import Own
+from jdistill.ops.ascent import global_norm
 
 Teachers = tuple[tuple[Network, Variables], ...]
 
@@ -53,5 +53,5 @@ def present(batch: Batch) -> jax.Array:
 
 def role_metrics(grads: Mapping[str, PyTree], moves: Mapping[str, jax.Array | bool]) -> Metrics:
   """The norm of every role's gradient, `method/norm_ROLE`, and of roles with a clock whether they moved."""
-  norms = {f"method/norm_{name}": optax.tree.norm(grad) for name, grad in grads.items()}
+  norms = {f"method/norm_{name}": global_norm(grad) for name, grad in grads.items()}
   return norms | {f"method/moves_{name}": jnp.asarray(moved, jnp.float32) for name, moved in moves.items()}
