@@ -64,7 +64,7 @@ def point_panels(path: str | os.PathLike, panels: Mapping[str, np.ndarray], behi
 
   Args:
     path: the PNG to write.
-    panels: `[n, 2]` by name. Where some lie outside of the frame or are not finite, the title has their number.
+    panels: `[n, 2]` by name. Where some lie outside of the frame or are not finite, the title has their share.
     behind: `[n, 2]` real points, drawn in grey below each, which the frame is made for; `None` for the first panel.
 
   Raises:
@@ -80,7 +80,7 @@ def point_panels(path: str | os.PathLike, panels: Mapping[str, np.ndarray], behi
     points = np.asarray(panels[title], np.float64)
     seen = (np.abs(points - middle) <= reach).all(1)  # false for NaN
     if not seen.all():
-      axes.set_title(f"{title} ({np.sum(~seen):,} of {len(seen):,} outside)", fontsize=9, loc="left")
+      axes.set_title(f"{title} ({np.mean(~seen):.0%} outside)", fontsize=9, loc="left")
     if behind is not None:
       axes.scatter(*real.T, s=5, color=_PALE, linewidths=0)
     axes.scatter(*points[seen].T, s=4, color=COLOURS[0], alpha=0.7, linewidths=0)
@@ -90,7 +90,7 @@ def point_panels(path: str | os.PathLike, panels: Mapping[str, np.ndarray], behi
     axes.tick_params(colors=_GREY, labelsize=7)
     axes.spines[:].set_color(_PALE)
 
-  _panels(path, list(panels), 4, (2.4, 2.4), draw)
+  _panels(path, list(panels), 4, (2.4, 2.0), draw)
 
 
 def curve_panels(

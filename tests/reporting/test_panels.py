@@ -27,7 +27,7 @@ def test_points_have_one_frame_and_those_outside_are_counted(tmp_path, figures):
   made[:7], made[7, 1] = 1e6, np.nan
   panels.point_panels(tmp_path / "p.png", {"real data": real, "dmd2": made, "c": real + 0.1}, real)
   found = [axes for axes in figures[0].axes if axes.axison]
-  assert [axes.get_title(loc="left") for axes in found] == ["real data", "dmd2 (8 of 200 outside)", "c"]
+  assert [axes.get_title(loc="left") for axes in found] == ["real data", "dmd2 (4% outside)", "c"]
   assert len({(*axes.get_xlim(), *axes.get_ylim()) for axes in found}) == 1
   assert found[0].get_xlim()[0] < real[:, 0].min() and found[0].get_xlim()[1] > real[:, 0].max()
   grey, blue = found[1].collections
