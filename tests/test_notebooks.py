@@ -11,6 +11,7 @@ BADGE = "https://colab.research.google.com/github/jdistill/jdistill/blob/main/no
 # what each shows: pictures, words of its output, and a file that its run leaves
 SHOWS = {
   "datm": (4, ("DATM, 1 per class", "random real images: "), "runs/notebook_ipc1/report.html"),
+  "diffusion": (2, ("dmd2: ", "of the samples lie in one"), "runs/notebook_diffusion/report.html"),
   "knowledge": (2, ("teacher: 0.", "labels alone: ", "against ce (95%)"), "runs/notebook_knowledge/report.html"),
   "language": (1, ("SmolLM2 is not there", "against sft", "--- fkl: The ..."), "runs/notebook_language/report.html"),
 }

@@ -20,6 +20,7 @@ from jdistill.data.policies import Chosen
 from jdistill.jobs import (
   checkpoints,
   choices,
+  exhibits,
   job_plan,
   networks,
   patched,
@@ -35,7 +36,7 @@ from jdistill.methods.knowledge import Recipe
 from jdistill.models.predict import predict
 from jdistill.runs.run import Run
 from jdistill.schema import near_matches
-from jdistill.tasks import Task, Writer
+from jdistill.tasks import Finished, Task, Writer
 
 SECTIONS = {
   "method": sections.method(stage="students"),
@@ -173,9 +174,10 @@ def trained(
   if task.text is not None and (seconds := figures["seconds_per_step"]):
     rows = min(arm["train"]["batch_size"], len(task.members(seeds[0])))
     figures["tokens_per_second"] = rows * task.input_shape[0] / seconds
-  if task.text is not None and task.text.sample is not None:
-    own = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), students.variables["student"])
-    figures["sample"] = task.text.sample(job.network.language, own.params)
+  if task.exhibit is not None:
+    own = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), students.variables["student"].params)
+    first = Finished(train.predictions(job, students, 0), job.network.language, own)
+    figures["sample"] = exhibits.made(run, directory.name, task.exhibit, first)
   return lambda index: train.predictions(job, students, index), figures
 
 

@@ -9,6 +9,9 @@ from jdistill.reporting.grids import image_grid as image_grid
 from jdistill.reporting.grids import save_png as save_png
 from jdistill.reporting.grids import timeline as timeline
 from jdistill.reporting.grids import timeline_steps as timeline_steps
+from jdistill.reporting.panels import curve_panels as curve_panels
+from jdistill.reporting.panels import image_panels as image_panels
+from jdistill.reporting.panels import point_panels as point_panels
 from jdistill.reporting.plots import curves as curves
 from jdistill.reporting.plots import grouped_bars as grouped_bars
 from jdistill.reporting.progress import Progress as Progress

@@ -33,7 +33,12 @@ def _axes(xlabel: str, ylabel: str) -> tuple[Any, Any]:
   return figure, axes
 
 
-def _save(figure: Any, path: str | os.PathLike) -> None:
+def save_figure(figure: Any, path: str | os.PathLike) -> None:
+  """Writes a figure of matplotlib as PNG, atomically.
+
+  Raises:
+    UserError: the disk is full.
+  """
   from matplotlib.backends.backend_agg import FigureCanvasAgg
 
   file = io.BytesIO()
@@ -78,7 +83,7 @@ def curves(
     )
   if len(series) > 1:
     axes.legend(frameon=False, fontsize=9)
-  _save(figure, path)
+  save_figure(figure, path)
 
 
 _READABLE = 80  # characters that fit side by side below an axis
@@ -131,7 +136,7 @@ def grouped_bars(
     columns = min(3 if len(handles) < 10 else 4, len(handles))
     figure.set_figheight(figure.get_figheight() + 0.22 * max(0, -(-len(handles) // columns) - 3))
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
-  _save(figure, path)
+  save_figure(figure, path)
 
 
 def _per_group(name: str, values: Sequence[float], groups: Sequence[str]) -> np.ndarray:

@@ -13,12 +13,12 @@ from jdistill.config import Declared
 from jdistill.evaluation import time_to_accuracy
 from jdistill.files import format_bytes
 from jdistill.jobs import arms, networks, traced
-from jdistill.reporting import Section, comparison, curves, read_jsonl, units
+from jdistill.reporting import Section, comparison, curves, literal, units
 from jdistill.runs import grid
 from jdistill.runs.run import Run
 from jdistill.runs.workdir import on_first
 from jdistill.schema import Range
-from jdistill.stages import tune
+from jdistill.stages import exhibits, metric_curves, tune
 from jdistill.stages.stage import Part, Stage
 from jdistill.tasks import Task
 
@@ -54,7 +54,8 @@ def _run(run: Run) -> None:
     columns = {name: [one[name] for one in scores] for name in scores[0]}
     mean = np.mean(columns[task.metric])
     run.log(f"students: {label}: {task.metric} {mean:.4g} in {figures['seconds']:.1f} s")
-    own = (run.workdir / "metrics").glob(f"{figures['metrics']}*.jsonl")
+    name = figures["metrics"]
+    own = [*(run.workdir / "metrics").glob(f"{name}*.jsonl"), *(run.workdir / "samples").glob(f"{name}.npz")]
     return {"arm": arm, "scores": columns, "figures": figures, "files": on_first(lambda: run.checksums(*own))}
 
   found.work(c["order"], one)
@@ -100,9 +101,19 @@ def _report(run: Run, record: Mapping[str, Any]) -> Part:
     "need, at 8 bits for each value, and their share of all. Times to a score are of all seeds, without compilation, "
     "of a score interpolated between looks at the held-out examples; teachers count as given."
   )
+  checks, warnings = metric_curves.checks(run, compared)
+  floor = _floor(task)
+  text += f"\n\n{literal(floor)}" if floor else ""
   result = Section("Result", text, table, _figures(run, compared, task.metric))
-  sections = [result, *_stored(compared), *_samples(task, compared)]
-  return Part({"reference": reference, "arms": compared}, table, said, sections=sections)
+  sections = [result, *_stored(compared), *exhibits.sections(run, compared), *checks]
+  summary = {"reference": reference, "arms": compared} | ({"floor": dict(task.floor)} if task.floor else {})
+  return Part(summary, table, said, [*([floor] if floor else []), *warnings], sections)
+
+
+def _floor(task: Task) -> str:
+  """What real data get, in a line; "" where the task does not know it."""
+  figures = ", ".join(f"{name} {value:.4g}" for name, value in task.floor.items())
+  return f"real training data in the place of samples: {figures}" if figures else ""
 
 
 def _stored(cells: Mapping[str, Any]) -> list[Section]:
@@ -120,18 +131,6 @@ def _stored(cells: Mapping[str, Any]) -> list[Section]:
     "tokens the last columns are means over the tokens that count, the KL in nats."
   )
   return [Section("Stored targets", text, (headers, rows))]
-
-
-def _samples(task: Task, cells: Mapping[str, Any]) -> list[Section]:
-  """What the first student of every arm writes."""
-  found = {label: cell["sample"] for label, cell in cells.items() if "sample" in cell}
-  if not found:
-    return []
-  quoted = [
-    f"**{label}**\n\n" + "\n".join(f"> {line}" for line in text.splitlines() or [""]) for label, text in found.items()
-  ]
-  about = f"Every arm's first student on the prompt {task.text.opening!r}, with the same random numbers. Not selected."
-  return [Section("Samples", "\n\n".join([about, *quoted]))]
 
 
 def _mean_curve(cell: Mapping[str, Any], metric: str) -> tuple[list[int], list[float], list[float]]:
@@ -224,44 +223,7 @@ def _figures(run: Run, cells: Mapping[str, Any], metric: str) -> list[tuple[str,
     curves(file, scored, f"{metric} on held-out examples", xlabel="seconds of selection and training")
     out.append(("held-out score by time: proxies, selection and training, without scoring", file))
   out += _score_curves(run, cells)
-  return out + _drawn(run, cells[run.subject].get("metrics"))
-
-
-def _drawn(run: Run, name: str | None) -> list[tuple[str, Path]]:
-  """Curves of the metrics of the run's own arm: its losses, and what its data policy tells by kind."""
-  rows = _mean_rows(run, name)
-  kinds: dict[str, list[str]] = {}
-  for column in rows[0] if rows else {}:
-    first, _, rest = column.partition("/")
-    if first == "loss":
-      kinds.setdefault("loss", []).append(column)
-    elif first == "data" and "/" in rest:
-      kinds.setdefault(rest.partition("/")[0], []).append(column)
-  out = []
-  for kind, columns in kinds.items():
-    series = {one.rpartition("/")[2]: ([row["step"] for row in rows], [row[one] for row in rows]) for one in columns}
-    if len(rows) > 1:
-      file = run.workdir / "curves" / f"{kind}.png"
-      words = "loss (mean over seeds, unweighted)" if kind == "loss" else f"{kind.replace('_', ' ')} (mean over seeds)"
-      curves(file, series, words)
-      out.append((f"terms of {run.subject}" if kind == "loss" else f"{words}, {run.subject}", file))
-  return out
-
-
-def _mean_rows(run: Run, name: str | None) -> list[dict[str, float]]:
-  """The metrics of an arm, means over its seeds; one file has all that train side by side, or each has its own."""
-  folder = run.workdir / "metrics"
-  whole = folder / f"{name}.jsonl"
-  files = [whole] if whole.exists() else sorted(folder.glob(f"{name}_seed*.jsonl"))
-  parts = [{row["step"]: row for row in read_jsonl(file, f"students/{run.subject}")} for file in files]
-  if not parts:
-    return []
-  steps = [step for step in parts[0] if all(step in part for part in parts)]
-  columns = [key for key, value in parts[0][steps[0]].items() if key != "step" and "/" in key] if steps else []
-  return [
-    {"step": step} | {key: float(np.mean([float(part[step][key]) for part in parts])) for key in columns}
-    for step in steps
-  ]
+  return out + metric_curves.losses(run, cells[run.subject].get("metrics"))
 
 
 STAGE = Stage(

@@ -7,9 +7,9 @@ at in the end, and a score.
 import importlib
 from collections.abc import Callable
 
-from jdistill.tasks.task import Request, Task, Writer, fingerprint, take
+from jdistill.tasks.task import Exhibit, Finished, Request, Task, Writer, fingerprint, take
 
-__all__ = ["Request", "Task", "Writer", "builder", "fingerprint", "names", "take"]
+__all__ = ["Exhibit", "Finished", "Request", "Task", "Writer", "builder", "fingerprint", "names", "take"]
 
 _NAMES = (
   "supervised",

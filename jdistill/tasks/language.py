@@ -9,14 +9,14 @@ from typing import Annotated, Literal, NamedTuple
 import jax
 import numpy as np
 
-from jdistill.base import Batch, LanguageModel, PyTree, UserError
+from jdistill.base import Batch, UserError
 from jdistill.data.text import has_records, read_records, read_text
 from jdistill.evaluation.perplexity import bits_per_byte, token_losses
 from jdistill.language import Tokenizer, chat_tokens, generate, join, next_tokens, pack
 from jdistill.language.tokenizers import END
 from jdistill.pretrained import load_tokenizer
 from jdistill.schema import Count, NonNegative, Range, validated
-from jdistill.tasks.task import Predict, Request, Task, Text, numbered
+from jdistill.tasks.task import Exhibit, Finished, Predict, Request, Task, Text, numbered
 
 _MOST_LOGITS = 2**25  # that are scored at once, 268 MB in float64
 _PROBE_TOKENS = 512
@@ -99,7 +99,7 @@ def language(
   rng = np.random.default_rng((request.seed, 37))
   train, validation, test = (_rows(found, part, context) for part in _divide(found, request, context, rng))
   counts = [int(part.extra["mask"].sum()) for part in (train, validation, test)]
-  sample = None if prompt is None else _sampler(reading, prompt, max_new, sample_temperature)
+  exhibit = None if prompt is None else _exhibit(reading, prompt, max_new, sample_temperature)
   return Task(
     data=train,
     members=lambda seed: np.arange(len(train.y)),
@@ -117,7 +117,8 @@ def language(
       f"teacher and students, choices on {len(validation.y):,} held-out ones; test: {len(test.y):,}",
       f"tokens that count: {counts[0]:,}, {counts[1]:,} and {counts[2]:,}",
     ),
-    text=Text(words, _probe(words, validation), prompt or "", sample),
+    text=Text(words, _probe(words, validation)),
+    exhibit=exhibit,
   )
 
 
@@ -143,8 +144,8 @@ def _probe(words: Tokenizer, held_out: Batch) -> str:
   return "\n\n".join(texts)
 
 
-def _sampler(reading: _Reading, prompt: str, max_new: int, temperature: float):
-  """`(model, params) -> text`, with the same random numbers for every model."""
+def _exhibit(reading: _Reading, prompt: str, max_new: int, temperature: float) -> Exhibit:
+  """What models write after a prompt, with the same random numbers for every one."""
   words, end = reading.words, _ends(reading.words)
   if reading.template == "chat":
     start, _ = chat_tokens(words, [{"role": "user", "content": prompt}], system=reading.system, answer=True)
@@ -157,14 +158,16 @@ def _sampler(reading: _Reading, prompt: str, max_new: int, temperature: float):
       f"task.context={reading.context}; shorten them, or give a longer context"
     )
 
-  def sample(model: LanguageModel, params: PyTree) -> str:
+  def write(student: Finished) -> str:
     found = generate(
-      model, params, start[None], jax.random.key(0), max_new=max_new, temperature=temperature, end_token=end[1]
-    )
+      student.language, student.params, start[None], jax.random.key(0), max_new=max_new, temperature=temperature,
+      end_token=end[1],
+    )  # fmt: skip
     tokens, there = (np.asarray(leaf)[0] for leaf in (found.tokens, found.mask))
     return words.decode(tokens[there.astype(bool)], special=False)
 
-  return sample
+  about = f"Every arm's first student on the prompt {prompt!r}, with the same random numbers. Not selected."
+  return Exhibit("text", about, write)
 
 
 def _ends(words: Tokenizer) -> tuple[int | None, int | None]:

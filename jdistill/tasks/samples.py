@@ -23,11 +23,13 @@ from jdistill.evaluation.samples import (
 )
 from jdistill.schema import Count, Range, validated
 from jdistill.tasks import images
-from jdistill.tasks.task import Predict, Request, Task, numbered
+from jdistill.tasks.task import Exhibit, Predict, Request, Task, numbered
 
 SPREAD = 0.5  # the standard deviation that all data are brought to, which EDM's scalings expect
 _POINTS = 4000  # training points of a mixture
 _FEATURES, _PASSES = 64, 60  # of the classifier of images
+_SHOWN, _COLUMNS, _ROWS = 500, 10, 4  # draws of an exhibit, images in a row of it, and rows
+_FEWEST = 10  # examples to be compared: fewer have no neighbours
 
 
 class _Data(NamedTuple):
@@ -69,7 +71,7 @@ def samples(
   the same task alone), with `precision`, `recall`, `density` and
   `coverage` of these features, `agreement`, the share of samples that the classifier finds to be of their condition,
   and `class_divergence` of its classes from those of the data, in nats. What real training data get in the place of
-  samples is among the notes.
+  samples is the task's `floor`.
 
   Args:
     request: `dataset` is a mixture, `"grid25"`, `"ring8"` or `"ring16"`, or images. Of a mixture `train_size` points
@@ -80,7 +82,8 @@ def samples(
     judge: `"by_condition"` makes the figure of this name the score; of points with labels.
 
   Raises:
-    UserError: another preprocessing; too few images; a judgement by condition where there is none.
+    UserError: another preprocessing; fewer than 10 examples to compare with; a judgement by condition where there is
+      none.
   """
   if request.preprocessing != "none":
     raise UserError(f"preprocessing={request.preprocessing!r}: samples are scaled as a whole; use 'none'")
@@ -89,6 +92,7 @@ def samples(
     raise UserError("task.judge='by_condition': only points with conditions='labels' have it; use 'together'")
   found = _images(request) if known is None else _points(request, known, draws)
   labels = found.conditions if conditions == "labels" else 1
+  _check_sizes(request, found)
   train = numbered(found.train, found.train_y if labels > 1 else np.zeros_like(found.train_y))
   validation = _held(found.validation, found.validation_y, labels, draws, request.seed, 1)
   test = _held(found.test, found.test_y, labels, draws, request.seed, 2)
@@ -101,7 +105,7 @@ def samples(
       made[~finite] = 1e6
     return figures(made, np.asarray(data.extra["real"], np.float64), np.asarray(data.x.cond), labels)
 
-  floor = figures(*_in_their_place(found, test, labels, request.seed), labels)
+  held_out = "held-out" if known is not None or request.validation_size else "training"
   shape = found.train.shape[1:]
   return Task(
     data=train,
@@ -117,11 +121,11 @@ def samples(
     higher=False,
     notes=(
       f"{len(train.y):,} training examples of {labels} condition{'s' if labels > 1 else ''}; choices by "
-      f"{len(validation.y):,} samples beside as many held-out examples; test: {len(test.y):,}",
-      "real training examples in the place of samples: "
-      + ", ".join(f"{name} {value:.4g}" for name, value in floor.items()),
+      f"{len(validation.y):,} samples beside as many {held_out} examples; test: {len(test.y):,}",
     ),
     class_names=found.names if labels > 1 else (),
+    floor=figures(*_in_their_place(found, test, labels, request.seed), labels),
+    exhibit=_exhibit(test, found, labels, of_points=known is not None),
   )
 
 
@@ -153,6 +157,15 @@ def _images(request: Request) -> _Data:
   return _Data(*both, found.num_classes, mean, scale, tuple(found.about["class_names"]))
 
 
+def _check_sizes(request: Request, found: _Data) -> None:
+  for key, own, size in (
+    ("validation_size", request.validation_size, len(found.validation_y)),
+    ("test_size", request.test_size, len(found.test_y)),
+  ):
+    if size < _FEWEST:
+      raise UserError(f"{key}={own}: {size} real examples are too few to compare samples with; give at least {_FEWEST}")
+
+
 def _held(real: np.ndarray, y: np.ndarray, conditions: int, draws: int, seed: int, number: int) -> Batch:
   """Noise and conditions beside as many real examples, in the shares of these."""
   rng = np.random.default_rng((seed, 43, number))
@@ -171,6 +184,30 @@ def _in_their_place(found: _Data, test: Batch, conditions: int, seed: int) -> tu
     rows = np.flatnonzero(cond == number)
     places[rows] = rng.permutation(np.resize(rng.permutation(own), max(len(rows), len(own))))[: len(rows)]
   return np.float64(found.train[places]), np.float64(test.extra["real"]), cond
+
+
+def _exhibit(test: Batch, found: _Data, conditions: int, *, of_points: bool) -> Exhibit | None:
+  """Samples of the first test draws, as many as networks are asked about at once; the same for all arms."""
+  draws = jax.tree.map(lambda leaf: leaf[:_SHOWN], test.x)
+  if of_points:
+    about = f"{len(draws.ids):,} samples of every arm's first student, from the same noise; grey are real points."
+    real = test.extra["real"].reshape(-1, 2)[:_SHOWN]
+    return Exhibit("points", about, lambda student: np.asarray(student.predict(draws)).reshape(-1, 2), real)
+  if found.train.shape[-1] not in (1, 3):  # neither grey nor colour
+    return None
+  classes = min(conditions, _COLUMNS)
+  columns = _COLUMNS if conditions == 1 else classes
+  own = [np.flatnonzero(draws.cond == number)[:_ROWS] for number in range(classes)]
+  rows = min(map(len, own)) if conditions > 1 else 0
+  order = np.stack([one[:rows] for one in own], 1).ravel() if rows else np.arange(min(_ROWS * columns, len(draws.ids)))
+
+  def pixels(x: np.ndarray) -> np.ndarray:
+    return np.clip(np.nan_to_num(np.asarray(x)[order] / found.scale + found.mean), 0, 1)
+
+  about = "Samples of every arm's first student, from the same noise, not selected" + (
+    "; a column is a condition." if rows else "."
+  )
+  return Exhibit("images", about, lambda student: pixels(student.predict(draws)), pixels(test.extra["real"]), columns)
 
 
 def _of_points(known: Mixture, found: _Data, directions: int):

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -58,14 +58,42 @@ class Text(NamedTuple):
   Attributes:
     tokenizer: whose ids the tokens are.
     probe: a held-out piece of the text, for a look at teachers before training.
-    opening: what finished models continue for the report; "" for nothing.
-    sample: `(model, params) -> text` that a model writes after it; `None` without a prompt.
   """
 
   tokenizer: Tokenizer
   probe: str
-  opening: str = ""
-  sample: Callable[[LanguageModel, PyTree], str] | None = None
+
+
+class Finished(NamedTuple):
+  """A trained student, as exhibits take it.
+
+  Attributes:
+    predict: inputs to outputs, as for scores.
+    language: its network, where that can write; `None` for others.
+    params: of its network.
+  """
+
+  predict: Predict
+  language: LanguageModel | None
+  params: PyTree
+
+
+class Exhibit(NamedTuple):
+  """What a reader of the report sees of finished students, beside their figures.
+
+  Attributes:
+    kind: `"text"`, `"images"` or `"points"` of the plane.
+    about: what is shown, in a sentence or two.
+    make: `(Finished) -> a text, pixels [n, height, width, channels] in [0, 1], or [n, 2]`, on the host.
+    real: the same of real data, shown beside them; `None` for none.
+    columns: images in a row.
+  """
+
+  kind: Literal["text", "images", "points"]
+  about: str
+  make: Callable[[Finished], str | np.ndarray]
+  real: np.ndarray | None = None
+  columns: int = 8
 
 
 class Task(NamedTuple):
@@ -94,6 +122,8 @@ class Task(NamedTuple):
     preprocessing: how pixels in [0, 1] became inputs, and back; `None` for inputs that are no images.
     source: the name of the data set, its fingerprint and the subsets taken.
     text: what tasks of tokens know of their text; `None` for others.
+    exhibit: what of finished students the report shows; `None` for nothing.
+    floor: what real training data get as test scores in the place of predictions, where that tells something.
   """
 
   data: Batch
@@ -116,6 +146,8 @@ class Task(NamedTuple):
   preprocessing: preprocess.Preprocessing | None = None
   source: Mapping[str, object] = {}
   text: Text | None = None
+  exhibit: Exhibit | None = None
+  floor: Mapping[str, float] = {}
 
   def pixels(self, x: np.ndarray) -> np.ndarray:
     """Inputs back as pixels, clipped to [0, 1]."""

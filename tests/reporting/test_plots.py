@@ -14,8 +14,8 @@ from jdistill.reporting import plots
 def figures(monkeypatch):
   """The figures that were saved, to ask matplotlib what they show."""
   kept = []
-  real = plots._save
-  monkeypatch.setattr(plots, "_save", lambda figure, path: (kept.append(figure), real(figure, path)))
+  real = plots.save_figure
+  monkeypatch.setattr(plots, "save_figure", lambda figure, path: (kept.append(figure), real(figure, path)))
   return kept
 
 

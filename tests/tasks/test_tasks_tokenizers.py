@@ -62,7 +62,7 @@ def test_documents_stand_between_ends_of_text_and_bits_are_per_byte_of_the_text(
   assert scores["nats"] == pytest.approx(math.log(words.size)) and scores["perplexity"] == pytest.approx(words.size)
   assert scores["bits_per_byte"] == pytest.approx(count * math.log2(words.size) / nbytes)
   held = "".join(words.decode(ids, special=False) for ids, _ in documents(task.validation))
-  assert task.text.probe.replace("\n\n", "") in held.replace("\n\n", "") and task.text.sample is None
+  assert task.text.probe.replace("\n\n", "") in held.replace("\n\n", "") and task.exhibit is None
 
 
 def test_every_token_stands_for_the_bytes_it_writes(words):

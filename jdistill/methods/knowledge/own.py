@@ -1,13 +1,14 @@
 """How a recipe begins whose update is its own, and what it sees."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 
-from jdistill.base import Batch, Key, Network, PyTree, UserError, Variables
+from jdistill.base import Batch, Key, Metrics, Network, PyTree, UserError, Variables
 from jdistill.methods.knowledge.forward import STUDENT
 from jdistill.methods.knowledge.recipe import Own
+from jdistill.ops.ascent import global_norm
 
 Teachers = tuple[tuple[Network, Variables], ...]
 
@@ -65,3 +66,9 @@ def pairs(networks: Sequence[Network], variables: Sequence[Variables]) -> Teache
 def present(batch: Batch) -> jax.Array:
   """`[B]` bool, false for padding."""
   return jnp.ones(batch.ids.shape, bool) if batch.weight is None else batch.weight > 0
+
+
+def role_metrics(grads: Mapping[str, PyTree], moves: Mapping[str, jax.Array | bool]) -> Metrics:
+  """The norm of every role's gradient, `method/norm_ROLE`, and of roles with a clock whether they moved."""
+  norms = {f"method/norm_{name}": global_norm(grad) for name, grad in grads.items()}
+  return norms | {f"method/moves_{name}": jnp.asarray(moved, jnp.float32) for name, moved in moves.items()}

@@ -32,7 +32,7 @@ from jdistill.methods.knowledge.objective import (
   whole_loss,
 )
 from jdistill.methods.knowledge.outer import outer_gradient
-from jdistill.methods.knowledge.own import begin, pairs, present
+from jdistill.methods.knowledge.own import begin, pairs, present, role_metrics
 from jdistill.methods.knowledge.recipe import OwnInputs, Recipe, Sampling
 from jdistill.methods.roles import Role, init_roles, side_by_side, update_roles
 from jdistill.ops.checks import keep
@@ -329,7 +329,8 @@ def _own_update(
   optimizers, clock = parts.by_role(recipe, made.grads), {"epoch": inputs.epoch, "scale": inputs.lr_scale}
   roles = update_roles(optimizers, state.roles, made.grads, moves, **clock)
   new = Variables(roles[STUDENT].params, state.stats[STUDENT])
-  return StudentState(roles, state.stats, _averaged(parts.ema_decay, state.ema, new), made.memory), dict(made.metrics)
+  metrics = dict(made.metrics) | role_metrics(made.grads, made.moves)
+  return StudentState(roles, state.stats, _averaged(parts.ema_decay, state.ema, new), made.memory), metrics
 
 
 def _averaged(decay: float | None, ema: PyTree, new: Variables) -> PyTree:
