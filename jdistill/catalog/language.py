@@ -233,6 +233,31 @@ ROWS = (
     toy={"kind": "policy"},
     policy="selected",
   ),
+  _row(
+    name="sources",
+    title="Not All Correct Answers Are Equal: Why Your Distillation Source Matters",
+    authors="Xiaoyu Tian and Yunjie Ji and Haotian Wang and Shuaiting Chen and Sitong Zhao and Yiping Peng and "
+    "Han Zhao and Xiangang Li",
+    venue="arXiv 2025",
+    arxiv="2505.14464",
+    builder="jdistill.methods.language.divergences:sft",
+    test="tests/evaluation/test_sources.py",
+    toy={"objective": "loss/ce", "kind": "rows"},
+    tasks=("traces",),
+  ),
+  _row(
+    name="ded",
+    title="Beyond Scaling Law: A Data-Efficient Distillation Framework for Reasoning",
+    authors="Xiaojun Wu and Xiaoguang Jiang and Huiyang Li and Jucai Zhai and Dengfeng Liu and Qiaobo Hao and "
+    "Huang Liu and Zhiguo Yang and Ji Xie and Ninglun Gu and Jin Yang and Kailai Zhang and Yelun Bao and Jun Wang",
+    venue="arXiv 2025",
+    arxiv="2508.09883",
+    builder="jdistill.data.policies:selected",
+    test="tests/selection/test_ded.py",
+    toy={"kind": "policy"},
+    policy="selected",
+    tasks=("candidates",),
+  ),
   _row(name="fut", toy={"objective": "loss/ce", "kind": "orders"}, **_FUT),
   _row(
     name="fut_plus_plus",

@@ -28,6 +28,7 @@ _NAMES = (
   "active",
   "rotations",
   "traces",
+  "candidates",
 )
 
 

@@ -52,6 +52,18 @@ class Writer(NamedTuple):
   params: PyTree
 
 
+class Verifier(NamedTuple):
+  """How roll-outs of a student are judged.
+
+  Attributes:
+    end_token: that ends a response.
+    right: `(Rows [n, T], mask of the response [n, T]) -> [n]` in [0, 1].
+  """
+
+  end_token: int
+  right: Callable[[PyTree, np.ndarray], np.ndarray]
+
+
 class Text(NamedTuple):
   """What a task of tokens knows of its text.
 
@@ -93,6 +105,7 @@ class Task(NamedTuple):
     preprocessing: how pixels in [0, 1] became inputs, and back; `None` for inputs that are no images.
     source: the name of the data set, its fingerprint and the subsets taken.
     text: what tasks of tokens know of their text; `None` for others.
+    verifier: of responses to the prompts of the examples; `None` where these cannot be checked.
   """
 
   data: Batch
@@ -115,6 +128,7 @@ class Task(NamedTuple):
   preprocessing: preprocess.Preprocessing | None = None
   source: Mapping[str, object] = {}
   text: Text | None = None
+  verifier: Verifier | None = None
 
   def pixels(self, x: np.ndarray) -> np.ndarray:
     """Inputs back as pixels, clipped to [0, 1]."""
