@@ -39,7 +39,7 @@ def get_config(preset: str = "additions") -> common.ConfigDict:
   config = common.students("ded", {"name": "sft"})
   config.subject, config.reference, config.seeds = "ded", "random", 5
   config.dataset, config.train_size, config.validation_size, config.test_size = "addition", 1000, 100, 400
-  config.task = common.task("candidates", digits=2, questions=3000, samples=4, easy=0.75)
+  config.task = common.task("candidates", digits=2, questions=4000, samples=4, easy=0.75)
   config.student = common.network("decoder", width=48, depth=2, heads=4, context=96)
   config.proxy = common.network("decoder", width=48, depth=2, heads=4, context=96)
   adam = {"optimizer": "adamw", "batch_size": BATCH, "clip": 1.0, "weight_decay": 0.01}

@@ -234,6 +234,17 @@ ROWS = (
     policy="selected",
   ),
   _row(
+    name="frontier_kd",
+    title="Knowledge Distillation Using Frontier Open-source LLMs: Generalizability and the Role of Synthetic Data",
+    authors="Anup Shirgaonkar and Nikhil Pandey and Nazmiye Ceren Abay and Tolga Aktas and Vijay Aski",
+    venue="arXiv 2024",
+    arxiv="2410.18588",
+    builder="jdistill.methods.language.frontier_kd:frontier_kd",
+    test="tests/methods/test_frontier_kd.py",
+    toy={"objective": "loss/ce", "kind": "rows", "prompts": "direct", "max_new": 3, "end_token": 4},
+    tasks=("prompt_pairs",),
+  ),
+  _row(
     name="sources",
     title="Not All Correct Answers Are Equal: Why Your Distillation Source Matters",
     authors="Xiaoyu Tian and Yunjie Ji and Haotian Wang and Shuaiting Chen and Sitong Zhao and Yiping Peng and "

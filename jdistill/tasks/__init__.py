@@ -29,6 +29,7 @@ _NAMES = (
   "rotations",
   "traces",
   "candidates",
+  "prompt_pairs",
 )
 
 

@@ -35,18 +35,20 @@ def are_right(records: Sequence[Response], words: Tokenizer, codes: np.ndarray) 
   return np.asarray(verdict.correct)
 
 
-def scorer(words: Tokenizer, codes: np.ndarray) -> Callable[[Predict, Batch], dict[str, float]]:
+def scorer(words: Tokenizer, codes: np.ndarray, *, skip: int = 0) -> Callable[[Predict, Batch], dict[str, float]]:
   """`accuracy`, `unread` and `tokens` of what a network writes to the prompts of some examples.
 
   Args:
     words: tokeniser of the examples.
     codes: see `character_codes`.
+    skip: tokens before the problem, which the checker does not read.
   """
 
   def score(predict: Predict, data: Batch) -> dict[str, float]:
     written, responded = _write(predict, data, words.eos)
     there = np.arange(written.shape[1])[None] < _ends(written, responded, words.eos)[:, None]
-    found = check_addition(written, there, responded & there, codes, scratchpad=True)
+    read = (written[:, skip:], there[:, skip:], (responded & there)[:, skip:])
+    found = check_addition(*read, codes, scratchpad=True)
     lengths = (responded & there).sum(axis=1)
     return {
       "accuracy": float(np.mean(found.correct)),
