@@ -1,10 +1,10 @@
 """DED: A Data-Efficient Distillation Framework for Reasoning (arXiv 2508.09883).
 
-python -m jdistill.run --config=experiments/ded.py                 five teachers of additions; minutes on two cores
-python -m jdistill.run --config=experiments/ded.py --config.task.easy=0.5
+python -m jdistill.run --config=experiments/ded.py                 five teachers of additions; half an hour
+python -m jdistill.run --config=experiments/ded.py --config.task.easy=0.2
 
 Programs stand in the place of teachers. They answer the same additions, several times each and in different styles;
-three quarters of the questions need no carry, all held-out ones do. Only right answers are kept. The smoke test trains
+half of the questions need no carry, all held-out ones do. Only right answers are kept. The smoke test trains
 a small student on a few responses of every teacher and takes the teacher of the best one; the student's roll-outs tell
 which questions are too easy; of the responses to the others the two farthest apart are kept. `shuffled` is always right
 itself and hard to learn from, so `own_score` takes the wrong teacher. The other arms drop one step each, and all have
@@ -17,7 +17,7 @@ before it is distilled, and its roll-outs are that student's; here they are thos
 from . import common_language as common
 
 TEACHERS = ("steps", "carry_first", "verbose", "shuffled", "distracting")
-KEPT, BATCH, EPOCHS = 256, 64, 150
+KEPT, BATCH, EPOCHS, WARMUP = 1024, 64, 40, 2.0
 CONTROLS = {
   "random": {"select/name": "random"},
   "own_score": {"select/teacher": "own"},
@@ -38,19 +38,21 @@ def get_config(preset: str = "additions") -> common.ConfigDict:
   common.check_preset(preset, presets())
   config = common.students("ded", {"name": "sft"})
   config.subject, config.reference, config.seeds = "ded", "random", 5
-  config.dataset, config.train_size, config.validation_size, config.test_size = "addition", 1000, 100, 400
-  config.task = common.task("candidates", digits=2, questions=4000, samples=4, easy=0.75)
+  config.dataset, config.train_size, config.validation_size, config.test_size = "addition", 2800, 100, 400
+  config.task = common.task("candidates", digits=2, questions=8100, samples=4, easy=0.5)
   config.student = common.network("decoder", width=48, depth=2, heads=4, context=96)
   config.proxy = common.network("decoder", width=48, depth=2, heads=4, context=96)
   adam = {"optimizer": "adamw", "batch_size": BATCH, "clip": 1.0, "weight_decay": 0.01}
-  config.train = common.schedule(epochs=EPOCHS, lr=0.003, warmup_epochs=5.0, **adam)
-  config.proxy_train = common.schedule(epochs=EPOCHS, lr=0.003, warmup_epochs=5.0, **adam)
+  config.train = common.schedule(epochs=EPOCHS, lr=0.003, warmup_epochs=WARMUP, **adam)
+  config.proxy_train = common.schedule(epochs=EPOCHS, lr=0.003, warmup_epochs=WARMUP, **adam)
   config.data_policy = common.policy("selected")
   config.select.name, config.select.per_class, config.select.runs = "ded", KEPT, 2
-  config.select.reference, config.select.rollouts = 0.2, 4
-  rows = 800 * 4 * len(TEACHERS)  # about: some responses are wrong
+  config.select.reference, config.select.rollouts = 0.25, 4
+  rows = 2100 * 4 * len(TEACHERS)  # about: some responses are wrong
+  epochs = max(1, round(EPOCHS * KEPT / rows))
   everything = {"select/name": "random", "select/per_class": None, "select/fraction": 1.0}
-  controls = CONTROLS | {"all_traces": everything | {"train/epochs": max(1, round(EPOCHS * KEPT / rows))}}
+  everything |= {"train/epochs": epochs, "train/warmup_epochs": WARMUP * epochs / EPOCHS}
+  controls = CONTROLS | {"all_traces": everything}
   common.arms(config, controls)
   return _tiny(config) if preset == "tiny" else config
 
