@@ -25,7 +25,7 @@ def presets() -> list[str]:
 def get_config(preset: str = "samples"):
   """The experiment; `preset` is `samples`, `tokens` or `tiny`."""
   common.check_preset(preset, presets())
-  config = common.students("sources", {"name": "sft"})
+  config = common.students("sources", {"name": "sources"})
   config.dataset, config.subject, config.reference = "addition", "steps", "mixed"
   config.train_size, config.validation_size, config.test_size = 2000, 200, 400
   config.task = common.task("traces", source="steps", digits=2, questions=4000)

@@ -10,7 +10,7 @@ import numpy as np
 from jdistill.base import UserError
 from jdistill.data.policies import Chosen
 from jdistill.files import read_npz, sha256_arrays, write_npz
-from jdistill.jobs import proxies, scoring, subset
+from jdistill.jobs import proxies, rollouts, scoring, subset
 from jdistill.runs import artefacts
 from jdistill.runs.run import Run
 from jdistill.runs.workdir import on_first
@@ -38,6 +38,8 @@ class Found(NamedTuple):
 def _identity(run: Run, arm: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
   if scoring.is_scored(arm):
     evidence = [scoring.identity_of(run, arm, kind) for kind in scoring.kinds(arm)]
+  elif rollouts.is_asked(arm):
+    evidence = rollouts.identity_of(run, arm)
   elif subset.has_proxies(arm):
     evidence = proxies.identity_of(run, arm, seeds)
   else:
@@ -81,10 +83,13 @@ def verify(run: Run, arm: Mapping[str, Any], seeds: Sequence[int]) -> None:
 
 
 def _choose(run, label, arm, seeds, stage: str, path: Path, identity: Mapping[str, Any]) -> None:
-  found, scores, seconds = None, {}, 0.0
+  found, asked, scores, seconds = None, {}, {}, 0.0
   if scoring.is_scored(arm):
     scores = scoring.ready(run, label, arm, stage)
     seconds = sum(record["seconds"] for record in scores.values())
+  elif rollouts.is_asked(arm):
+    asked = rollouts.ready(run, label, arm, stage)
+    seconds = asked["seconds"]
   elif subset.has_proxies(arm):
     found, record = proxies.ready(run, label, arm, seeds, stage)
     seconds = record["seconds"]
@@ -104,6 +109,7 @@ def _choose(run, label, arm, seeds, stage: str, path: Path, identity: Mapping[st
     notes = {name: [row.notes.get(name, 0) for row in rows] for name in sorted({n for row in rows for n in row.notes})}
     about = _about(run, arm, seeds, chosen) | ({"notes": notes} if notes else {})
     about |= scoring.about(run, arm, scores) if scores else {}
+    about |= dict(asked["about"]) | {"smoke_flops": asked["flops"]} if asked else {}
     artefacts.write(path, _RECORD, identity, (_ARRAYS,), proxy_seconds=seconds, select_seconds=took, about=about)
     count = chosen.positions.shape[1]
     run.log(f"{stage}: {label}: {arm['select']['name']} keeps {count} of {len(evidence.labels)} examples, {took:.2f} s")
@@ -130,6 +136,8 @@ def _evidence(run: Run, arm: Mapping[str, Any], seed: int, place: int, found: Pa
   """What is known of the examples that the student of a seed may keep."""
   if scoring.is_scored(arm):
     return scoring.evidence(run, arm)
+  if rollouts.is_asked(arm):
+    return rollouts.evidence(run, arm)
   return proxies.evidence(run, arm, seed, place, found)
 
 

@@ -29,6 +29,7 @@ class Common(NamedTuple):
   runs: Annotated[int, Range(0, MOST_RUNS)] = 1
   at_epoch: Count | None = None
   reference: Annotated[float, Range(0, 0.9)] = 0.0
+  rollouts: Annotated[int, Range(2, 64)] = 4
 
 
 COMMON = schema.fields(Common)
@@ -103,10 +104,16 @@ def options_for(run: Run, arm: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def set_aside(run: Run, arm: Mapping[str, Any]) -> np.ndarray:
-  """Positions of the chunks that a reference is trained on, a uniform draw of the run's seed; ascending."""
-  size = len(run.task(arm["task"]).data.ids)
-  count = kept_of(size, arm["select"]["reference"])
-  return np.sort(np.random.default_rng((run.config["seed"], 53)).permutation(size)[:count])
+  """Positions of the chunks that a reference is trained on, a uniform draw of the run's seed; ascending.
+
+  Responses to the same question stay together: a share of the questions is drawn.
+  """
+  data = run.task(arm["task"]).data
+  group = np.asarray(data.extra["question"] if "question" in data.extra else np.arange(len(data.ids)))
+  groups = np.unique(group)
+  count = kept_of(len(groups), arm["select"]["reference"])
+  drawn = np.random.default_rng((run.config["seed"], 53)).permutation(len(groups))[:count]
+  return np.flatnonzero(np.isin(group, groups[drawn]))
 
 
 def pool(run: Run, arm: Mapping[str, Any]) -> np.ndarray:

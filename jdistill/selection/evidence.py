@@ -20,6 +20,11 @@ class Evidence(NamedTuple):
     validation: the evidence about other examples, for `glister`.
     teacher_losses, reference_losses: `[2, n]`: the summed nats of each example under a language model, and its tokens
       that count.
+    origins: `[2, n]` integers, of responses of teachers: which question each answers, and which teacher wrote it.
+    responses: `[T, n]` integer ids of their tokens, -1 where there is none.
+    own_scores: `[1, n]`, the score of the teacher itself that wrote each.
+    smoke: `[runs, n]`, the score of students that learned a few responses of that teacher.
+    passes: `[G, n]` in [0, 1], whether roll-outs of a student answer its question.
   """
 
   labels: np.ndarray
@@ -29,6 +34,11 @@ class Evidence(NamedTuple):
   validation: "Evidence | None" = None
   teacher_losses: np.ndarray | None = None
   reference_losses: np.ndarray | None = None
+  origins: np.ndarray | None = None
+  responses: np.ndarray | None = None
+  own_scores: np.ndarray | None = None
+  smoke: np.ndarray | None = None
+  passes: np.ndarray | None = None
 
 
 class Choice(NamedTuple):
@@ -102,7 +112,7 @@ def checked(evidence: Evidence, needs: tuple[str, ...], name: str, where: str = 
       value = value.reshape(1, len(value), -1) if value.ndim > 1 and len(value) else value
     if field == "logits" and value.ndim == 2:
       value = value[None]
-    if value.ndim != _AXES[field] or value.shape[1] != size:
+    if value.ndim != _AXES.get(field, 2) or value.shape[1] != size:
       raise UserError(
         f"{where}.{field}: shape {np.shape(getattr(evidence, field))} for {size} examples; {_FORMS[field]}"
       )
@@ -113,13 +123,18 @@ def checked(evidence: Evidence, needs: tuple[str, ...], name: str, where: str = 
   return Evidence(**found)
 
 
-_AXES = {"features": 3, "logits": 3, "history": 2, "teacher_losses": 2, "reference_losses": 2}
+_AXES = {"features": 3, "logits": 3}  # others have 2
 _FORMS = {
   "features": "give [n, ...]",
   "logits": "give [n, C] or [runs, n, C]",
   "history": "give [checks, n]",
   "teacher_losses": "give [2, n]",
   "reference_losses": "give [2, n]",
+  "origins": "give [2, n]",
+  "responses": "give [T, n]",
+  "own_scores": "give [1, n]",
+  "smoke": "give [runs, n]",
+  "passes": "give [G, n]",
 }
 
 
@@ -139,10 +154,12 @@ def part(evidence: Evidence, own: np.ndarray, validation: np.ndarray | None = No
     own: their positions.
     validation: positions of the validation examples that go with them; `None` for all of these.
   """
-  own_of = lambda value: None if value is None else value[:, own]  # noqa: E731
+  fields = {name: value for name, value in evidence._asdict().items() if name not in _WHOLE}
+  found = {name: None if value is None else value[:, own] for name, value in fields.items()}
   others = evidence.validation
   if others is not None and validation is not None:
     others = part(others, validation)
-  features, logits, history = (own_of(value) for value in (evidence.features, evidence.logits, evidence.history))
-  losses = (own_of(value) for value in (evidence.teacher_losses, evidence.reference_losses))
-  return Evidence(evidence.labels[own], features, logits, history, others, *losses)
+  return Evidence(evidence.labels[own], validation=others, **found)
+
+
+_WHOLE = ("labels", "validation")  # these have no axis in front of the examples

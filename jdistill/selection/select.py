@@ -11,10 +11,23 @@ from jdistill.base import UserError
 from jdistill.selection.corpus import SCORERS
 from jdistill.selection.evidence import Choice, Evidence, Selector, checked, part
 from jdistill.selection.selectors import SELECTORS
+from jdistill.selection.traces import TRACES
 
-__all__ = ["RULES", "SCORERS", "SELECTORS", "Choice", "Evidence", "Selector", "budgets", "check", "needs", "select"]
+__all__ = [
+  "RULES",
+  "SCORERS",
+  "SELECTORS",
+  "TRACES",
+  "Choice",
+  "Evidence",
+  "Selector",
+  "budgets",
+  "check",
+  "needs",
+  "select",
+]
 
-RULES = SELECTORS | SCORERS  # of examples with labels, and of chunks of a corpus
+RULES = SELECTORS | SCORERS | TRACES  # of examples with labels, chunks of a corpus, and responses of teachers
 ALL = -1  # in place of a label, where one choice is made among all examples
 
 
@@ -28,7 +41,7 @@ def select(
   balanced: bool = True,
   **options: Any,
 ) -> Choice:
-  """Chooses examples by one of `SELECTORS`, or chunks of a corpus by one of `SCORERS`.
+  """Chooses examples by one of `SELECTORS`, chunks of a corpus by one of `SCORERS`, or responses by `TRACES`.
 
   Args:
     rng: decides what is drawn: a generator, a seed, or a typed key of JAX.

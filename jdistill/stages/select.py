@@ -9,10 +9,11 @@ import numpy as np
 from jdistill.base import UserError
 from jdistill.config import Declared
 from jdistill.config.arms import SELECT_SECTIONS
-from jdistill.jobs import choices, job_plan, proxies, scoring, subset
+from jdistill.jobs import choices, job_plan, proxies, rollouts, scoring, subset
 from jdistill.reporting import Section
 from jdistill.runs.run import Run
 from jdistill.selection import SCORERS
+from jdistill.selection.traces import TRACES
 from jdistill.stages.stage import Part, Stage
 
 
@@ -86,13 +87,16 @@ def check_arm(run: Run, arm: Mapping[str, Any], seeds: Sequence[int], label: str
 
 def _check_chunks(run: Run, label: str, arm: Mapping[str, Any]) -> None:
   """Refuses selectors that need a class of every chunk, and scores that cannot be made."""
-  if set(subset.needs(arm)) - {scoring.TEACHER, scoring.REFERENCE}:
+  if set(subset.needs(arm)) - {scoring.TEACHER, scoring.REFERENCE, *rollouts.NEEDS}:
     raise UserError(
       f"data_policy.name='selected': selectors need one label for every example, and task.name="
-      f"{arm['task']['name']!r} has others; choose another data_policy, or one of random, {', '.join(SCORERS)}"
+      f"{arm['task']['name']!r} has others; choose another data_policy, or one of random, "
+      + ", ".join([*SCORERS, *TRACES])
     )
   if scoring.is_scored(arm):
     scoring.check(run, label, arm)
+  if rollouts.is_asked(arm):
+    rollouts.check(run, arm)
   subset.kept(run, arm)
 
 
@@ -135,6 +139,9 @@ def plan_rows(run: Run, arms: Mapping[str, Mapping[str, Any]], seeds: Sequence[i
       if (identity := scoring.identity_of(run, arm, kind)) not in seen:
         seen.append(identity)
         rows.append(_scores_row(run, label, arm, kind))
+    if rollouts.is_asked(arm) and (identity := rollouts.identity_of(run, arm)) not in seen:
+      seen.append(identity)
+      rows.append(rollouts.plan_row(run, label, arm))
     size = len(subset.labels_of(run, arm, 0))
     times = f", {count} times" if count > 1 else ""
     rows.append((f"{label}: {own['name']} keeps {subset.kept(run, arm):,} of {size:,} examples{times}", ""))
@@ -193,7 +200,25 @@ def _report(run: Run, record: Mapping[str, Any]) -> Part:
   sections = [Section("Selection", text, table(found))]
   if scored := {label: one for label, one in found.items() if one.get("losses")}:
     sections.append(Section("Scores", _SCORES, _scores_table(scored)))
+  if asked := {label: one for label, one in found.items() if "smoke" in one}:
+    sections.append(Section("Smoke tests", _SMOKE, _smoke_table(asked)))
   return Part({"choices": found}, sections=sections)
+
+
+_SMOKE = (
+  "A student is trained on a few responses of every teacher, alike. Its score is of held-out examples; that of the "
+  "teacher itself is the share of its responses that were right."
+)
+
+
+def _smoke_table(found: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+  rows = [
+    [label, teacher, f"{means['own']:.3f}", f"{np.mean(means['students']):.3f}", f"{np.std(means['students']):.3f}"]
+    for label, one in found.items()
+    for teacher, means in one["smoke"].items()
+  ]
+  rows += [[label, one["text"], "", "", ""] for label, one in found.items()]
+  return ["arm", "teacher", "teacher's own score", "score of its students", "deviation"], rows
 
 
 _SCORES = (

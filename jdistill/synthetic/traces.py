@@ -1,11 +1,14 @@
 """Programs in the place of teachers: responses to additions that are all right and differ in style."""
 
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from jdistill.selection.responses import Response
 from jdistill.synthetic.arithmetic import addition_record
+
+_SUM = re.compile(r"(?<![0-9])([0-9])\+([0-9])(?=[+=])")  # of two digits
 
 
 def _digits(a: int, b: int) -> list[tuple[int, int, int]]:
@@ -94,3 +97,53 @@ def addition_responses(
     own = (tuple(map(int, encode(text))) for text in (prompt, response))
     out.append(Response(question, *own, source=style, seed=seed, temperature=0.0, tokenizer=tokenizer))
   return out
+
+
+def addition_samples(
+  problems: Sequence[tuple[int, int]],
+  style: str,
+  encode: Callable[[str], Sequence[int]],
+  *,
+  tokenizer: str,
+  samples: int,
+  skill: float = 1.0,
+  seed: int = 0,
+) -> list[Response]:
+  """Several responses of one source to each problem, as if they were sampled; some may be wrong.
+
+  Of every step that adds two digits, these are in either order with the same probability.
+
+  Args:
+    problems: one question each.
+    style: of `STYLES`.
+    encode: makes ids of a text, without an end token.
+    tokenizer: identity of the tokeniser.
+    samples: of each question.
+    skill: share of the responses whose answer is right; in others one digit of it is another.
+    seed: with the problem and the number of the sample it decides what is random.
+
+  Returns:
+    Records, question by question.
+
+  Raises:
+    ValueError: an unknown style, no samples, or a skill that is no share.
+  """
+  if samples < 1 or not 0 <= skill <= 1:
+    raise ValueError(f"addition_samples: samples={samples} must be at least 1, and skill={skill} from 0 to 1")
+  out = []
+  for question, (a, b) in enumerate(problems):
+    for number in range(samples):
+      prompt, response = addition_trace(a, b, style, seed=seed * samples + number)
+      rng = np.random.default_rng((seed, a, b, list(STYLES).index(style), number, 1))
+      trace, _, answer = response.partition(";")
+      trace = _SUM.sub(lambda found, rng=rng: _either_order(rng, *found.groups()), trace)
+      if rng.random() >= skill:
+        place = rng.integers(len(answer))
+        answer = f"{answer[:place]}{(int(answer[place]) + 1) % 10 or 1}{answer[place + 1 :]}"
+      own = (tuple(map(int, encode(text))) for text in (prompt, f"{trace};{answer}"))
+      out.append(Response(question, *own, source=style, seed=number, temperature=1.0, tokenizer=tokenizer))
+  return out
+
+
+def _either_order(rng: np.random.Generator, x: str, y: str) -> str:
+  return f"{x}+{y}" if rng.random() < 0.5 else f"{y}+{x}"

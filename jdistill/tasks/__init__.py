@@ -29,6 +29,8 @@ _NAMES = (
   "active",
   "rotations",
   "traces",
+  "candidates",
+  "prompt_pairs",
 )
 
 

@@ -52,6 +52,18 @@ class Writer(NamedTuple):
   params: PyTree
 
 
+class Verifier(NamedTuple):
+  """How roll-outs of a student are judged.
+
+  Attributes:
+    end_token: that ends a response.
+    right: `(Rows [n, T], mask of the response [n, T]) -> [n]` in [0, 1].
+  """
+
+  end_token: int
+  right: Callable[[PyTree, np.ndarray], np.ndarray]
+
+
 class Text(NamedTuple):
   """What a task of tokens knows of its text.
 
@@ -124,6 +136,7 @@ class Task(NamedTuple):
     text: what tasks of tokens know of their text; `None` for others.
     exhibit: what of finished students the report shows; `None` for nothing.
     floor: what real training data get as test scores in the place of predictions, where that tells something.
+    verifier: of responses to the prompts of the examples; `None` where these cannot be checked.
   """
 
   data: Batch
@@ -148,6 +161,7 @@ class Task(NamedTuple):
   text: Text | None = None
   exhibit: Exhibit | None = None
   floor: Mapping[str, float] = {}
+  verifier: Verifier | None = None
 
   def pixels(self, x: np.ndarray) -> np.ndarray:
     """Inputs back as pixels, clipped to [0, 1]."""

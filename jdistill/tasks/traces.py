@@ -3,17 +3,16 @@
 from collections.abc import Callable, Mapping
 from typing import Annotated, Literal
 
-import jax
 import numpy as np
 
-from jdistill.base import Batch, UserError
-from jdistill.language import Tokenizer, byte_tokenizer, join, next_tokens, pad
-from jdistill.models.decoder_layers import Rows
+from jdistill.base import UserError
+from jdistill.language import byte_tokenizer
 from jdistill.schema import Count, Range, validated
 from jdistill.selection.responses import Response, check_held_out, match_tokens, quality_filter, verified
-from jdistill.synthetic.arithmetic import addition_records, character_codes, check_addition
+from jdistill.synthetic.arithmetic import addition_records, character_codes
 from jdistill.synthetic.traces import STYLES, addition_responses
-from jdistill.tasks.task import Predict, Request, Task, numbered
+from jdistill.tasks.additions import are_right, rows_of, scorer
+from jdistill.tasks.task import Request, Task
 
 MIXED = "mixed"
 
@@ -62,31 +61,20 @@ def traces(
   context = max(len(one.prompt) + len(one.response) + 1 for records in sources.values() for one in records)
   codes = character_codes(words.decode, words.size, words.eos)
   parts = np.split(np.arange(sum(held) + train), np.cumsum(held))
-  validation, test, rest = _chosen(sources, source, parts, rng, equal, lambda own: _right(own, words, codes))
-  examples = _rows(rest, words, context)
-
-  def score(predict: Predict, data: Batch) -> Mapping[str, float]:
-    written, responded = _write(predict, data, words.eos)
-    there = np.arange(written.shape[1])[None] < _ends(written, responded, words.eos)[:, None]
-    found = check_addition(written, there, responded & there, codes, scratchpad=True)
-    lengths = (responded & there).sum(axis=1)
-    return {
-      "accuracy": float(np.mean(found.correct)),
-      "unread": float(1 - np.mean(found.readable)),
-      "tokens": float(np.mean(lengths)),
-    }  # fmt: skip
+  validation, test, rest = _chosen(sources, source, parts, rng, equal, lambda own: are_right(own, words, codes))
+  examples = rows_of(rest, words, context)
 
   tokens = sum(len(one.response) for one in rest)
   return Task(
     data=examples,
     members=lambda seed: np.arange(len(examples.y)),
     teacher=examples,
-    validation=_rows(validation, words, context),
-    test=_rows(test, words, context),
+    validation=rows_of(validation, words, context),
+    test=rows_of(test, words, context),
     num_classes=words.size,
     input_shape=(context,),
     kind="tokens",
-    score=score,
+    score=scorer(words, codes),
     notes=(f"{len(rest):,} responses of source {source}, {tokens:,} tokens, all verified; {digits} digits",),
   )
 
@@ -116,49 +104,3 @@ def _chosen(
 def _mixed(sources: Mapping[str, list[Response]], rng: np.random.Generator) -> list[Response]:
   names = list(sources)
   return [sources[names[rng.integers(len(names))]][place] for place in range(len(sources[names[0]]))]
-
-
-def _rows(records: list[Response], words: Tokenizer, context: int) -> Batch:
-  """Examples with one record to a row; `mask` says which targets are of a response."""
-  documents, counted = join([one.prompt for one in records], [one.response for one in records], end_token=words.eos)
-  padded = pad(documents, context, counted=counted)
-  targets, mask = jax.device_get(next_tokens(padded.rows, padded.counted))
-  return numbered(padded.rows, targets, mask=mask)
-
-
-def _right(records: list[Response], words: Tokenizer, codes: np.ndarray) -> np.ndarray:
-  """What the checker says of every record, `[n]`."""
-  documents, counted = join([one.prompt for one in records], [one.response for one in records], end_token=words.eos)
-  padded = pad(documents, None, counted=counted)
-  verdict = check_addition(
-    np.asarray(padded.rows.tokens),
-    np.asarray(padded.rows.segments) > 0,
-    np.asarray(padded.counted),
-    codes,
-    scratchpad=True,
-  )
-  return np.asarray(verdict.correct)
-
-
-def _write(predict: Predict, data: Batch, end: int) -> tuple[np.ndarray, np.ndarray]:
-  """Prompts, continued by the likeliest tokens up to the end of the row: ids `[n, T]`, and which were written."""
-  tokens = np.array(data.x.tokens)
-  mask = np.asarray(data.extra["mask"])
-  responded = np.arange(tokens.shape[1])[None] > mask.argmax(axis=1)[:, None]
-  tokens = np.where(responded, 0, tokens)
-  segments = np.ones_like(np.asarray(data.x.segments))
-  positions = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
-  done = np.zeros(len(tokens), bool)
-  for place in range(int(responded.argmax(axis=1).min()), tokens.shape[1]):
-    found = np.argmax(predict(Rows(tokens, segments, positions))[:, place - 1], axis=-1)
-    tokens[:, place] = np.where(responded[:, place], found, tokens[:, place])
-    done |= responded[:, place] & (tokens[:, place] == end)
-    if done.all():
-      break
-  return tokens, responded
-
-
-def _ends(tokens: np.ndarray, responded: np.ndarray, end: int) -> np.ndarray:
-  """How many tokens of every row there are until the first end that was written, with it; all where there is none."""
-  ended = responded & (tokens == end)
-  return np.where(ended.any(axis=1), ended.argmax(axis=1) + 1, tokens.shape[1])

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from sklearn.neural_network import MLPClassifier
 
-from jdistill.base import Draws, UserError
+from jdistill.base import UserError
 from jdistill.data.points import mixture
+from jdistill.diffusion import Draws
 from jdistill.evaluation import samples as quality
 from jdistill.tasks import Finished, Request, Task
 from jdistill.tasks.samples import SPREAD, samples
@@ -94,7 +95,8 @@ def test_scores_of_points_are_those_of_direct_calls():
   shares = np.bincount(away.argmin(1)[good], minlength=8) / len(rows)
   assert found["modes"] == np.sum(shares >= 0.2 / 8)
   assert found["agreement"] == pytest.approx(np.mean(away.argmin(1) == task.test.y))
-  assert task.metric == "sliced_wasserstein" and set(found) == {"sliced_wasserstein", "modes", "good", "agreement", "by_condition"}
+  assert task.metric == "sliced_wasserstein"
+  assert set(found) == {"sliced_wasserstein", "modes", "good", "agreement", "by_condition"}
 
 
 def test_scores_of_images_are_those_of_direct_calls():
