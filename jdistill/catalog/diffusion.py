@@ -68,7 +68,7 @@ ROWS = (
   _msd(
     name="msd",
     builder="jdistill.methods.diffusion.msd:msd",
-    toy={"student_count": 2} | _ADVERSARIAL,
+    toy={"student_count": 2, "dm_weight": 0.0} | _ADVERSARIAL,
   ),
   _msd(
     name="tsm",
@@ -122,7 +122,8 @@ ROWS = (
     builder="jdistill.methods.diffusion.sedd:lsd",
     test="tests/methods/test_sedd.py",
     tasks=("countdown",),
-    toy={"objective": "loss/phi", "kind": "score", "sampler_steps": 2, "teacher_steps": 8, "relative": True}
+    # the samples of teacher and student are independent, so that the loss is mostly noise and the fit shrinks factors
+    toy={"objective": "method/phi_least", "kind": "score", "sampler_steps": 2, "teacher_steps": 8, "relative": True}
     | {"score_rows": "active", "learn_sizes": True, "size_target": "interval_sum", "t_min": 0.01},
   ),
 )

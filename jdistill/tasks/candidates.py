@@ -47,15 +47,7 @@ def candidates(
   Raises:
     UserError: another data set, unknown teachers or fewer than two, or too few questions for the sizes.
   """
-  if request.preprocessing != "none" or str(request.dataset) != "addition":
-    raise UserError(
-      f"dataset={request.dataset!r}, preprocessing={request.preprocessing!r}: the teachers answer additions; set "
-      "dataset='addition' and preprocessing='none'"
-    )
-  if unknown := [one for one in teachers if one not in SKILLS]:
-    raise UserError(f"task.teachers: {unknown[0]!r} is no teacher; choose of {', '.join(SKILLS)}")
-  if len(set(teachers)) < 2:
-    raise UserError(f"task.teachers={teachers}: a choice needs at least two; name more")
+  _check(request, teachers)
   words, rng = byte_tokenizer(), np.random.default_rng((request.seed, 89))
   held = (request.validation_size, request.test_size or request.validation_size)
   pairs = _questions(rng, request, digits, questions, easy, held)
@@ -101,6 +93,18 @@ def candidates(
       *notes,
     ),
   )
+
+
+def _check(request: Request, teachers: tuple[str, ...]) -> None:
+  if request.preprocessing != "none" or str(request.dataset) != "addition":
+    raise UserError(
+      f"dataset={request.dataset!r}, preprocessing={request.preprocessing!r}: the teachers answer additions; set "
+      "dataset='addition' and preprocessing='none'"
+    )
+  if unknown := [one for one in teachers if one not in SKILLS]:
+    raise UserError(f"task.teachers: {unknown[0]!r} is no teacher; choose of {', '.join(SKILLS)}")
+  if len(set(teachers)) < 2:
+    raise UserError(f"task.teachers={teachers}: a choice needs at least two; name more")
 
 
 def _verified(
