@@ -314,10 +314,11 @@ def _asking(row: catalog.Row, network: Network, frozen, data: Batch, lr: float, 
 def _score(row: catalog.Row, **extra) -> Toy:
   """Rows of four tokens of three, which rise, and a teacher whose scores depend on time and neighbours at random."""
   network = models.build("score_transformer", num_classes=3, image_shape=(4,), dim=8, depth=1, heads=2, features=8)
-  params = network.init(jax.random.key(5)).params
+  params = dict(network.init(jax.random.key(5)).params)
   keys = iter(jax.random.split(jax.random.key(6), len(params)))
-  drawn = {name: layer["kernel"] + jax.random.normal(next(keys), layer["kernel"].shape) for name, layer in params.items()}
-  params = {name: layer | {"kernel": drawn[name]} if name.endswith("_zero") else layer for name, layer in params.items()}
+  for name in [name for name in params if name.endswith("_zero")]:
+    kernel = params[name]["kernel"]
+    params[name] = params[name] | {"kernel": kernel + jax.random.normal(next(keys), kernel.shape)}
   frozen = committee([network], [Variables(params)])
   x = np.int32((np.arange(48)[:, None] + np.arange(4)[None]) % 3)
   data = Batch(jnp.asarray(x), jnp.zeros(48, jnp.int32), jnp.arange(48, dtype=jnp.int32))
