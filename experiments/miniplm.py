@@ -5,13 +5,13 @@ python -m jdistill.run --config=experiments/miniplm.py:text        Python's refe
 python -m jdistill.run --config=experiments/miniplm.py:paper --config.dataset=FILE.txt --dry_run
 
 The teacher has rows of its own. Of the others 40 % are four lines over and over, 40 % have a structure (Dyck-2 and
-additions), 20 % are uniform noise. A
-reference is trained on 5 % that are set aside; of the rest the half with the greatest `loss_ref - loss_teacher` is
-kept, and students see nothing else. `nats` is the loss on held-out structured text. All arms take the same number of
-updates, so that students cost the same; `vanilla_kd` takes the fraction `3 n_s / (3 n_s + n_t)` of them, which with its
-teacher costs as much. Expect MiniPLM to keep structured text and to be well below a random half; the likeliest to the
-teacher are repeats, the hardest to the reference noise. In the paper a student of 500M parameters has a mean accuracy
-of 44.8, against 43.2 without distillation and 43.6 with vanilla KD.
+additions), 20 % are uniform noise. A reference is trained on 5 % that are set aside; of the rest the half with the
+greatest `loss_ref - loss_teacher` is kept, and students see nothing else. `nats` is the loss on held-out structured
+text. All arms but `all_data`, which goes over everything once, take the same number of updates, so that students cost
+the same; `vanilla_kd` takes the fraction `3 n_s / (3 n_s + n_t)` of them, which with its teacher costs as much. Expect
+MiniPLM to keep structured text and to be below a random half; the likeliest to the teacher are repeats, the hardest to
+the reference noise. In the paper a student of 500M parameters has a mean accuracy of 44.8, against 43.2 without
+distillation and 43.6 with vanilla KD.
 
 The preset `paper` has the sizes of Qwen1.5 1.8B, of the reference of 104M and of a student of 500M parameters, and the
 schedule for the latter, with bytes: for planning.
