@@ -252,7 +252,7 @@ ROWS = (
     venue="arXiv 2025",
     arxiv="2505.14464",
     builder="jdistill.methods.language.divergences:sft",
-    test="tests/evaluation/test_sources.py",
+    test="tests/evaluation/test_response_sources.py",
     toy={"objective": "loss/ce", "kind": "rows"},
     tasks=("traces",),
   ),

@@ -281,6 +281,9 @@ TABLE |= {
   "chunked_kd_loss": Loss(
     _by_heads(losses.chunked_kd_loss, labels=True), numbers=HEAT | {"ce_weight": 0.5, "kd_weight": 2.0}
   ),
+  "chunked_token_losses": Loss(
+    _by_heads(lambda *given, **numbers: sum(losses.chunked_token_losses(*given, **numbers)), labels=True), numbers=HEAT
+  ),
   "clipped_policy_loss": Loss(_policy, numbers={"clip": 0.2}),
   "denoising_loss": Loss(
     lambda s, t, where: losses.denoising_loss(s, t, _first(formulas.WEIGHTS, s), where=where), MAP

@@ -70,6 +70,10 @@ def chunked_kd_loss(s, t, rows, ce_weight, kd_weight, temperature):
   return ce_weight * cross_entropy(s, t, rows) + kd_weight * distance
 
 
+def chunked_token_losses(s, t, rows, temperature):
+  return chunked_kd_loss(s, t, rows, 1.0, 1.0, temperature)
+
+
 def top_k_divergence(s, t, rows, temperature):
   """In buckets."""
   s, t = log_softmax(s / temperature), log_softmax(t / temperature)
