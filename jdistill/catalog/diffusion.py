@@ -52,7 +52,7 @@ ROWS = (
     arxiv="2305.18455",
     builder="jdistill.methods.diffusion.dmd2:dmd2",
     values={"ratio": 1, "normalize": "none"},
-    toy={"dm_weight": 0.0} | _ADVERSARIAL,
+    toy={"sample_steps": 2} | _ADVERSARIAL,
   ),
   _row(
     name="disback",

@@ -112,7 +112,7 @@ def test_the_teacher_writes_where_the_student_does_not(batch):
   np.testing.assert_array_equal(new.x.tokens, want.x.tokens)
   np.testing.assert_array_equal(new.extra["mask"], want.extra["mask"])
   assert not np.array_equal(new.x.tokens, written(batch, seed, 1.0).x.tokens) and not new.extra["own_text"].any()
-  recipe = gkd(student_share=0.0, seq_kd=True, max_new=6)
+  recipe = gkd(student_share=0.0, seq_kd=True, max_new=6, end_token=END)
   alone = Sampling(batch, NETWORK.language, PARAMS, (), (), None, jnp.float32(0), None)
   with pytest.raises(ValueError, match=r"gkd: its teacher writes, and this one cannot; use targets\.source='online'"):
     recipe.sampled_batch(jax.random.key(0), alone)
@@ -146,7 +146,7 @@ def test_what_it_refuses(batch):
   with pytest.raises(ValueError, match="responses: need examples with documents and a mask"):
     draw_prompts(jax.random.key(0), batch._replace(x=batch.x.tokens), 0, 4)
   with pytest.raises(UserError, match=r"targets\.source='cached': gkd has its teacher read what is written"):
-    traced._plain_for_teachers(gkd(), "gkd")
+    traced._plain_for_teachers(gkd(), "gkd", "cached")
   gru = models.build("gru", num_classes=VOCABULARY, image_shape=(LENGTH,), width=4)
   method = student_method(gru, gkd(max_new=6, end_token=END), optimizer=make_optimizer("sgd", 0.1))
   inputs = StudentInput(batch._replace(x=batch.x.tokens), jnp.int32(0), jnp.float32(0))

@@ -105,7 +105,7 @@ def test_groups_have_zero_mean_and_unit_variance():
   ("options", "message"),
   [
     ({"schedule": "linear"}, "schedule: 'linear' is unknown; choose one of edm, vp_cosine"),
-    ({"prediction": "noise"}, "prediction: 'noise' is unknown; choose one of edm, x0"),
+    ({"prediction": "noise"}, "prediction: 'noise' is unknown; choose one of edm, consistency, x0"),
     ({"prediction": "v"}, "prediction='v': is defined for .*, and schedule 'edm' has another; choose one of x0, eps"),
     ({"schedule": "vp_cosine", "prediction": "flow"}, r"prediction='flow': is defined for alpha \+ sigma = 1"),
     ({"schedule": "vp_linear", "t_max": 0.5}, "t_max: schedule 'vp_linear' ends at 1"),

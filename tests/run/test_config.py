@@ -123,6 +123,7 @@ def test_the_result_is_plain_complete_and_stable():
     "eval.crop_scale",
     "teachers.stored",
     "teachers.weights",
+    "teachers.worst_perplexity",
     "teacher_train.clip",
     "teacher_train.ema_decay",
     "parallel.data",
