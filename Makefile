@@ -35,6 +35,9 @@ bench: $(STAMP)  ## measure speed and memory beside PyTorch, half an hour on an 
 	@$(BIN)/python -m benchmarks.student_step
 	@$(BIN)/python -m benchmarks.matching_step
 	@$(BIN)/python -m benchmarks.recover_step
+	@$(BIN)/python -m benchmarks.chunked_loss
+	@$(BIN)/python -m benchmarks.gkd_step
+	@$(BIN)/python -m benchmarks.diffusion_step
 	@$(BIN)/python -m benchmarks.selection
 	@$(BIN)/python -m benchmarks.convolutions
 	@$(BIN)/python -m benchmarks.memory_growth
