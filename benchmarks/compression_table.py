@@ -74,7 +74,7 @@ def random_of(runs: Runs, group: str, name: str, kind: str) -> dict[int, float]:
   """The same of random images with the labels of the same teachers; empty where nobody trained on these."""
   first = runs[group, compare_compression.series()[0]]
   if name in COMMITTEES and kind != "one_hot":
-    return figures(runs[group, name], "random_relabelled") if kind == "relabelled" else {}
+    return figures(runs.get((group, name), {}), "random_relabelled") if kind == "relabelled" else {}
   return figures(first, f"random_{kind}")
 
 
