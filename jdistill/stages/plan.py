@@ -14,7 +14,7 @@ from jdistill.losses import cross_entropy
 from jdistill.reporting import cost, flops, format_table, units
 from jdistill.runs import whitening
 from jdistill.runs.run import Run
-from jdistill.stages import build, gradient
+from jdistill.stages import build, gradient, topology
 from jdistill.stages.build import Route
 from jdistill.stages.stage import Stage
 
@@ -51,6 +51,8 @@ class Step(NamedTuple):
 
 def show(run: Run, stages: Mapping[str, Stage]) -> None:
   """Prints the plan of a run; reads the data, traces and compiles its steps, trains and writes nothing."""
+  if run.config["dataset"] in topology.UNREAD:
+    topology.take_shapes(run)
   preparation, fit = [], run.fit
 
   def planned(kind: str, pixels: np.ndarray):

@@ -15,6 +15,7 @@ from jdistill import data
 from jdistill.base import Batch, UserError
 from jdistill.data import preprocess
 from jdistill.data.checks import require_per_class
+from jdistill.diffusion import Draws
 from jdistill.files import format_bytes
 from jdistill.jobs import job_plan, traced
 from jdistill.ops.rows import largest_divisor
@@ -30,7 +31,9 @@ _SHAPES = {
   "cifar10": ((32, 32, 3), 10, 50_000, 10_000),
   "cifar100": ((32, 32, 3), 100, 50_000, 10_000),
   "tiny_imagenet": ((64, 64, 3), 200, 100_000, 10_000),
+  "imagenet64": ((64, 64, 3), 1000, 1_281_167, 50_000),
 }
+UNREAD = ("imagenet64",)  # sets that plans alone know
 # What keeps libtpu from looking for TPUs on the network, and from writing and printing a log.
 _QUIET = {
   "TPU_SKIP_MDS_QUERY": "1",
@@ -205,7 +208,8 @@ def _with_shape(task: Task, shape: tuple[int, ...]) -> Task:
   """A task of images of one pixel as one of images of a shape, which take no memory."""
 
   def fill(batch: Batch) -> Batch:
-    return batch._replace(x=np.broadcast_to(np.float32(0), (len(batch.ids), *shape)))
+    x = np.broadcast_to(np.float32(0), (len(batch.ids), *shape))
+    return batch._replace(x=batch.x._replace(eps=x) if isinstance(batch.x, Draws) else x)
 
   batches = {name: fill(getattr(task, name)) for name in ("data", "teacher", "validation", "test")}
   return task._replace(**batches, input_shape=shape)
