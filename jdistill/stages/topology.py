@@ -15,7 +15,6 @@ from jdistill import data
 from jdistill.base import Batch, UserError
 from jdistill.data import preprocess
 from jdistill.data.checks import require_per_class
-from jdistill.diffusion import Draws
 from jdistill.files import format_bytes
 from jdistill.jobs import job_plan, traced
 from jdistill.ops.rows import largest_divisor
@@ -208,8 +207,11 @@ def _with_shape(task: Task, shape: tuple[int, ...]) -> Task:
   """A task of images of one pixel as one of images of a shape, which take no memory."""
 
   def fill(batch: Batch) -> Batch:
-    x = np.broadcast_to(np.float32(0), (len(batch.ids), *shape))
-    return batch._replace(x=batch.x._replace(eps=x) if isinstance(batch.x, Draws) else x)
+    def grown(leaf: np.ndarray) -> np.ndarray:  # of draws it is the noise, beside conditions and ids
+      own = np.shape(leaf)[1:] == tuple(task.input_shape)
+      return np.broadcast_to(np.float32(0), (len(leaf), *shape)) if own else leaf
+
+    return batch._replace(x=jax.tree.map(grown, batch.x))
 
   batches = {name: fill(getattr(task, name)) for name in ("data", "teacher", "validation", "test")}
   return task._replace(**batches, input_shape=shape)
