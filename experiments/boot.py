@@ -1,6 +1,6 @@
 """BOOT: Data-free Distillation of Denoising Diffusion Models with Bootstrapping (arXiv 2306.05544).
 
-python -m jdistill.run --config=experiments/boot.py           25 Gaussians in the plane; minutes
+python -m jdistill.run --config=experiments/boot.py           25 Gaussians in the plane
 python -m jdistill.run --config=experiments/boot.py:digits    scikit-learn's digits, by class
 
 No data are used after the teacher. `no_boundary` leaves out the condition at the last time, `ddim` takes the teacher's

@@ -1,6 +1,6 @@
 """Consistency distillation: Consistency Models (arXiv 2303.01469).
 
-python -m jdistill.run --config=experiments/consistency.py           25 Gaussians in the plane; minutes
+python -m jdistill.run --config=experiments/consistency.py           25 Gaussians in the plane
 python -m jdistill.run --config=experiments/consistency.py:digits    scikit-learn's digits, by class
 
 `two_steps` samples with fresh noise between two predictions, `pseudo_huber` takes the distance of later work

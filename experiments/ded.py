@@ -1,6 +1,6 @@
 """DED: A Data-Efficient Distillation Framework for Reasoning (arXiv 2508.09883).
 
-python -m jdistill.run --config=experiments/ded.py                 five teachers of additions; half an hour
+python -m jdistill.run --config=experiments/ded.py                 five teachers of additions
 python -m jdistill.run --config=experiments/ded.py --config.task.easy=0.2
 
 Programs stand in the place of teachers. They answer the same additions, several times each and in different styles;

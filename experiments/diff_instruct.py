@@ -1,6 +1,6 @@
 """Diff-Instruct: A Universal Approach for Transferring Knowledge From Pre-trained Diffusion Models (arXiv 2305.18455).
 
-python -m jdistill.run --config=experiments/diff_instruct.py           25 Gaussians in the plane; minutes
+python -m jdistill.run --config=experiments/diff_instruct.py           25 Gaussians in the plane
 python -m jdistill.run --config=experiments/diff_instruct.py:digits    scikit-learn's digits, by class
 
 The integral of KL divergences over noise levels, one update of the follower for each of the generator, and no

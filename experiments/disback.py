@@ -1,6 +1,6 @@
 """DisBack: Distribution Backtracking Builds A Faster Convergence Trajectory (arXiv 2408.15991).
 
-python -m jdistill.run --config=experiments/disback.py           25 Gaussians in the plane; half an hour
+python -m jdistill.run --config=experiments/disback.py           25 Gaussians in the plane
 python -m jdistill.run --config=experiments/disback.py:digits    scikit-learn's digits, by class
 
 A generator that begins at random, as the score mismatch of a generator that begins as its teacher is small. All arms

@@ -1,6 +1,6 @@
 """DistiLLM: Towards Streamlined Distillation for Large Language Models (arXiv 2402.03898).
 
-python -m jdistill.run --config=experiments/distillm.py                          Python's reference; minutes
+python -m jdistill.run --config=experiments/distillm.py                          Python's reference
 python -m jdistill.run --config=experiments/distillm.py --config.dataset=FILE.jsonl --config.method.prompt=0   records
 python -m jdistill.run --config=experiments/distillm.py:gpt2 --config.dataset=FILE.jsonl --dry_run
 

@@ -1,6 +1,6 @@
 """DMD2: Improved Distribution Matching Distillation for Fast Image Synthesis (arXiv 2405.14867).
 
-python -m jdistill.run --config=experiments/dmd2.py           25 Gaussians in the plane; half an hour
+python -m jdistill.run --config=experiments/dmd2.py           25 Gaussians in the plane
 python -m jdistill.run --config=experiments/dmd2.py:digits    scikit-learn's digits, by class
 python -m jdistill.run --config=experiments/dmd2.py:imagenet64 --dry_run --topology=v5e:2x4
 

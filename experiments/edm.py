@@ -1,6 +1,6 @@
 """EDM: Elucidating the Design Space of Diffusion-Based Generative Models (arXiv 2206.00364).
 
-python -m jdistill.run --config=experiments/edm.py           25 Gaussians in the plane; minutes
+python -m jdistill.run --config=experiments/edm.py           25 Gaussians in the plane
 python -m jdistill.run --config=experiments/edm.py:digits    scikit-learn's digits, by class
 
 A denoiser, the teacher of what is distilled, with EDM's scalings, weights, noise levels and Heun sampler: what a number

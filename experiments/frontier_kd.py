@@ -1,6 +1,6 @@
 """Knowledge Distillation Using Frontier Open-source LLMs, with synthetic and reasoning data (arXiv 2410.18588).
 
-python -m jdistill.run --config=experiments/frontier_kd.py                       additions of 3 digits; minutes
+python -m jdistill.run --config=experiments/frontier_kd.py                       additions of 3 digits
 python -m jdistill.run --config=experiments/frontier_kd.py --config.task.digits=2
 
 The teacher is a decoder that answers `123+456=` at once and `?123+456=` with its steps. It writes to the elaborate

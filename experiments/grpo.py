@@ -1,6 +1,6 @@
 """GRPO: DeepSeekMath, Pushing the Limits of Mathematical Reasoning in Open Language Models (arXiv 2402.03300).
 
-python -m jdistill.run --config=experiments/grpo.py                                additions of 1 and 2 digits; minutes
+python -m jdistill.run --config=experiments/grpo.py                                additions of 1 and 2 digits
 
 Students are warmed up by `sft` for a few epochs. `grpo` then learns from rewards for right answers to the problems,
 whose answers it does not see; `sft` goes on learning from the answers, and `start` stops after the warm-up. Rewards

@@ -1,6 +1,6 @@
 """LSD and LSD+: Learnable Sampler Distillation for Discrete Diffusion Models (arXiv 2509.19962).
 
-python -m jdistill.run --config=experiments/lsd.py         samplers of 8 steps of rows that count down; half an hour
+python -m jdistill.run --config=experiments/lsd.py         samplers of 8 steps of rows that count down
 python -m jdistill.run --config=experiments/lsd.py:nfe4    4 steps; nfe16: 16
 
 A small score transformer (`sedd`) is the teacher of all arms, which differ by its sampler alone: its own 256 steps,

@@ -1,6 +1,6 @@
 """MiniLLM: Knowledge Distillation of Large Language Models (arXiv 2306.08543).
 
-python -m jdistill.run --config=experiments/minillm.py                           Python's reference; minutes
+python -m jdistill.run --config=experiments/minillm.py                           Python's reference
 python -m jdistill.run --config=experiments/minillm.py --config.dataset=FILE.jsonl --config.method.prompt=0   records
 python -m jdistill.run --config=experiments/minillm.py:gpt2 --config.dataset=FILE.jsonl --dry_run
 

@@ -1,6 +1,6 @@
 """MSD: Multi-student Diffusion Distillation for Better One-step Generators (arXiv 2410.23274).
 
-python -m jdistill.run --config=experiments/msd.py           a ring of 16 Gaussians, by mode; half an hour
+python -m jdistill.run --config=experiments/msd.py           a ring of 16 Gaussians, by mode
 python -m jdistill.run --config=experiments/msd.py:digits    scikit-learn's digits, by class
 
 Students of 16 units a layer beside a teacher of 64, so that capacity binds, all begun by the same teacher score

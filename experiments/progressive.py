@@ -1,6 +1,6 @@
 """Progressive Distillation for Fast Sampling of Diffusion Models (arXiv 2202.00512).
 
-python -m jdistill.run --config=experiments/progressive.py           25 Gaussians in the plane; minutes
+python -m jdistill.run --config=experiments/progressive.py           25 Gaussians in the plane
 python -m jdistill.run --config=experiments/progressive.py:digits    scikit-learn's digits, by class
 
 Rounds from 16 steps down to one, in as many updates as the other methods have in all (the paper spends as many on every

@@ -1,6 +1,6 @@
 """SEDD: Discrete Diffusion Modeling by Estimating the Ratios of the Data Distribution (arXiv 2310.16834).
 
-python -m jdistill.run --config=experiments/sedd.py    rows that count down; a quarter of an hour
+python -m jdistill.run --config=experiments/sedd.py    rows that count down
 
 A score transformer that learns by score entropy, and what a number of steps is worth: copies of one teacher with Euler
 and Tweedie steps, which ask it equally often. `sedd` is a network of its own.

@@ -1,6 +1,6 @@
 """SeqKD: Sequence-Level Knowledge Distillation (arXiv 1606.07947), with samples in the place of the beam.
 
-python -m jdistill.run --config=experiments/seq_kd.py                            Python's reference; minutes
+python -m jdistill.run --config=experiments/seq_kd.py                            Python's reference
 python -m jdistill.run --config=experiments/seq_kd.py --config.dataset=FILE.jsonl --config.method.prompt=0   records
 
 The teacher continues the beginning of a document of every row once; students learn these texts by cross entropy.

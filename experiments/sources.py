@@ -1,6 +1,6 @@
 """Which source to distil from: the same questions, answered rightly in several styles (arXiv 2505.14464, 2508.09883).
 
-python -m jdistill.run --config=experiments/sources.py                              equal questions; minutes
+python -m jdistill.run --config=experiments/sources.py                              equal questions
 python -m jdistill.run --config=experiments/sources.py:tokens                       equal tokens
 python -m jdistill.run --config=experiments/sources.py --config.task.digits=3 --config.student.context=96
 

@@ -1,6 +1,6 @@
 """Teacher score matching, the first stage of multi-student distillation (MSD, arXiv 2410.23274).
 
-python -m jdistill.run --config=experiments/tsm.py           25 Gaussians in the plane; minutes
+python -m jdistill.run --config=experiments/tsm.py           25 Gaussians in the plane
 python -m jdistill.run --config=experiments/tsm.py:digits    scikit-learn's digits, by class
 
 A small denoiser that learns the predictions of a larger one, beside the same network that learns from the data (`edm`),
