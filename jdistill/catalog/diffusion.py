@@ -122,8 +122,8 @@ ROWS = (
     builder="jdistill.methods.diffusion.sedd:lsd",
     test="tests/methods/test_sedd.py",
     tasks=("countdown",),
-    # the samples of teacher and student are independent, so that the loss is mostly noise and the fit shrinks factors
-    toy={"objective": "method/phi_least", "kind": "score", "sampler_steps": 2, "teacher_steps": 8, "relative": True}
-    | {"score_rows": "active", "learn_sizes": True, "size_target": "interval_sum", "t_min": 0.01},
+    # most of the loss is the noise of two independent runs: what falls is the part that coefficients can take away
+    toy={"objective": "loss/excess", "kind": "score", "sampler_steps": 2, "teacher_steps": 8, "relative": True}
+    | {"t_min": 0.01},
   ),
 )

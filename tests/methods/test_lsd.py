@@ -105,7 +105,7 @@ def test_learned_step_sizes_follow_their_gradient_and_span_the_range():
   learned = method.result(state)
   assert learned.times[0] == 1 and float(learned.times[-1]) == pytest.approx(T_MIN, abs=1e-6)
   assert np.all(np.diff(learned.times) < 0) and np.ptp(np.diff(learned.times)) > 1e-3
-  assert set(metrics) == {"loss/phi", "loss/sizes", "phi/least", "phi/greatest"}
+  assert set(metrics) == {"loss/phi", "loss/excess", "loss/sizes", "phi/least", "phi/greatest"}
   key_prior, key_start, key_run = jax.random.split(jax.random.fold_in(jax.random.key(0), 0), 3)
   x = GRAPH.sample_prior(key_prior, (128, LENGTH))
   near = discrete.hamming_perturb(key_start, x, 0.05, TOKENS)

@@ -118,8 +118,8 @@ def lsd(
 
   Returns:
     A `Method` whose stream is made of batches with `x` `[B, L]`, of which the shape alone is read: no data is needed.
-    Its result is a `LearnedSampler`. Metrics: `loss/phi` and `loss/sizes`, means over steps, and `phi/least`,
-    `phi/greatest`.
+    Its result is a `LearnedSampler`. Metrics: `loss/phi` and `loss/sizes`, means over steps, `loss/excess`, the part of
+    `loss/phi` that better coefficients would take away, and `phi/least`, `phi/greatest`.
 
   Raises:
     UserError: M that does not divide N or exceeds it.
@@ -193,12 +193,19 @@ def check_sampler_steps(steps: int, teacher_steps: int) -> None:
 def total_loss(
   parts: dict[str, jax.Array], found: Sweep, relative: bool, t_min: float
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-  """The sum over steps, for each coefficient has a loss of its own, and the means that are reported."""
+  """The sum over steps, for each coefficient has a loss of its own, and the means that are reported.
+
+  The runs of teacher and student are independent, so that most of `loss/phi` stays whatever the coefficients are:
+  `loss/excess` is what the coefficients that fit this batch best would take off it.
+  """
   losses = {"loss/phi": fit_loss(parts["phi"], found.scores, relative=relative)}
+  least = fit_loss(fitted(found.scores, parts["phi"]), found.scores, relative=relative)
+  excess = {"loss/excess": jnp.mean(losses["loss/phi"] - least)}
   if "sizes" in parts:
     kappa = step_sizes(parts["sizes"], t_min=t_min)
     losses["loss/sizes"] = fit_loss(kappa, found.transitions, relative=relative)
-  return sum(jnp.sum(loss) for loss in losses.values()), {name: jnp.mean(loss) for name, loss in losses.items()}
+  means = {name: jnp.mean(loss) for name, loss in losses.items()}
+  return sum(jnp.sum(loss) for loss in losses.values()), means | excess
 
 
 def _check_concrete(graph: Graph, score: jax.Array, x: jax.Array) -> None:
