@@ -7,6 +7,7 @@ from . import common_knowledge
 from .common import ConfigDict, base, check_preset, method, network, schedule, task
 
 PRESETS = ("grid", "digits", "tiny")
+TEACHER_STEPS = (1, 4, 16, 64)
 _POINTS = {"widths": (128, 128, 128), "features": 64, "t_min": 0.02, "t_max": 20.0}
 _DIGITS = {"widths": (256, 256, 256), "features": 64, "t_min": 0.02, "t_max": 20.0}
 
@@ -27,7 +28,7 @@ def students(name: str, own: Mapping[str, Any], preset: str) -> ConfigDict:
   """
   config = base(name, own)
   config.preprocessing, config.seeds, config.tune_seeds = "none", 5, 1
-  config.reference = "teacher_40"
+  config.reference = "teacher_64"
   adam = {"optimizer": "adam", "batch_size": 128, "clip": 10.0, "lr": 1e-3}
   config.teacher_method = method("edm")
   if preset == "digits":
@@ -54,7 +55,7 @@ def tiny(config: ConfigDict) -> ConfigDict:
 def experiment(
   preset: str, own: Mapping[str, Any], controls: Mapping[str, Mapping[str, Any]], **changes: Any
 ) -> ConfigDict:
-  """An experiment with the presets `grid`, `digits` and `tiny`; 40 steps of the teacher are the reference.
+  """An experiment with the presets `grid`, `digits` and `tiny`; 64 steps of the teacher are the reference.
 
   Args:
     preset: after the colon.
@@ -66,7 +67,7 @@ def experiment(
     ValueError: an unknown preset.
   """
   check_preset(preset, PRESETS)
-  teachers = {"teacher_1": teacher_in(1), "teacher_4": teacher_in(4), "teacher_40": teacher_in(40)}
+  teachers = {f"teacher_{steps}": teacher_in(steps) for steps in TEACHER_STEPS}
   config = common_knowledge.arms(students(own["name"], own, preset), {**controls, **teachers})
   for section in (config.teacher, config.student):
     section.update(changes)

@@ -4,8 +4,8 @@ python -m jdistill.run --config=experiments/dmd2.py           25 Gaussians in th
 python -m jdistill.run --config=experiments/dmd2.py:digits    scikit-learn's digits, by class
 python -m jdistill.run --config=experiments/dmd2.py:imagenet64 --dry_run --topology=v5e:2x4
 
-One step of a student beside 1, 4 and 40 steps of its teacher. `one_to_one` lets the two time scales be one, which the
-paper finds unstable (FID 3.48 against 2.61 on ImageNet-64, the former unverified); `gan` adds the adversarial part
+One step of a student beside 1, 4, 16 and 64 steps of its teacher. `one_to_one` lets the two time scales be one, which
+the paper finds unstable (FID 3.48 against 2.61 on ImageNet-64, the former unverified); `gan` adds the adversarial part
 (1.51), whose weight is the paper's 3e-3 brought from 12,288 numbers per example to the size of these.
 
 `imagenet64` is a plan for `--dry_run`, with the paper's batches, rates and 400,000 updates (their number unverified)

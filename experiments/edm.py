@@ -18,9 +18,5 @@ def presets() -> list[str]:
 
 def get_config(preset: str = "grid") -> common.ConfigDict:
   """The experiment; `preset` is `grid`, `digits` or `tiny`."""
-  controls = {
-    "teacher_16": common.teacher_in(16),
-    "teacher_16_ddim": common.teacher_in(16, "ddim"),
-    "teacher_64": common.teacher_in(64),
-  }
+  controls = {"teacher_16_ddim": common.teacher_in(16, "ddim"), "teacher_32_ddim": common.teacher_in(32, "ddim")}
   return common.experiment(preset, {"name": "edm"}, controls)

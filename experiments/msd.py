@@ -52,7 +52,7 @@ def get_config(preset: str = "ring") -> common.ConfigDict:
     "random_parts": {"method/partition_rule": "random"},
     "wide_1": _ONE | copies,
     f"wide_{four}": copies,
-    "teacher_40": common.teacher_in(40) | {"start_method/name": "none", "student/widths": wide},
+    "teacher_64": common.teacher_in(64) | {"start_method/name": "none", "student/widths": wide},
   }
   arms(config, controls)
   config.reference = "dmd2"

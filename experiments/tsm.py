@@ -4,7 +4,7 @@ python -m jdistill.run --config=experiments/tsm.py           25 Gaussians in the
 python -m jdistill.run --config=experiments/tsm.py:digits    scikit-learn's digits, by class
 
 A small denoiser that learns the predictions of a larger one, beside the same network that learns from the data (`edm`),
-with samples of 40 steps each. Its use is as a start of small one-step students: `experiments/msd.py`.
+with samples of 64 steps each. Its use is as a start of small one-step students: `experiments/msd.py`.
 """
 
 from . import common_diffusion as common
@@ -23,7 +23,7 @@ def get_config(preset: str = "grid") -> common.ConfigDict:
   config = common.students("tsm", {"name": "tsm"}, preset)
   widths = config.student.widths
   config.student.widths = (32, 32, 32)
-  teachers = {"teacher_40": common.teacher_in(40) | {"student/widths": tuple(widths)}}
+  teachers = {"teacher_64": common.teacher_in(64) | {"student/widths": tuple(widths)}}
   arms(config, {"edm": {"method/name": "edm"}, **teachers})
   config.reference = "edm"
   return common.tiny(config) if preset == "tiny" else config

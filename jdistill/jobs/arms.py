@@ -24,6 +24,7 @@ from jdistill.jobs import (
   job_plan,
   networks,
   patched,
+  sampling,
   subset,
   targets,
   train,
@@ -178,6 +179,7 @@ def trained(
     own = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), students.variables["student"].params)
     first = Finished(train.predictions(job, students, 0), job.network.language, own)
     figures["sample"] = exhibits.made(run, directory.name, task.exhibit, first)
+  figures |= sampling.costs(job, students, task.test.x)
   return lambda index: train.predictions(job, students, index), figures
 
 

@@ -21,7 +21,24 @@ def count(function: Callable, *shapes: Any) -> float:
     function: pure.
     *shapes: its arguments, or `jax.ShapeDtypeStruct`s in their place.
   """
-  return _count(jax.make_jaxpr(function)(*shapes).jaxpr)
+  return _count(jax.make_jaxpr(function)(*shapes).jaxpr, _products)
+
+
+def calls(function: Callable, name: str, *shapes: Any) -> int:
+  """How often a function calls jitted functions of some name, loops as often as they run.
+
+  Loops of unknown length and choices are taken as by `count`; calls that are mapped over rows count once.
+
+  Args:
+    function: pure.
+    name: `__name__` of what is jitted inside.
+    *shapes: as for `count`.
+  """
+  return int(_count(jax.make_jaxpr(function)(*shapes).jaxpr, lambda equation: _is_call(equation, name)))
+
+
+def _is_call(equation, name: str) -> float | None:
+  return 1.0 if equation.params.get("name") == name else None
 
 
 @functools.cache
@@ -39,11 +56,22 @@ def text(per_step: float, steps: int, networks: int = 1) -> str:
   return f"{each} a step, {all_} in all, at least {units.seconds(total / peak())}"
 
 
-def _count(jaxpr) -> float:
-  return sum(_one(equation) for equation in jaxpr.eqns)
+def _count(jaxpr, known: Callable) -> float:
+  return sum(_one(equation, known) for equation in jaxpr.eqns)
 
 
-def _one(equation) -> float:
+def _one(equation, known: Callable) -> float:
+  """What `known` tells of an equation, or where that is `None`, of the equations inside."""
+  found = known(equation)
+  if found is not None:
+    return found
+  name, inner = equation.primitive.name, [_count(jaxpr, known) for jaxpr in _inside(equation.params)]
+  if name == "scan":
+    return equation.params["length"] * sum(inner)
+  return max(inner, default=0.0) if name == "cond" else sum(inner)
+
+
+def _products(equation) -> float | None:
   name, inputs = equation.primitive.name, [variable.aval for variable in equation.invars]
   out = equation.outvars[0].aval if equation.outvars else None
   if name == "dot_general":
@@ -52,12 +80,7 @@ def _one(equation) -> float:
   if name == "conv_general_dilated":
     numbers = equation.params["dimension_numbers"]
     return 2.0 * out.size * inputs[1].size / inputs[1].shape[numbers.rhs_spec[0]]
-  if name in _OWN:
-    return _OWN[name](inputs, out)
-  inner = [_count(jaxpr) for jaxpr in _inside(equation.params)]
-  if name == "scan":
-    return equation.params["length"] * sum(inner)
-  return max(inner, default=0.0) if name == "cond" else sum(inner)
+  return _OWN[name](inputs, out) if name in _OWN else None
 
 
 def _inside(params: dict[str, Any]):

@@ -182,6 +182,8 @@ def _columns(cells: Mapping[str, Any], targets: Sequence[float]) -> dict[str, di
     "teacher FLOPs": lambda c: units.amount(c["teacher_flops"], "FLOP") if "teacher_flops" in c else "",
     "reference FLOPs": lambda c: units.amount(c["reference_flops"], "FLOP") if "reference_flops" in c else "",
     "steps": lambda c: f"{c['steps']:,}" if "student_flops" in c else "",
+    "evaluations per sample": lambda c: f"{c['evaluations']:,}" if "evaluations" in c else "",
+    "seconds per 1,000 samples": lambda c: f"{c['sample_seconds']:.3g}" if "evaluations" in c else "",
     "extra weights": lambda c: f"{c['extra_parameters']:,}" if c["extra_parameters"] else "",
     **{name: lambda c, name=name: c.get("reading", {}).get(name, "") for name in _names(cells, "reading")},
     "chosen": lambda c: ", ".join(f"{name.partition('/')[2]}={value}" for name, value in c["tuned"].items()),

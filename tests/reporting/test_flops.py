@@ -7,7 +7,7 @@ import pytest
 from jax import lax
 
 from jdistill.ops.conv import conv2d
-from jdistill.reporting.flops import count
+from jdistill.reporting.flops import calls, count
 
 
 def shape(*sizes):
@@ -132,3 +132,17 @@ def test_depthwise_convolutions():
   x, k, forward = shape(2, 8, 6, 4), shape(3, 3, 1, 4), 2 * (2 * 8 * 6 * 4) * (3 * 3)
   assert count(loss, k, x) == forward
   assert count(jax.grad(loss), k, x) == 2 * forward
+
+
+def test_named_programs_are_counted_as_often_as_loops_run_them():
+  @jax.jit
+  def asked(x):
+    return x @ x
+
+  def sampler(x):
+    x, _ = lax.scan(lambda carry, _: (asked(jnp.sin(asked(carry))), None), x, None, length=5)
+    return jax.lax.cond(jnp.sum(x) > 0, lambda x: asked(asked(x)), asked, x)
+
+  assert calls(sampler, "asked", shape(3, 3)) == 12
+  assert calls(jax.vmap(sampler), "asked", shape(4, 3, 3)) == 13  # rows that are mapped over take both branches
+  assert calls(sampler, "another", shape(3, 3)) == 0
