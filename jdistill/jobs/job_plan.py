@@ -9,6 +9,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jdistill.base import PyTree
 from jdistill.jobs import job as job_lib
+from jdistill.methods.knowledge import predictor
 from jdistill.reporting import flops, units
 from jdistill.runs.run import Run
 from jdistill.training import parallel
@@ -61,8 +62,8 @@ def _traced(run: Run, job: job_lib.Job):
   return prepared, key, jax.eval_shape(prepared.method.init, key, inputs), inputs
 
 
-def plan_of(run: Run, job: job_lib.Job) -> Plan:
-  """Traces a job.
+def plan_of(run: Run, job: job_lib.Job, draws: PyTree | None = None) -> Plan:
+  """Traces a job, and what its finished student makes of a first row of `draws`, where it is a sampler.
 
   Raises:
     ValueError: what networks, connectors and losses refuse, or a recipe that needs more updates.
@@ -70,6 +71,10 @@ def plan_of(run: Run, job: job_lib.Job) -> Plan:
   prepared, key, state, inputs = _traced(run, job)
   steps = prepared.policy.steps * job.train["epochs"]
   job.recipe.check(steps)
+  if job.recipe.sampler is not None and draws is not None:
+    row = _shapes(jax.tree.map(lambda leaf: leaf[:1], draws))
+    trained = jax.eval_shape(prepared.method.result, state)
+    jax.eval_shape(predictor(job.network, job.recipe), trained, job.constants, row)
   known = job.recipe.prepare is None  # else the update wants constants that are computed from real outputs
   work = flops.count(prepared.method.step, key, state, inputs) if known else float("nan")
   # an update of its own asks its teachers about what it makes itself, which is among the work above

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from jdistill import catalog
-from jdistill.base import DataPolicy
+from jdistill.base import DataPolicy, UserError
 from jdistill.config.arms import SELECTED
 from jdistill.data.policies import Chosen
 from jdistill.methods.knowledge import Recipe
@@ -21,7 +21,10 @@ def recipe_of(section: Mapping[str, Any]) -> Recipe:
 @functools.lru_cache(maxsize=64)
 def _recipe(section: str) -> Recipe:
   options = json.loads(section)
-  return catalog.row(options.pop("name")).build()(**options)
+  try:
+    return catalog.row(options.pop("name")).build()(**options)
+  except ValueError as error:  # of the pure functions that builders call, too
+    raise UserError(str(error)) from error
 
 
 def policy_of(

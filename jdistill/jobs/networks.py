@@ -276,6 +276,10 @@ def _unstacked(run: Run, one: TeacherSpec, model: Mapping[str, Any], file: Path)
     raise UserError(
       f"{file}: does not fit model {model['name']} with {task.num_classes} classes on inputs {task.input_shape}; {cure}"
     )
+  if not all(np.isfinite(leaf).all() for leaf in leaves):
+    raise UserError(
+      f"{file}: holds numbers that are not finite; {'give another teacher' if one.stored else 'delete the directory'}"
+    )
   stacked = jax.tree.unflatten(jax.tree.structure(form), leaves)
   variables = tuple(jax.tree.map(lambda a, i=i: jnp.asarray(a[i]), stacked) for i in range(len(leaves[0])))
   return Teachers((network,) * len(variables), variables, variables_hash(variables))

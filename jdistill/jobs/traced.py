@@ -38,7 +38,7 @@ def phase(run: Run, label: str, arm: Mapping[str, Any], name: str = "") -> Plan:
   """
   try:
     own = job(run, label, arm, name)
-    found = job_plan.plan_of(run, own)
+    found = job_plan.plan_of(run, own, run.task(arm["task"]).test.x)
     if not targets.is_stored(arm):
       return found
     batches = len(own.data.ids) / min(own.train["batch_size"], own.members.shape[1])

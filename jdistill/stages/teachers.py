@@ -200,6 +200,13 @@ def judged(run: Run, one: TeacherSpec) -> networks.Teachers:
   return found._replace(scores=scores)
 
 
+def _trace(run: Run, one: TeacherSpec) -> None:
+  try:
+    job_plan.plan_of(run, networks.job_of(run, one, [0]), run.task(one.sections["task"]).test.x)
+  except ValueError as error:
+    raise UserError(f"{one.name}: {error}") from error
+
+
 def _check(run: Run) -> None:
   """Refuses teachers that would need a teacher, and stored ones that do not fit or know nothing of this data."""
   for one in networks.specs(run):
@@ -223,6 +230,8 @@ def _check(run: Run) -> None:
         f"{run.config['method']['name']} asks its teachers; choose 'ce'"
       )
     augment.named(one.sections["teacher_train"]["augment"], key="teacher_train.augment")
+    if recipe_of(method).sampler is not None:  # else what it refuses would be seen after the training
+      _trace(run, one)
     size, total = one.sections["teacher_train"]["batch_size"], len(run.task(one.sections["task"]).teacher.y)
     if size > total and keeps(run) == TRAJECTORY:  # elsewhere a batch is then the whole set
       raise UserError(f"teacher_train.batch_size={size}: larger than the {total} training images; lower it")

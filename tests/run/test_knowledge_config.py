@@ -149,6 +149,76 @@ CASES = {
     [("tune", {"kd": {"teachers/count": (1, 3)}})],
     ["tune.kd.teachers/count", "not searched"],
   ),
+  "a prediction that the schedule has not": (
+    "dmd2",
+    [("student.prediction", "flow")],
+    ["dmd2: student: prediction='flow': is defined for alpha + sigma = 1", "'edm'", "x0, eps, score"],
+  ),
+  "guidance of samples without conditions": (
+    "edm",
+    [("method.guidance", 3.0)],
+    ["edm: guidance=3: the denoiser has no conditions", "set it to 1"],
+  ),
+  "guidance of a teacher's samples without conditions": (
+    "edm",
+    [("teacher_method.guidance", 3.0)],
+    ["teacher: guidance=3: the denoiser has no conditions", "set it to 1"],
+  ),
+  "guidance by a teacher without conditions": (
+    "dmd2",
+    [("method.teacher_guidance", 2.0)],
+    ["dmd2: guidance=2: the denoiser has no conditions", "set it to 1"],
+  ),
+  "a student of other times than its teacher's": (
+    "dmd2",
+    [("student.t_max", 10.0)],
+    ["dmd2: student.schedule: edm from 0.02 to 10", "from 0.02 to 20", "give both the same"],
+  ),
+  "a student of another size that is to begin as its teacher": (
+    "dmd2",
+    [("student.widths", (8, 8))],
+    ["dmd2: method.student_start='teacher'", "choose 'random', or a start_method such as 'tsm'"],
+  ),
+  "steps that cannot be halved down to one": (
+    "progressive",
+    [("method.first_steps", 12)],
+    ["method.first_steps=12: is no power of two", "1, 2, 4, 8"],
+  ),
+  "a sampler whose steps do not divide its teacher's": (
+    "lsd",
+    [("method.sampler_steps", 3)],
+    ["method.sampler_steps=3: must divide the teacher's 8"],
+  ),
+  "more steps than there are levels": (
+    "dmd2",
+    [("method.sample_steps", 4000)],
+    ["dmd2: method.sample_steps=4000: the process has 1000 levels", "lower it"],
+  ),
+  "a site of the critic that is not there": (
+    "dmd2",
+    [("method.gan_weight", 1.0), ("method.site", "foo")],
+    ["dmd2: method.site='foo': the denoiser has no such site", "block0, bottleneck"],
+  ),
+  "more students than conditions": (
+    "msd",
+    [("method.student_count", 9)],
+    ["msd: method.student_count=9: must be from 1 to the 8 conditions"],
+  ),
+  "students with unequal parts of the conditions": (
+    "msd",
+    [("method.student_count", 3)],
+    ["msd: method.student_count=3: 8 conditions would be parts of 3, 3, 2", "divisor"],
+  ),
+  "a path that ends after the training": (
+    "disback",
+    [("method.node_steps", 1000)],
+    ["disback: method.node_steps=1000: the teacher becomes the target after 1004 updates", "train longer"],
+  ),
+  "a path whose last node is not recorded": (
+    "disback",
+    [("method.record_steps", 1)],
+    ["method.record_interval=2: must divide record_steps=1"],
+  ),
   "an unknown stage": ([("stages", ("teecher",))], ["stages: unknown stage 'teecher'", "'teachers'"]),
   "stages out of order": ([("stages", ("report", "students"))], ["stages=", "must be in the order"]),
 }

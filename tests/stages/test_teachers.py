@@ -98,20 +98,30 @@ def refused(config, tmp_path):
   return str(error.value)
 
 
-def test_a_stored_teacher_with_its_classes_in_another_order_is_refused(done, tmp_path):
-  path = tmp_path / "permuted"
-  shutil.copytree(done.teacher(), path)
+def changed(teacher, path, change):
+  """A copy of a teacher with other arrays, whose checksums are right."""
+  shutil.copytree(teacher, path)
   with np.load(path / "variables.npz") as found:
-    arrays = dict(found)
-  for name, value in arrays.items():
-    if value.shape[-1] == 10:
-      arrays[name] = np.roll(value, 1, axis=-1)
+    arrays = {name: change(value) for name, value in found.items()}
   np.savez(path / "variables.npz", **arrays)
   record = read_record(path / "teacher.json")
   record["files"]["variables.npz"] = sha256_file(path / "variables.npz")
   write_record(path / "teacher.json", record)
+  return path
+
+
+def test_a_stored_teacher_with_its_classes_in_another_order_is_refused(done, tmp_path):
+  path = changed(done.teacher(), tmp_path / "permuted", lambda a: np.roll(a, 1, axis=-1) if a.shape[-1] == 10 else a)
   line = refused(stored(path), tmp_path)
   assert line.startswith("teacher: its classes are in another order (accuracy 0.") and "1->0" in line
+
+
+def test_a_stored_teacher_that_is_not_finite_is_refused(done, tmp_path):
+  path = changed(
+    done.teacher(), tmp_path / "nan", lambda a: np.where(np.arange(a.size).reshape(a.shape) == 0, np.nan, a)
+  )
+  line = refused(stored(path), tmp_path)
+  assert line == f"{path / 'variables.npz'}: holds numbers that are not finite; give another teacher"
 
 
 def test_a_stored_teacher_of_other_classes_or_pixels_is_refused(done, tmp_path):

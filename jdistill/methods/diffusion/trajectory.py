@@ -189,11 +189,11 @@ def progressive(
     time_weight: `"truncated_snr"`, `max(alpha^2 / sigma^2, 1)`, or `"uniform"`.
 
   Raises:
-    ValueError: `first_steps` that is no power of two.
-    UserError: at trace time, a student of another network than its teacher's, whose prediction is `"eps"`.
+    UserError: `first_steps` that is no power of two; at trace time, a student of another network than its teacher's,
+      or one whose prediction is `"eps"`.
   """
   if first_steps & (first_steps - 1):
-    raise ValueError(f"method.first_steps={first_steps}: is no power of two; choose 1, 2, 4, 8, ...")
+    raise UserError(f"method.first_steps={first_steps}: is no power of two; choose 1, 2, 4, 8, ...")
   rounds = first_steps.bit_length()
 
   def update(inputs: OwnInputs) -> OwnUpdate:
