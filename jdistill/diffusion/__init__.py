@@ -3,6 +3,7 @@
 from jdistill.diffusion import discrete
 from jdistill.diffusion.denoiser import BOTTLENECK, Denoiser, Draws, Noisy, denoise
 from jdistill.diffusion.partition import (
+  by_owner,
   check_parts,
   owned_conditions,
   partition_conditions,
@@ -61,6 +62,7 @@ __all__ = [
   "add_noise",
   "backward_simulate",
   "boot_target",
+  "by_owner",
   "check_parts",
   "check_prediction",
   "consistency_scalings",

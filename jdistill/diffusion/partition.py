@@ -1,11 +1,13 @@
 """Parts of a set of conditions, each of which has a network of its own, and which network serves a condition."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-from jdistill.base import Key
+from jdistill.base import Key, PyTree
 from jdistill.ops.checks import known
 
 RULES = ("blocks", "kmeans_balanced", "random")
@@ -92,6 +94,36 @@ def owned_conditions(assignment: jax.Array, students: int) -> jax.Array:
 def route(assignment: jax.Array, cond: jax.Array) -> jax.Array:
   """The student of each condition: `[n]` int32 for `cond` `[n]`."""
   return assignment[cond]
+
+
+def by_owner(function: Callable[[jax.Array, PyTree], PyTree], students: int, owner: jax.Array, rows: PyTree) -> PyTree:
+  """Has each row answered by its own network alone, whatever the shares of networks are.
+
+  Rows are sorted by their networks and divided into blocks of `ceil(n / students)`, each of which belongs to one
+  network; a loop goes over at most `2 students - 1` blocks. All networks on all rows would be `students` times `n`.
+
+  Args:
+    function: `(number of a network, rows [m, ...]) -> pytree of [m, ...]`.
+    students: how many networks there are.
+    owner: `[n]` int32 in `[0, students)`, which one answers a row.
+    rows: pytree of `[n, ...]`.
+
+  Returns:
+    What `function` gives, `[n, ...]`.
+  """
+  n = owner.shape[0]
+  size = -(-n // students)
+  blocks = (n + min(students, n) * (size - 1)) // size  # where every network leaves a block with one row
+  order = jnp.argsort(owner)
+  counts = jnp.bincount(owner, length=students)
+  filled = -(-counts // size) * size  # places of each network, whose blocks have no others
+  place = (jnp.cumsum(filled) - filled - jnp.cumsum(counts) + counts)[owner[order]] + jnp.arange(n)
+  held = jnp.zeros(blocks * size, order.dtype).at[place].set(order).reshape(blocks, size)
+  number = jnp.searchsorted(jnp.cumsum(filled), jnp.arange(blocks) * size, side="right")
+  number = jnp.minimum(number, students - 1).astype(jnp.int32)  # blocks that stay empty
+  made = lax.map(lambda block: function(block[0], jax.tree.map(lambda leaf: leaf[block[1]], rows)), (number, held))
+  found = jnp.zeros(n, place.dtype).at[order].set(place)
+  return jax.tree.map(lambda leaf: leaf.reshape(blocks * size, *leaf.shape[2:])[found], made)
 
 
 def sample_condition(key: Key, owned: jax.Array, size: int) -> jax.Array:

@@ -13,11 +13,12 @@ _BINS = 60  # points of a curve of checks: each is a mean over as many updates
 _LAST = 0.1  # of a training, which warnings look at
 _COLLAPSED = 0.7  # of the spread of real data; samples of a sound training are within some percent of it
 _LAGS = 0.1  # the gap of a follower that is left behind; 0.01 where it keeps up
-_FIRST = ("spread", "gap", "gan_ratio", "dm_norm")  # then the others in their order
+_FIRST = ("spread", "real_spread", "gap", "gan_ratio", "dm_norm")  # then the others in their order
 # what methods tell of the student's own moves: 0 where it rests
 _OF_MOVES = ("gap", "gan_ratio", "dm_norm", "stuck", "norm_student")
 _NAMES = {
   "spread": "spread: distance between samples",
+  "real_spread": "real_spread: between real examples of a part",
   "gap": "gap: fake from teacher, relative",
   "gan_ratio": "gan_ratio: adversarial / matching",
   "dm_norm": "dm_norm: matching gradient",
@@ -126,6 +127,8 @@ def _warnings(label: str, columns: Mapping[str, np.ndarray], real: float | None)
     values = values[np.isfinite(values)]
     return float(np.mean(values)) if len(values) else np.nan
 
+  if "real_spread" in columns:  # of the examples that a student should be like, where that is a part of all
+    real = last("real_spread")
   if "spread" in columns and real is not None and last("spread") < _COLLAPSED * real:
     out.append(
       f"{label}: samples lie {last('spread'):.3g} apart, real data {real:.3g}: they collapse; try a larger ratio, a "

@@ -10,6 +10,7 @@ from jdistill.base import Batch, Network, Outputs, UserError, Variables
 from jdistill.diffusion import Draws
 from jdistill.methods.diffusion import dmd2 as base
 from jdistill.methods.diffusion.msd import msd, tsm
+from jdistill.methods.diffusion.parts import spread
 from jdistill.methods.knowledge import StudentInput, predictor, student_method
 from jdistill.methods.knowledge.recipe import OwnInputs
 from jdistill.methods.optimizers import make_optimizer
@@ -167,6 +168,32 @@ def test_a_sample_is_made_by_its_student():
   draws = Draws(jax.random.normal(jax.random.key(0), (5, *SHAPE)), cond, jnp.arange(5, dtype=jnp.int32))
   found = predictor(network, recipe)(trained, (), draws)
   np.testing.assert_allclose(found.reshape(5, 2), np.asarray(own["b"])[assignment[np.asarray(cond)]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("rows", "students"), [(1, 4), (8, 4), (13, 5), (3, 5), (12, 1)])
+def test_each_row_is_answered_once_by_its_owner(rows, students):
+  """Whatever the shares: even ones, one network for all, and networks without rows."""
+  rng, asked = np.random.default_rng(rows), []
+
+  def answer(number, x):
+    asked.append(len(x["a"]))
+    return {"made": x["a"] * 10.0 + jnp.float32(number), "b": x["b"] + jnp.float32(number)}
+
+  x = {"a": jnp.arange(rows, dtype=jnp.float32), "b": jnp.asarray(rng.normal(size=(rows, 2)))}
+  run = jax.jit(lambda owner: diffusion.by_owner(answer, students, owner, x))
+  for owner in (rng.integers(0, students, rows), np.arange(rows) % students, np.full(rows, students - 1)):
+    made = run(jnp.int32(owner))
+    np.testing.assert_array_equal(made["made"], np.arange(rows) * 10.0 + owner)
+    np.testing.assert_allclose(made["b"], np.asarray(x["b"]) + owner[:, None], rtol=1e-6)
+  assert set(asked) == {-(-rows // students)}  # so that a loop of 2 students - 1 blocks asks fewer than twice
+
+
+def test_neighbours_that_do_not_count_are_left_out_of_the_spread():
+  x = np.random.default_rng(0).normal(size=(6, 1, 1, 2)).astype(np.float32)
+  where = np.array([1, 0, 1, 1, 0, 1], bool)
+  holes = np.where(where[:, None, None, None], x, np.nan)
+  np.testing.assert_allclose(spread(jnp.asarray(holes), jnp.asarray(where)), spread(jnp.asarray(x[where])), rtol=1e-6)
+  assert float(spread(jnp.asarray(x), jnp.arange(6) == 2)) == 0 == float(spread(jnp.asarray(x), jnp.zeros(6, bool)))
 
 
 def test_phases_before():

@@ -55,6 +55,7 @@ def test_the_spread_of_real_data_is_that_of_independent_pairs(tmp_path):
   ("changes", "words"),
   [
     ({"spread": lambda step: 1.2 if step < 30 else 0.3}, "arm: samples lie 0.3 apart, real data 1.2"),
+    ({"spread": lambda step: 0.3, "real_spread": lambda step: 0.5}, "arm: samples lie 0.3 apart, real data 0.5"),
     ({"gap": lambda step: 0.01 * step}, "arm: the gap between fake and teacher is 0.385: fake lags"),
   ],
 )

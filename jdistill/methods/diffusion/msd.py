@@ -12,7 +12,7 @@ from jdistill.diffusion import BOTTLENECK, Denoiser, Draws
 from jdistill.diffusion import denoise as at
 from jdistill.methods.diffusion import dmd2
 from jdistill.methods.diffusion.denoise import Guidance, Solver, ode_sampler, sample_weight
-from jdistill.methods.diffusion.parts import asked, check_same_schedule, denoiser_of, teacher_at
+from jdistill.methods.diffusion.parts import asked, check_same_schedule, denoiser_of, spread, teacher_at
 from jdistill.methods.knowledge.recipe import Own, OwnInputs, OwnUpdate, Recipe
 from jdistill.schema import Count, Range, Size, validated
 
@@ -85,7 +85,9 @@ def msd(
 
     def one(key: Key, params: PyTree, owned: jax.Array, number: jax.Array) -> OwnUpdate:
       where = inputs.where & (own == number)
-      return dmd2.update(options, inputs._replace(key=key, params=params, where=where), owned)
+      made = dmd2.update(options, inputs._replace(key=key, params=params, where=where), owned)
+      real = {"method/real_spread": spread(inputs.batch.x, where)}  # samples of a part lie nearer to each other
+      return made._replace(metrics=dict(made.metrics) | real)
 
     params, number = {name: inputs.params[name] for name in roles}, jnp.arange(student_count, dtype=jnp.int32)
     made = jax.vmap(one)(_keys(inputs.key, student_count), params, owned, number)
@@ -171,9 +173,8 @@ def _sample(students: int, steps: int, network: Network, variables: dict[str, Va
     return dmd2.sample(steps, network, variables, draws)
   assignment = variables[_ROUTER].params["assignment"]
 
-  def one(number: jax.Array) -> jax.Array:
+  def one(number: jax.Array, rows: Draws) -> jax.Array:
     own = jax.tree.map(lambda leaf: leaf[number], variables["student"])
-    return dmd2.sample(steps, network, {"student": own}, draws)
+    return dmd2.sample(steps, network, {"student": own}, rows)
 
-  made = lax.map(one, jnp.arange(students))
-  return made[diffusion.route(assignment, draws.cond), jnp.arange(draws.cond.shape[0])]
+  return diffusion.by_owner(one, students, diffusion.route(assignment, draws.cond), draws)

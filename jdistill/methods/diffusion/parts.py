@@ -69,10 +69,21 @@ def row_noise(draws: Draws) -> Callable[[jax.Array], jax.Array]:
   return draw
 
 
-def spread(x: jax.Array) -> jax.Array:
-  """The mean distance between neighbours in the batch, per root of the number of elements: it falls in a collapse."""
+def spread(x: jax.Array, where: jax.Array | None = None) -> jax.Array:
+  """The mean distance between neighbours in the batch, per root of the number of elements: it falls in a collapse.
+
+  Args:
+    x: `[n, ...]`.
+    where: `[n]`, the rows that count; 0 where fewer than two do.
+  """
   rows = x.reshape(x.shape[0], -1)
-  return jnp.mean(jnp.sqrt(jnp.mean(jnp.square(rows - jnp.roll(rows, 1, axis=0)), axis=1)))
+  if where is None:
+    return jnp.mean(jnp.sqrt(jnp.mean(jnp.square(rows - jnp.roll(rows, 1, axis=0)), axis=1)))
+  rows = jnp.where(where[:, None], rows, 0)[jnp.argsort(~where)]  # those that count come first
+  count, place = jnp.sum(where), jnp.arange(x.shape[0])
+  before = rows[jnp.where(place == 0, count - 1, place - 1)]
+  each = jnp.sqrt(jnp.mean(jnp.square(rows - before), axis=1))
+  return jnp.sum(jnp.where(place < count, each, 0)) / jnp.maximum(count, 1).astype(x.dtype)
 
 
 def check_same_schedule(student: Denoiser, teacher: Denoiser) -> None:
