@@ -19,6 +19,10 @@ from jdistill.base import PyTree, UserError
 ROUTES = ("shard_map", "jit", "pmap")
 POOL, DATA = "pool", "data"
 _MOST_CORES = 32
+_PATIENCE = {
+  "xla_cpu_collective_call_warn_stuck_timeout_seconds": 3600,
+  "xla_cpu_collective_call_terminate_timeout_seconds": 86400,
+}
 _FEWEST = 5  # images of an inner step per device
 
 
@@ -51,11 +55,22 @@ def use_cores() -> None:
   Two devices with half of the work each are faster than one whose operations are divided among two threads: most of
   the operations of an inner step are too small for that.
   """
+  _wait_for_each_other()
   if jax.config.jax_num_cpu_devices > 0 or "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
     return
   cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
   with contextlib.suppress(RuntimeError):  # the devices are in use already
     jax.config.update("jax_num_cpu_devices", min(cores, _MOST_CORES))
+
+
+def _wait_for_each_other() -> None:
+  """Lets CPU devices wait for each other for a day, where XLA ends the process after 40 seconds.
+
+  On a busy machine one device can be that much later than another, in a program that runs for minutes.
+  """
+  flags = os.environ.get("XLA_FLAGS", "")
+  own = [f"--{name}={seconds}" for name, seconds in _PATIENCE.items() if name not in flags]
+  os.environ["XLA_FLAGS"] = " ".join([flags, *own]).strip()
 
 
 def suggest_data(rows: int, devices: int, processes: int = 1) -> int:
