@@ -28,6 +28,7 @@ from jdistill.tasks.task import Exhibit, Predict, Request, Task, numbered
 SPREAD = 0.5  # the standard deviation that all data are brought to, which EDM's scalings expect
 _POINTS = 4000  # training points of a mixture
 _FEATURES, _PASSES = 64, 60  # of the classifier of images
+_FITTED = 10_000  # training images that it sees at most
 _SHOWN, _COLUMNS, _ROWS = 500, 10, 4  # draws of an exhibit, images in a row of it, and rows
 _FEWEST = 10  # examples to be compared: fewer have no neighbours
 
@@ -67,7 +68,7 @@ def samples(
   that are so near to some mode; with labels also `by_condition`, the mean over conditions of the sliced distance of a
   condition's own samples from its own real examples, to which a sample of another condition is wrong. Of images it is
   `frechet`, the Frechet distance between features of samples and real images, the hidden units of a classifier that is
-  trained on the same training images (scikit-learn's `MLPClassifier`; its numbers are no FID and stand beside others of
+  trained on the same training images, 10,000 at most (scikit-learn's `MLPClassifier`; its numbers are no FID and stand beside others of
   the same task alone), with `precision`, `recall`, `density` and
   `coverage` of these features, `agreement`, the share of samples that the classifier finds to be of their condition,
   and `class_divergence` of its classes from those of the data, in nats. What real training data get in the place of
@@ -234,7 +235,9 @@ def _of_images(found: _Data, seed: int):
   network = MLPClassifier((_FEATURES,), random_state=seed, max_iter=_PASSES, tol=0.0, n_iter_no_change=_PASSES)
   with warnings.catch_warnings():
     warnings.simplefilter("ignore", ConvergenceWarning)  # it stops after so many passes on purpose
-    network.fit(found.train.reshape(len(found.train), -1), found.train_y)
+    some = np.random.default_rng((seed, 53)).permutation(len(found.train))[:_FITTED]
+    some = some if len(found.train) > _FITTED else np.arange(len(found.train))
+    network.fit(found.train[some].reshape(len(some), -1), found.train_y[some])
   prior = np.bincount(found.train_y, minlength=found.conditions) / len(found.train_y)
 
   def features(x: np.ndarray) -> np.ndarray:
