@@ -33,7 +33,8 @@ from jdistill.ops import avg_pool2
 from jdistill.ops.precision import widen
 
 PREDICTIONS = ("edm", "consistency", *diffusion.PREDICTIONS)
-ZERO = "_zero"  # the end of the names of layers that start at zero
+# the ends of the names of layers that start at zero, and of those of which a condition chooses one row
+ZERO, ROWS = "_zero", "_rows"
 
 
 class DenoisingNetwork(nn.Module):
@@ -212,17 +213,25 @@ def build_denoiser(module: DenoisingNetwork, shape: tuple[int, int, int], init_n
 
 
 def first_params(module: nn.Module, like: PyTree, init_name: str) -> Callable[[Key], Variables]:
-  """`init` of a module that takes `like`: layers whose names end in `ZERO` start at zero."""
+  """`init` of a module that takes `like`.
+
+  Layers whose names end in `ZERO` start at zero. The rows of those that end in `ROWS` are drawn as of a layer with a
+  single input, which a chosen row is.
+  """
 
   @jax.jit
   def init(key: Key) -> Variables:
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), like, train=False, record=Recorder()))
     params = draw_params(key, shapes["params"], init_name)
-    return Variables(
-      {name: jax.tree.map(jnp.zeros_like, own) if name.endswith(ZERO) else own for name, own in params.items()}
-    )
+    return Variables({name: _begun(name, own) for name, own in params.items()})
 
   return init
+
+
+def _begun(name: str, layer: dict[str, jax.Array]) -> dict[str, jax.Array]:
+  if name.endswith(ZERO):
+    return jax.tree.map(jnp.zeros_like, layer)
+  return {"kernel": layer["kernel"] * math.sqrt(len(layer["kernel"]))} if name.endswith(ROWS) else layer
 
 
 def _schedule(module: DenoisingNetwork) -> diffusion.Schedule:
