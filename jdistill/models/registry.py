@@ -341,11 +341,10 @@ def _check_value(option: str, value: Any, inits: tuple[str, ...]) -> None:
       raise UserError(f"{option}: {len(value)} layers are more than 1000; name fewer")
     for item in value:
       _check_positive(option, item)
-  elif option == "remat":
-    if not isinstance(value, bool):
-      raise UserError(f"remat: {value!r} is neither True nor False")
+  elif option == "remat" and not isinstance(value, bool):
+    raise UserError(f"remat: {value!r} is neither True nor False")
   elif option in _REAL:
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < np.inf:
       raise UserError(f"{option}: {value!r} is not a number that is 0 or more")
-  elif not (option in _OR_NONE and value == 0):
+  elif option != "remat" and not (option in _OR_NONE and value == 0):
     _check_positive(option, value)

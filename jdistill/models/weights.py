@@ -193,7 +193,7 @@ def _choose(shapes: PyTree, arrays: Mapping[str, np.ndarray], source: str) -> tu
   """The layout that knows all layers of a network and whose names the arrays have most of."""
   known = [(layout, wanted) for layout in LAYOUTS if (wanted := _wanted(layout, shapes)) is not None]
   if not known:
-    raise UserError(f"{source}: no library's names are known for this network; give resnet18_imagenet, vit_s16, adm or such")
+    raise UserError(f"{source}: no library's names are known for this network; give resnet18_imagenet, vit_s16 or adm")
   return max(known, key=lambda one: len(one[1].keys() & arrays.keys()))
 
 

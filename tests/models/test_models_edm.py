@@ -21,55 +21,51 @@ every = pytest.mark.parametrize("name", sorted(OPTIONS))
 
 
 @functools.cache
-def network(name, conditions=CLASSES, **options):
-  return models.build(name, num_classes=conditions, image_shape=(SIDE, SIDE, 2), **(OPTIONS[name] | options))
+def network(name, **options):
+  return models.build(name, num_classes=CLASSES, image_shape=(SIDE, SIDE, 2), **(OPTIONS[name] | options))
 
 
 @functools.cache
-def arrays(name, classes=CLASSES):
+def arrays(name):
   shapes = reference.shapes(
-    name, side=SIDE, channels=2, classes=classes, width=8, multiples=(1, 2), depth=1, sides=(4,), features=8
+    name, side=SIDE, channels=2, classes=CLASSES, width=8, multiples=(1, 2), depth=1, sides=(4,), features=8
   )
   return {f"model.{key}": array for key, array in reference.drawn(shapes).items()}
 
 
 @functools.cache
-def variables(name, classes=CLASSES):
-  return models.from_torch(network(name, max(classes, 1)), arrays(name, classes))
+def variables(name):
+  return models.from_torch(network(name), arrays(name))
 
 
-def noisy(dtype=jnp.float32, cond=(0, 2, CLASSES)):
+def noisy(dtype=jnp.float32):
   x = jax.random.normal(jax.random.key(0), (3, SIDE, SIDE, 2)) * (0.5 + jnp.array(T)[:, None, None, None])
-  return Noisy(x.astype(dtype), jnp.array(T), jnp.array(cond))
+  return Noisy(x.astype(dtype), jnp.array(T), jnp.array([0, 2, CLASSES]))
 
 
 @functools.cache
-def wanted(name, classes=CLASSES):
+def wanted(name):
   """`D` and the map at the end of the encoder, `[3, side, side, channels]` in float64."""
-  own = {key.removeprefix("model."): np.float64(array) for key, array in arrays(name, classes).items()}
+  own = {key.removeprefix("model."): np.float64(array) for key, array in arrays(name).items()}
   sizes = {"width": 8, "levels": 2, "depth": 1} | ({"head_width": 4} if name == "adm" else {})
-  found, x = [], noisy(cond=(0, 2, CLASSES) if classes else (0, 0, 0))
+  found, x = [], noisy()
   for row, sigma, cond in zip(np.float64(x.x), np.float64(x.t), np.asarray(x.cond), strict=True):
-    label = int(cond) if cond < classes else None
-    found.append(
-      reference.preconditioned(getattr(reference, name), row.transpose(2, 0, 1), sigma, label, own, **sizes)
-    )
+    label = int(cond) if cond < CLASSES else None
+    found.append(reference.preconditioned(getattr(reference, name), row.transpose(2, 0, 1), sigma, label, own, **sizes))
   return [np.stack(part).transpose(0, 2, 3, 1) for part in zip(*found, strict=True)]
 
 
 @functools.cache
-def program(name, conditions=CLASSES):
-  one = network(name, conditions)
-  return jax.jit(one.apply)
+def program(name):
+  return jax.jit(network(name).apply)
 
 
-@pytest.mark.parametrize(("name", "classes"), [("adm", CLASSES), ("ddpmpp", CLASSES), ("ddpmpp", 0)])
-def test_denoisers_are_those_of_the_equations(name, classes):
-  """Also without a condition, which is the last row, and of networks that have none."""
-  x = noisy(cond=(0, 2, CLASSES) if classes else (0, 0, 0))
-  out = program(name, max(classes, 1))(variables(name, classes).params, x)
-  want, lowest = wanted(name, classes)
-  assert np.abs(want - noisy().x * 0.25 / (0.25 + x.t**2)[:, None, None, None]).max() > 0.1  # `F` counts
+@every
+def test_denoisers_are_those_of_the_equations(name):
+  """Also without a condition, which is the last row."""
+  x, (want, lowest) = noisy(), wanted(name)
+  out = program(name)(variables(name).params, x)
+  assert np.abs(want - x.x * 0.25 / (0.25 + x.t**2)[:, None, None, None]).max() > 0.1  # `F` counts
   np.testing.assert_allclose(out.logits, want, rtol=1e-4, atol=1e-5)
   np.testing.assert_allclose(out.taps["bottleneck"], lowest, rtol=1e-4, atol=2e-5)
   np.testing.assert_allclose(out.embedding, lowest.mean((1, 2)), rtol=1e-4, atol=2e-5)
@@ -167,7 +163,7 @@ def test_files_that_do_not_fit():
     ((8, 8, 1), {"attention_sides": (16, 4)}, r"attention_sides: no map has a side of 16; choose of 8, 4, or \(\)"),
     ((8, 8, 1), {"width": 6}, "width: 6 is no multiple of 4"),
     ((8, 8, 1), {"width": 132}, "width: maps of 132 channels have no 32 groups"),
-    ((8, 8, 1), {"head_width": 3}, "head_width: 3 does not divide 8 channels"),
+    ((8, 8, 1), {"head_width": 3}, "head_width: 3 does not divide 16 channels"),
   ],
 )
 def test_sizes_that_do_not_fit(shape, options, message):
@@ -178,8 +174,8 @@ def test_sizes_that_do_not_fit(shape, options, message):
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    ({"multiples": ()}, r"multiples: \(\) is not a tuple of factors"),
-    ({"attention_sides": 16}, "attention_sides: 16 is not a tuple of sides"),
+    ({"multiples": ()}, r"multiples: \(\) is not a tuple of sizes"),
+    ({"attention_sides": 16}, "attention_sides: 16 is not a tuple of sizes"),
     ({"attention_sides": (0,)}, "attention_sides: 0 is not a whole number"),
     ({"remat": 1}, "remat: 1 is neither True nor False"),
   ],
