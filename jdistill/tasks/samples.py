@@ -59,8 +59,9 @@ def samples(
 ) -> Task:
   """A sampler of the law of some data, whose samples are compared with real data that it has not seen.
 
-  Data are shifted and scaled as a whole to mean 0 and standard deviation 0.5, or as `scaling` says. `x` of the training examples are these
-  data and `y` their conditions; `x` of the held-out ones are `jdistill.base.Draws`, noise and conditions for a sampler,
+  Data are shifted and scaled as a whole to mean 0 and standard deviation 0.5, or as `scaling` says. `x` of the training
+  examples are these data and `y` their conditions; `x` of the held-out ones are `jdistill.base.Draws`, noise and
+  conditions for a sampler,
   with as many real examples under `extra["real"]`. A prediction is a sample.
 
   Of points the score is `sliced_wasserstein` (of order 1, in units of the scaled data), with `modes`, the number of
