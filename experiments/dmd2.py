@@ -15,8 +15,7 @@ teacher is a file of EDM's weights with
 
     --config.teachers.weights=FILE.safetensors --config.teachers.tune=False
 
-(docs/diffusion.md tells how it is made) and is trained as EDM's was without: 2,500 million images, 4,096 a batch. With
-images at hand, `--config.dataset=FOLDER --config.train_size=None` trains on all of them.
+(docs/diffusion.md tells how it is made), and is trained as EDM's was without: 2,500 million images, 4,096 a batch.
 """
 
 from . import common_diffusion as common

@@ -56,7 +56,7 @@ def digest(own: Weights) -> dict[str, Any]:
     return {}
   if checkpoints.is_language(own.path):
     return {"weights": pretrained.checkpoint_digest(own.path, "teachers.weights"), "tuned": own.tuned}
-  return {"weights": file_digest(own.path, "teachers.weights", ".safetensors or .pth"), "tuned": own.tuned}
+  return {"weights": file_digest(own.path, "teachers.weights", ".safetensors, .npz or .pth"), "tuned": own.tuned}
 
 
 def file_digest(path: str, key: str, kind: str) -> str:
