@@ -137,6 +137,14 @@ def test_files_with_and_without_scalings_and_both_endings(name, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, found.params, variables(name).params)
 
 
+def test_nothing_in_a_file_is_unpickled(tmp_path):
+  np.savez(tmp_path / "objects.npz", **{"model.map_layer0.weight": np.array([{"a": 1}], object)})
+  (tmp_path / "network.pkl").write_bytes(b"")
+  for file, message in (("objects.npz", "is damaged"), ("network.pkl", r"its ending '.pkl' is unknown; give one of ")):
+    with pytest.raises(UserError, match=message):
+      pretrained.read_weights(tmp_path / file)
+
+
 def test_files_that_do_not_fit():
   own = arrays("adm")
   lacks = {key: array for key, array in own.items() if "enc.4x4_down" not in key}

@@ -132,5 +132,5 @@ def test_a_released_denoiser_is_a_teacher_as_it_is(tmp_path):
 
 def test_other_endings_are_refused(tmp_path):
   (tmp_path / "weights.ckpt").write_bytes(b"x")
-  with pytest.raises(UserError, match=r"its ending '.ckpt' is unknown; give one of .safetensors, .pth"):
+  with pytest.raises(UserError, match=r"its ending '.ckpt' is unknown; give one of .safetensors, .npz, .pth"):
     stages.STAGES["teachers"].check(made(tmp_path, path=tmp_path / "weights.ckpt"))
