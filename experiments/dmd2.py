@@ -9,9 +9,9 @@ the paper finds unstable (FID 3.48 against 2.61 on ImageNet-64, the former unver
 (1.51), whose weight is the paper's 3e-3 brought from 12,288 numbers per example to the size of these.
 
 `imagenet64` is a plan for `--dry_run`, with the paper's batches, rates and 400,000 updates (their number unverified)
-and EDM's network for ImageNet-64, ADM with 295.9 million parameters; what its blocks compute is computed again for
-gradients. No image is read: the shapes are known, and a step sees its batch alone, of 8,960 images that are held. The
-teacher is a file of EDM's weights with
+and EDM's network for ImageNet-64, ADM with 295.9 million parameters; it computes in bfloat16, as the paper's code, and
+what its blocks compute is computed again for gradients. No image is read: the shapes are known, and a step sees its
+batch alone, of 8,960 images that are held. The teacher is a file of EDM's weights with
 
     --config.teachers.weights=FILE.safetensors --config.teachers.tune=False
 
@@ -53,7 +53,7 @@ def _imagenet() -> common.ConfigDict:
   config.task = common.task("samples", draws=1000, scaling="pixels")
   config.seeds, config.reference = 1, "teacher_1"
   for section in ("teacher", "student"):
-    config[section] = common.network("adm", remat=True)
+    config[section] = common.network("adm", remat=True, dtype="bfloat16")
   config.teacher_train = common.schedule(
     epochs=round(_EDM["images"] / config.train_size),
     optimizer="adam",

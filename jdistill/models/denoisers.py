@@ -57,6 +57,11 @@ class DenoisingNetwork(nn.Module):
   prediction: str = "edm"
   sigma_data: float = 0.5
 
+  @property
+  def computes_in(self) -> jnp.dtype | None:
+    """The type in which the network computes, whatever its parameters have; `None` for theirs."""
+    return None
+
 
 class DenoisingMLP(DenoisingNetwork):
   """Dense layers with SiLU, each modulated by the noise level and the condition (FiLM); taps `block0`, ...
@@ -192,11 +197,13 @@ def build_denoiser(module: DenoisingNetwork, shape: tuple[int, int, int], init_n
   ) -> Outputs:
     del rngs, stats
     _check_noisy(x, shape)
-    record, seen = Recorder(sites), {}
+    record, seen, dtype = Recorder(sites), {}, module.computes_in or x.x.dtype
+    if module.computes_in:
+      params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
 
     def network(inner: jax.Array, noise: jax.Array) -> jax.Array:
       prediction, seen["embedding"] = module.apply(
-        {"params": params}, Noisy(inner.astype(x.x.dtype), noise, x.cond), train=train, record=record
+        {"params": params}, Noisy(inner.astype(dtype), noise, x.cond), train=train, record=record
       )
       return widen(prediction)
 

@@ -11,6 +11,7 @@ from jdistill.diffusion import BOTTLENECK, Noisy
 from jdistill.models.denoisers import ROWS, ZERO, DenoisingNetwork
 from jdistill.models.edm_layers import Block, ScaledGroupNorm, Style, edm_block, octave_features
 from jdistill.models.layers import Conv, Dense, Recorder
+from jdistill.ops.precision import widen
 
 
 class EDMUNet(DenoisingNetwork):
@@ -26,6 +27,8 @@ class EDMUNet(DenoisingNetwork):
     attention_sides: sides of the maps whose blocks have self-attention; the first block at the lowest level always has.
     features: length of the vector of noise level and condition.
     remat: whether what blocks compute is computed again for gradients instead of being kept.
+    dtype: `"bfloat16"` to compute in it, with norms, scores of attention and EDM's scalings in float32; `"params"` for
+      the type of the parameters.
   """
 
   width: int = 128
@@ -34,6 +37,11 @@ class EDMUNet(DenoisingNetwork):
   attention_sides: tuple[int, ...] = (16,)
   features: int = 512
   remat: bool = False
+  dtype: str = "params"
+
+  @property
+  def computes_in(self) -> jnp.dtype | None:
+    return None if self.dtype == "params" else jnp.dtype(self.dtype)
 
   @nn.compact
   def __call__(self, noisy: Noisy, *, train: bool, record: Recorder) -> tuple[jax.Array, jax.Array]:
@@ -49,7 +57,8 @@ class EDMUNet(DenoisingNetwork):
       for block in blocks:
         x = self._block(x, about, block)
         skips.append(x)
-    x = skips[-1] = lowest = record.tap(BOTTLENECK, x)
+    lowest = record.tap(BOTTLENECK, widen(x) if self.computes_in else x)
+    x = skips[-1] = lowest.astype(x.dtype)
     for side, multiple in reversed(list(zip(sides, self.multiples, strict=True))):
       x = self._up(x, about, side, skips, lowest=side == sides[-1], channels=self.width * multiple)
     return self._last(x, sides[0], noisy.x.shape[-1]), jnp.mean(lowest, (1, 2))
@@ -100,7 +109,7 @@ class ADM(EDMUNet):
   no condition adds nothing. By default it has the published 295.9 million parameters for 1,000 conditions.
 
   Attributes:
-    width, multiples, depth, attention_sides, features, remat: see `EDMUNet`.
+    width, multiples, depth, attention_sides, features, remat, dtype: see `EDMUNet`.
     head_width: channels of a head of attention.
   """
 
@@ -145,7 +154,7 @@ class DDPMPlusPlus(EDMUNet):
   augmentation, with which EDM trains, are none here.
 
   Attributes:
-    width, multiples, depth, attention_sides, features, remat: see `EDMUNet`.
+    width, multiples, depth, attention_sides, features, remat, dtype: see `EDMUNet`.
   """
 
   def _stem(self) -> int:

@@ -114,6 +114,8 @@ _CHOICES = {
   "prediction": PREDICTIONS,
   "graph": tuple(GRAPHS),
   "noise": tuple(NOISES),
+  "remat": (False, True),
+  "dtype": ("params", "bfloat16"),
 }
 _REAL = ("t_min", "t_max", "sigma_data")  # options that are no whole numbers; they are checked with the others
 _OR_NONE = ("attention",)  # options of which 0 is none
@@ -333,7 +335,7 @@ def _check_value(option: str, value: Any, inits: tuple[str, ...]) -> None:
   choices = inits if option == "init" else _CHOICES.get(option)
   if choices:
     if value not in choices:
-      raise UserError(f"{option}: {value!r} is unknown; choose one of {', '.join(choices)}")
+      raise UserError(f"{option}: {value!r} is unknown; choose one of {', '.join(map(str, choices))}")
   elif option in _LISTS:
     if not isinstance(value, tuple | list) or (not value and option != "attention_sides"):
       raise UserError(f"{option}: {value!r} is not a tuple of sizes, such as (16, 8)")
@@ -341,10 +343,8 @@ def _check_value(option: str, value: Any, inits: tuple[str, ...]) -> None:
       raise UserError(f"{option}: {len(value)} layers are more than 1000; name fewer")
     for item in value:
       _check_positive(option, item)
-  elif option == "remat" and not isinstance(value, bool):
-    raise UserError(f"remat: {value!r} is neither True nor False")
   elif option in _REAL:
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < np.inf:
       raise UserError(f"{option}: {value!r} is not a number that is 0 or more")
-  elif option != "remat" and not (option in _OR_NONE and value == 0):
+  elif not (option in _OR_NONE and value == 0):
     _check_positive(option, value)

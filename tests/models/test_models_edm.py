@@ -100,6 +100,20 @@ def test_bfloat16_and_rows_that_are_not_finite():
   assert np.abs(low - want).max() < 0.05 * np.abs(want).max()
 
 
+def test_computing_in_bfloat16_leaves_parameters_and_what_is_seen_in_float32():
+  one, params, x, (want, lowest) = network("adm", dtype="bfloat16"), variables("adm").params, noisy(), wanted("adm")
+  assert {leaf.dtype for leaf in jax.tree.leaves(one.init(jax.random.key(0)).params)} == {jnp.dtype("float32")}
+  loss = jax.value_and_grad(
+    lambda params: (lambda out: (jnp.mean(out.logits**2), out))(one.apply(params, x)), has_aux=True
+  )
+  (_, out), gradient = jax.eval_shape(loss, params)
+  assert {leaf.dtype for leaf in jax.tree.leaves((out, gradient))} == {jnp.dtype("float32")}
+  out = jax.jit(one.apply)(params, x)
+  for found, other in ((out.logits, want), (out.taps["bottleneck"], lowest)):
+    error = np.abs(np.float64(found) - other).max() / np.abs(other).max()
+    assert 1e-5 < error < 0.05  # far above float32's, which is beside it above
+
+
 @pytest.mark.parametrize(
   ("name", "conditions", "side", "options", "count"),
   [  # 295.9, 55.7 and 61.8 million
@@ -185,7 +199,8 @@ def test_sizes_that_do_not_fit(shape, options, message):
     ({"multiples": ()}, r"multiples: \(\) is not a tuple of sizes"),
     ({"attention_sides": 16}, "attention_sides: 16 is not a tuple of sizes"),
     ({"attention_sides": (0,)}, "attention_sides: 0 is not a whole number"),
-    ({"remat": 1}, "remat: 1 is neither True nor False"),
+    ({"remat": "yes"}, "remat: 'yes' is unknown; choose one of False, True"),
+    ({"dtype": "float16"}, "dtype: 'float16' is unknown; choose one of params, bfloat16"),
   ],
 )
 def test_options_of_another_kind(options, message):
