@@ -38,9 +38,9 @@ def variables(name):
   return models.from_torch(network(name), arrays(name))
 
 
-def noisy(dtype=jnp.float32):
+def noisy():
   x = jax.random.normal(jax.random.key(0), (3, SIDE, SIDE, 2)) * (0.5 + jnp.array(T)[:, None, None, None])
-  return Noisy(x.astype(dtype), jnp.array(T), jnp.array([0, 2, CLASSES]))
+  return Noisy(x, jnp.array(T), jnp.array([0, 2, CLASSES]))
 
 
 @functools.cache
@@ -90,23 +90,22 @@ def test_the_same_eagerly_and_with_recomputed_blocks():
   jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * scale), gradient, other_gradient)
 
 
-def test_bfloat16_and_rows_that_are_not_finite():
-  x, want, params = noisy(), wanted("adm")[0], variables("adm").params
-  out = program("adm")(params, x._replace(x=x.x.at[1].set(jnp.nan))).logits
+def test_rows_that_are_not_finite_stay_alone():
+  x, want = noisy(), wanted("adm")[0]
+  out = program("adm")(variables("adm").params, x._replace(x=x.x.at[1].set(jnp.nan))).logits
   assert np.isnan(out[1]).all()
   np.testing.assert_allclose(out[::2], want[::2], rtol=1e-4, atol=1e-5)
-  half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
-  low = np.float64(program("adm")(half, noisy(jnp.bfloat16)).logits)
-  assert np.abs(low - want).max() < 0.05 * np.abs(want).max()
 
 
 def test_computing_in_bfloat16_leaves_parameters_and_what_is_seen_in_float32():
   one, params, x, (want, lowest) = network("adm", dtype="bfloat16"), variables("adm").params, noisy(), wanted("adm")
   assert {leaf.dtype for leaf in jax.tree.leaves(one.init(jax.random.key(0)).params)} == {jnp.dtype("float32")}
-  loss = jax.value_and_grad(
-    lambda params: (lambda out: (jnp.mean(out.logits**2), out))(one.apply(params, x)), has_aux=True
-  )
-  (_, out), gradient = jax.eval_shape(loss, params)
+
+  def loss(params):
+    out = one.apply(params, x)
+    return jnp.mean(out.logits**2), out
+
+  (_, out), gradient = jax.eval_shape(jax.value_and_grad(loss, has_aux=True), params)
   assert {leaf.dtype for leaf in jax.tree.leaves((out, gradient))} == {jnp.dtype("float32")}
   out = jax.jit(one.apply)(params, x)
   for found, other in ((out.logits, want), (out.taps["bottleneck"], lowest)):
