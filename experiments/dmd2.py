@@ -12,15 +12,20 @@ of these, and a tenth, a hundredth and a thousandth of that. Held-out scores whi
 steady.
 
 `imagenet64` is a plan for `--dry_run`, with the paper's batches, rates and 400,000 updates (their number unverified)
-and a U-Net of the widths of EDM's for ImageNet-64. That one (ADM) has three blocks per level and attention on maps of
-32, 16 and 8; ours has one block per level and attention on the lowest map alone, so it has fewer parameters and less
-work. No image is read: the shapes are known, and a step sees its batch alone, of 8,960 images that are held.
+and EDM's network for ImageNet-64, ADM with 295.9 million parameters; it computes in bfloat16, as the paper's code, and
+what its blocks compute is computed again for gradients. No image is read: the shapes are known, and a step sees its
+batch alone, of 8,960 images that are held. The teacher is a file of EDM's weights with
+
+    --config.teachers.weights=FILE.safetensors --config.teachers.tune=False
+
+(docs/diffusion.md tells how it is made), and is trained as EDM's was without: 2,500 million images, 4,096 a batch.
 """
 
 from . import common_diffusion as common
 from . import common_knowledge
 
 _UPDATES, _BATCH, _EPOCH = 400_000, 280, 32  # of the plan; the last is updates in a pass over its images
+_EDM = {"images": 2_500e6, "batch": 4096, "warm_up": 10e6, "half_life": 50e6}  # EDM's training of ADM; in images
 
 
 def presets() -> list[str]:
@@ -64,12 +69,27 @@ def _imagenet() -> common.ConfigDict:
   for label in set(config.arms) - set(config.order):
     del config.arms[label]
   config.dataset, config.train_size, config.test_size, config.validation_size = "imagenet64", _EPOCH * _BATCH, 1000, 0
-  config.task, config.seeds, config.reference = common.task("samples", draws=1000), 1, "teacher_1"
+  config.task = common.task("samples", draws=1000, scaling="pixels")
+  config.seeds, config.reference = 1, "teacher_1"
   for section in ("teacher", "student"):
-    config[section] = common.network("unet", widths=(192, 384, 576, 768), features=768, attention=12)
-  adam = {"optimizer": "adamw", "weight_decay": 0.01, "clip": 10.0, "batch_size": _BATCH}
-  config.teacher_train = common.schedule(epochs=1, lr=1e-4, **adam)
+    config[section] = common.network("adm", remat=True, dtype="bfloat16")
+  config.teacher_train = common.schedule(
+    epochs=round(_EDM["images"] / config.train_size),
+    optimizer="adam",
+    lr=1e-4,
+    schedule="constant",
+    warmup_epochs=_EDM["warm_up"] / config.train_size,
+    batch_size=_EDM["batch"],
+    ema_decay=0.5 ** (_EDM["batch"] / _EDM["half_life"]),
+  )
   config.train = common.schedule(
-    epochs=_UPDATES // _EPOCH, lr=2e-6, schedule="constant", warmup_epochs=500 / _EPOCH, **adam
+    epochs=_UPDATES // _EPOCH,
+    optimizer="adamw",
+    lr=2e-6,
+    schedule="constant",
+    warmup_epochs=500 / _EPOCH,
+    weight_decay=0.01,
+    clip=10.0,
+    batch_size=_BATCH,
   )
   return config

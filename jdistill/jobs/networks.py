@@ -1,7 +1,8 @@
 """Frozen teachers of a run: which are wanted, where they lie, and how they are read."""
 
+import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -216,6 +217,13 @@ def model_of(one: TeacherSpec) -> Mapping[str, Any]:
 def method_of(one: TeacherSpec) -> Mapping[str, Any]:
   """The section `teacher_method` of teachers of one kind, also of stored ones; errors are those of `model_of`."""
   return one.sections["teacher_method"] if one.stored is None else _stored(one)["identity"]["method"]
+
+
+def predictor(one: TeacherSpec, network: Network, variables: Variables) -> Callable[[PyTree], PyTree]:
+  """A teacher as `(x) -> logits`, or samples of draws where its method has a sampler; on the host."""
+  sampler = recipe_of(method_of(one)).sampler
+  asked = network if sampler is None else lambda own, x: sampler(network, {"student": own}, x)
+  return functools.partial(predict, asked, variables)
 
 
 def _stored(one: TeacherSpec) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from jdistill import models, pretrained
 from jdistill.base import Network, UserError, Variables
 from jdistill.files import sha256_file, user_path
 from jdistill.jobs import checkpoints
-from jdistill.models.predict import predict
 from jdistill.runs.run import Run
 from jdistill.tasks import Task
 
@@ -57,7 +56,7 @@ def digest(own: Weights) -> dict[str, Any]:
     return {}
   if checkpoints.is_language(own.path):
     return {"weights": pretrained.checkpoint_digest(own.path, "teachers.weights"), "tuned": own.tuned}
-  return {"weights": file_digest(own.path, "teachers.weights", ".safetensors or .pth"), "tuned": own.tuned}
+  return {"weights": file_digest(own.path, "teachers.weights", ".safetensors, .npz or .pth"), "tuned": own.tuned}
 
 
 def file_digest(path: str, key: str, kind: str) -> str:
@@ -93,10 +92,9 @@ def start(run: Run, sections: Mapping[str, Any], own: Weights, seeds: Sequence[i
   return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(models.with_head_of(found, one, mask) for one in fresh))
 
 
-def as_they_are(run: Run, sections: Mapping[str, Any], own: Weights) -> tuple[Variables, list]:
-  """`(variables with a leading axis, functions from inputs to logits)` of teachers that are not trained."""
-  network, found, _ = _read(run, sections, own)
-  return jax.tree.map(lambda leaf: np.asarray(leaf)[None], found), [functools.partial(predict, network, found)]
+def as_they_are(run: Run, sections: Mapping[str, Any], own: Weights) -> tuple[Network, Variables]:
+  """A teacher that is not trained."""
+  return _read(run, sections, own)[:2]
 
 
 def _read(run: Run, sections: Mapping[str, Any], own: Weights) -> tuple[Network, Variables, bool]:

@@ -33,7 +33,8 @@ from jdistill.ops import avg_pool2
 from jdistill.ops.precision import widen
 
 PREDICTIONS = ("edm", "consistency", *diffusion.PREDICTIONS)
-ZERO = "_zero"  # the end of the names of layers that start at zero
+# the ends of the names of layers that start at zero, and of those of which a condition chooses one row
+ZERO, ROWS = "_zero", "_rows"
 
 
 class DenoisingNetwork(nn.Module):
@@ -55,6 +56,11 @@ class DenoisingNetwork(nn.Module):
   t_max: float = 0.0
   prediction: str = "edm"
   sigma_data: float = 0.5
+
+  @property
+  def computes_in(self) -> jnp.dtype | None:
+    """The type in which the network computes, whatever its parameters have; `None` for theirs."""
+    return None
 
 
 class DenoisingMLP(DenoisingNetwork):
@@ -191,11 +197,13 @@ def build_denoiser(module: DenoisingNetwork, shape: tuple[int, int, int], init_n
   ) -> Outputs:
     del rngs, stats
     _check_noisy(x, shape)
-    record, seen = Recorder(sites), {}
+    record, seen, dtype = Recorder(sites), {}, module.computes_in or x.x.dtype
+    if module.computes_in:
+      params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
 
     def network(inner: jax.Array, noise: jax.Array) -> jax.Array:
       prediction, seen["embedding"] = module.apply(
-        {"params": params}, Noisy(inner.astype(x.x.dtype), noise, x.cond), train=train, record=record
+        {"params": params}, Noisy(inner.astype(dtype), noise, x.cond), train=train, record=record
       )
       return widen(prediction)
 
@@ -212,17 +220,25 @@ def build_denoiser(module: DenoisingNetwork, shape: tuple[int, int, int], init_n
 
 
 def first_params(module: nn.Module, like: PyTree, init_name: str) -> Callable[[Key], Variables]:
-  """`init` of a module that takes `like`: layers whose names end in `ZERO` start at zero."""
+  """`init` of a module that takes `like`.
+
+  Layers whose names end in `ZERO` start at zero. The rows of those that end in `ROWS` are drawn as of a layer with a
+  single input, which a chosen row is.
+  """
 
   @jax.jit
   def init(key: Key) -> Variables:
     shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), like, train=False, record=Recorder()))
     params = draw_params(key, shapes["params"], init_name)
-    return Variables(
-      {name: jax.tree.map(jnp.zeros_like, own) if name.endswith(ZERO) else own for name, own in params.items()}
-    )
+    return Variables({name: _begun(name, own) for name, own in params.items()})
 
   return init
+
+
+def _begun(name: str, layer: dict[str, jax.Array]) -> dict[str, jax.Array]:
+  if name.endswith(ZERO):
+    return jax.tree.map(jnp.zeros_like, layer)
+  return {"kernel": layer["kernel"] * math.sqrt(len(layer["kernel"]))} if name.endswith(ROWS) else layer
 
 
 def _schedule(module: DenoisingNetwork) -> diffusion.Schedule:

@@ -124,13 +124,16 @@ class Conv(nn.Module):
 
 
 class Dense(nn.Module):
-  """An affine map `[n, i] -> [n, features]` with a kernel `[i, features]` and a bias `[features]`."""
+  """An affine map `[n, i] -> [n, features]` with a kernel `[i, features]` and a bias `[features]`, or without one."""
 
   features: int
+  use_bias: bool = True
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     kernel = self.param("kernel", drawn_later, (x.shape[-1], self.features))
+    if not self.use_bias:
+      return x @ kernel
     bias = self.param("bias", drawn_later, (self.features,))
     return x @ kernel + bias.reshape(1, -1)
 

@@ -22,6 +22,7 @@ from jdistill.models.decoder import DECODER_INITS, language_model
 from jdistill.models.decoder_config import GPT2, DecoderConfig
 from jdistill.models.decoder_layers import Rows
 from jdistill.models.denoisers import PREDICTIONS, DenoisingMLP, DenoisingNetwork, DiT, UNet, build_denoiser
+from jdistill.models.edm_unets import ADM, DDPMPlusPlus
 from jdistill.models.efficientnet import EfficientNetLite
 from jdistill.models.gru import GRU
 from jdistill.models.initialise import INITS, draw_params, fresh_moments
@@ -99,6 +100,8 @@ _ZOO = {
   "denoising_mlp": _Entry(DenoisingMLP),
   "unet": _Entry(UNet),
   "dit": _Entry(DiT),
+  "adm": _Entry(ADM),
+  "ddpmpp": _Entry(DDPMPlusPlus),
   "score_transformer": _Entry(ScoreTransformer, tokens=True),
 }
 _CHOICES = {
@@ -111,9 +114,12 @@ _CHOICES = {
   "prediction": PREDICTIONS,
   "graph": tuple(GRAPHS),
   "noise": tuple(NOISES),
+  "remat": (False, True),
+  "dtype": ("params", "bfloat16"),
 }
 _REAL = ("t_min", "t_max", "sigma_data")  # options that are no whole numbers; they are checked with the others
 _OR_NONE = ("attention",)  # options of which 0 is none
+_LISTS = ("widths", "multiples", "attention_sides")  # options that are tuples of whole numbers
 
 
 def names() -> tuple[str, ...]:
@@ -329,14 +335,14 @@ def _check_value(option: str, value: Any, inits: tuple[str, ...]) -> None:
   choices = inits if option == "init" else _CHOICES.get(option)
   if choices:
     if value not in choices:
-      raise UserError(f"{option}: {value!r} is unknown; choose one of {', '.join(choices)}")
-  elif option == "widths":
-    if not isinstance(value, tuple | list) or not value:
-      raise UserError(f"widths: {value!r} is not a tuple of layer sizes, such as (128, 128)")
+      raise UserError(f"{option}: {value!r} is unknown; choose one of {', '.join(map(str, choices))}")
+  elif option in _LISTS:
+    if not isinstance(value, tuple | list) or (not value and option != "attention_sides"):
+      raise UserError(f"{option}: {value!r} is not a tuple of sizes, such as (16, 8)")
     if len(value) > 1000:
-      raise UserError(f"widths: {len(value)} layers are more than 1000; name fewer")
-    for width in value:
-      _check_positive("widths", width)
+      raise UserError(f"{option}: {len(value)} layers are more than 1000; name fewer")
+    for item in value:
+      _check_positive(option, item)
   elif option in _REAL:
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not 0 <= value < np.inf:
       raise UserError(f"{option}: {value!r} is not a number that is 0 or more")

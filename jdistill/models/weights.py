@@ -27,10 +27,13 @@ class Layout(NamedTuple):
     layers: patterns of layers here and what each is called there, a function of the pattern's groups. A name that ends
       in `!` is that of an array itself; in all others parameters are called `weight`, `bias`, `running_mean` and
       `running_var`.
+    fixed: patterns of arrays that a file may have beyond the parameters, and the value that all of their numbers must
+      have for the network to be this one; `None` for any.
   """
 
   name: str
   layers: tuple[tuple[str, Callable[..., str]], ...]
+  fixed: tuple[tuple[str, float | None], ...] = ()
 
 
 def _plain(name: str) -> Callable[..., str]:
@@ -102,7 +105,30 @@ _EFFICIENTNET = Layout(
     ("head", _plain("_fc")),
   ),
 )
-LAYOUTS = (_RESNET, _VIT_TIMM, _VIT_TORCHVISION, _EFFICIENTNET)
+
+
+def _edm(name: str, prefix: str) -> Layout:
+  """EDM's networks; released ones lie inside their scalings, as `model`."""
+  start = re.escape(prefix)
+  return Layout(
+    name,
+    (
+      (r"noise(\d)", lambda i: f"{prefix}map_layer{i}"),
+      ("condition(?:_rows)?", _plain(f"{prefix}map_label")),
+      (r"enc(\d+)_conv", lambda side: f"{prefix}enc.{side}x{side}_conv"),
+      (
+        r"(enc|dec)(\d+)_([a-z]+\d?)_(norm\d|conv\d|affine|skip|qkv|proj)(?:_zero)?",
+        lambda part, side, block, layer: f"{prefix}{part}.{side}x{side}_{block}.{layer}",
+      ),
+      (r"dec(\d+)_aux_(norm|conv)(?:_zero)?", lambda side, layer: f"{prefix}dec.{side}x{side}_aux_{layer}"),
+      (r"out_(norm|conv)(?:_zero)?", lambda layer: f"{prefix}out_{layer}"),
+    ),
+    # means of 2x2 places; and labels of augmentation, of which there are none after training
+    ((rf"{start}.*\.resample_filter", 0.25), (rf"{start}map_augment\.weight", None)),
+  )
+
+
+LAYOUTS = (_RESNET, _VIT_TIMM, _VIT_TORCHVISION, _EFFICIENTNET, _edm("EDM", "model."), _edm("EDM's inner network", ""))
 
 
 class _Wanted(NamedTuple):
@@ -120,8 +146,9 @@ def from_torch(
   Kernels `[out, in, height, width]` become `[height, width, in, out]`, and dense ones are transposed.
 
   Args:
-    network: of the zoo: `resnet18_imagenet`, `resnet50_imagenet`, `vit_s16`, `vit_b16`, `vit`, `efficientnet_lite0`.
-    arrays: by name, as torchvision, timm or EfficientNet-PyTorch call them.
+    network: of the zoo: `resnet18_imagenet`, `resnet50_imagenet`, `vit_s16`, `vit_b16`, `vit`, `efficientnet_lite0`,
+      `adm`, `ddpmpp`.
+    arrays: by name, as torchvision, timm, EfficientNet-PyTorch or NVlabs/edm call them.
     source: what messages call them.
     head: whether the head is read, too. Otherwise it may have any shape or be missing, and that of the result is zero.
 
@@ -136,15 +163,22 @@ def from_torch(
   layout, wanted = _choose(shapes, arrays, source)
   heads = {name for name, one in wanted.items() if one.place[1] == "head"}
   found = {name: array for name, array in arrays.items() if not _LEFT_OUT.fullmatch(name)}
+  fixed = {name: value for name in found for text, value in layout.fixed if re.fullmatch(text, name)}
   needed = wanted if head else {name: one for name, one in wanted.items() if name not in heads}
   missing = [name for name in needed if name not in found]
-  extra = [name for name in found if name not in wanted]
+  extra = [name for name in found if name not in wanted and name not in fixed]
   misshaped = [
     f"{name} {found[name].shape}, not {_shape_there(one)}"
     for name, one in needed.items()
     if name in found and not _fits(found[name], one)
   ]
-  parts = (("missing", missing), ("left over", extra), ("of another shape", misshaped))
+  others = [name for name, value in fixed.items() if value is not None and not np.all(found[name] == value)]
+  parts = (
+    ("missing", missing),
+    ("left over", extra),
+    ("of another shape", misshaped),
+    ("of another network", others),
+  )
   told = "; ".join(f"{len(names)} {what}: {some_names(names)}" for what, names in parts if names)
   if told:
     raise UserError(f"{source}: does not fit this network in the names of {layout.name}: {told}; give its own weights")
@@ -159,7 +193,7 @@ def _choose(shapes: PyTree, arrays: Mapping[str, np.ndarray], source: str) -> tu
   """The layout that knows all layers of a network and whose names the arrays have most of."""
   known = [(layout, wanted) for layout in LAYOUTS if (wanted := _wanted(layout, shapes)) is not None]
   if not known:
-    raise UserError(f"{source}: no library's names are known for this network; give resnet18_imagenet, vit_s16 or such")
+    raise UserError(f"{source}: no library's names are known for this network; give resnet18_imagenet, vit_s16 or adm")
   return max(known, key=lambda one: len(one[1].keys() & arrays.keys()))
 
 

@@ -11,17 +11,23 @@ from jdistill.base import UserError
 from jdistill.data import checks
 from jdistill.data.resize import resized
 from jdistill.evaluation import Pretrained
-from jdistill.files import read_safetensors, read_torch, user_path
+from jdistill.files import read_npz, read_safetensors, read_torch, user_path
 from jdistill.schema import near_matches
 
 # what pixels in [0, 1] become: mean and deviation of each channel
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 PREPROCESSING = {"imagenet": _IMAGENET, "half": ((0.5,) * 3, (0.5,) * 3), "none": ((0.0,) * 3, (1.0,) * 3)}
-_READERS = {".safetensors": read_safetensors, ".pth": read_torch, ".pt": read_torch, ".bin": read_torch}
+_READERS = {
+  ".safetensors": read_safetensors,
+  ".npz": read_npz,
+  ".pth": read_torch,
+  ".pt": read_torch,
+  ".bin": read_torch,
+}
 
 
 def read_weights(path: str | os.PathLike) -> dict[str, np.ndarray]:
-  """Arrays by name of a `.safetensors`, `.pth`, `.pt` or `.bin` file; nothing in it is run.
+  """Arrays by name of a `.safetensors`, `.npz`, `.pth`, `.pt` or `.bin` file; nothing in it is run.
 
   Raises:
     UserError: another ending, or a file that is missing, damaged, or holds anything but tensors.

@@ -151,7 +151,7 @@ def ready(run: Run) -> Encoder:
 
 
 def _digest(path: str) -> str:
-  return file_digest(path, "projector.weights", ".safetensors or .pth")
+  return file_digest(path, "projector.weights", ".safetensors, .npz or .pth")
 
 
 @functools.lru_cache(maxsize=2)

@@ -19,7 +19,6 @@ from jdistill.jobs.job import probe
 from jdistill.jobs.networks import TeacherSpec, recipe_of
 from jdistill.jobs.sections import TEACHERS, check_policy, check_train
 from jdistill.methods.knowledge import Trained
-from jdistill.models.predict import predict
 from jdistill.reporting import Section
 from jdistill.runs import locked
 from jdistill.runs.run import Run
@@ -98,7 +97,7 @@ def _scores(run: Run, one: TeacherSpec, found: networks.Teachers) -> list[dict[s
   """What networks are worth on the test examples."""
   task = run.task(one.sections["task"])
   pairs = zip(found.networks, found.variables, strict=True)
-  return [dict(task.score(functools.partial(predict, network, own), task.test)) for network, own in pairs]
+  return [dict(task.score(networks.predictor(one, network, own), task.test)) for network, own in pairs]
 
 
 def _verify(run: Run) -> None:
@@ -130,7 +129,9 @@ _LOGITS = {"relabel", "evaluate", "tune", "students", "active"}  # stages that a
 def _train(run: Run, one: TeacherSpec) -> None:
   count = one.count
   if one.weights.path is not None and not one.weights.tuned:
-    _judge(run, one, *weights.as_they_are(run, one.sections, one.weights), {})
+    network, found = weights.as_they_are(run, one.sections, one.weights)
+    stacked = jax.tree.map(lambda leaf: np.asarray(leaf)[None], found)
+    _judge(run, one, stacked, [networks.predictor(one, network, found)], {})
     return
   job = networks.job_of(run, one, list(range(count)))
   checkpoints = run.workdir / "checkpoints" / f"teacher_{networks.directory(run, one).name}"
@@ -193,8 +194,10 @@ def judged(run: Run, one: TeacherSpec) -> networks.Teachers:
   task, scores = run.task(one.sections["task"]), []
   probed = recipe_of(networks.method_of(one)).probed
   for network, variables in zip(found.networks, found.variables, strict=True):
-    asked = functools.partial(embeddings if probed else predict, network, variables)
-    logits = probe(asked, network, task.teacher, np.arange(len(task.teacher.y))) if probed else asked
+    logits = networks.predictor(one, network, variables)
+    if probed:
+      features = functools.partial(embeddings, network, variables)
+      logits = probe(features, network, task.teacher, np.arange(len(task.teacher.y)))
     _check_knowledge(logits, task, one)
     scores.append(dict(task.score(logits, task.test)))
   return found._replace(scores=scores)

@@ -34,7 +34,7 @@ _FEWEST = 10  # examples to be compared: fewer have no neighbours
 
 
 class _Data(NamedTuple):
-  """Real data in [n, height, width, channels], brought to mean 0 and standard deviation `SPREAD`."""
+  """Real data in [n, height, width, channels], `(x - mean) scale`."""
 
   train: np.ndarray
   train_y: np.ndarray
@@ -56,11 +56,13 @@ def samples(
   draws: Annotated[int, Range(50)] = 2000,
   directions: Count = 256,
   judge: Literal["together", "by_condition"] = "together",
+  scaling: Literal["data", "pixels"] = "data",
 ) -> Task:
   """A sampler of the law of some data, whose samples are compared with real data that it has not seen.
 
-  Data are shifted and scaled as a whole to mean 0 and standard deviation 0.5. `x` of the training examples are these
-  data and `y` their conditions; `x` of the held-out ones are `jdistill.base.Draws`, noise and conditions for a sampler,
+  Data are shifted and scaled as a whole to mean 0 and standard deviation 0.5, or as `scaling` says. `x` of the training
+  examples are these data and `y` their conditions; `x` of the held-out ones are `jdistill.base.Draws`, noise and
+  conditions for a sampler,
   with as many real examples under `extra["real"]`. A prediction is a sample.
 
   Of points the score is `sliced_wasserstein` (of order 1, in units of the scaled data), with `modes`, the number of
@@ -81,17 +83,20 @@ def samples(
     draws: samples that are compared with as many real examples; of images at most as many as there are.
     directions: of the sliced distance.
     judge: `"by_condition"` makes the figure of this name the score; of points with labels.
+    scaling: `"pixels"` takes images to [-1, 1], whatever their mean and deviation: what released denoisers have seen.
 
   Raises:
     UserError: another preprocessing; fewer than 10 examples to compare with; a judgement by condition where there is
-      none.
+      none; pixels of points.
   """
   if request.preprocessing != "none":
     raise UserError(f"preprocessing={request.preprocessing!r}: samples are scaled as a whole; use 'none'")
   known = mixture(request.dataset) if request.dataset in mixtures() else None
   if judge == "by_condition" and (known is None or conditions == "none"):
     raise UserError("task.judge='by_condition': only points with conditions='labels' have it; use 'together'")
-  found = _images(request) if known is None else _points(request, known, draws)
+  if scaling == "pixels" and known is not None:
+    raise UserError("task.scaling='pixels': is for images, and these are points; use 'data'")
+  found = _images(request, scaling) if known is None else _points(request, known, draws)
   labels = found.conditions if conditions == "labels" else 1
   _check_sizes(request, found)
   train = numbered(found.train, found.train_y if labels > 1 else np.zeros_like(found.train_y))
@@ -147,13 +152,15 @@ def _points(request: Request, known: Mixture, draws: int) -> _Data:
   return _Data(x[0], y[0], x[1], y[1], x[2], y[2], len(known.centres), mean, scale, names)
 
 
-def _images(request: Request) -> _Data:
+def _images(request: Request, scaling: str) -> _Data:
   found = images.read(request)
   parts = [found.train, found.validation if len(found.validation.y) else found.train, found.test]
   mean, deviation = float(np.mean(found.train.x)), float(np.std(found.train.x))
   if deviation == 0:
     raise UserError(f"dataset={request.dataset!r}: all pixels are the same; give images that differ")
   scale = SPREAD / deviation
+  if scaling == "pixels":
+    mean, scale = 0.5, 2.0
   both = [leaf for part in parts for leaf in (np.float32((part.x - mean) * scale), np.int32(part.y))]
   return _Data(*both, found.num_classes, mean, scale, tuple(found.about["class_names"]))
 

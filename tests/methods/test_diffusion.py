@@ -283,7 +283,7 @@ def test_what_else_is_refused():
   with pytest.raises(ValueError, match=r"method\.first_steps=6: is no power of two"):
     progressive(first_steps=6)
   mlp = models.build("mlp", num_classes=2, image_shape=SHAPE)
-  with pytest.raises(UserError, match="is no denoiser; choose 'denoising_mlp', 'unet' or 'dit'"):
+  with pytest.raises(UserError, match="is no denoiser; choose 'denoising_mlp', 'unet', 'dit' or 'adm'"):
     dmd2().own.init(KEY, mlp, (teacher,))
   small, large = (models.build("denoising_mlp", num_classes=1, image_shape=SHAPE, widths=(w,)) for w in (4, 8))
   frozen = committee([large], [large.init(KEY)])

@@ -104,6 +104,7 @@ def test_every_network_is_listed_in_a_test():
   tokens = {"gru", "mae", "decoder", "gpt2"}  # tests/models/test_models_gru.py, ..._mae.py, ..._decoder.py
   tokens |= {"resnet18_imagenet", "resnet50_imagenet", "vit_s16", "vit_b16", "efficientnet_lite0"}  # ..._weights.py
   tokens |= {"denoising_mlp", "unet", "dit"}  # tests/models/test_models_denoisers.py
+  tokens |= {"adm", "ddpmpp"}  # tests/models/test_models_edm.py
   tokens |= {"score_transformer"}  # tests/methods/test_sedd.py
   assert set(models.names()) == classic | set(NETWORKS) | set(FAMILIES) | tokens
 

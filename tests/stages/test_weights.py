@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from knowledge_runs import ARMS, experiment
 
+from experiments import common, edm
 from jdistill import models, run, stages
 from jdistill.base import UserError
+from jdistill.diffusion import Noisy
 from jdistill.jobs import networks
 from jdistill.models import weights as names
 
@@ -102,7 +104,33 @@ def test_mistakes(tmp_path, tensors, changes, message):
   assert "\n" not in str(caught.value)
 
 
+def test_a_released_denoiser_is_a_teacher_as_it_is(tmp_path):
+  """It is judged by its samples, and students of any arm find it."""
+  config = edm.get_config("tiny")
+  config.dataset, config.train_size, config.test_size, config.validation_size = "digits", 60, 60, 0
+  config.task.update(conditions="labels", scaling="pixels")
+  sizes = {"width": 4, "multiples": (1,), "depth": 1, "features": 4, "attention_sides": (), "head_width": 4}
+  config.teacher, config.student = (common.network("adm", **sizes) for _ in range(2))
+  config.teacher_method.update(sample_steps=1)
+  network = models.build("adm", num_classes=10, image_shape=(8, 8, 1), **sizes)
+  shapes = jax.eval_shape(network.init, jax.random.key(0))
+  wanted = next(found for layout in names.LAYOUTS if (found := names._wanted(layout, shapes)) is not None)
+  rng = np.random.default_rng(0)
+  tensors = {name: rng.normal(size=names._shape_there(one)).astype(np.float32) for name, one in wanted.items()}
+  config.teachers.weights, config.teachers.tune = str(written(tmp_path / "edm.safetensors", tensors)), False
+  one = run.make_run(config, tmp_path / "work", stream=io.StringIO())
+  stages.STAGES["teachers"].check(one)
+  stages.STAGES["teachers"].run(one)
+  found = networks.read(one, networks.specs(one)[0])
+  own = found.variables[0].params
+  np.testing.assert_array_equal(own["condition_rows"]["kernel"], tensors["model.map_label.weight"].T)
+  task = one.task()
+  draws = task.test.x
+  made = network.apply(own, Noisy(80 * draws.eps, np.full(len(draws.cond), 80, "f4"), draws.cond)).logits
+  assert found.scores[0]["frechet"] == pytest.approx(task.score(lambda _: made, task.test)["frechet"], rel=1e-3)
+
+
 def test_other_endings_are_refused(tmp_path):
   (tmp_path / "weights.ckpt").write_bytes(b"x")
-  with pytest.raises(UserError, match=r"its ending '.ckpt' is unknown; give one of .safetensors, .pth"):
+  with pytest.raises(UserError, match=r"its ending '.ckpt' is unknown; give one of .safetensors, .npz, .pth"):
     stages.STAGES["teachers"].check(made(tmp_path, path=tmp_path / "weights.ckpt"))

@@ -44,6 +44,16 @@ def test_data_are_scaled_as_a_whole(make):
   assert task.teacher is task.data
 
 
+def test_pixels_are_taken_to_the_range_of_released_denoisers():
+  asked = request("digits", 60, 60, 0)
+  task, usual = samples(asked, draws=60, scaling="pixels"), samples(asked, draws=60)
+  assert task.data.x.min() == -1 and task.data.x.max() == 1
+  pixels = usual.data.x - usual.data.x.min()
+  np.testing.assert_allclose(task.data.x, 2 * pixels / pixels.max() - 1, atol=1e-6)
+  with pytest.raises(UserError, match=r"task.scaling='pixels': is for images, and these are points"):
+    samples(request(), scaling="pixels")
+
+
 @pytest.mark.parametrize("make", [points, digits])
 def test_samplers_get_noise_and_as_many_real_examples_are_beside_it(make):
   task = make()

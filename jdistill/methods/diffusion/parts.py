@@ -19,7 +19,7 @@ def denoiser_of(network: Network) -> Denoiser:
     UserError: the network is none.
   """
   if network.denoiser is None:
-    raise UserError("network: is no denoiser; choose 'denoising_mlp', 'unet' or 'dit'")
+    raise UserError("network: is no denoiser; choose 'denoising_mlp', 'unet', 'dit' or 'adm'")
   return network.denoiser
 
 
