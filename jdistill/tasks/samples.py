@@ -70,11 +70,10 @@ def samples(
   that are so near to some mode; with labels also `by_condition`, the mean over conditions of the sliced distance of a
   condition's own samples from its own real examples, to which a sample of another condition is wrong. Of images it is
   `frechet`, the Frechet distance between features of samples and real images, the hidden units of a classifier that is
-  trained on the same training images, 10,000 at most (scikit-learn's `MLPClassifier`; its numbers are no FID and stand beside others of
-  the same task alone), with `precision`, `recall`, `density` and
-  `coverage` of these features, `agreement`, the share of samples that the classifier finds to be of their condition,
-  and `class_divergence` of its classes from those of the data, in nats. What real training data get in the place of
-  samples is the task's `floor`.
+  trained on the same training images, 10,000 at most (scikit-learn's `MLPClassifier`; its numbers are no FID and stand
+  beside others of the same task alone), with `precision`, `recall`, `density` and `coverage` of these features,
+  `agreement`, the share of samples that the classifier finds to be of their condition, and `class_divergence` of its
+  classes from those of the data, in nats. What real training data get in the place of samples is the task's `floor`.
 
   Args:
     request: `dataset` is a mixture, `"grid25"`, `"ring8"` or `"ring16"`, or images. Of a mixture `train_size` points
