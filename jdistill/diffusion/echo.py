@@ -69,13 +69,19 @@ def accept_similar(
     raise ValueError(f"{name}: features {features.shape} and references {references.shape} must have one width")
   kept = row_mask(name, where, references.shape[0])
   wanted = jnp.where(kept[:, None], unit(widen(references)), 0)
-  found = jnp.sum(gram(unit(widen(features)), wanted), axis=1) / jnp.maximum(jnp.sum(kept), 1)
+  found = jnp.sum(gram(unit(widen(features)), wanted), axis=1) / _count(kept, wanted)
+  finite = jnp.all(jnp.isfinite(widen(features)), axis=1)  # `unit` of what is not finite is zero
   if threshold is not None:
-    return (found >= threshold) & jnp.any(kept)
+    return finite & (found >= threshold) & jnp.any(kept)
   others = kept[:, None] & kept[None] & (names[:, None] != names[None])
-  among = jnp.sum(jnp.where(others, gram(wanted, wanted), 0), axis=1) / jnp.maximum(jnp.sum(others, axis=1), 1)
+  among = jnp.sum(jnp.where(others, gram(wanted, wanted), 0), axis=1) / _count(others, wanted)
   known = jnp.any(others, axis=1)
-  return (found >= jnp.min(jnp.where(known, among, jnp.inf))) & jnp.any(known)
+  return finite & (found >= jnp.min(jnp.where(known, among, jnp.inf))) & jnp.any(known)
+
+
+def _count(mask: jax.Array, like: jax.Array) -> jax.Array:
+  """How many there are along the last axis, 1 for none."""
+  return jnp.maximum(jnp.sum(mask, axis=-1), 1).astype(like.dtype)
 
 
 def echo_pool(

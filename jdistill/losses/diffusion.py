@@ -207,7 +207,7 @@ def gradient_penalty(
     Mescheder et al., "Which Training Methods for GANs do actually Converge?" (arXiv 1801.04406), eq. 9 without its
     factor 1/2.
   """
-  name = "gradient_penalty"
+  name, x = "gradient_penalty", widen(x)
   kept = row_mask(name, where, x.shape[0])
 
   def total(x: jax.Array) -> jax.Array:
@@ -215,7 +215,7 @@ def gradient_penalty(
     check_rank(name, "logits", logits, 1)
     return jnp.sum(logits)
 
-  slope = jax.grad(total)(keep(widen(x), kept))
+  slope = jax.grad(total)(keep(x, kept))
   return keep(jnp.sum(jnp.square(slope), axis=tuple(range(1, slope.ndim))), kept)
 
 

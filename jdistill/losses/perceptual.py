@@ -79,6 +79,7 @@ def perceptual_loss(
 def _pair(name: str, features: Callable | None, a: jax.Array, b: jax.Array, where: jax.Array | None):
   if features is None:
     raise ValueError(f"{name}: needs a frozen network whose features are compared, got None")
+  a, b = widen(a), jax.lax.stop_gradient(widen(b))
   check_same_shape(name, a=a, b=b)
   kept = row_mask(name, where, a.shape[0])
-  return keep(a, kept), keep(jax.lax.stop_gradient(b), kept), kept
+  return keep(a, kept), keep(b, kept), kept

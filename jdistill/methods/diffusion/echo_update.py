@@ -227,7 +227,7 @@ def _echoes(options: Options, inputs: OwnInputs, key: Key, seen: _Seen) -> tuple
   pool = lax.cond((since >= 0) & (since % echo.interval == 0), offer, lambda: pool)
   x, mixed = diffusion.mix_echoes(key_mix, pool, seen.x, echo.share, where=seen.reference)
   figures = {
-    "method/accepted": pool.accepted / jnp.maximum(pool.offered, 1),
+    "method/accepted": pool.accepted.astype(jnp.float32) / jnp.maximum(pool.offered, 1).astype(jnp.float32),
     "method/echo_share": jnp.mean(mixed, dtype=jnp.float32),
   }
   return pool, seen._replace(x=x, echo=mixed), figures
