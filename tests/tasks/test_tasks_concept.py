@@ -5,11 +5,13 @@ import functools
 import numpy as np
 import pytest
 
+from jdistill import stages
 from jdistill.base import Batch, UserError
 from jdistill.data import load
 from jdistill.diffusion import Draws
 from jdistill.evaluation.samples import frechet_distance
 from jdistill.jobs import arms
+from jdistill.run import load_experiment, make_run
 from jdistill.tasks import Finished, Request, Task
 from jdistill.tasks.concept import concept
 from jdistill.tasks.concept_judge import OLD
@@ -187,3 +189,14 @@ def test_bad_requests():
 
 def test_examples_are_batches():
   assert isinstance(made().data, Batch) and len(np.unique(made().data.ids)) == len(made().data.ids)
+
+
+def test_references_are_counted_before_anything_is_trained(tmp_path):
+  config = load_experiment("experiments/echo_distill.py:tiny")
+  stages.check(make_run(config, tmp_path / "work"))
+  config.task.reference_size = 1
+  with pytest.raises(UserError, match=r"echo_distill: method.adversarial_weight=0.1: a discriminator needs two"):
+    stages.check(make_run(config, tmp_path / "work"))
+  config.task.reference_size, config.method.echo_start = 5, 3
+  with pytest.raises(UserError, match=r"echo_distill: method.echo_start=3: there are 3 updates in all"):
+    stages.check(make_run(config, tmp_path / "work"))
