@@ -2,12 +2,13 @@
 
 import functools
 from collections.abc import Callable
+from typing import Annotated, Literal
 
 import numpy as np
 
 from jdistill.base import Batch, UserError
 from jdistill.diffusion import Draws
-from jdistill.schema import Count, Size, validated
+from jdistill.schema import Count, Range, Size, validated
 from jdistill.tasks import images
 from jdistill.tasks.concept_data import Data, Part, check_sizes, concepts_of, known_of, references, scaled
 from jdistill.tasks.concept_judge import OLD, Judge
@@ -25,7 +26,8 @@ def concept(
   reference_size: Count = 5,
   repeats: Count = 20,
   prior_size: Size = 0,
-  draws: Count = 100,
+  draws: Annotated[int, Range(2)] = 100,
+  judge: Literal["concept", "similarity", "concept_frechet"] = "concept",
 ) -> Task:
   """Personalisation: a student learns a concept of a few images, and should keep the classes that it knows.
 
@@ -38,8 +40,10 @@ def concept(
   classifier of known classes and concepts that is trained on all training images (scikit-learn's `MLPClassifier`) and
   that no student sees:
 
-  - `concept`, the score: the mean probability that a sample of the token is of the concept;
+  - `concept`: the mean probability that a sample of the token is of the concept;
   - `similarity`: the mean cosine between features (hidden units) of samples and of held-out images of the concept;
+  - `concept_frechet`: the Frechet distance between these features, which also sees samples that are all alike;
+  - `diversity`: the mean distance between two samples, divided by that of held-out images;
   - `nearest`: the mean distance of a sample to the nearest reference, per root of the number of pixels;
   - `copied`: that distance divided by what held-out images have: far below 1 where references are memorised;
   - `old_frechet`: the Frechet distance between features of samples of known classes and real ones, which tells what was
@@ -54,7 +58,8 @@ def concept(
     reference_size: images of a concept that a student sees.
     repeats: of each in a pass.
     prior_size: images of known classes beside them.
-    draws: samples of a concept, and of known classes at most as many as there are real ones.
+    draws: samples of a concept; of known classes there are as many as real ones.
+    judge: the figure that is the score.
 
   Raises:
     UserError: another preprocessing; no concept, one that is unknown, named twice, or among the known classes; too few
@@ -76,7 +81,7 @@ def concept(
     prior = rng.permutation(len(data.train.y))[:prior_size]
     return np.concatenate([np.tile(own, repeats), prior]).astype(np.int64)
 
-  judge = Judge(data, pick, token, request.seed)
+  judged = Judge(data, pick, token, request.seed)
   validation = _held(data.validation, draws, token, request.seed, 1)
   test = _held(data.test, draws, token, request.seed, 2)
   names = [found.about["class_names"][number] for number in known]
@@ -89,8 +94,9 @@ def concept(
     num_classes=token + 1,
     input_shape=data.train.x.shape[1:],
     kind="samples",
-    score=judge.score,
-    metric="concept",
+    score=judged.score,
+    metric=judge,
+    higher=judge != "concept_frechet",
     notes=(
       f"{len(data.train.y):,} training images of {token} known classes; {reference_size} references of each student, "
       f"of {len(wanted)} concepts by seed: {', '.join(concepts)}; test: {draws} samples of a concept beside "
@@ -98,7 +104,7 @@ def concept(
       "known classes",
     ),
     class_names=(*names, "concept"),
-    floor=judge.floor(test),
+    floor=judged.floor(test),
     exhibit=_exhibit(data, test, pick),
     judged_by=lambda seed, held: _judged_by(held, seed, len(wanted)),
   )

@@ -63,11 +63,15 @@ class Judge:
     chance = np.exp(logits[:, self.token + number]) / np.exp(logits).sum(1)
     shown = self.data.train.concepts[number][self.pick(student)]
     nearest, usual = _to_nearest(made, shown), _to_nearest(real, shown)
-    similar = _unit(self.features(made)) @ _unit(self.features(real)).T
+    own, other = self.features(made), self.features(real)
     return {
-      "concept": float(np.mean(chance)), "similarity": float(np.mean(similar)), "nearest": nearest,
+      "concept": float(np.mean(chance)),
+      "similarity": float(np.mean(_unit(own) @ _unit(other).T)),
+      "concept_frechet": float(frechet_distance(own, other)),
+      "diversity": _spread(made) / _spread(np.unique(real, axis=0)),  # an image may be there several times
+      "nearest": nearest,
       "copied": nearest / usual,
-    }  # fmt: skip
+    }
 
   def floor(self, test: Batch) -> dict[str, float]:
     """What training images get in the place of samples; of concepts those that are no reference of its first seed."""
@@ -87,6 +91,14 @@ def _to_nearest(x: np.ndarray, references: np.ndarray) -> float:
   """The mean distance of rows to the nearest reference, per root of the number of pixels."""
   gaps = np.square(np.float64(x)[:, None] - np.float64(references)[None]).reshape(len(x), len(references), -1).mean(2)
   return float(np.mean(np.sqrt(gaps.min(1))))
+
+
+def _spread(x: np.ndarray) -> float:
+  """The mean distance between two rows."""
+  rows = np.float64(x).reshape(len(x), -1)
+  squares = np.sum(rows**2, axis=1)
+  gaps = np.sqrt(np.maximum(squares[:, None] + squares[None] - 2 * rows @ rows.T, 0))
+  return float(np.sum(gaps) / (len(rows) * (len(rows) - 1)))
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from jdistill.diffusion import Denoiser, Draws
 from jdistill.methods.diffusion.discriminator import head, pyramid, pyramid_init
 from jdistill.methods.diffusion.dmd2 import dmd2
 from jdistill.methods.diffusion.echo_distill import echo_distill
+from jdistill.methods.diffusion.echo_update import Memory
 from jdistill.methods.diffusion.token import token_row, with_token
 from jdistill.methods.knowledge import StudentInput, predictor, student_method
 from jdistill.methods.knowledge.recipe import OwnInputs
@@ -22,9 +23,12 @@ from jdistill.teachers.frozen import committee
 
 SHAPE, SIZE, TOKEN = (2, 2, 1), 8, 2
 KEY = jax.random.key(3)
+NOTHING = Memory((), ())
 SIZES = {"num_classes": TOKEN + 1, "image_shape": SHAPE, "features": 8, "t_max": 5.0}
 PLAIN = {"identity_weight": 0.0, "perceptual_weight": 0.0, "adversarial_weight": 0.0, "echo_share": 0.0}
+PLAIN |= {"keep_weight": 0.0}
 SMALL = {"scales": (1, 2), "hidden": 4, "echo_start": 2, "echo_interval": 1, "echo_draws": 6, "echo_capacity": 8}
+SMALL |= {"keep_weight": 0.0}
 
 
 def batch(references=6, seed=0):
@@ -52,7 +56,7 @@ def affine():
   return Network(lambda key: Variables(params(0)), apply, denoiser=about), params
 
 
-def own_inputs(network, frozen, roles, step=0, memory=(), where=None):
+def own_inputs(network, frozen, roles, step=0, memory=NOTHING, where=None):
   where = jnp.ones(SIZE, bool) if where is None else where
   teacher = (network, Variables(frozen))
   return OwnInputs(KEY, network, roles, batch(), where, (teacher,), memory, jnp.int32(step), jnp.float32(0), 10.0)
@@ -69,7 +73,7 @@ def roles_of(recipe, network, frozen, student):
 
 def noised(x, key, schedule):
   """What the denoising loss draws, in float64: `(x_t, t, weight)`."""
-  key_t, key_eps = jax.random.split(key)
+  key_t, key_eps, _ = jax.random.split(key, 3)
   t = np.float64(schedule.sample_t(key_t, (SIZE,)))
   eps = np.float64(jax.random.normal(key_eps, x.shape))
   return x + t.reshape(-1, 1, 1, 1) * eps, t.reshape(-1, 1, 1, 1), 1 / t**2 + 4
@@ -105,7 +109,7 @@ def test_the_student_follows_the_teacher_that_learns():
   roles = roles_of(recipe, network, params(1), params(2)) | {"teacher": params(3)}
   roles["token"] = {"row": jnp.float32([0.3, -0.2, 0.1, 0.5])}
   made = updated(recipe, own_inputs(network, params(1), roles))
-  keys = jax.random.split(jax.random.split(KEY, 3)[1], 3)
+  keys = jax.random.split(jax.random.split(KEY, 3)[1], 4)
   z = 5 * np.float64(jax.random.normal(keys[0], (SIZE, *SHAPE)))
   row = np.float64(roles["token"]["row"]).reshape(1, *SHAPE)
   x = 0.5 * z / 6 + row
@@ -125,11 +129,11 @@ def test_features_and_discriminators_are_those_of_the_plain_losses():
   network, params = affine()
   recipe = echo_distill(
     identity_weight=0.5, perceptual_weight=2.0, mse_weight=0.0, adversarial_weight=0.7, penalty_weight=0.3,
-    critic_augment="crop_flip", echo_share=0.0, scales=(1, 2), hidden=4,
+    critic_augment="crop_flip", echo_share=0.0, keep_weight=0.0, scales=(1, 2), hidden=4,
   )  # fmt: skip
   roles, frozen = roles_of(recipe, network, params(1), params(2)), params(1)
   made = updated(recipe, own_inputs(network, frozen, roles))
-  keys, schedule = jax.random.split(jax.random.split(KEY, 3)[1], 3), network.denoiser.schedule
+  keys, schedule = jax.random.split(jax.random.split(KEY, 3)[1], 4), network.denoiser.schedule
   token, cond = roles["token"]["row"], jnp.full(SIZE, TOKEN)
   z = diffusion.prior(schedule, jax.random.normal(keys[0], (SIZE, *SHAPE)))
   crop = augment.named("crop_flip")
@@ -222,10 +226,12 @@ def test_only_films_and_the_row_move_and_echoes_join():
   assert moved(first, last, "token") == {"row"} and moved(first, last, "critic") == {"scale1", "scale2"}
   jax.tree.map(np.testing.assert_array_equal, first.roles["teacher"].params, teacher().params)
   assert [float(one["method/echo_share"]) for one in metrics] == [0, 0, 0.25, 0.25, 0.25]
-  assert [int(state.memory.accepted) for state in states] == [0, 0, 0, 6, 12, 18] and int(last.memory.held) == 8
+  assert [int(state.memory.echoes.accepted) for state in states] == [0, 0, 0, 6, 12, 18] and int(
+    last.memory.echoes.held
+  ) == 8
   assert [float(one["method/accepted"]) for one in metrics] == [0, 0, 1, 1, 1]
   assert all(np.isfinite(value) for one in metrics for value in one.values())
-  generated = last.memory.images  # of the student, and not of the data
+  generated = last.memory.echoes.images  # of the student, and not of the data
   assert not (np.abs(np.asarray(generated)[:, None] - np.asarray(batch().x)[None]).max((2, 3, 4)) < 1e-3).any()
   assert set(method.result(last).variables) == {"student", "token"}
 
@@ -238,7 +244,9 @@ def test_echoes_change_what_the_others_learn_from():
   for real in (True, False):
     recipe = echo_distill(**options, echo_real=real)
     given = own_inputs(network, frozen, roles_of(recipe, network, frozen, frozen))
-    program = jax.jit(lambda memory, recipe=recipe, given=given: recipe.own.update(given._replace(memory=memory)))
+    program = jax.jit(
+      lambda memory, recipe=recipe, given=given: recipe.own.update(given._replace(memory=Memory(memory, ())))
+    )
     found |= {(name, real): program(memory).metrics for name, memory in (("full", full), ("empty", empty))}
   of = lambda key: [float(one[f"loss/{key}"]) for one in found.values()]  # noqa: E731
   denoise, critic = of("denoise"), of("critic")
@@ -274,7 +282,7 @@ def test_samples_of_student_and_teacher_use_the_row_that_was_learned():
   draws = Draws(jax.random.normal(KEY, (4, *SHAPE)), jnp.array([TOKEN, 0, TOKEN, 1]), jnp.arange(4, dtype=jnp.int32))
   for sampled in ("student", "teacher"):
     recipe = echo_distill(**PLAIN, sampled=sampled, teacher_sample_steps=3, solver="ddim")
-    method, states, _ = training(recipe, 1)
+    method, states, _ = training(recipe, 0)
     trained = method.result(states[-1])
     params = with_token(trained.variables[sampled].params, TOKEN, trained.variables["token"].params["row"])
     schedule, x = mlp().denoiser.schedule, diffusion.prior(mlp().denoiser.schedule, draws.eps)
@@ -286,6 +294,26 @@ def test_samples_of_student_and_teacher_use_the_row_that_was_learned():
     before = with_token(params, TOKEN, 0 * trained.variables["token"].params["row"])
     other = diffusion.ode_sample(schedule, diffusion.denoise(mlp(), before, draws.cond), x, steps, solver="ddim")
     np.testing.assert_array_equal(np.any(np.asarray(other != want), axis=(1, 2, 3)), draws.cond == TOKEN)
+
+
+def test_a_student_is_held_to_its_first_samples_of_other_conditions():
+  """The gradient beside NumPy, where only keeping is left; and in training it brings a student back."""
+  network, params = affine()
+  recipe = echo_distill(**(PLAIN | {"keep_weight": 0.6, "mse_weight": 0.0}))
+  roles = roles_of(recipe, network, params(1), params(2))
+  given = own_inputs(network, params(1), roles, memory=Memory((), params(3)))
+  made = updated(recipe, given)
+  key_z, key_cond = jax.random.split(jax.random.split(jax.random.split(KEY, 3)[1], 4)[3])
+  z = 5 * np.float64(jax.random.normal(key_z, (SIZE, *SHAPE)))
+  cond = np.asarray(diffusion.sample_condition(key_cond, jnp.arange(TOKEN, dtype=jnp.int32), SIZE))
+  tables = [np.float64(one["condition"]["kernel"])[cond].reshape(z.shape) for one in (params(2), params(3))]
+  gap = 0.5 * z / 6 + tables[0] - 0.7 * z / 6 - tables[1]
+  np.testing.assert_allclose(made.metrics["loss/keep"], np.mean(gap**2), rtol=1e-4)
+  np.testing.assert_allclose(made.grads["student"]["film"], 0.6 * np.sum(2 * gap * z / 6) / z.size, rtol=1e-4)
+  direct = echo_distill(order="direct", echo_share=0.0)
+  assert float(updated(direct, given).metrics["loss/keep"]) > 0
+  first = direct.own.memory({"student": params(2)}, ((network, Variables(params(1))),))
+  assert first.start is not None and first.echoes == () and float(first.start["film"]) == float(params(2)["film"])
 
 
 def test_the_row_begins_as_the_mean_of_the_others():

@@ -26,7 +26,9 @@ def request(preprocessing="none", **changes):
 
 @functools.cache
 def made(**options) -> Task:
-  return concept(request(), **({"concepts": CONCEPTS, "repeats": 4, "draws": 30} | options))
+  """The classifier of a task without options has all training images."""
+  own = request() if options else request(train_size=None, test_size=None)
+  return concept(own, **({"concepts": CONCEPTS, "repeats": 4, "draws": 30} | options))
 
 
 def rows(x):
@@ -110,6 +112,10 @@ def test_figures_beside_direct_formulas():
   near = lambda rows: np.mean([min(np.sqrt(np.mean((u - v) ** 2)) for v in shown) for u in rows])  # noqa: E731
   np.testing.assert_allclose(found["nearest"], near(flat[new]), rtol=1e-6)
   np.testing.assert_allclose(found["copied"], near(flat[new]) / near(real[new]), rtol=1e-6)
+  want = frechet_distance(hidden(flat[new]), hidden(real[new]))
+  np.testing.assert_allclose(found["concept_frechet"], want, rtol=1e-6)
+  far = lambda rows: np.mean([np.linalg.norm(u - v) for i, u in enumerate(rows) for v in rows[:i]])  # noqa: E731
+  np.testing.assert_allclose(found["diversity"], far(flat[new]) / far(np.unique(real[new], axis=0)), rtol=1e-6)
   np.testing.assert_allclose(found["old_frechet"], frechet_distance(hidden(flat[~new]), hidden(real[~new])), rtol=1e-6)
   np.testing.assert_allclose(found["old_agreement"], np.mean(network.predict(flat[~new]) == held.y[~new]))
 
@@ -124,6 +130,10 @@ def test_copies_forgetting_and_divergence_are_seen():
   assert copied["copied"] < 1e-6 < 0.99 < sound["copied"] < 1.01 and copied["concept"] > 0.8
   forgotten = task.score(lambda draws: np.where(new[:, None, None, None], real, -real), held)
   assert forgotten["old_frechet"] > 10 * sound["old_frechet"] + 1 and forgotten["concept"] == sound["concept"]
+  alike = np.where(new[:, None, None, None], real[new].mean(0, keepdims=True), real)
+  same = task.score(lambda draws: alike, held)  # one image: nearer to each than they are to each other
+  assert same["diversity"] < 1e-3 < 0.9 < sound["diversity"] and same["similarity"] > sound["similarity"]
+  assert same["concept_frechet"] > sound["concept_frechet"] + 1
   other = task.score(lambda draws: task.judged_by(1, task.test).extra["real"], held)
   assert other["concept"] < 0.2 < 0.8 < sound["concept"]
   lost = task.score(lambda draws: np.where(new[:, None, None, None], np.nan, real), held)
@@ -150,6 +160,12 @@ def test_arms_score_each_seed_by_its_own_examples():
   found = [score(predict, seed) for seed in (0, 1)]
   assert asked == [30 + (task.test.extra["concept"] == OLD).sum()] * 2
   assert min(one["concept"] for one in found) > 0.8
+
+
+def test_a_figure_can_be_chosen_for_the_score():
+  for judge, higher in (("similarity", True), ("concept_frechet", False)):
+    task = made(judge=judge)
+    assert (task.metric, task.higher) == (judge, higher) and judge in task.floor
 
 
 def test_an_exhibit_shows_the_first_concept_and_known_classes():
@@ -193,10 +209,6 @@ def test_examples_are_batches():
 
 def test_references_are_counted_before_anything_is_trained(tmp_path):
   config = load_experiment("experiments/echo_distill.py:tiny")
-  stages.check(make_run(config, tmp_path / "work"))
-  config.task.reference_size = 1
+  config.arms, config.order, config.reference, config.task.reference_size = {}, ("echo_distill",), None, 1
   with pytest.raises(UserError, match=r"echo_distill: method.adversarial_weight=0.1: a discriminator needs two"):
-    stages.check(make_run(config, tmp_path / "work"))
-  config.task.reference_size, config.method.echo_start = 5, 3
-  with pytest.raises(UserError, match=r"echo_distill: method.echo_start=3: there are 3 updates in all"):
     stages.check(make_run(config, tmp_path / "work"))

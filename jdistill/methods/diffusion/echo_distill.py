@@ -8,12 +8,12 @@ import numpy as np
 
 from jdistill import augment, diffusion
 from jdistill.base import Key, Network, PyTree, UserError, Variables
-from jdistill.diffusion import BOTTLENECK, Draws, Echoes
+from jdistill.diffusion import BOTTLENECK, Draws
 from jdistill.methods.diffusion import dmd2
 from jdistill.methods.diffusion.denoise import Solver, ode_sampler
 from jdistill.methods.diffusion.discriminator import feature_size, pyramid_init
 from jdistill.methods.diffusion.dmd2 import Weight
-from jdistill.methods.diffusion.echo_update import LEARNS, Echo, Options, update
+from jdistill.methods.diffusion.echo_update import LEARNS, Echo, Memory, Options, update
 from jdistill.methods.diffusion.parts import denoiser_of
 from jdistill.methods.diffusion.token import check_interface, token_of, token_row, with_token
 from jdistill.methods.knowledge.recipe import Own, Recipe
@@ -34,6 +34,7 @@ def echo_distill(
   mse_weight: Weight = 1.0,
   adversarial_weight: Weight = 0.1,
   prior_weight: Weight = 1.0,
+  keep_weight: Weight = 1.0,
   penalty_weight: Weight = 0.0,
   align_from: Share = 0.02,
   align_to: Share = 0.98,
@@ -85,7 +86,10 @@ def echo_distill(
     trainable: parts of names of parameters.
     teacher_steps: updates at first in which the teacher alone learns.
     identity_weight, perceptual_weight, mse_weight, adversarial_weight: of the student's losses.
-    prior_weight: of examples of other conditions beside the references in the teacher's loss, which keep what it knew.
+    prior_weight: of examples of other conditions beside the references in the denoising loss, which keep what the
+      teacher knew.
+    keep_weight: of the squared distance between the student's samples of other conditions, drawn at random, and what it
+      made of the same noise at first; not in the paper.
     penalty_weight: of the discriminators' gradient penalty (R1).
     align_from, align_to: shares of the process between which the student's samples are noised for the teacher.
     feature_site, perceptual_sites: sites of `h` for identity and echoes, and for L_lpips.
@@ -109,8 +113,8 @@ def echo_distill(
   echo = Echo(echo_start, echo_share, echo_interval, echo_draws, echo_capacity, echo_threshold, echo_real)
   options = Options(
     order, token, teacher_steps, identity_weight, perceptual_weight, mse_weight, adversarial_weight, prior_weight,
-    penalty_weight, (align_from, align_to), feature_site, tuple(perceptual_sites), feature_level, tuple(scales),
-    augment.named(critic_augment, key="method.critic_augment"), echo,
+    keep_weight, penalty_weight, (align_from, align_to), feature_site, tuple(perceptual_sites), feature_level,
+    tuple(scales), augment.named(critic_augment, key="method.critic_augment"), echo,
   )  # fmt: skip
   setup = _Setup(token_start, tuple(trainable), hidden, sample_steps, sampled, teacher_sample_steps, solver)
   _check(options, sampled)
@@ -118,7 +122,7 @@ def echo_distill(
     lambda inputs: update(options, inputs),
     lambda *given: _init(options, setup, *given),
     student_start,
-    lambda params, teachers: _no_echoes(echo, teachers),
+    lambda params, teachers: _memory(options, params, teachers),
     masks=dict.fromkeys(("student", "teacher"), setup.mask),
   )
   return Recipe(
@@ -162,8 +166,11 @@ def _init(options: Options, setup: _Setup, key: Key, network: Network, teachers)
   return roles
 
 
-def _no_echoes(echo: Echo, teachers) -> Echoes | tuple:
-  return diffusion.no_echoes(echo.capacity, denoiser_of(teachers[0][0]).shape) if echo.share else ()
+def _memory(options: Options, params: dict[str, PyTree], teachers) -> Memory:
+  """An empty pool, and the student as it begins."""
+  shape, echo = denoiser_of(teachers[0][0]).shape, options.echo
+  start = params["student"] if options.keep_weight and options.order != "token" else ()
+  return Memory(diffusion.no_echoes(echo.capacity, shape) if echo.share else (), start)
 
 
 def _sample(

@@ -45,6 +45,7 @@ class Options(NamedTuple):
   mse_weight: float
   adversarial_weight: float
   prior_weight: float
+  keep_weight: float
   penalty_weight: float
   align: tuple[float, float]
   feature_site: str
@@ -53,6 +54,18 @@ class Options(NamedTuple):
   scales: tuple[int, ...]
   augment: Augmentation
   echo: Echo
+
+
+class Memory(NamedTuple):
+  """What a training remembers.
+
+  Attributes:
+    echoes: the pool; `()` without an echo stage.
+    start: the student's parameters at first; `()` where nothing is kept by them.
+  """
+
+  echoes: Echoes | tuple
+  start: PyTree
 
 
 class _Seen(NamedTuple):
@@ -79,9 +92,10 @@ def update(options: Options, inputs: OwnInputs) -> OwnUpdate:
   seen, memory, figures = _Seen(inputs.batch.x, reference, jnp.zeros_like(reference), token), inputs.memory, {}
   if options.order not in LEARNS:
     metrics, grads = _denoising(options, inputs, keys["teach"], seen)
-    return OwnUpdate(metrics, grads)
+    return OwnUpdate(metrics, grads, memory=memory)
   if options.echo.share:
-    memory, seen, figures = _echoes(options, inputs, keys["echo"], seen)
+    echoes, seen, figures = _echoes(options, inputs, keys["echo"], seen)
+    memory = memory._replace(echoes=echoes)
   early = inputs.step < options.teacher_steps
   teaches, learns = early if options.order == "sequential" else True, ~early if options.teacher_steps else True
   taught, of_teacher = _when(teaches, lambda: _denoising(options, inputs, keys["teach"], seen))
@@ -101,7 +115,7 @@ def _when(now: jax.Array | bool, part: Callable[[], Part]) -> Part:
 def _denoising(options: Options, inputs: OwnInputs, key: Key, seen: _Seen) -> Part:
   """The denoising loss of references, in the teacher and the row, or in what a control trains in their place."""
   known = denoiser_of(inputs.network)
-  key_t, key_eps = jax.random.split(key)
+  key_t, key_eps, key_keep = jax.random.split(key, 3)
   cond, (x, row) = inputs.batch.y, (seen.x, inputs.params["token"]["row"])
   t = known.schedule.sample_t(key_t, cond.shape)
   x_t = diffusion.add_noise(known.schedule, x, jax.random.normal(key_eps, x.shape, x.dtype), t)
@@ -117,7 +131,11 @@ def _denoising(options: Options, inputs: OwnInputs, key: Key, seen: _Seen) -> Pa
     whole = losses.masked_mean(values, seen.reference)
     prior = losses.masked_mean(values, inputs.where & ~seen.reference)
     alone = losses.masked_mean(values, seen.reference & ~seen.echo)  # comparable before and after the echo stage
-    return whole + options.prior_weight * prior, {"loss/denoise": whole, "method/reference_loss": alone}
+    total, metrics = whole + options.prior_weight * prior, {"loss/denoise": whole, "method/reference_loss": alone}
+    if role == "student" and options.keep_weight:
+      metrics["loss/keep"] = _forgotten(inputs, key_keep, params, seen)
+      total += options.keep_weight * metrics["loss/keep"]
+    return total, metrics
 
   (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)({**trained, "token": {"row": row}})
   return metrics, grads
@@ -126,7 +144,7 @@ def _denoising(options: Options, inputs: OwnInputs, key: Key, seen: _Seen) -> Pa
 def _student(options: Options, inputs: OwnInputs, key: Key, seen: _Seen) -> Part:
   """The student's gradient, and that of the discriminators on its samples."""
   known = denoiser_of(inputs.network)
-  keys = dict(zip(("z", "align", "show"), jax.random.split(key, 3), strict=True))
+  keys = dict(zip(("z", "align", "show", "keep"), jax.random.split(key, 4), strict=True))
   row = lax.stop_gradient(inputs.params["token"]["row"])
   cond = jnp.full(seen.reference.shape, seen.token, jnp.int32)
   last = jnp.full(cond.shape, known.schedule.t_max)
@@ -136,6 +154,8 @@ def _student(options: Options, inputs: OwnInputs, key: Key, seen: _Seen) -> Part
   def loss(params: PyTree) -> tuple[jax.Array, tuple[Metrics, jax.Array]]:
     x = asked(inputs.network, with_token(params, seen.token, row), z, last, cond).logits
     parts = _alignment(options, inputs, keys["align"], x, with_token(inputs.params["teacher"], seen.token, row), cond)
+    if options.keep_weight:
+      parts["keep"] = options.keep_weight, _forgotten(inputs, keys["keep"], params, seen)
     total = sum(weight * value for weight, value in parts.values())
     metrics = {f"loss/{name}": value for name, (_, value) in parts.items()}
     if options.adversarial_weight:
@@ -150,6 +170,18 @@ def _student(options: Options, inputs: OwnInputs, key: Key, seen: _Seen) -> Part
     shown = [options.augment.apply(record, one) for one in (seen.x, lax.stop_gradient(x))]
     metrics["loss/critic"], grads["critic"] = _critic(options, inputs.params["critic"], seen, *shown)
   return metrics, grads
+
+
+def _forgotten(inputs: OwnInputs, key: Key, params: PyTree, seen: _Seen) -> jax.Array:
+  """How far the student's samples of other conditions are from what it made of the same noise at first."""
+  known = denoiser_of(inputs.network)
+  key_z, key_cond = jax.random.split(key)
+  others = jnp.array([one for one in range(known.conditions) if one != seen.token], jnp.int32)
+  cond = diffusion.sample_condition(key_cond, others, seen.reference.shape[0])
+  z = diffusion.prior(known.schedule, jax.random.normal(key_z, seen.x.shape, seen.x.dtype))
+  last = jnp.full(cond.shape, known.schedule.t_max)
+  now, first = (asked(inputs.network, one, z, last, cond).logits for one in (params, inputs.memory.start))
+  return jnp.mean(losses.denoising_loss(now, first))
 
 
 def _alignment(
@@ -206,7 +238,7 @@ def _echoes(options: Options, inputs: OwnInputs, key: Key, seen: _Seen) -> tuple
   """The pool after an offer, where one is due, and the examples with echoes among them."""
   known, echo = denoiser_of(inputs.network), options.echo
   key_offer, key_mix = jax.random.split(key)
-  row, pool = lax.stop_gradient(inputs.params["token"]["row"]), inputs.memory
+  row, pool = lax.stop_gradient(inputs.params["token"]["row"]), inputs.memory.echoes
 
   def generate(key: Key, cond: jax.Array) -> jax.Array:
     z = diffusion.prior(known.schedule, jax.random.normal(key, (cond.shape[0], *known.shape)))
