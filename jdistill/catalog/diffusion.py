@@ -103,6 +103,19 @@ ROWS = (
     toy={"objective": "loss/progressive", "kind": "denoiser", "first_steps": 1},
   ),
   _row(
+    name="echo_distill",
+    title="EchoDistill: Bidirectional Concept Distillation for One-Step Diffusion Personalization",
+    authors="Yixiong Yang and Tao Wu and Senmao Li and Shiqi Yang and Yaxing Wang and Joost van de Weijer and Kai Wang",
+    venue="arXiv 2025",
+    arxiv="2510.20512",
+    builder="jdistill.methods.diffusion.echo_distill:echo_distill",
+    test="tests/methods/test_echo_distill.py",
+    tasks=("concept",),
+    # the student moves, and with it the losses between it and what follows it: the teacher's must fall
+    toy={"objective": "loss/denoise", "kind": "denoiser", "student_start": "random", "trainable": ("film", "head")}
+    | {"scales": (1,), "critic_augment": "none", "echo_start": 5, "echo_interval": 2},
+  ),
+  _row(
     name="sedd",
     title="Discrete Diffusion Modeling by Estimating the Ratios of the Data Distribution",
     authors="Aaron Lou and Chenlin Meng and Stefano Ermon",

@@ -2,6 +2,7 @@
 
 from jdistill.diffusion import discrete
 from jdistill.diffusion.denoiser import BOTTLENECK, Denoiser, Draws, Noisy, denoise
+from jdistill.diffusion.echo import Echoes, accept_similar, echo_pool, mix_echoes, no_echoes, pool_echoes
 from jdistill.diffusion.partition import (
   by_owner,
   check_parts,
@@ -42,6 +43,7 @@ from jdistill.diffusion.schedules import (
   vp_linear,
 )
 from jdistill.diffusion.targets import (
+  alignment_target,
   boot_target,
   consistency_target,
   progressive_target,
@@ -56,10 +58,13 @@ __all__ = [
   "SOLVERS",
   "Denoiser",
   "Draws",
+  "Echoes",
   "Noisy",
   "Scalings",
   "Schedule",
+  "accept_similar",
   "add_noise",
+  "alignment_target",
   "backward_simulate",
   "boot_target",
   "by_owner",
@@ -71,6 +76,7 @@ __all__ = [
   "ddim_step",
   "denoise",
   "discrete",
+  "echo_pool",
   "edm",
   "edm_scalings",
   "edm_weight",
@@ -78,10 +84,13 @@ __all__ = [
   "evaluations",
   "guided",
   "heun_step",
+  "mix_echoes",
+  "no_echoes",
   "ode_sample",
   "owned_conditions",
   "partition_conditions",
   "per_example",
+  "pool_echoes",
   "preconditioned",
   "prior",
   "progressive_target",

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jdistill.diffusion.samplers import Denoise, ddim_step, heun_step
-from jdistill.diffusion.schedules import Schedule, per_example
+from jdistill.diffusion.schedules import Schedule, add_noise, per_example
 
 
 def progressive_target(
@@ -111,3 +111,25 @@ def consistency_target(
     Song et al., "Consistency Models" (arXiv 2303.01469), alg. 2.
   """
   return lax.stop_gradient(student(heun_step(schedule, teacher, x_t, t, s), s))
+
+
+def alignment_target(schedule: Schedule, teacher: Denoise, x: jax.Array, eps: jax.Array, t: jax.Array) -> jax.Array:
+  """What a teacher makes of a student's own samples once they are noised: `f(alpha_t x + sigma_t eps, t)`.
+
+  At high times it corrects the layout of a sample, at low ones its texture.
+
+  Args:
+    schedule: the forward process.
+    teacher: `(x_t, t) -> x_0`, with the condition of each sample.
+    x: `[B, ...]` the student's samples.
+    eps: `[B, ...]` noise.
+    t: `[B]`.
+
+  Returns:
+    `[B, ...]`; no gradient.
+
+  References:
+    "EchoDistill: Bidirectional Concept Distillation for One-Step Diffusion Personalization" (arXiv 2510.20512).
+  """
+  x = lax.stop_gradient(x)
+  return lax.stop_gradient(teacher(add_noise(schedule, x, eps, t), t))

@@ -95,14 +95,14 @@ def train_arm(
   if task.against is not None and "teacher" in recipe_of(arm["method"]).needs:
     source = targets.source(run, networks.load(run, label, arm), arm["targets"], task)
   score = scorer(task, data, source)
-  scores = [score(predict(index)) for index in range(len(seeds))]
+  scores = [score(predict(index), seed) for index, seed in enumerate(seeds)]
   if task.beside is not None and (teacher := _teacher_scores(run, label, arm, data)):
     scores = [one | dict(task.beside(one, teacher)) for one in scores]
   return scores, figures
 
 
-def scorer(task: Task, data: Batch, source: TargetSource | None) -> Callable[[Callable], dict[str, float]]:
-  """`(predict) -> figures` on these examples, with those that compare with the first teacher where it can write."""
+def scorer(task: Task, data: Batch, source: TargetSource | None) -> Callable[[Callable, int], dict[str, float]]:
+  """`(predict, seed) -> figures` on these examples, with those that compare with the first teacher if it can write."""
 
   @functools.cache
   def against() -> Callable:
@@ -110,7 +110,11 @@ def scorer(task: Task, data: Batch, source: TargetSource | None) -> Callable[[Ca
       return lambda predict: {}
     return task.against(Writer(source.language[0], source.arrays[0].params), data)
 
-  return lambda predict: dict(task.score(predict, data)) | dict(against()(predict))
+  def figures(predict: Callable, seed: int) -> dict[str, float]:
+    own = data if task.judged_by is None else task.judged_by(seed, data)
+    return dict(task.score(predict, own)) | dict(against()(predict))
+
+  return figures
 
 
 def _teacher_scores(run: Run, label: str, arm: Mapping[str, Any], data: Batch) -> Mapping[str, float]:

@@ -45,7 +45,7 @@ class Job(NamedTuple):
     start: `Variables` of all seeds, stacked, that they start from; `None` draws new ones.
     options: numbers of the method that are searched: arguments of the compiled program.
     rebuild: `(options) -> recipe` with these numbers, which are traced.
-    score: `(predict) -> figures by name` on held-out examples, for curves.
+    score: `(predict, seed) -> figures by name` on held-out examples, for curves.
     score_every: updates between two scores; `None` scores once per epoch.
     section: where the learning rate is configured, for messages.
     record: the augmentation whose records `targets.replay` gives; `None` for the one of `train.augment`.
@@ -65,7 +65,7 @@ class Job(NamedTuple):
   start: Variables | None = None
   options: Mapping[str, float] = {}
   rebuild: Callable[[Mapping[str, Any]], Recipe] | None = None
-  score: Callable[[Callable], Mapping[str, float]] | None = None
+  score: Callable[[Callable, int], Mapping[str, float]] | None = None
   score_every: int | None = None
   section: str = "train"
   record: Augmentation | None = None
@@ -138,6 +138,9 @@ def prepare(run: Run, job: Job) -> Prepared:
   )
   policy = (job.policy or _default_policy)(size, batch_size)
   policy.check(job.data)
+  if job.recipe.check_examples is not None:
+    for own in job.members:
+      job.recipe.check_examples(np.asarray(job.data.y)[own], np.asarray(job.data.ids)[own], job.network)
   return Prepared(method, policy, shared, functools.partial(_look, make), rows, batch_size)
 
 

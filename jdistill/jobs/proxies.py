@@ -53,7 +53,7 @@ def job_of(run: Run, label: str, arm: Mapping[str, Any], seeds: Sequence[int]) -
     members=np.repeat(subset.members(run, arm, seeds), runs, axis=0),
     seeds=[seed * subset.MOST_RUNS + number for seed in seeds for number in range(runs)],
     section="proxy_train",
-    score=lambda predict: {},  # for the seconds alone
+    score=lambda predict, seed: {},  # for the seconds alone
   )
 
 

@@ -280,7 +280,7 @@ class _Training:
     if job.score is None or any(row["step"] == done for row in self.curve["rows"]):
       return
     trained = jax.device_get(trained)
-    scores = [dict(job.score(predictions(job, trained, index))) for index in range(len(job.seeds))]
+    scores = [dict(job.score(predictions(job, trained, index), seed)) for index, seed in enumerate(job.seeds)]
     self.curve["rows"].append({"step": done, "seconds": self.curve["seconds"] + seconds, "scores": scores})
     self._write_curve()
 

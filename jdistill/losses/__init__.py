@@ -18,6 +18,7 @@ from jdistill.losses.diffusion import (
   denoising_loss,
   gan_discriminator_loss,
   gan_generator_loss,
+  gradient_penalty,
   loss_from_grad,
   pseudo_huber,
   score_distillation_grad,
@@ -57,6 +58,7 @@ from jdistill.losses.logit import (
   reverse_kl,
   soft_cross_entropy,
 )
+from jdistill.losses.perceptual import identity_loss, perceptual_loss
 from jdistill.losses.policy import clipped_policy_loss, group_relative_advantage, k3_kl
 from jdistill.losses.ranking import plackett_luce_nll, pld_loss, teacher_optimal_permutation
 from jdistill.losses.relation import rkd_angle_loss, rkd_distance_loss
@@ -110,9 +112,11 @@ __all__ = [
   "generalized_jsd",
   "generator_loss",
   "gradient_matching",
+  "gradient_penalty",
   "group_relative_advantage",
   "hint_loss",
   "hsic1",
+  "identity_loss",
   "info_nce",
   "interpolated_target",
   "jeffreys_divergence",
@@ -135,6 +139,7 @@ __all__ = [
   "ofa_loss",
   "ofa_target_weights",
   "pearson",
+  "perceptual_loss",
   "plackett_luce_nll",
   "pld_loss",
   "pseudo_huber",

@@ -1,5 +1,7 @@
 """Losses of denoisers, and of generators that learn from the difference of two of them."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -183,6 +185,38 @@ def gan_discriminator_loss(
   name = "gan_discriminator_loss"
   real = masked_mean(_softplus(name, real_logits, -1, real_where), real_where)
   return real + masked_mean(_softplus(name, fake_logits, 1, fake_where), fake_where)
+
+
+def gradient_penalty(
+  realness: Callable[[jax.Array], jax.Array], x: jax.Array, *, where: jax.Array | None = None
+) -> jax.Array:
+  """`|grad_x D(x)|^2` per example: R1, which keeps a discriminator of few real examples flat around them.
+
+  Args:
+    realness: `D`, `[B, ...] -> [B]` logits, each of its own example alone.
+    x: `[B, ...]` real examples.
+    where: `[B]`, false for padding, whose penalty is 0.
+
+  Returns:
+    `[B]`; differentiable in what `realness` closes over.
+
+  Raises:
+    ValueError: logits that are not `[B]`.
+
+  References:
+    Mescheder et al., "Which Training Methods for GANs do actually Converge?" (arXiv 1801.04406), eq. 9 without its
+    factor 1/2.
+  """
+  name, x = "gradient_penalty", widen(x)
+  kept = row_mask(name, where, x.shape[0])
+
+  def total(x: jax.Array) -> jax.Array:
+    logits = widen(realness(x))
+    check_rank(name, "logits", logits, 1)
+    return jnp.sum(logits)
+
+  slope = jax.grad(total)(keep(x, kept))
+  return keep(jnp.sum(jnp.square(slope), axis=tuple(range(1, slope.ndim))), kept)
 
 
 def _softplus(name: str, logits: jax.Array, sign: int, where: jax.Array | None) -> jax.Array:

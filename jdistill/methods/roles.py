@@ -1,6 +1,6 @@
 """Named roles: parts of a state that learn with optimisers of their own, each on its own clock."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -25,6 +25,47 @@ def side_by_side(optimizer: optax.GradientTransformation) -> optax.GradientTrans
     return jax.vmap(lambda *own: one.update(*own, **given))(grads, state, params)
 
   return optax.GradientTransformationExtraArgs(jax.vmap(one.init), update)
+
+
+def trainable_mask(params: PyTree, predicate: Callable[[tuple[str, ...]], bool]) -> PyTree:
+  """Which leaves of a tree of parameters train, by their names.
+
+  Args:
+    params: a tree of parameters.
+    predicate: `(names on the way to a leaf) -> bool`.
+
+  Returns:
+    The tree with booleans in the place of its leaves.
+
+  Raises:
+    ValueError: none of them does; with the names of what there is.
+  """
+  name = lambda entry: str(getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", entry))))  # noqa: E731
+  mask = jax.tree_util.tree_map_with_path(lambda path, leaf: bool(predicate(tuple(map(name, path)))), params)
+  if not any(jax.tree.leaves(mask)):
+    first = dict.fromkeys(name(path[0]) for path, _ in jax.tree.leaves_with_path(params) if path)
+    raise ValueError(f"trainable_mask: selects no parameters; there are {', '.join(first) or 'none'}")
+  return mask
+
+
+def only_where(
+  optimizer: optax.GradientTransformation, mask: Callable[[PyTree], PyTree]
+) -> optax.GradientTransformationExtraArgs:
+  """An optimiser of a part of the parameters; what else there is stays as it is, also under weight decay.
+
+  Norms that are clipped are those of this part, and the state has nothing of the rest.
+
+  Args:
+    optimizer: of the part.
+    mask: `(parameters) -> booleans`, such as `trainable_mask`.
+  """
+
+  def labels(params: PyTree) -> PyTree:
+    return jax.tree.map(lambda moves: "moves" if moves else "stays", mask(params))
+
+  return optax.with_extra_args_support(
+    optax.multi_transform({"moves": optimizer, "stays": optax.set_to_zero()}, labels)
+  )
 
 
 def init_roles(optimizers: Mapping[str, optax.GradientTransformation], params: Mapping[str, PyTree]) -> dict[str, Role]:

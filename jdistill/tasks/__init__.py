@@ -31,6 +31,7 @@ _NAMES = (
   "traces",
   "candidates",
   "prompt_pairs",
+  "concept",
 )
 
 

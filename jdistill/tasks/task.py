@@ -136,6 +136,8 @@ class Task(NamedTuple):
     text: what tasks of tokens know of their text; `None` for others.
     exhibit: what of finished students the report shows; `None` for nothing.
     floor: what real training data get as test scores in the place of predictions, where that tells something.
+    judged_by: `(seed, held-out examples) -> those that a student of this seed is judged by`, where students learn
+      different things; `None` for all of them.
     verifier: of responses to the prompts of the examples; `None` where these cannot be checked.
   """
 
@@ -161,6 +163,7 @@ class Task(NamedTuple):
   text: Text | None = None
   exhibit: Exhibit | None = None
   floor: Mapping[str, float] = {}
+  judged_by: Callable[[int, Batch], Batch] | None = None
   verifier: Verifier | None = None
 
   def pixels(self, x: np.ndarray) -> np.ndarray:

@@ -169,6 +169,14 @@ def _half_way(s, t, where, **numbers):
   return losses.score_distillation_grad(s, t, jnp.float32(numpy_diffusion.FAKE)[: len(s)], **numbers)
 
 
+def _bowl(x):
+  return jnp.sum(jnp.float32(numpy_diffusion.CURVES)[None] * jnp.square(x), axis=1) / 2
+
+
+def _layers(x):
+  return [x, jnp.sum(x, axis=(1, 2))]
+
+
 HEAT = {"temperature": 2.0}
 MAP = (2, 2, 3)
 EXACT = {"tolerance": (2e-4, 5e-2)}
@@ -302,7 +310,10 @@ TABLE |= {
     numbers={"discount": 0.7}, learns=False,
   ),
   "k3_kl": Loss(plain(losses.k3_kl), numbers={"bound": 10.0}),
+  "gradient_penalty": Loss(lambda s, t, where: losses.gradient_penalty(_bowl, s, where=where), (3,)),
+  "identity_loss": Loss(lambda s, t, where: losses.identity_loss(lambda x: x * jnp.abs(x), s, t, where=where), MAP),
   "loss_from_grad": Loss(plain(losses.loss_from_grad), MAP, result="scalar", stopped=True),
+  "perceptual_loss": Loss(lambda s, t, where: losses.perceptual_loss(_layers, s, t, where=where), MAP),
   "pseudo_huber": Loss(plain(losses.pseudo_huber), MAP, {"scale": 0.5}),
   "log_ratio_rewards": Loss(plain(losses.log_ratio_rewards), numbers={"scale": 0.5, "bound": 3.0}, learns=False),
   "mixture_weight": Loss(plain(losses.mixture_weight), numbers={"share": 0.2}, learns=False),

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from jdistill.methods.optimizers import make_optimizer
-from jdistill.methods.roles import init_roles, side_by_side, update_roles
+from jdistill.methods.roles import init_roles, only_where, side_by_side, trainable_mask, update_roles
 
 OPTIMIZERS = {"student": optax.sgd(0.5, 0.5), "critic": optax.chain(optax.clip(1.0), optax.sgd(0.1, 0.9))}
 PARAMS = {"student": {"w": jnp.array([1.0, 2.0])}, "critic": jnp.array([3.0])}
@@ -59,3 +60,32 @@ def test_members_side_by_side_are_clipped_alone():
     roles = update_roles({"a": optimizer}, roles, {"a": grads}, epoch=jnp.float32(2))
   # a large gradient of one member, of norm 50, leaves the other's, of norm 1/2, as it is: g, and then 1.9 g
   np.testing.assert_allclose(roles["a"].params["w"], -2.9 * np.array([[0.6, 0.8], [0.3, 0.4]]), rtol=1e-6)
+
+
+def test_masks_select_parameters_by_their_names():
+  params = {"film0": {"kernel": 1.0, "bias": 2.0}, "dense": {"kernel": 3.0}, "list": [4.0]}
+  films = trainable_mask(params, lambda path: any("film" in name for name in path))
+  assert films == {"film0": {"kernel": True, "bias": True}, "dense": {"kernel": False}, "list": [False]}
+  assert trainable_mask(params, lambda path: path == ("dense", "kernel"))["dense"]["kernel"] is True
+  assert trainable_mask(params, lambda path: path[-1] == "0")["list"] == [True]
+  for empty, words in ((params, "there are dense, film0, list"), ({}, "there are none")):
+    with pytest.raises(ValueError, match=f"trainable_mask: selects no parameters; {words}"):
+      trainable_mask(empty, lambda path: "lora" in path)
+
+
+def test_what_a_mask_leaves_out_stays_as_it_is():
+  """Also under weight decay; a clipped norm is that of the selected part, and the rate follows the epoch."""
+  params = {"film": jnp.array([1.0, -2.0]), "dense": jnp.array([3.0, 4.0])}
+  grads = {"film": jnp.array([0.3, 0.4]), "dense": jnp.array([30.0, 40.0])}
+  adam = make_optimizer("adamw", lambda epoch: 0.1 * (1 + epoch), weight_decay=0.5, clip=0.1, decay_all=True)
+  masked = only_where(adam, lambda tree: trainable_mask(tree, lambda path: path == ("film",)))
+  both, alone = init_roles({"a": masked}, {"a": params}), init_roles({"a": adam}, {"a": {"film": params["film"]}})
+  for number in range(3):
+    clock = {"epoch": jnp.float32(number), "scale": jnp.float32(0.5)}
+    both = jax.jit(lambda roles, clock: update_roles({"a": masked}, roles, {"a": grads}, **clock))(both, clock)
+    alone = update_roles({"a": adam}, alone, {"a": {"film": grads["film"]}}, **clock)
+    np.testing.assert_array_equal(both["a"].params["dense"], params["dense"])
+    np.testing.assert_allclose(both["a"].params["film"], alone["a"].params["film"], rtol=1e-6)
+  assert (both["a"].params["film"] != params["film"]).all()
+  sizes = [sum(leaf.size for leaf in jax.tree.leaves(roles["a"].opt_state)) for roles in (both, alone)]
+  assert sizes[0] == sizes[1]

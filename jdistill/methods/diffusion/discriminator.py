@@ -31,8 +31,8 @@ def head(params: PyTree, features: jax.Array) -> jax.Array:
   return (x @ params["dense1"]["kernel"] + params["dense1"]["bias"][None])[:, 0]
 
 
-def feature_size(network: Network, params: PyTree, site: str) -> int:
-  """Numbers per example at a site of a denoiser.
+def feature_size(network: Network, params: PyTree, site: str, *, key: str = "method.site") -> int:
+  """Numbers per example at a site of a denoiser; `key` is what messages call it.
 
   Raises:
     UserError: there is no such site; with those that there are.
@@ -41,7 +41,7 @@ def feature_size(network: Network, params: PyTree, site: str) -> int:
   like = jnp.zeros((1, *known.shape))
   taps = jax.eval_shape(lambda: asked(network, params, like, jnp.ones(1), jnp.zeros(1, jnp.int32))).taps
   if site not in taps:
-    raise UserError(f"method.site={site!r}: the denoiser has no such site; choose one of {', '.join(taps)}")
+    raise UserError(f"{key}={site!r}: the denoiser has no such site; choose one of {', '.join(taps)}")
   return math.prod(taps[site].shape[1:])
 
 
@@ -74,3 +74,39 @@ def realness(
   t = jax.random.choice(key_t, levels, (x.shape[0],))
   x_t = diffusion.add_noise(network.denoiser.schedule, x, jax.random.normal(key_eps, x.shape, x.dtype), t)
   return head(head_params, asked(network, params, x_t, t, cond).taps[site])
+
+
+def pyramid_init(key: Key, shape: tuple[int, ...], scales: tuple[int, ...], hidden: int) -> PyTree:
+  """Parameters of `pyramid`, a `head` for each scale.
+
+  Args:
+    key: of the draw.
+    shape: `(height, width, channels)`.
+    scales: sides of the places that are averaged.
+    hidden: units of each head.
+
+  Raises:
+    UserError: no scale, one that is there twice, or one that does not divide the sides.
+  """
+  if not scales or len(set(scales)) < len(scales):
+    raise UserError(f"method.scales={tuple(scales)}: name each scale once, and one at least")
+  for scale in scales:
+    if shape[0] % scale or shape[1] % scale:
+      raise UserError(f"method.scales={tuple(scales)}: {scale} does not divide {shape[0]}x{shape[1]}; name divisors")
+  sizes = [shape[0] // scale * (shape[1] // scale) * shape[2] for scale in scales]
+  keys = jax.random.split(key, len(scales))
+  return {f"scale{scale}": head_init(keys[i], sizes[i], hidden) for i, scale in enumerate(scales)}
+
+
+def pyramid(params: PyTree, x: jax.Array, scales: tuple[int, ...]) -> jax.Array:
+  """Logits of being real by an ensemble at several scales: `[n, h, w, c] -> [scales, n]`.
+
+  Each `head` sees the means of `scale x scale` places.
+  """
+  n, height, width, channels = x.shape
+
+  def one(scale: int) -> jax.Array:
+    parts = x.reshape(n, height // scale, scale, width // scale, scale, channels)
+    return head(params[f"scale{scale}"], jnp.mean(parts, (2, 4)))
+
+  return jnp.stack([one(scale) for scale in scales])

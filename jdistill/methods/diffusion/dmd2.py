@@ -56,6 +56,7 @@ def dmd2(
   site: str = BOTTLENECK,
   hidden: Count = 64,
   student_start: Literal["teacher", "random"] = "teacher",
+  conditions: Count | None = None,
 ) -> Recipe:
   """Distribution matching distillation with two time scales (DMD2, arXiv 2405.14867).
 
@@ -87,17 +88,25 @@ def dmd2(
     site: a site of the denoiser.
     hidden: units of the head.
     student_start: of the student: the teacher's parameters, or random ones.
+    conditions: samples are made of so many, the first ones; `None` for all that the denoiser has.
 
   Raises:
-    UserError: at trace time, a student whose schedule, shape or conditions differ from the teacher's; guidance without
-      conditions; a site that is not there.
+    UserError: at trace time, more conditions than there are; a student whose schedule, shape or conditions differ from
+      the teacher's; guidance without conditions; a site that is not there.
   """
   options = Options(
     ratio, sample_steps, dm_weight, gan_weight, critic_weight, normalize, teacher_guidance, site, hidden
   )
+
+  def updated(inputs: OwnInputs) -> OwnUpdate:
+    if conditions is not None and conditions > (most := denoiser_of(inputs.network).conditions):
+      raise UserError(f"method.conditions={conditions}: the denoiser has {most}; lower it")
+    owned = None if conditions is None else jnp.arange(conditions, dtype=jnp.int32)
+    return update(options, inputs, owned)
+
   return Recipe(
     {},
-    own=Own(lambda inputs: update(options, inputs), lambda *given: init(options, *given), student_start),
+    own=Own(updated, lambda *given: init(options, *given), student_start),
     sampler=lambda *given: sample(sample_steps, *given),
   )
 

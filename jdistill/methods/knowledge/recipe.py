@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
+import numpy as np
 import optax
 
 from jdistill.base import Batch, Connector, Key, LanguageModel, Metrics, Network, Outputs, PyTree, Variables
@@ -185,6 +186,8 @@ class Own(NamedTuple):
     memory: `(parameters by role, (network, Variables) of each teacher) -> what is remembered at first`.
     stacked: role -> how many of it train side by side. Their parameters have a leading axis of this length, at first
       copies of one, and each has an optimiser's state of its own, so that a clipped norm is that of one.
+    masks: role -> `(parameters) -> booleans` of the leaves that its optimiser sees; the others stay as they are. All of
+      the roles that are not named train.
   """
 
   update: Callable[[OwnInputs], OwnUpdate]
@@ -192,6 +195,7 @@ class Own(NamedTuple):
   start: str = "random"
   memory: Callable[..., PyTree] = lambda params, teachers: ()
   stacked: Mapping[str, int] = {}
+  masks: Mapping[str, Callable[[PyTree], PyTree]] = {}
 
 
 def same_view(key: Key, batch: Batch) -> tuple[jax.Array, jax.Array]:
@@ -246,6 +250,8 @@ class Recipe(NamedTuple):
     needs: `"teacher"`, `"held_out"`, `"labels"`: what a run must provide; for messages.
     advice: `(updates in all) -> what a user should know before that many`, or `""`; shown by plans and logs.
     check: `(updates in all) -> None`, raises `UserError` where the recipe cannot work in so many.
+    check_examples: `(labels [n], ids [n], student) -> None`, raises `UserError` where it cannot learn from the examples
+      of a student; asked before training.
   """
 
   terms: Mapping[str, Term]
@@ -268,3 +274,4 @@ class Recipe(NamedTuple):
   needs: tuple[str, ...] = ("teacher",)
   advice: Callable[[int], str] = lambda updates: ""
   check: Callable[[int], None] = lambda updates: None
+  check_examples: Callable[[np.ndarray, np.ndarray, Network], None] | None = None

@@ -34,7 +34,7 @@ from jdistill.methods.knowledge.objective import (
 from jdistill.methods.knowledge.outer import outer_gradient
 from jdistill.methods.knowledge.own import begin, pairs, present, role_metrics
 from jdistill.methods.knowledge.recipe import OwnInputs, Recipe, Sampling
-from jdistill.methods.roles import Role, init_roles, side_by_side, update_roles
+from jdistill.methods.roles import Role, init_roles, only_where, side_by_side, update_roles
 from jdistill.ops.checks import keep
 from jdistill.ops.gsam import gsam_gradient
 
@@ -132,7 +132,8 @@ class _Parts(NamedTuple):
     outer = recipe.outer
     special = {outer.role: outer.optimizer} if outer is not None and outer.optimizer is not None else {}
     found = {name: self.optimizers.get(name, special.get(name, self.optimizer)) for name in names}
-    stacked = recipe.own.stacked if recipe.own is not None else {}
+    masks, stacked = (recipe.own.masks, recipe.own.stacked) if recipe.own is not None else ({}, {})
+    found = {name: only_where(one, masks[name]) if name in masks else one for name, one in found.items()}
     return {name: side_by_side(one) if name in stacked else one for name, one in found.items()}
 
 
