@@ -82,9 +82,20 @@ def pytest_terminal_summary(terminalreporter):
 
 
 def pytest_collection_modifyitems(items):
-  """Files of whole runs first: a long one that begins last leaves the other workers idle at the end."""
+  """Files of whole runs first: a long one that begins last leaves the other workers idle at the end.
+
+  A file with `TOGETHER = "name"` goes through its tests name by name. What they share, such as the programs of one
+  method, is then made once and can go; test by test, programs of all names are held, dropped, and made again.
+  """
   long = {item.path for item in items if item.get_closest_marker("slow")}
-  items.sort(key=lambda item: item.path not in long)  # stable: the order within a file stays
+  files = {path: number for number, path in enumerate(dict.fromkeys(item.path for item in items))}
+
+  def place(item):
+    shared = getattr(item.module, "TOGETHER", None)
+    of = item.callspec.params.get(shared, "") if hasattr(item, "callspec") else ""
+    return item.path not in long, files[item.path], of
+
+  items.sort(key=place)  # stable: the order within a file, or of one name, stays
 
 
 @pytest.hookimpl(wrapper=True)

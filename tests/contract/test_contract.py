@@ -18,6 +18,7 @@ from jdistill import catalog, experiment_files, schema
 from jdistill.training import Checkpoints, Hooks, run_loop
 
 pytestmark = pytest.mark.usefixtures("compiled_once")  # what resumes is the same program again
+TOGETHER = "name"
 ROOT = Path(__file__).resolve().parents[2]
 KEY = jax.random.key(11)
 every_method = pytest.mark.parametrize("name", catalog.names())
@@ -34,7 +35,7 @@ every_trainer = pytest.mark.parametrize(
 )
 
 
-@functools.lru_cache(maxsize=1)  # tests come method by method (conftest.py), and the memory of programs is short
+@functools.lru_cache(maxsize=1)  # tests come method by method, and programs of the last one only take memory
 def toy(name):
   return toys.make(name)
 
