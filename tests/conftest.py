@@ -1,6 +1,6 @@
 """Strict JAX for every test: implicit rank and dtype promotion are errors, and there are eight devices.
 
-A worker's memory is bounded: compiled programs are dropped after each file and each long test.
+A worker's memory is bounded: compiled programs are dropped when they have come to about a gigabyte.
 """
 
 import contextlib
@@ -35,7 +35,6 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 MOST_GIGABYTES = 2.0  # resident, of one worker
 MANY_GIGABYTES = 1.0
-LONG_SECONDS = 5.0
 peaks = []  # of this process, or of its workers
 
 
@@ -83,13 +82,36 @@ def pytest_terminal_summary(terminalreporter):
 
 
 def pytest_collection_modifyitems(items):
-  """Files of whole runs first: a long one that begins last leaves the other workers idle at the end."""
+  """Files of whole runs first: a long one that begins last leaves the other workers idle at the end.
+
+  A file with `TOGETHER = "name"` goes through its tests name by name. What they share, such as the programs of one
+  method, is then made once and can go; test by test, programs of all names are held, dropped, and made again.
+  """
   long = {item.path for item in items if item.get_closest_marker("slow")}
-  items.sort(key=lambda item: item.path not in long)  # stable: the order within a file stays
+  files = {path: number for number, path in enumerate(dict.fromkeys(item.path for item in items))}
+
+  def place(item):
+    shared = getattr(item.module, "TOGETHER", None)
+    of = item.callspec.params.get(shared, "") if hasattr(item, "callspec") else ""
+    return item.path not in long, files[item.path], of
+
+  items.sort(key=place)  # stable: the order within a file, or of one name, stays
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+  """Half a million objects, of imports and of tests, live as long as the session: the collector never visits them."""
+  gc.disable()
+  try:
+    return (yield)
+  finally:
+    gc.enable()
+    gc.collect()
+    gc.freeze()
 
 
 def drop_programs():
-  """Drops what JAX keeps of programs, and gives what glibc holds back of it to the system: 0.3 GB or more a file."""
+  """Drops what JAX keeps of programs, and gives what glibc holds back of it to the system."""
   jax.clear_caches()
   gc.collect()
   if sys.platform == "linux":
@@ -97,22 +119,28 @@ def drop_programs():
       ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def dropped_programs():
-  """Once after each file."""
-  yield
-  drop_programs()
-
-
 after_drop = [0.0]  # gigabytes that were left
 
 
-def pytest_runtest_logreport(report):
-  """Does the same within files of long tests, which run whole experiments, or of many programs."""
-  held = resident_gigabytes() if report.when == "teardown" else 0.0
-  if report.duration > LONG_SECONDS or (held > MANY_GIGABYTES and held > after_drop[0] + 0.3):
+def drop_programs_above(gigabytes: float):
+  """Drops them only for want of memory: small programs, which most tests share, would have to be compiled again."""
+  held = resident_gigabytes()
+  if held > gigabytes and held > after_drop[0] + 0.3:
     drop_programs()
     after_drop[0] = resident_gigabytes()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def dropped_programs():
+  """Between files, whose larger programs differ, where a few hundred have come together."""
+  yield
+  drop_programs_above(MANY_GIGABYTES - 0.1)
+
+
+def pytest_runtest_logreport(report):
+  """Within files of long tests, which run whole experiments, or of many programs."""
+  if report.when == "teardown":
+    drop_programs_above(MANY_GIGABYTES)
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from jdistill import catalog, experiment_files, schema
 from jdistill.training import Checkpoints, Hooks, run_loop
 
 pytestmark = pytest.mark.usefixtures("compiled_once")  # what resumes is the same program again
+TOGETHER = "name"
 ROOT = Path(__file__).resolve().parents[2]
 KEY = jax.random.key(11)
 every_method = pytest.mark.parametrize("name", catalog.names())
@@ -34,12 +35,12 @@ every_trainer = pytest.mark.parametrize(
 )
 
 
-@functools.lru_cache
+@functools.lru_cache(maxsize=1)  # tests come method by method, and programs of the last one only take memory
 def toy(name):
   return toys.make(name)
 
 
-@functools.lru_cache
+@functools.lru_cache(maxsize=1)
 def jitted(name):
   return jax.jit(toy(name).method.init), jax.jit(toy(name).method.step)
 
@@ -101,9 +102,8 @@ def test_metrics_are_a_flat_dict_of_scalars(name):
 
 def draws(name):
   """Whether the method uses its key at all, in the first state or in a step."""
-  method, example = toy(name).method, toy(name).stream(0)
-  state = jax.eval_shape(method.init, KEY, example)
-  programs = (jax.make_jaxpr(method.init)(KEY, example), jax.make_jaxpr(method.step)(KEY, state, example))
+  (init, step), example = jitted(name), toy(name).stream(0)
+  programs = (init.trace(KEY, example), step.trace(KEY, init.eval_shape(KEY, example), example))
   return any(program.jaxpr.invars[0] in eqn.invars for program in programs for eqn in program.jaxpr.eqns)
 
 

@@ -13,6 +13,7 @@ import numpy_losses as formulas
 import pytest
 from loss_table import SIZE, TABLE, VALIDATED, check, grid, numpy, sides
 
+TOGETHER = "name"
 LEFT_OUT = 2
 KEPT = np.arange(SIZE) != LEFT_OUT
 every = pytest.mark.parametrize("name", sorted(TABLE))
@@ -25,7 +26,7 @@ def total(name, s, t, where, numbers):
   return jnp.sum(value), value
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1)
 def program(name):
   """Value and gradient as one program, in which mask and numbers are traced."""
   return jax.jit(jax.value_and_grad(functools.partial(total, name), has_aux=True))

@@ -3,8 +3,6 @@
 XLA may drop a product with a constant zero, so that a compiled loss is right where the same loss is NaN eagerly.
 """
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +12,6 @@ from loss_table import SIZE, TABLE, check, numpy, sides
 
 from jdistill import losses
 
-COUNT = itertools.count(1)
 every = pytest.mark.parametrize("name", sorted(TABLE))
 
 
@@ -26,14 +23,6 @@ def test_the_tables_have_every_public_name():
 def plainly(name, s, t, where=None):
   """The value without compilation, with plain Python numbers."""
   return TABLE[name].call(s, t, where, **TABLE[name].numbers)
-
-
-@pytest.fixture(autouse=True)
-def few_programs():
-  """Every operation is a program; dropping them now and then keeps a worker below its 2 GB."""
-  yield
-  if next(COUNT) % 30 == 0:
-    jax.clear_caches()
 
 
 @every
