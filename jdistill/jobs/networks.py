@@ -317,6 +317,11 @@ def job_of(run: Run, one: TeacherSpec, seeds: list[int], network=None) -> train.
   )
 
 
+def makes_samples(section: Mapping[str, Any]) -> bool:
+  """Whether networks of a section `teacher_method` are asked several times for a sample."""
+  return recipe_of(section).sampler is not None
+
+
 def is_made(run: Run, one: TeacherSpec) -> bool:
   """Whether a run makes or has teachers of this kind."""
   return _kind(run, one) in {_kind(run, other) for other in specs(run)}

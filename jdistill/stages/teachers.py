@@ -233,7 +233,7 @@ def _check(run: Run) -> None:
         f"{run.config['method']['name']} asks its teachers; choose 'ce'"
       )
     augment.named(one.sections["teacher_train"]["augment"], key="teacher_train.augment")
-    if recipe_of(method).sampler is not None:  # else what it refuses would be seen after the training
+    if networks.makes_samples(method):  # else what it refuses would be seen after the training
       _trace(run, one)
     size, total = one.sections["teacher_train"]["batch_size"], len(run.task(one.sections["task"]).teacher.y)
     if size > total and keeps(run) == TRAJECTORY:  # elsewhere a batch is then the whole set

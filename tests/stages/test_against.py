@@ -29,15 +29,15 @@ def test_the_teacher_is_asked_once_and_its_figures_join_the_others():
 
   score = scorer(task(against), 7, source((MODEL,)))
   assert not asked  # plans make scorers, too, and compute nothing
-  assert score(lambda data: data + 1) == {"own": 8, "apart": 3}
-  assert score(lambda data: data) == {"own": 7, "apart": 2}
+  assert score(lambda data: data + 1, 0) == {"own": 8, "apart": 3}
+  assert score(lambda data: data, 0) == {"own": 7, "apart": 2}
   assert len(asked) == 1 and asked[0][0].model is MODEL
 
 
 @pytest.mark.parametrize("targets", [None, source((Network(None, None),))])
 def test_without_a_teacher_that_writes_there_are_the_tasks_own_figures(targets):
-  assert scorer(task(lambda writer, data: pytest.fail()), 7, targets)(lambda data: data) == {"own": 7}
-  assert scorer(task(None), 7, source((MODEL,)))(lambda data: data) == {"own": 7}
+  assert scorer(task(lambda writer, data: pytest.fail()), 7, targets)(lambda data: data, 0) == {"own": 7}
+  assert scorer(task(None), 7, source((MODEL,)))(lambda data: data, 0) == {"own": 7}
 
 
 def test_examples_that_a_policy_cannot_draw_from_are_refused_before_anything_is_compiled(monkeypatch):

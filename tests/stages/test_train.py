@@ -89,7 +89,7 @@ def weights(trained):
 
 
 def test_a_job_learns_and_reports(tmp_path):
-  one = job(score=lambda predict: {"accuracy": float((predict(X).argmax(-1) == DATA.y).mean())}, score_every=5)
+  one = job(score=lambda predict, seed: {"accuracy": float((predict(X).argmax(-1) == DATA.y).mean())}, score_every=5)
   epochs = []
   trained, figures = train_it(tmp_path, one, on_epoch=lambda epoch, found: epochs.append((epoch, weights(found))))
   assert weights(trained).shape == (2, FEATURES, CLASSES) and figures["steps"] == 12
@@ -125,7 +125,7 @@ def test_milestones_and_restarts_of_a_training_section(tmp_path):
 
 @pytest.mark.parametrize("policy", [None, lambda size, batch: looking()], ids=["shuffle", "looking"])
 def test_an_interrupted_job_goes_on_to_the_bit(tmp_path, policy):
-  score = lambda predict: {"mean": float(predict(X).mean())}  # noqa: E731
+  score = lambda predict, seed: {"mean": float(predict(X).mean())}  # noqa: E731
   one = job(policy=policy, score=score, score_every=3)
   whole, figures = train_it(tmp_path / "whole", one)
   for _ in range(40):
