@@ -12,8 +12,8 @@ from jdistill.jobs.arms import scorer
 MODEL = LanguageModel(*[lambda *given: None] * 5, 4, 3)
 
 
-def task(against):
-  return SimpleNamespace(score=lambda predict, data: {"own": predict(data)}, against=against)
+def task(against, judged_by=None):
+  return SimpleNamespace(score=lambda predict, data: {"own": predict(data)}, against=against, judged_by=judged_by)
 
 
 def source(language):
@@ -38,6 +38,11 @@ def test_the_teacher_is_asked_once_and_its_figures_join_the_others():
 def test_without_a_teacher_that_writes_there_are_the_tasks_own_figures(targets):
   assert scorer(task(lambda writer, data: pytest.fail()), 7, targets)(lambda data: data, 0) == {"own": 7}
   assert scorer(task(None), 7, source((MODEL,)))(lambda data: data, 0) == {"own": 7}
+
+
+def test_a_student_is_judged_by_what_its_seed_has():
+  score = scorer(task(None, lambda seed, data: 10 * data + seed), 7, None)
+  assert [score(lambda data: data, seed) for seed in (0, 3)] == [{"own": 70}, {"own": 73}]
 
 
 def test_examples_that_a_policy_cannot_draw_from_are_refused_before_anything_is_compiled(monkeypatch):
