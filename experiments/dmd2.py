@@ -51,7 +51,7 @@ def get_config(preset: str = "grid") -> common.ConfigDict:
 
 def _mnist() -> common.ConfigDict:
   """One seed of transformers of half a million parameters: 6,084 updates of the teacher, 2,808 of the students."""
-  config = common.experiment("digits", {"name": "dmd2", "ratio": 5}, {})
+  config = common.experiment("digits", {"name": "dmd2", "ratio": 5}, {"one_to_one": {"method/ratio": 1}})
   config.dataset, config.validation_size, config.seeds, config.score_every = "mnist", 1000, 1, 468
   config.task = common.task("samples", draws=1000)
   for section in ("teacher", "student"):
