@@ -19,6 +19,7 @@ import numpy as np
 from docs.claims import Arm, Claim, Effect, page, read_claims, verdict_of, write_claims
 from jdistill import catalog
 from jdistill.base import UserError
+from jdistill.evaluation import time_to_accuracy
 from jdistill.files import read_json, write_text
 from jdistill.reporting.comparison import paired_difference
 from jdistill.schema import near_matches
@@ -34,6 +35,7 @@ def claim_of(
   reference: str,
   group: str | None = None,
   metric: str | None = None,
+  target: float | None = None,
   direction: str | None = None,
   commit: str | None = None,
   note: str = "",
@@ -48,14 +50,20 @@ def claim_of(
     arm, reference: labels of arms or sets, or series of a sweep.
     group: which comparison of a sweep.
     metric: the run's own one by default.
-    direction: the sign that the paper claims; by default the one that is better in the run's metric.
+    target: a score on held-out examples; what is compared are then updates until each seed is there.
+    direction: the sign that the paper claims; by default the one that is better in the run's metric, fewer updates.
 
   Raises:
-    UserError: an arm that the summary does not have, or arms with other seeds.
+    UserError: an arm that the summary does not have, or arms with other seeds; a target that a seed does not reach.
   """
   metric = metric or summary.get("metric", "accuracy")
-  direction = direction or ("higher" if summary.get("higher_is_better", True) else "lower")
-  sides = {label: _arm(summary, label, metric, group) for label in (arm, reference)}
+  better = summary.get("higher_is_better", True)
+  direction = direction or ("higher" if better and target is None else "lower")
+  if target is None:
+    sides = {label: _arm(summary, label, metric, group) for label in (arm, reference)}
+  else:
+    sides = {label: _updates(summary, label, metric, target, better) for label in (arm, reference)}
+    metric = f"updates to {target:g} {metric}"
   one, other = sides[arm], sides[reference]
   if len(one.scores) != len(other.scores):
     raise UserError(
@@ -63,7 +71,7 @@ def claim_of(
     )
   seeds, (value, half_width) = len(one.scores), paired_difference(one.scores, other.scores)
   kind, level = "paired difference", 0.95
-  if not math.isfinite(half_width):  # one seed
+  if not math.isfinite(half_width) or half_width == 0:  # one seed, or seeds that share one network and its noise
     half_width, kind, level = None, "no interval", None
   effect = Effect(round(value, 6), None if half_width is None else round(half_width, 6), kind, level)
   data = ", ".join(dict.fromkeys(str(part) for part in (summary.get("dataset"), group) if part))
@@ -97,6 +105,27 @@ def _arm(summary: Mapping[str, Any], label: str, metric: str, group: str | None)
   scores = found[label] if group else found[label].get("scores", {}).get(metric)
   if not scores:
     raise UserError(f"{label}: the run has no {metric} of it; choose another --metric")
+  return _side(scores)
+
+
+def _updates(summary: Mapping[str, Any], label: str, metric: str, target: float, higher: bool) -> Arm:
+  """Updates until the held-out score of each seed of an arm is at a target."""
+  found = summary.get("arms", {})
+  if label not in found:
+    raise UserError(f"--arm or --reference={label}: the run has none of that name{near_matches(label, found)}")
+  curve = found[label].get("curve")
+  if not curve or metric not in curve[0]["scores"][0]:
+    raise UserError(f"{label}: the run has no curve of {metric}; set score_every, or choose another --metric")
+  steps = [point["step"] for point in curve]
+  seeds = range(len(curve[0]["scores"]))
+  scores = [[point["scores"][seed][metric] for point in curve] for seed in seeds]
+  updates = [time_to_accuracy(steps, one, target, higher=higher) for one in scores]
+  if not all(map(math.isfinite, updates)):
+    raise UserError(f"--target={target:g}: a seed of {label} is never there; choose one that all reach")
+  return _side(updates)
+
+
+def _side(scores: Sequence[float]) -> Arm:
   std = round(float(np.std(scores, ddof=1)), 6) if len(scores) > 1 else None
   return Arm(round(float(np.mean(scores)), 6), std, tuple(float(value) for value in scores))
 
@@ -152,6 +181,7 @@ def _parser() -> argparse.ArgumentParser:
   run.add_argument("--file", help="NAME of docs/results/NAME.json; by default the method's name")
   run.add_argument("--group", help="which comparison of a sweep")
   run.add_argument("--metric", help="by default the run's own one")
+  run.add_argument("--target", type=float, help="a held-out score: compare updates until each seed is there")
   run.add_argument("--direction", choices=("higher", "lower"), help="of the claimed effect; by default the better one")
   run.add_argument("--note", default="", help="what a reader must know")
   return parser

@@ -175,6 +175,34 @@ def test_claim_of_a_distilled_set():
   assert single.effect == Effect(0.0, None, "no interval") and single.verdict == "not shown at this scale"
 
 
+def curve_of(*scores):
+  """Looks at every tenth update; a list for each, with the scores of all seeds."""
+  return [{"step": 10 * i, "scores": [{"distance": one} for one in seeds]} for i, seeds in enumerate(scores, 1)]
+
+
+def test_claim_of_updates_to_a_score():
+  arms = {"slow": {"curve": curve_of((4, 4), (2, 3), (0, 0))}, "fast": {"curve": curve_of((3, 2), (1, 0.5), (0, 0))}}
+  summary = SUMMARY | {"arms": arms, "metric": "distance", "higher_is_better": False}
+  given = {"commit": None, "arm": "slow", "reference": "fast", **WORDS}
+  claim = ledger.claim_of(summary, target=1.0, **given)
+  assert (claim.metric, claim.direction, claim.verdict) == ("updates to 1 distance", "lower", "not shown at this scale")
+  assert claim.arms["slow"].scores == (25.0, pytest.approx(20 + 10 * 2 / 3))
+  assert claim.arms["fast"].scores == (20.0, pytest.approx(10 + 10 / 1.5))
+  with pytest.raises(UserError, match=r"--target=-1: a seed of slow is never there"):
+    ledger.claim_of(summary, target=-1.0, **given)
+  with pytest.raises(UserError, match=r"pld: the run has no curve of accuracy; set score_every"):
+    ledger.claim_of(SUMMARY, target=0.9, **WORDS, arm="pld", reference="ce")
+  with pytest.raises(UserError, match=r"--arm or --reference=slw: the run has none of that name; did you mean 'slow'"):
+    ledger.claim_of(summary, target=1.0, **(given | {"arm": "slw"}))
+
+
+def test_seeds_that_do_not_differ_have_no_interval():
+  """Copies of one teacher with the same noise: five equal figures are one."""
+  arms = {"pld": {"scores": {"accuracy": [0.9] * 3}}, "ce": {"scores": {"accuracy": [0.8] * 3}}}
+  claim = ledger.claim_of(SUMMARY | {"arms": arms}, **WORDS, arm="pld", reference="ce")
+  assert claim.effect.half_width is None and claim.verdict == "not shown at this scale"
+
+
 def test_claim_of_a_sweep():
   claim = ledger.claim_of(SWEEP, arm="early", reference="random_hard", group="IPC 1", **WORDS | {"name": "datm_early"})
   assert claim.method == "datm" and claim.effect.value == pytest.approx(0.15)
