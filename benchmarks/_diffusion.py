@@ -20,6 +20,7 @@ def method():
 
   from jdistill import models
   from jdistill.base import Batch, Variables
+  from jdistill.jobs.job import own_chunk
   from jdistill.methods.diffusion.dmd2 import dmd2
   from jdistill.methods.knowledge import StudentInput, student_method
   from jdistill.methods.optimizers import make_optimizer
@@ -42,6 +43,7 @@ def method():
     optimizer=make_optimizer("adam", LR),
     targets=frozen.targets,
     teachers=frozen.networks,
+    chunk_size=own_chunk(network, BATCH),
   )
   x = np.float32(SIGMA_DATA * rng.normal(size=(BATCH, SIDE, SIDE, CHANNELS)))
   batch = Batch(jnp.asarray(x), jnp.arange(BATCH, dtype=jnp.int32) % CONDITIONS, jnp.arange(BATCH, dtype=jnp.int32))

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 
 from jdistill.models.layers import Conv, Dense
 from jdistill.models.transformer_layers import gelu_network, plain_norm, self_attention
+from jdistill.ops.group_norm import Moments, channel_moments, group_scaling, scaled
 from jdistill.ops.precision import widen
 
-GROUP_EPSILON = 1e-5
+GROUP_EPSILON, _GROUPS = 1e-5, 8
 
 
 def wave_features(noise: jax.Array, size: int) -> jax.Array:
@@ -39,9 +40,13 @@ def modulated(x: jax.Array, features: jax.Array, name: str) -> jax.Array:
 
   The map starts at zero, so that nothing is changed at first; see `denoiser_init`.
   """
-  both = Dense(2 * x.shape[-1], name=f"{name}_zero")(features)
-  scale, shift = (part.reshape(-1, *(1,) * (x.ndim - 2), x.shape[-1]) for part in jnp.split(both, 2, axis=1))
+  scale, shift = (part.reshape(-1, *(1,) * (x.ndim - 2), x.shape[-1]) for part in film(features, x.shape[-1], name))
   return x * (1 + scale) + shift
+
+
+def film(features: jax.Array, channels: int, name: str) -> tuple[jax.Array, jax.Array]:
+  """`(scale, shift)` of `modulated`, `[n, channels]` each."""
+  return tuple(jnp.split(Dense(2 * channels, name=f"{name}_zero")(features), 2, axis=1))
 
 
 def gated_block(x: jax.Array, features: jax.Array, heads: int, prefix: str) -> jax.Array:
@@ -63,16 +68,15 @@ class GroupNorm(nn.Module):
     groups: at most; a divisor of the channels is taken.
   """
 
-  groups: int = 8
+  groups: int = _GROUPS
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    n, height, width, channels = x.shape
-    groups = math.gcd(self.groups, channels)
-    parts = widen(x).reshape(n, height * width, groups, channels // groups)
-    parts = parts - jnp.mean(parts, (1, 3), keepdims=True)
-    parts = parts * jax.lax.rsqrt(jnp.mean(jnp.square(parts), (1, 3), keepdims=True) + GROUP_EPSILON)
-    return parts.reshape(x.shape).astype(x.dtype)
+    return scaled(x, _scaling(x, self.groups))
+
+
+def _scaling(x: jax.Array, groups: int = _GROUPS) -> Moments:
+  return group_scaling(channel_moments(x), math.gcd(groups, x.shape[-1]), GROUP_EPSILON)
 
 
 def residual_block(x: jax.Array, features: jax.Array, channels: int, name: str) -> jax.Array:
@@ -82,7 +86,9 @@ def residual_block(x: jax.Array, features: jax.Array, channels: int, name: str) 
   starts at zero.
   """
   hidden = Conv(channels, 3, 1, 1, name=f"{name}_conv0")(jax.nn.silu(GroupNorm()(x)))
-  hidden = jax.nn.silu(modulated(GroupNorm()(hidden), features, f"{name}_film"))
+  scale, shift = _scaling(hidden)
+  more, other = film(features, channels, f"{name}_film")
+  hidden = jax.nn.silu(scaled(hidden, (scale * (1 + more), shift * (1 + more) + other)))  # norm and modulation in one
   hidden = Conv(channels, 3, 1, 1, name=f"{name}_conv1_zero")(hidden)
   if x.shape[-1] != channels:
     x = Conv(channels, 1, 0, 1, name=f"{name}_skip")(x)

@@ -15,8 +15,9 @@ from jdistill.base import UserError
 from jdistill.models.denoiser_layers import up2
 from jdistill.models.layers import Conv, Dense, drawn_later
 from jdistill.ops import avg_pool2
+from jdistill.ops.group_norm import channel_moments, group_scaling, scaled
 from jdistill.ops.precision import widen
-from jdistill.ops.spatial import along_channels, standardize
+from jdistill.ops.spatial import along_channels
 
 _GROUPS, _SMALLEST = 32, 4  # groups at most, and channels of a group at least
 _LONGEST_WAVE = 10_000
@@ -68,13 +69,13 @@ class ScaledGroupNorm(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    n, height, width, channels = x.shape
+    channels = x.shape[-1]
     groups = min(_GROUPS, channels // _SMALLEST)
     if not groups or channels % groups:
       raise UserError(f"width: maps of {channels} channels have no {max(groups, 1)} groups of {_SMALLEST} or more")
-    scale, bias = (widen(self.param(name, drawn_later, (channels,))) for name in ("scale", "bias"))
-    parts = standardize(widen(x).reshape(n, height * width, groups, -1), (1, 3), self.epsilon).reshape(x.shape)
-    return (parts * along_channels(scale, x.ndim) + along_channels(bias, x.ndim)).astype(x.dtype)
+    scale, bias = (along_channels(widen(self.param(name, drawn_later, (channels,))), 2) for name in ("scale", "bias"))
+    gain, shift = group_scaling(channel_moments(x), groups, self.epsilon)
+    return scaled(x, (gain * scale, shift * scale + bias))
 
 
 def octave_features(noise: jax.Array, size: int, *, endpoint: bool = False) -> tuple[jax.Array, jax.Array]:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.extend.core import jaxprs_in_params
 
 from jdistill.base import Apply, PyTree
 
@@ -52,6 +53,47 @@ def fold_rows(
   Raises:
     ValueError: leaves of different lengths, or a `chunk_size` that does not divide them.
   """
+  return _scan_rows(lambda carry, chunk: (body(carry, chunk), None), carry, batch, chunk_size)[0]
+
+
+def map_rows(fn: Callable[[PyTree], PyTree], batch: PyTree, chunk_size: int | None = None) -> PyTree:
+  """`fn(batch)` of a function of each row by itself, a chunk at a time.
+
+  Args:
+    fn: `chunk -> tree` of arrays with the chunk's rows on their first axes.
+    batch, chunk_size: as in `fold_rows`.
+
+  Raises:
+    ValueError: as `fold_rows`.
+  """
+  return _scan_rows(lambda _, chunk: ((), fn(chunk)), (), batch, chunk_size)[1]
+
+
+def sum_rows(
+  fn: Callable[[PyTree], tuple[PyTree, PyTree]], batch: PyTree, chunk_size: int | None = None
+) -> tuple[PyTree, PyTree]:
+  """Of a function `chunk -> (rows, sums)` the rows of all chunks and the sums over them.
+
+  Args:
+    fn: its first result as in `map_rows`, its second additive over rows.
+    batch, chunk_size: as in `fold_rows`.
+
+  Raises:
+    ValueError: as `fold_rows`.
+  """
+
+  def body(total, chunk):
+    rows, sums = fn(chunk)
+    return jax.tree.map(jnp.add, total, sums), rows
+
+  # the shapes of a sum do not depend on how many rows there are
+  none = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(fn, batch)[1])
+  total, rows = _scan_rows(body, none, batch, chunk_size)
+  return rows, total
+
+
+def _scan_rows(body: Callable, carry: PyTree, batch: PyTree, chunk_size: int | None) -> tuple[PyTree, PyTree]:
+  """`lax.scan` of `(carry, chunk) -> (carry, rows)`, which gives the rows of all chunks in their order."""
   rows = row_count(batch)
   if chunk_size is None or rows is None or chunk_size == rows:
     return body(carry, batch)
@@ -62,9 +104,10 @@ def fold_rows(
 
   def step(carry, chunks):
     chunks = iter(chunks)
-    return body(carry, structure.unflatten([next(chunks) if jnp.ndim(leaf) else leaf for leaf in leaves])), None
+    return body(carry, structure.unflatten([next(chunks) if jnp.ndim(leaf) else leaf for leaf in leaves]))
 
-  return lax.scan(step, carry, split)[0]
+  carry, out = lax.scan(step, carry, split)
+  return carry, jax.tree.map(lambda leaf: leaf.reshape(rows, *leaf.shape[2:]), out)
 
 
 def value_and_grad(
@@ -91,14 +134,7 @@ def value_and_grad(
     ValueError: as `fold_rows`.
   """
   both = jax.value_and_grad(loss, has_aux=has_aux)
-
-  def body(total, chunk):
-    return jax.tree.map(jnp.add, total, both(params, chunk))
-
-  # the shapes of a sum do not depend on how many rows there are
-  shapes = jax.eval_shape(both, params, batch)
-  none = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-  return fold_rows(body, none, batch, chunk_size)
+  return sum_rows(lambda chunk: ((), both(params, chunk)), batch, chunk_size)[1]
 
 
 def suggest_chunk_size(
@@ -130,5 +166,24 @@ def suggest_chunk_size(
   image = jax.ShapeDtypeStruct((1, *image_shape), dtype)
   out = jax.eval_shape(lambda p, x: apply(p, x, train=True, stats=stats or None), params, image)
   largest = max(dtype.itemsize * math.prod(leaf.shape) for leaf in jax.tree.leaves((image, out.taps, out.embedding)))
-  chunk = largest_divisor(rows, max(_FEWEST, _MAP_BYTES // largest))
+  return chunk_of(rows, largest)
+
+
+def chunk_of(rows: int, largest: int) -> int | None:
+  """A divisor of `rows`, so many that maps of `largest` bytes a row stay in the cache; `None` for all of them."""
+  chunk = largest_divisor(rows, max(_FEWEST, _MAP_BYTES // max(largest, 1)))
   return chunk if chunk < rows else None
+
+
+def largest_convolution(fn: Callable, *args: PyTree) -> int:
+  """Bytes of the largest result of a convolution in a function; 0 without any."""
+
+  def within(jaxpr) -> int:
+    found = [0]
+    for equation in jaxpr.eqns:
+      if equation.primitive.name in ("jdistill_conv", "conv_general_dilated"):
+        found += [out.aval.size * out.aval.dtype.itemsize for out in equation.outvars]
+      found += [within(inner) for inner in jaxprs_in_params(equation.params)]
+    return max(found)
+
+  return within(jax.make_jaxpr(fn)(*args).jaxpr)

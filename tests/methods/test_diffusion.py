@@ -100,6 +100,43 @@ def test_the_adversarial_part_is_the_gradient_of_a_plain_loss():
     assert np.abs(np.asarray(made.grads["critic"]["dense0"]["kernel"])).max() > 0
 
 
+@pytest.mark.parametrize("make", [lambda: dmd2(gan_weight=0.7, hidden=4, ratio=2), edm], ids=["dmd2", "edm"])
+@pytest.mark.parametrize("step", [0, 1])
+def test_rows_in_chunks_give_the_same_update(make, step):
+  """Two of six rows at a time, and one that is padding; eager and jitted."""
+  network, recipe = from_function(affine, known()), make()
+  teacher = (network, Variables(TEACHER))
+  roles = {"student": STUDENT} | recipe.own.init(jax.random.key(1), network, (teacher,))
+  roles = roles | {"fake": FAKE} if "fake" in roles else roles
+  whole = inputs(network, teacher, roles, step)
+  where = jnp.arange(SIZE) != 4
+  whole = whole._replace(where=where)
+  want = recipe.own.update(whole)
+  grads = jax.tree.leaves(want.grads)
+  assert all(np.isfinite(leaf).all() for leaf in grads) and any(np.any(leaf) for leaf in grads)
+  update = lambda params: recipe.own.update(whole._replace(params=params, chunk_size=2))  # noqa: E731
+  for got in (update(roles), jax.jit(update)(roles)):
+    close = lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)  # noqa: E731
+    jax.tree.map(close, (got.grads, got.metrics), (want.grads, want.metrics))
+
+
+def test_devices_that_share_a_batch_share_what_an_update_draws():
+  """No array of a compiled update has all rows of what is drawn but what is drawn itself."""
+  network, rows = from_function(affine, known()), []
+  recipe, teacher = dmd2(gan_weight=0.7, hidden=4), (network, Variables(TEACHER))
+  roles = {"student": STUDENT} | recipe.own.init(jax.random.key(1), network, (teacher,))
+  given = inputs(network, teacher, roles)
+
+  def spread(tree):
+    rows.extend(leaf.shape[0] for leaf in jax.tree.leaves(tree))
+    return jax.tree.map(lambda leaf: 2 * leaf if jnp.issubdtype(leaf.dtype, jnp.inexact) else leaf, tree)
+
+  made = recipe.own.update(given._replace(spread=spread))
+  assert set(rows) == {SIZE} and len(rows) >= 10
+  # what is drawn has passed through it: other noise, other samples
+  assert float(made.metrics["method/spread"]) != float(recipe.own.update(given).metrics["method/spread"])
+
+
 def test_the_generator_moves_on_its_own_clock():
   network = models.build("denoising_mlp", num_classes=1, image_shape=SHAPE, widths=(8,), features=8)
   frozen = committee([network], [Variables(network.init(jax.random.key(5)).params)])

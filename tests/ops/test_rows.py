@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 
 from jdistill import models
-from jdistill.ops.rows import fold_rows, largest_divisor, row_count, suggest_chunk_size, value_and_grad
+from jdistill.ops import conv2d
+from jdistill.ops.rows import (
+  chunk_of,
+  fold_rows,
+  largest_convolution,
+  largest_divisor,
+  map_rows,
+  row_count,
+  suggest_chunk_size,
+  sum_rows,
+  value_and_grad,
+)
 
 
 @pytest.mark.parametrize("chunk_size", [None, 1, 2, 6])
@@ -33,6 +44,24 @@ def test_keys_of_a_step_belong_to_every_chunk():
   batch = (jnp.zeros((4, 2)), jax.random.key(3))
   draw = fold_rows(lambda c, b: c + jax.random.normal(b[1], ()), jnp.zeros(()), batch, 2)
   np.testing.assert_allclose(draw, 2 * jax.random.normal(jax.random.key(3), ()), rtol=1e-6)
+
+
+@pytest.mark.parametrize("chunk_size", [None, 2, 3, 6])
+def test_rows_keep_their_order_and_sums_are_whole(chunk_size):
+  x = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3)), jnp.float32)
+  np.testing.assert_array_equal(map_rows(lambda own: {"a": 2 * own}, x, chunk_size)["a"], 2 * x)
+  rows, total = sum_rows(lambda own: (own[:, 0], {"n": jnp.int32(len(own)), "x": jnp.sum(own)}), x, chunk_size)
+  np.testing.assert_array_equal(rows, x[:, 0])
+  assert int(total["n"]) == 6
+  np.testing.assert_allclose(total["x"], np.sum(np.float64(x)), rtol=1e-5)
+
+
+def test_the_largest_convolution_is_found_wherever_it_is():
+  kernel = jnp.zeros((3, 3, 2, 5))
+  inner = jax.jit(lambda x: jax.checkpoint(lambda x: conv2d(x, kernel))(x))
+  assert largest_convolution(lambda x: inner(x) + conv2d(x, kernel[..., :1]), jnp.zeros((1, 8, 4, 2))) == 8 * 4 * 5 * 4
+  assert largest_convolution(jnp.sin, jnp.zeros(3)) == 0
+  assert chunk_of(32, 2**18) == 8 and chunk_of(32, 10) is None
 
 
 def test_row_count():

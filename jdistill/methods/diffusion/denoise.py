@@ -9,8 +9,9 @@ from jdistill import diffusion, losses
 from jdistill.base import Network, PyTree, Variables
 from jdistill.diffusion import Denoiser, Draws
 from jdistill.diffusion import denoise as at
-from jdistill.methods.diffusion.parts import asked, denoiser_of, null
+from jdistill.methods.diffusion.parts import asked, denoiser_of, null, shared_sum, shares
 from jdistill.methods.knowledge.recipe import Own, OwnInputs, OwnUpdate, Recipe
+from jdistill.ops.rows import value_and_grad
 from jdistill.schema import Count, Range, Share, validated
 
 Guidance = Annotated[float, Range(0, 100)]
@@ -47,16 +48,17 @@ def edm(
     cond = jnp.where(jax.random.bernoulli(key_drop, drop_condition, size), known.conditions, cond)
     t = known.schedule.sample_t(key_t, size)
     x_t = diffusion.add_noise(known.schedule, x0, jax.random.normal(key_eps, x0.shape, x0.dtype), t)
+    rows = {"x": x0, "x_t": x_t, "t": t, "cond": cond, "share": shares(inputs.where)}
 
-    def loss(params: PyTree) -> jax.Array:
-      prediction = asked(inputs.network, params, x_t, t, cond).logits
-      values = losses.denoising_loss(prediction, x0, sample_weight(time_weight, known, t))
-      return losses.masked_mean(values, inputs.where)
+    def loss(params: PyTree, rows: dict[str, jax.Array]) -> jax.Array:
+      prediction = asked(inputs.network, params, rows["x_t"], rows["t"], rows["cond"]).logits
+      values = losses.denoising_loss(prediction, rows["x"], sample_weight(time_weight, known, rows["t"]))
+      return shared_sum(values, rows["share"])
 
     if copied:
-      rest = jax.tree.map(jnp.zeros_like, inputs.params["student"])
-      return OwnUpdate({"loss/denoise": loss(inputs.params["student"])}, {"student": rest}, {"student": False})
-    value, grad = jax.value_and_grad(loss)(inputs.params["student"])
+      rest, value = jax.tree.map(jnp.zeros_like, inputs.params["student"]), loss(inputs.params["student"], rows)
+      return OwnUpdate({"loss/denoise": value}, {"student": rest}, {"student": False})
+    value, grad = value_and_grad(loss, inputs.params["student"], rows, inputs.chunk_size)
     return OwnUpdate({"loss/denoise": value}, {"student": grad})
 
   return Recipe(

@@ -1,6 +1,7 @@
 """A small head on a denoiser's features that tells real data from samples."""
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -45,35 +46,46 @@ def feature_size(network: Network, params: PyTree, site: str, *, key: str = "met
   return math.prod(taps[site].shape[1:])
 
 
+class Noise(NamedTuple):
+  """What data are noised with.
+
+  Attributes:
+    t: `[B]` times.
+    eps: `[B, ...]` standard normal.
+  """
+
+  t: jax.Array
+  eps: jax.Array
+
+
+def noise_levels(key: Key, levels: jax.Array, shape: tuple[int, ...]) -> Noise:
+  """For each row of `shape` one of these times and its noise."""
+  key_t, key_eps = jax.random.split(key)
+  return Noise(jax.random.choice(key_t, levels, shape[:1]), jax.random.normal(key_eps, shape))
+
+
+def noised(network: Network, noise: Noise, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """`(x_t, t)` of data `x [B, ...]` in the process of a denoiser."""
+  return diffusion.add_noise(network.denoiser.schedule, x, noise.eps.astype(x.dtype), noise.t), noise.t
+
+
 def realness(
-  network: Network,
-  params: PyTree,
-  head_params: PyTree,
-  key: Key,
-  x: jax.Array,
-  cond: jax.Array,
-  *,
-  site: str,
-  levels: jax.Array,
+  network: Network, params: PyTree, head_params: PyTree, noise: Noise, x: jax.Array, cond: jax.Array, *, site: str
 ) -> jax.Array:
-  """Logits of being real of noisy `x`, each at one of these noise levels: `head` of a denoiser's features.
+  """Logits of being real of noisy `x`: `head` of a denoiser's features.
 
   Args:
     network, params: the denoiser.
     head_params: of `head`.
-    key: of levels and noise.
+    noise: of each row.
     x: `[B, ...]`.
     cond: `[B]`.
     site: the features' name.
-    levels: `[n]` times, of which each row draws one.
 
   Returns:
     `[B]`.
   """
-  key_t, key_eps = jax.random.split(key)
-  t = jax.random.choice(key_t, levels, (x.shape[0],))
-  x_t = diffusion.add_noise(network.denoiser.schedule, x, jax.random.normal(key_eps, x.shape, x.dtype), t)
-  return head(head_params, asked(network, params, x_t, t, cond).taps[site])
+  return head(head_params, asked(network, params, *noised(network, noise, x), cond).taps[site])
 
 
 def pyramid_init(key: Key, shape: tuple[int, ...], scales: tuple[int, ...], hidden: int) -> PyTree:

@@ -1,5 +1,7 @@
 """DMD2 and its kin: a generator that moves along the difference between its own law and the teacher's."""
 
+import functools
+import math
 from typing import Annotated, Literal, NamedTuple
 
 import jax
@@ -10,17 +12,20 @@ from jdistill import diffusion, losses
 from jdistill.base import Key, Metrics, Network, PyTree, UserError, Variables
 from jdistill.diffusion import BOTTLENECK, Denoiser, Draws
 from jdistill.diffusion import denoise as at
-from jdistill.methods.diffusion.discriminator import feature_size, head_init, realness
+from jdistill.methods.diffusion.discriminator import feature_size, head_init, noise_levels, noised, realness
 from jdistill.methods.diffusion.parts import (
   asked,
   check_same_schedule,
   denoiser_of,
   random_conditions,
   row_noise,
+  shared_sum,
+  shares,
   spread,
   teacher_at,
 )
 from jdistill.methods.knowledge.recipe import Own, OwnInputs, OwnUpdate, Recipe
+from jdistill.ops.rows import map_rows, sum_rows, value_and_grad
 from jdistill.schema import Count, Range, validated
 
 _LEVELS = 1000  # the steps of the process that the paper's times are counted in
@@ -143,33 +148,52 @@ def sample(steps: int, network: Network, variables: dict[str, Variables], draws:
 
 
 def update(options: Options, inputs: OwnInputs, owned: jax.Array | None = None) -> OwnUpdate:
-  """One update of student, `fake` and head.
+  """One update of student, `fake` and head, `inputs.chunk_size` rows at a time.
 
   Args:
     options: of the method.
     inputs: what an update sees; `where` says which examples are real ones for the head.
     owned: `[m]` int32, the conditions that samples are made of; `None` for all.
   """
-  known = denoiser_of(inputs.network)
-  keys = dict(zip(("z", "cond", "match", "fool", "follow", "tell"), jax.random.split(inputs.key, 6), strict=True))
-  cond = random_conditions(keys["cond"], known, inputs.batch.y.shape[0], owned)
-  x_t, t = _student_input(options, inputs, keys["z"], cond)
-  generate = lambda params: asked(inputs.network, params, x_t, t, cond).logits  # noqa: E731
+  rows, chunk = _drawn(options, inputs, owned), inputs.chunk_size
   moves = inputs.step % options.ratio == 0
 
   def still():
-    x = generate(inputs.params["student"])
+    x = map_rows(lambda own: _generated(inputs, inputs.params["student"], own), rows, chunk)
     return x, jax.tree.map(jnp.zeros_like, inputs.params["student"]), _no_figures(options)
 
   def moved():
-    x, pull = jax.vjp(generate, inputs.params["student"])
-    direction, figures = _direction(options, inputs, keys, x, cond)
-    return x, pull(direction.astype(x.dtype))[0], figures
+    x, (grad, sums) = sum_rows(functools.partial(_pulled, options, inputs), rows, chunk)
+    return x, grad, _figures(sums, x)
 
   x, grad, figures = lax.cond(moves, moved, still)
-  loss, grads = _followers(options, inputs, keys, lax.stop_gradient(x), cond)
+  rows = rows | {"made": lax.stop_gradient(x)}
+  names = ("fake", "critic") if options.gan_weight else ("fake",)
+  learn = functools.partial(_followers, options, inputs)
+  (_, loss), grads = value_and_grad(learn, {name: inputs.params[name] for name in names}, rows, chunk, has_aux=True)
   metrics = loss | figures | {"method/spread": spread(x)}
   return OwnUpdate(metrics, {"student": grad, **grads}, {"student": moves})
+
+
+def _drawn(options: Options, inputs: OwnInputs, owned: jax.Array | None) -> dict[str, PyTree]:
+  """Everything random of an update and the real examples; all leaves are `[B, ...]`.
+
+  `cond`; `input`, what the student sees; `match`, `fool`, `follow`, `real` and `fake`, times and noise of what is
+  looked at; and `x`, `y` and their `share` of a mean over the real examples.
+  """
+  known = denoiser_of(inputs.network)
+  keys = dict(zip(("z", "cond", "match", "fool", "follow", "tell"), jax.random.split(inputs.key, 6), strict=True))
+  batch, levels = inputs.batch, known.schedule.grid(_LEVELS)
+  cond = inputs.spread(random_conditions(keys["cond"], known, batch.y.shape[0], owned))
+  rows = {"cond": cond, "input": _student_input(options, inputs, keys["z"], cond)}
+  draw = functools.partial(noise_levels, shape=(cond.shape[0], *known.shape))
+  rows["match"] = draw(keys["match"], levels[int(_ENDS[0] * _LEVELS) : int(_ENDS[1] * _LEVELS)])
+  rows["follow"] = draw(keys["follow"], levels)
+  if options.gan_weight:
+    key_real, key_fake = jax.random.split(keys["tell"])
+    rows |= {name: draw(key, levels) for name, key in (("fool", keys["fool"]), ("real", key_real), ("fake", key_fake))}
+    rows |= {"x": batch.x, "y": batch.y, "share": shares(inputs.where)}
+  return inputs.spread(rows)
 
 
 def _student_input(options: Options, inputs: OwnInputs, key: Key, cond: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -177,7 +201,7 @@ def _student_input(options: Options, inputs: OwnInputs, key: Key, cond: jax.Arra
   known = denoiser_of(inputs.network)
   key_z, key_index, key_eps = jax.random.split(key, 3)
   shape = (cond.shape[0], *known.shape)
-  x = diffusion.prior(known.schedule, jax.random.normal(key_z, shape))
+  x = inputs.spread(diffusion.prior(known.schedule, jax.random.normal(key_z, shape)))
   times = student_times(known, options.sample_steps)
   index = jax.random.randint(key_index, (), 0, options.sample_steps)
   if options.sample_steps > 1:
@@ -187,38 +211,54 @@ def _student_input(options: Options, inputs: OwnInputs, key: Key, cond: jax.Arra
   return x, jnp.broadcast_to(times[index], cond.shape)
 
 
-def _direction(
-  options: Options, inputs: OwnInputs, keys: dict[str, Key], x: jax.Array, cond: jax.Array
-) -> tuple[jax.Array, Metrics]:
-  """The gradient of the student's losses in its samples, and figures of its two parts."""
-  known, teacher = denoiser_of(inputs.network), inputs.teachers[0][0]
-  key_t, key_eps = jax.random.split(keys["match"])
-  levels = known.schedule.grid(_LEVELS)
-  places = jax.random.randint(key_t, cond.shape, *(int(end * _LEVELS) for end in _ENDS))
-  t = levels[places]
-  x_t = diffusion.add_noise(known.schedule, x, jax.random.normal(key_eps, x.shape, x.dtype), t)
+def _generated(inputs: OwnInputs, params: PyTree, rows: dict[str, PyTree]) -> jax.Array:
+  return asked(inputs.network, params, *rows["input"], rows["cond"]).logits
+
+
+def _pulled(options: Options, inputs: OwnInputs, rows: dict[str, PyTree]) -> tuple[jax.Array, tuple[PyTree, Metrics]]:
+  """Samples, and of these rows the sums: of the student's gradient, and of what its figures are made of."""
+  x, pull = jax.vjp(lambda params: _generated(inputs, params, rows), inputs.params["student"])
+  direction, sums = _direction(options, inputs, rows, x)
+  return x, (pull(direction.astype(x.dtype))[0], sums)
+
+
+def _direction(options: Options, inputs: OwnInputs, rows: dict[str, PyTree], x: jax.Array) -> tuple[jax.Array, Metrics]:
+  """The gradient of the student's losses in its samples, and sums for figures of its two parts."""
+  (teacher, _), count, cond = inputs.teachers[0], inputs.where.shape[0], rows["cond"]
+  x_t, t = noised(teacher, rows["match"], x)
   real = teacher_at(inputs.teachers[0], cond, options.teacher_guidance)(x_t, t)
   fake = asked(teacher, inputs.params["fake"], x_t, t, cond).logits
   matching = losses.score_distillation_grad(x, real, fake, normalize=options.normalize)
-  direction = options.dm_weight * matching / x.size
-  figures = {
-    "method/dm_norm": jnp.sqrt(jnp.sum(jnp.square(direction))),
-    "method/gap": jnp.mean(jnp.square(fake - real)) / jnp.mean(jnp.square(x - real)),
-    "method/stuck": jnp.mean(jnp.all(x == real, axis=tuple(range(1, x.ndim)))),  # the denominator is 0 there
+  direction = options.dm_weight * matching / (count * math.prod(x.shape[1:]))
+  sums = {
+    "matching": jnp.sum(jnp.square(direction)),
+    "gap": jnp.sum(jnp.square(fake - real)),
+    "way": jnp.sum(jnp.square(x - real)),
+    "stuck": jnp.sum(jnp.all(x == real, axis=tuple(range(1, x.ndim)))),  # the denominator is 0 there
   }
   if not options.gan_weight:
-    return direction, figures
+    return direction, sums
 
   def fooling(x: jax.Array) -> jax.Array:
-    logits = realness(
-      teacher, inputs.params["fake"], inputs.params["critic"], keys["fool"], x, cond, site=options.site, levels=levels
-    )
-    return jnp.mean(losses.gan_generator_loss(logits))
+    logits = realness(teacher, inputs.params["fake"], inputs.params["critic"], rows["fool"], x, cond, site=options.site)
+    return jnp.sum(losses.gan_generator_loss(logits)) / count
 
   value, other = jax.value_and_grad(fooling)(x)
   other = options.gan_weight * other
-  figures["method/gan_ratio"] = jnp.sqrt(jnp.sum(jnp.square(other))) / jnp.maximum(figures["method/dm_norm"], 1e-12)
-  return direction + other, figures | {"loss/generator": value}
+  return direction + other, sums | {"fooling": value, "adversarial": jnp.sum(jnp.square(other))}
+
+
+def _figures(sums: Metrics, x: jax.Array) -> Metrics:
+  """The student's figures from sums over all rows of its samples `x`."""
+  figures = {
+    "method/dm_norm": jnp.sqrt(sums["matching"]),
+    "method/gap": sums["gap"] / sums["way"],
+    "method/stuck": sums["stuck"] / x.shape[0],
+  }
+  if "fooling" in sums:
+    norm = jnp.maximum(figures["method/dm_norm"], 1e-12)
+    figures |= {"loss/generator": sums["fooling"], "method/gan_ratio": jnp.sqrt(sums["adversarial"]) / norm}
+  return figures
 
 
 def _no_figures(options: Options) -> Metrics:
@@ -228,30 +268,20 @@ def _no_figures(options: Options) -> Metrics:
 
 
 def _followers(
-  options: Options, inputs: OwnInputs, keys: dict[str, Key], x: jax.Array, cond: jax.Array
-) -> tuple[Metrics, dict[str, PyTree]]:
-  """Gradients of `fake` and of its head on samples `x`, and their losses."""
-  known, teacher = denoiser_of(inputs.network), inputs.teachers[0][0]
-  key_t, key_eps = jax.random.split(keys["follow"])
-  levels = known.schedule.grid(_LEVELS)
-  t = jax.random.choice(key_t, levels, cond.shape)
-  x_t = diffusion.add_noise(known.schedule, x, jax.random.normal(key_eps, x.shape, x.dtype), t)
+  options: Options, inputs: OwnInputs, params: dict[str, PyTree], rows: dict[str, PyTree]
+) -> tuple[jax.Array, Metrics]:
+  """The losses of `fake` and of its head on samples `made`, the part of these rows in their means."""
+  (teacher, _), known, count = inputs.teachers[0], denoiser_of(inputs.network), inputs.where.shape[0]
+  x, cond = rows["made"], rows["cond"]
+  x_t, t = noised(teacher, rows["follow"], x)
   weight = diffusion.edm_weight(known.schedule.noise_ratio(t), known.sigma_data)
-
-  def loss(params: dict[str, PyTree]) -> tuple[jax.Array, Metrics]:
-    prediction = asked(teacher, params["fake"], x_t, t, cond).logits
-    follow = jnp.mean(losses.denoising_loss(prediction, x, weight))
-    if not options.gan_weight:
-      return follow, {"loss/fake": follow}
-    judge = lambda key, x, cond: realness(  # noqa: E731
-      teacher, params["fake"], params["critic"], key, x, cond, site=options.site, levels=levels
-    )
-    key_real, key_fake = jax.random.split(keys["tell"])
-    tell = losses.gan_discriminator_loss(
-      judge(key_real, inputs.batch.x, inputs.batch.y), judge(key_fake, x, cond), real_where=inputs.where
-    )
-    return follow + options.critic_weight * tell, {"loss/fake": follow, "loss/critic": tell}
-
-  names = ("fake", "critic") if options.gan_weight else ("fake",)
-  (_, figures), grads = jax.value_and_grad(loss, has_aux=True)({name: inputs.params[name] for name in names})
-  return figures, grads
+  prediction = asked(teacher, params["fake"], x_t, t, cond).logits
+  follow = jnp.sum(losses.denoising_loss(prediction, x, weight)) / count
+  if not options.gan_weight:
+    return follow, {"loss/fake": follow}
+  judge = functools.partial(realness, teacher, params["fake"], params["critic"], site=options.site)
+  # the two halves of `losses.gan_discriminator_loss`, row by row
+  real = losses.gan_generator_loss(judge(rows["real"], rows["x"], rows["y"]))
+  fake = losses.gan_generator_loss(-judge(rows["fake"], x, cond))
+  tell = shared_sum(real, rows["share"]) + jnp.sum(fake) / count
+  return follow + options.critic_weight * tell, {"loss/fake": follow, "loss/critic": tell}

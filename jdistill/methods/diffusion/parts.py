@@ -69,6 +69,17 @@ def row_noise(draws: Draws) -> Callable[[jax.Array], jax.Array]:
   return draw
 
 
+def shares(where: jax.Array) -> jax.Array:
+  """What every row has of a mean over those that count: `[n]`, 0 for the others and for all where none does."""
+  weight = where.astype(jnp.float32)
+  return weight / jnp.maximum(jnp.sum(weight), 1)
+
+
+def shared_sum(values: jax.Array, share: jax.Array) -> jax.Array:
+  """`sum_i share_i values_i`, the part of some rows in a mean; rows without a share may hold anything."""
+  return jnp.sum(jnp.where(share > 0, share * values, 0))
+
+
 def spread(x: jax.Array, where: jax.Array | None = None) -> jax.Array:
   """The mean distance between neighbours in the batch, per root of the number of elements: it falls in a collapse.
 

@@ -62,7 +62,9 @@ def boot(
     known = denoiser_of(inputs.network)
     schedule, size = known.schedule, inputs.batch.y.shape[0]
     key_eps, key_t, key_cond = jax.random.split(inputs.key, 3)
-    eps, cond = jax.random.normal(key_eps, (size, *known.shape)), random_conditions(key_cond, known, size)
+    eps, cond = inputs.spread(
+      (jax.random.normal(key_eps, (size, *known.shape)), random_conditions(key_cond, known, size))
+    )
     t = jax.random.uniform(key_t, (size,), minval=schedule.t_min + delta, maxval=schedule.t_max)
     teacher = teacher_at(inputs.teachers[0], cond, teacher_guidance)
     signal = lambda params, t: asked(inputs.network, params, eps, t, cond).logits  # noqa: E731

@@ -323,7 +323,8 @@ def _own_update(
   made = recipe.own.update(
     OwnInputs(
       key, parts.network, {name: role.params for name, role in state.roles.items()}, batch, present(batch),
-      pairs(parts.teachers, inputs.targets), state.memory, inputs.step, inputs.epoch, parts.epochs,
+      pairs(parts.teachers, inputs.targets), state.memory, inputs.step, inputs.epoch, parts.epochs, parts.chunk_size,
+      parts.constrain,
     )
   )  # fmt: skip
   moves = {name: made.moves.get(name, True) for name in made.grads}
