@@ -15,8 +15,7 @@ are beside the references, and students are held to their first samples of these
 
 The paper's rates, weights and numbers of updates are not public, so there is no preset of its models. The rate, the
 images of known digits, `keep_weight` and the score were chosen after a short run of seeds 0 and 1 whose figures on test
-images had been seen, and in a second one echoes did not help and samples of `joint` were nearly alike. Figures of these
-two seeds are therefore no evidence; nothing is in the ledger yet.
+images had been seen; figures of these two seeds are therefore no evidence, and the ledger's are of another seed.
 """
 
 from . import common_diffusion as common
