@@ -6,14 +6,14 @@ from pathlib import Path
 import numpy as np
 
 SIDE, CHANNELS, WIDTHS, FEATURES, CONDITIONS = 32, 3, (32, 64, 64), 64, 10
-BATCH, HIDDEN, LR = 32, 64, 1e-4
+HIDDEN, LR = 64, 1e-4
 GAN, CRITIC = 3e-3 * 12288 / (SIDE * SIDE * CHANNELS), 1e-2
 SIGMA_DATA, LEVELS, ENDS = 0.5, 1000, (20, 980)
 COMPARED = ("loss/fake", "loss/critic", "loss/generator", "method/dm_norm")
 COMPARED += ("method/norm_student", "method/norm_fake", "method/norm_critic")
 
 
-def method():
+def method(batch_size: int):
   """`(method, state, input of a step)` of ours: `dmd2(ratio=1)` with its adversarial part, all layers drawn anew."""
   import jax
   import jax.numpy as jnp
@@ -43,10 +43,11 @@ def method():
     optimizer=make_optimizer("adam", LR),
     targets=frozen.targets,
     teachers=frozen.networks,
-    chunk_size=own_chunk(network, BATCH),
+    chunk_size=own_chunk(network, batch_size),
   )
-  x = np.float32(SIGMA_DATA * rng.normal(size=(BATCH, SIDE, SIDE, CHANNELS)))
-  batch = Batch(jnp.asarray(x), jnp.arange(BATCH, dtype=jnp.int32) % CONDITIONS, jnp.arange(BATCH, dtype=jnp.int32))
+  x = np.float32(SIGMA_DATA * rng.normal(size=(batch_size, SIDE, SIDE, CHANNELS)))
+  ids = jnp.arange(batch_size, dtype=jnp.int32)
+  batch = Batch(jnp.asarray(x), ids % CONDITIONS, ids)
   given = StudentInput(batch, jnp.int32(0), jnp.float32(0), None, frozen.arrays)
   state = made.init(jax.random.key(0), given)
   roles = dict(state.roles)
@@ -59,7 +60,7 @@ def write(scratch: Path, state, given, key, metrics) -> None:
   """Leaves parameters, data, the draws of the update of `key`, and what it gave, for the other side."""
   import jax
 
-  found = {"real/x": given.batch.x, "real/cond": given.batch.y, **_draws(key)}
+  found = {"real/x": given.batch.x, "real/cond": given.batch.y, **_draws(key, len(given.batch.x))}
   roles = {name: role.params for name, role in state.roles.items()} | {"teacher": given.targets[0].params}
   for role, params in roles.items():
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -68,23 +69,23 @@ def write(scratch: Path, state, given, key, metrics) -> None:
   (scratch / "ours.json").write_text(json.dumps({name: float(metrics[name]) for name in COMPARED}))
 
 
-def _draws(key) -> dict:
+def _draws(key, size: int) -> dict:
   """What an update of `dmd2` draws, in its own order."""
   import jax
 
   from jdistill import diffusion
 
-  levels, shape = diffusion.schedule("edm").grid(LEVELS), (BATCH, SIDE, SIDE, CHANNELS)
+  levels, shape = diffusion.schedule("edm").grid(LEVELS), (size, SIDE, SIDE, CHANNELS)
   z, cond, match, fool, follow, tell = jax.random.split(jax.random.split(key)[1], 6)
   found = {"z": jax.random.normal(jax.random.split(z, 3)[0], shape)}
-  found["cond"] = jax.random.randint(cond, (BATCH,), 0, CONDITIONS)
+  found["cond"] = jax.random.randint(cond, (size,), 0, CONDITIONS)
   key_t, key_eps = jax.random.split(match)
-  found["match/t"] = levels[jax.random.randint(key_t, (BATCH,), *ENDS)]
+  found["match/t"] = levels[jax.random.randint(key_t, (size,), *ENDS)]
   found["match/eps"] = jax.random.normal(key_eps, shape)
   real, fake = jax.random.split(tell)
   for name, own in (("fool", fool), ("follow", follow), ("real", real), ("fake", fake)):
     key_t, key_eps = jax.random.split(own)
-    found[f"{name}/t"] = jax.random.choice(key_t, levels, (BATCH,))
+    found[f"{name}/t"] = jax.random.choice(key_t, levels, (size,))
     found[f"{name}/eps"] = jax.random.normal(key_eps, shape)
   return found
 
