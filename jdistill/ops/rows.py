@@ -162,11 +162,15 @@ def suggest_chunk_size(
   """
   if (platform or jax.default_backend()) != "cpu" or jax.tree.leaves(stats):
     return None
+  return chunk_of(rows, largest_map(apply, params, image_shape, stats=stats))
+
+
+def largest_map(apply: Apply, params: PyTree, image_shape: tuple[int, ...], *, stats: PyTree | None = None) -> int:
+  """Bytes of the largest of an image, the taps and the embedding of a network; arguments as `suggest_chunk_size`."""
   dtype = jnp.result_type(*jax.tree.leaves(params))
   image = jax.ShapeDtypeStruct((1, *image_shape), dtype)
   out = jax.eval_shape(lambda p, x: apply(p, x, train=True, stats=stats or None), params, image)
-  largest = max(dtype.itemsize * math.prod(leaf.shape) for leaf in jax.tree.leaves((image, out.taps, out.embedding)))
-  return chunk_of(rows, largest)
+  return max(dtype.itemsize * math.prod(leaf.shape) for leaf in jax.tree.leaves((image, out.taps, out.embedding)))
 
 
 def chunk_of(rows: int, largest: int) -> int | None:

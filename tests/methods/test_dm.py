@@ -10,6 +10,7 @@ from real_batches import real_batch
 from jdistill import models, schema
 from jdistill.augment import dsa
 from jdistill.base import Network, Outputs, UserError, Variables
+from jdistill.methods.dataset import by_class
 from jdistill.methods.dataset.by_class import class_batches
 from jdistill.methods.dataset.dm import dm
 from jdistill.synthetic import SyntheticSet
@@ -103,6 +104,21 @@ def test_classes_in_groups_give_the_same_step():
   for images, loss in found[1:]:
     np.testing.assert_allclose(images, found[0][0], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(loss, found[0][1], rtol=1e-5)
+
+
+def test_a_cpu_takes_as_many_classes_as_fit_its_bound(monkeypatch):
+  """Groups that nobody asked for give the same step; batch norm has all classes whatever the bound."""
+  batch = real_batch(np.float32(X))
+  whole = build()
+  want = whole.result(jax.jit(whole.step)(KEY, whole.init(KEY, batch), batch)[0]).images
+  monkeypatch.setattr(by_class, "_GROUP_BYTES", 1)
+  assert by_class.together(random_features(), batch.x, None) == 1
+  assert by_class.together(random_features(), batch.x, 3) == 3
+  bn = models.build("convnet", num_classes=2, image_shape=SHAPE, width=2, depth=1, norm="batch")
+  assert by_class.together(bn, batch.x, None) is None
+  apart = build()
+  got = apart.result(jax.jit(apart.step)(KEY, apart.init(KEY, batch), batch)[0]).images
+  np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
 def test_class_means_come_together_in_every_network():

@@ -11,7 +11,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.test_util import check_grads
 
-from jdistill.ops import avg_pool2, conv2d, depthwise, instance_norm, max_pool2, relu, standardize
+from jdistill.ops import avg_pool2, conv, conv2d, depthwise, instance_norm, max_pool2, relu, standardize
 
 CASES = [
   # size, channels in/out, kernel, stride, padding
@@ -152,6 +152,16 @@ def test_narrow_layers_of_even_width_are_computed_in_pairs_on_cpu(width, channel
   (line,) = [line for line in jax.jit(conv2d).lower(x, k).as_text().splitlines() if "convolution(" in line]
   assert f"tensor<{kernel}xf32>" in line
   np.testing.assert_allclose(conv2d(x, k), lax_conv(x, k), rtol=1e-5, atol=1e-5)
+
+
+def test_few_outputs_of_many_images_are_computed_a_few_images_at_a_time(monkeypatch):
+  x, k, _ = operands(((6, 4, 5), (20, 3), (3, 3), 1, "SAME"))
+  want = lax_conv(x, k)
+  monkeypatch.setattr(conv, "_TAP_BYTES", 2 * 4 * 5 * 9 * 20 * 4)
+  lowered = jax.jit(lambda x, k: conv2d(x, k)).lower(x, k).as_text()
+  (line,) = [line for line in lowered.splitlines() if "convolution(" in line]
+  assert "tensor<2x4x5x20xf32>" in line
+  np.testing.assert_allclose(jax.jit(lambda x, k: conv2d(x, k))(x, k), want, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("padding", [((2, 0), (5, 2)), ((3, 3), (4, -1))])

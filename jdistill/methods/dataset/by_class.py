@@ -7,8 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdistill.base import Augmentation, Batch, Key, Network, PyTree, UserError
+from jdistill.ops.rows import largest_divisor, largest_map
 from jdistill.schema import Count
 from jdistill.synthetic import Feed, Materials
+
+_GROUP_BYTES = 2**26  # of the largest map of all real images that pass through a network at once
 
 
 def class_batches(
@@ -90,6 +93,29 @@ def over_classes(
   values, grads = jax.lax.map(gradient, groups)
   sums = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), values)
   return sums, grads.reshape(-1, *grads.shape[2:])
+
+
+def together(network: Network, real: jax.Array, classes_at_once: int | None) -> int | None:
+  """How many classes pass through a network at once: those that are asked for, or what a CPU is fastest with.
+
+  Fresh memory costs a CPU as much as the layers that write to it, and maps of many classes need it anew in every step;
+  those of a few use the same again. Batch norm needs all classes, and accelerators want them.
+
+  Args:
+    network: what shows them.
+    real: `[C, b, height, width, channels]`.
+    classes_at_once: a divisor of `C`, or `None`.
+
+  Returns:
+    A divisor, or `None` for all.
+  """
+  shapes = jax.eval_shape(network.init, jax.random.key(0))
+  if classes_at_once is not None or jax.default_backend() != "cpu" or jax.tree.leaves(shapes.stats):
+    return classes_at_once
+  classes, rows = real.shape[:2]
+  largest = largest_map(network.apply, shapes.params, real.shape[2:])
+  count = largest_divisor(classes, max(1, _GROUP_BYTES // (rows * largest)))
+  return None if count == classes else count
 
 
 def augmented(augment: Augmentation | None, keys: Key, images: jax.Array) -> jax.Array:

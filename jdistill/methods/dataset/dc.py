@@ -15,7 +15,14 @@ from jdistill.base import Apply, Augmentation, Batch, Key, Method, Metrics, Netw
 from jdistill.losses import cross_entropy, gradient_matching, soft_cross_entropy
 from jdistill.losses.gradient import Distance
 from jdistill.methods.dataset.batches import augmented_batches, seen
-from jdistill.methods.dataset.by_class import augmented, check_batch, check_divisor, check_labels, over_classes
+from jdistill.methods.dataset.by_class import (
+  augmented,
+  check_batch,
+  check_divisor,
+  check_labels,
+  over_classes,
+  together,
+)
 from jdistill.methods.roles import Role, init_roles, update_roles
 from jdistill.schema import Count, Positive, Share, validated
 from jdistill.synthetic import SyntheticSet
@@ -82,7 +89,7 @@ def dc(
     net_batch_size: synthetic images per step of the network's training.
     norm_images: real images per class that batch norm sees; networks without it have no use for them.
     classes_at_once: classes whose gradients are taken together, for less memory; must divide the number of classes.
-      `None` takes all.
+      `None` takes all, or on a CPU as many as it is fastest with.
     siamese: an augmentation that is shared by the images of a batch (see `dm`). `None` for none.
     augment: the augmentation of the network's training. `None` for none.
     view: what the network is shown, and trained on, in the place of each synthetic image; `net_batch_size` counts
@@ -123,7 +130,8 @@ def dc(
     by_class = (leaf.reshape(num_classes, -1, *leaf.shape[1:]) for leaf in (images, state.labels))
     classes, keys = jnp.arange(num_classes, dtype=jnp.int32), jax.random.split(key_augment, num_classes)
     rows = (*by_class, batch.x, classes, batch.weight, keys)
-    value, grads = over_classes(_gradient(network.apply, variables, siamese, view, distance), rows, classes_at_once)
+    gradient = _gradient(network.apply, variables, siamese, view, distance)
+    value, grads = over_classes(gradient, rows, together(network, batch.x, classes_at_once))
     grads = grads.reshape(images.shape)
     roles = update_roles(optimizers, state.roles, {"images": grads})
     updates = (state.updates + 1) % outer_loop

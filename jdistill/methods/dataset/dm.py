@@ -38,7 +38,7 @@ def dm(
     batch_real: the most real images per class and step that the stream may give.
     image_lr, image_momentum: SGD on images.
     classes_at_once: classes that pass through the network together, for less memory; must divide the number of classes.
-      `None` takes all, which networks with batch norm need.
+      `None` takes all, which networks with batch norm need, or on a CPU as many as it is fastest with.
     siamese: an augmentation that is shared by the images of a batch, such as `jdistill.augment.dsa(siamese=True)`: the
       same key must give the same transformation for any number of images. `None` for none.
     view: what the network is shown in the place of each synthetic image; means are over all of it. `None` for the

@@ -9,7 +9,14 @@ import optax
 
 from jdistill.augment import show
 from jdistill.base import Apply, Augmentation, Batch, Key, Method, Metrics, Network, Outputs, Variables, View
-from jdistill.methods.dataset.by_class import augmented, check_batch, check_groups, check_labels, over_classes
+from jdistill.methods.dataset.by_class import (
+  augmented,
+  check_batch,
+  check_groups,
+  check_labels,
+  over_classes,
+  together,
+)
 from jdistill.methods.roles import Role, init_roles, update_roles
 from jdistill.synthetic import SyntheticSet
 
@@ -71,7 +78,7 @@ def mean_matching(
     images = state.roles["images"].params
     by_class = images.reshape(num_classes, -1, *image_shape)
     rows = (by_class, batch.x, batch.weight, jax.random.split(key_augment, num_classes))
-    value, grads = over_classes(gradient, rows, classes_at_once)
+    value, grads = over_classes(gradient, rows, together(network, batch.x, classes_at_once))
     grads = grads.reshape(images.shape)
     roles = update_roles(optimizers, state.roles, {"images": grads})
     metrics = {"match/loss": value, "gradient/images": jnp.sqrt(jnp.sum(jnp.square(grads)))}

@@ -84,7 +84,8 @@ def ncfm(
     sampler_optimizer, sampler_lr, sampler_momentum: of the sampling network, without decay; rate 0 keeps it as it
       started. (That the paper's optimiser is SGD is unverified.)
     clip_images: after every step, to the range. With ZCA-whitened images, which have no such range, leave it out.
-    classes_at_once, siamese: as for `dm`.
+    classes_at_once: classes that pass through the network together; must divide their number. `None` takes all.
+    siamese: as for `dm`.
     view: what is shown in the place of each synthetic image, such as its quarters (multi-formation).
 
   Returns:
