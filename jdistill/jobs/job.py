@@ -19,7 +19,7 @@ from jdistill.evaluation import ridge_probe
 from jdistill.methods.knowledge import Recipe, Sharpness, StudentInput, Trained, look, predictor, student_method
 from jdistill.methods.optimizers import make_optimizer, schedule
 from jdistill.models import predict
-from jdistill.ops.rows import chunk_of, largest_convolution, suggest_chunk_size
+from jdistill.ops.rows import chunk_of, for_cpu, largest_convolution, suggest_chunk_size
 from jdistill.runs.run import Run
 from jdistill.training import parallel
 from jdistill.training.policy_stream import Row
@@ -213,7 +213,7 @@ def _chunk_size(job: Job, rows: int) -> int | None:
 def own_chunk(network: Network, rows: int) -> int | None:
   """How many rows of an update of its own a denoiser looks at together; all where nothing is gained by fewer."""
   known = network.denoiser
-  if known is None or jax.default_backend() != "cpu":
+  if known is None or not for_cpu():
     return None
   params = jax.eval_shape(network.init, jax.random.key(0)).params
   one = Noisy(jnp.zeros((1, *known.shape)), jnp.ones(1), jnp.zeros(1, jnp.int32))

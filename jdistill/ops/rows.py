@@ -3,8 +3,10 @@
 A pass over a few examples at a time keeps its activations in the processor's cache, and needs their memory only once.
 """
 
+import contextlib
+import contextvars
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,22 @@ from jdistill.base import Apply, PyTree
 # The largest map of a chunk should stay in the caches of one core, and fewer rows than a handful make kernel
 # gradients thin. Measured: 10 to 20 images of a ConvNet of width 32, 5 to 10 of width 128, at 32x32 pixels.
 _MAP_BYTES, _FEWEST = 5 * 2**19, 5
+_platform: contextvars.ContextVar[str | None] = contextvars.ContextVar("platform", default=None)
+
+
+@contextlib.contextmanager
+def planned_for(platform: str) -> Iterator[None]:
+  """Within it what is traced is for devices of this platform, which need not be there."""
+  token = _platform.set(platform)
+  try:
+    yield
+  finally:
+    _platform.reset(token)
+
+
+def for_cpu(platform: str | None = None) -> bool:
+  """Whether programs are for CPUs: by `platform`, else by `planned_for`, else by JAX's default backend."""
+  return (platform or _platform.get() or jax.default_backend()) == "cpu"
 
 
 def row_count(batch: PyTree) -> int | None:
@@ -154,13 +172,13 @@ def suggest_chunk_size(
     image_shape: `(height, width, channels)`.
     rows: images per step and device.
     stats: running statistics, or their shapes.
-    platform: of the devices; the default backend's if `None`.
+    platform: of the devices; see `for_cpu`.
 
   Returns:
     A divisor of `rows`, or `None` where all of them at once are as good (on accelerators, and for small maps) or are
     needed together (batch norm).
   """
-  if (platform or jax.default_backend()) != "cpu" or jax.tree.leaves(stats):
+  if not for_cpu(platform) or jax.tree.leaves(stats):
     return None
   return chunk_of(rows, largest_map(apply, params, image_shape, stats=stats))
 

@@ -17,7 +17,7 @@ from jdistill.data import preprocess
 from jdistill.data.checks import require_per_class
 from jdistill.files import format_bytes
 from jdistill.jobs import job_plan, traced
-from jdistill.ops.rows import largest_divisor
+from jdistill.ops.rows import largest_divisor, planned_for
 from jdistill.reporting import chips, format_table, units
 from jdistill.reporting import cost as cost_lib
 from jdistill.runs.run import Run
@@ -98,7 +98,8 @@ def show(run: Run, text: str) -> None:
 def _compiled(run: Run, devices: list[jax.Device], **options: bool) -> tuple[Target | None, str]:
   """The step, or why the compiler finds no room for it."""
   try:
-    return (distill_target if "ipc" in run.config else student_target)(run, devices, **options), ""
+    with planned_for(devices[0].platform):
+      return (distill_target if "ipc" in run.config else student_target)(run, devices, **options), ""
   except jax.errors.JaxRuntimeError as error:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise

@@ -13,6 +13,7 @@ from jdistill.base import Network, Outputs, UserError, Variables
 from jdistill.methods.dataset import by_class
 from jdistill.methods.dataset.by_class import class_batches
 from jdistill.methods.dataset.dm import dm
+from jdistill.ops.rows import planned_for
 from jdistill.synthetic import SyntheticSet
 
 CLASSES, IPC, REAL, SHAPE, FEATURES = 3, 2, 4, (3, 3, 1), 5
@@ -114,6 +115,8 @@ def test_a_cpu_takes_as_many_classes_as_fit_its_bound(monkeypatch):
   monkeypatch.setattr(by_class, "_GROUP_BYTES", 1)
   assert by_class.together(random_features(), batch.x, None) == 1
   assert by_class.together(random_features(), batch.x, 3) == 3
+  with planned_for("tpu"):
+    assert by_class.together(random_features(), batch.x, None) is None
   bn = models.build("convnet", num_classes=2, image_shape=SHAPE, width=2, depth=1, norm="batch")
   assert by_class.together(bn, batch.x, None) is None
   apart = build()

@@ -179,6 +179,21 @@ CASES = {
     [("student.widths", (8, 8))],
     ["dmd2: method.student_start='teacher'", "choose 'random', or a start_method such as 'tsm'"],
   ),
+  "a precision that an update of its own does not look at": (
+    "dmd2",
+    [("train.precision", "bfloat16")],
+    ["dmd2: precision='bfloat16': the method's update is its own", "set it to 'float32'"],
+  ),
+  "a precision that a teacher's update does not look at": (
+    "dmd2",
+    [("teacher_train.precision", "bfloat16")],
+    ["teacher: precision='bfloat16': the method's update is its own", "set it to 'float32'"],
+  ),
+  "a sharpness that an update of its own does not look at": (
+    "edm",
+    [("train.rho", 0.1)],
+    ["edm: rho: the method's update is its own", "set it to 0"],
+  ),
   "steps that cannot be halved down to one": (
     "progressive",
     [("method.first_steps", 12)],

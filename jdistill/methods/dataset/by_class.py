@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jdistill.base import Augmentation, Batch, Key, Network, PyTree, UserError
-from jdistill.ops.rows import largest_divisor, largest_map
+from jdistill.ops.rows import for_cpu, largest_divisor, largest_map
 from jdistill.schema import Count
 from jdistill.synthetic import Feed, Materials
 
@@ -110,7 +110,7 @@ def together(network: Network, real: jax.Array, classes_at_once: int | None) -> 
     A divisor, or `None` for all.
   """
   shapes = jax.eval_shape(network.init, jax.random.key(0))
-  if classes_at_once is not None or jax.default_backend() != "cpu" or jax.tree.leaves(shapes.stats):
+  if classes_at_once is not None or not for_cpu() or jax.tree.leaves(shapes.stats):
     return classes_at_once
   classes, rows = real.shape[:2]
   largest = largest_map(network.apply, shapes.params, real.shape[2:])

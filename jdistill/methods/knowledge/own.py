@@ -38,6 +38,21 @@ def begin(
   return student, params, own.memory(params, teachers)
 
 
+def check_own(precision: str, sharp: bool) -> None:
+  """Refuses what an update of its own would not look at.
+
+  Raises:
+    ValueError: another precision than float32, or sharpness-aware gradients.
+  """
+  if precision != "float32":
+    raise ValueError(
+      f"precision={precision!r}: the method's update is its own and computes in the types of its networks; set it to "
+      "'float32', and dtype of a network that has one"
+    )
+  if sharp:
+    raise ValueError("rho: the method's update is its own and takes no sharpness-aware gradient; set it to 0")
+
+
 def _copies(tree: PyTree, count: int) -> PyTree:
   return jax.tree.map(lambda leaf: jnp.repeat(leaf[None], count, axis=0), tree)
 

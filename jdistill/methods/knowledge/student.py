@@ -32,7 +32,7 @@ from jdistill.methods.knowledge.objective import (
   whole_loss,
 )
 from jdistill.methods.knowledge.outer import outer_gradient
-from jdistill.methods.knowledge.own import begin, pairs, present, role_metrics
+from jdistill.methods.knowledge.own import begin, check_own, pairs, present, role_metrics
 from jdistill.methods.knowledge.recipe import OwnInputs, Recipe, Sampling
 from jdistill.methods.roles import Role, init_roles, only_where, side_by_side, update_roles
 from jdistill.ops.checks import keep
@@ -189,12 +189,14 @@ def student_method(
     A `Method`: `init(key, StudentInput)`, `step(key, state, StudentInput)` is one update, `result(state) -> Trained`.
 
   Raises:
-    ValueError: an unknown precision, or a recipe that needs whole batches with `chunk_size`; at trace time, whatever
-      the losses refuse.
+    ValueError: an unknown precision, a recipe that needs whole batches with `chunk_size`, or an update of its own
+      with `sharpness` or another precision than float32; at trace time, whatever the losses refuse.
     UserError: at trace time, a recipe that shows its teachers other pixels than the student with `same_pixels`.
   """
   if chunk_size is not None:
     check_chunks(recipe, chunk_size)
+  if recipe.own is not None:
+    check_own(precision, sharpness is not None)
   parts = _Parts(
     network, make_forward(network, precision), optimizer, dict(optimizers or {}), targets or (lambda *_: ()), replay,
     augment, ema_decay, constrain, num_examples, chunk_size, sharpness, same_pixels, epochs, teachers,
