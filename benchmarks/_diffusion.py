@@ -20,8 +20,8 @@ def method(batch_size: int):
 
   from jdistill import models
   from jdistill.base import Batch, Variables
-  from jdistill.jobs.job import own_chunk
   from jdistill.methods.diffusion.dmd2 import dmd2
+  from jdistill.methods.diffusion.parts import own_chunk
   from jdistill.methods.knowledge import StudentInput, student_method
   from jdistill.methods.optimizers import make_optimizer
   from jdistill.teachers.frozen import committee

@@ -14,12 +14,12 @@ from jax.sharding import Mesh
 from jdistill import augment
 from jdistill.base import Augmentation, Batch, DataPolicy, Method, Network, PyTree, TargetSource, UserError, Variables
 from jdistill.data.policies import shuffle
-from jdistill.diffusion import Noisy
 from jdistill.evaluation import ridge_probe
+from jdistill.methods.diffusion.parts import own_chunk
 from jdistill.methods.knowledge import Recipe, Sharpness, StudentInput, Trained, look, predictor, student_method
 from jdistill.methods.optimizers import make_optimizer, schedule
 from jdistill.models import predict
-from jdistill.ops.rows import chunk_of, for_cpu, largest_convolution, suggest_chunk_size
+from jdistill.ops.rows import suggest_chunk_size
 from jdistill.runs.run import Run
 from jdistill.training import parallel
 from jdistill.training.policy_stream import Row
@@ -208,17 +208,6 @@ def _chunk_size(job: Job, rows: int) -> int | None:
     return None
   variables = jax.eval_shape(job.network.init, jax.random.key(0))
   return suggest_chunk_size(job.network.apply, variables.params, data.x.shape[1:], rows, stats=variables.stats)
-
-
-def own_chunk(network: Network, rows: int) -> int | None:
-  """How many rows of an update of its own a denoiser looks at together; all where nothing is gained by fewer."""
-  known = network.denoiser
-  if known is None or not for_cpu():
-    return None
-  params = jax.eval_shape(network.init, jax.random.key(0)).params
-  one = Noisy(jnp.zeros((1, *known.shape)), jnp.ones(1), jnp.zeros(1, jnp.int32))
-  largest = largest_convolution(lambda params: network.apply(params, one, train=True).logits, params)
-  return chunk_of(rows, largest) if largest else None
 
 
 def at_once(job: Job) -> bool:

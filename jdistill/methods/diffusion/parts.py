@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jdistill import diffusion
 from jdistill.base import Key, Network, Outputs, PyTree, UserError, Variables
 from jdistill.diffusion import Denoiser, Draws, Noisy, denoise
+from jdistill.ops.rows import chunk_of, for_cpu, largest_convolution
 
 _SAMPLING = 20240514  # samplers that draw noise give the same samples of the same draws
 
@@ -112,3 +113,14 @@ def check_same_schedule(student: Denoiser, teacher: Denoiser) -> None:
     raise UserError(
       f"student: knows {student.conditions} conditions, and its teacher {teacher.conditions}; give both the same task"
     )
+
+
+def own_chunk(network: Network, rows: int) -> int | None:
+  """How many rows of an update of its own a denoiser looks at together; all where nothing is gained by fewer."""
+  known = network.denoiser
+  if known is None or not for_cpu():
+    return None
+  params = jax.eval_shape(network.init, jax.random.key(0)).params
+  one = Noisy(jnp.zeros((1, *known.shape)), jnp.ones(1), jnp.zeros(1, jnp.int32))
+  largest = largest_convolution(lambda params: network.apply(params, one, train=True).logits, params)
+  return chunk_of(rows, largest) if largest else None

@@ -38,18 +38,18 @@ def begin(
   return student, params, own.memory(params, teachers)
 
 
-def check_own(precision: str, sharp: bool) -> None:
-  """Refuses what an update of its own would not look at.
+def check_own(own: Own | None, precision: str, *, sharp: bool) -> None:
+  """Refuses what an update of its own would not look at; `None` for a recipe of terms.
 
   Raises:
     ValueError: another precision than float32, or sharpness-aware gradients.
   """
-  if precision != "float32":
+  if own is not None and precision != "float32":
     raise ValueError(
       f"precision={precision!r}: the method's update is its own and computes in the types of its networks; set it to "
       "'float32', and dtype of a network that has one"
     )
-  if sharp:
+  if own is not None and sharp:
     raise ValueError("rho: the method's update is its own and takes no sharpness-aware gradient; set it to 0")
 
 

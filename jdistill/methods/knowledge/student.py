@@ -195,8 +195,7 @@ def student_method(
   """
   if chunk_size is not None:
     check_chunks(recipe, chunk_size)
-  if recipe.own is not None:
-    check_own(precision, sharpness is not None)
+  check_own(recipe.own, precision, sharp=sharpness is not None)
   parts = _Parts(
     network, make_forward(network, precision), optimizer, dict(optimizers or {}), targets or (lambda *_: ()), replay,
     augment, ema_decay, constrain, num_examples, chunk_size, sharpness, same_pixels, epochs, teachers,
